@@ -1,0 +1,32 @@
+# make demo: the whole journey on the embedded base. make test: lint, types, tests. make soak: the long campaigns.
+# Each makes .venv from pinned requirements if it is not there, or when a pin changed.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+export HF_HUB_OFFLINE ?= 1
+export RAY_AUTH_MODE ?= disabled
+
+.PHONY: demo test lint soak clean
+
+$(READY): constraints.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+demo: $(READY)
+	$(BIN)/python jobs/demo.py
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -m 'not slow and not gpu'
+
+soak: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+clean:
+	rm -rf .venv outputs

@@ -1,0 +1,54 @@
+"""The Ray session of a job: the cluster it runs on when there is one, else a local one for as long as the job lasts."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # Ray Train lets one report through per interval; its default is 2 s
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # the patch prints twice and disturbs datasets' mapping
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",  # warnings and errors alone on the terminal
+    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # prints an error line at every start; checkpoints cover preemption
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "2",  # how much of a sweep a killed driver may forget
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "PYTHONWARNINGS": "ignore::FutureWarning",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+"""Set before Ray starts, for the driver and, through it, for every worker; a value already set is the user's and
+stays."""
+
+
+def set_environment() -> None:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def connect() -> None:
+    """Join the cluster of RAY_ADDRESS (as a submitted job does), else start a local session; nothing when joined."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    set_environment()
+    inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    to_cluster = "RAY_ADDRESS" in os.environ
+    environment: dict[str, object] = {"env_vars": {name: os.environ[name] for name in ENVIRONMENT}}
+    if to_cluster and not inside_job:
+        environment["py_modules"] = [str(Path(__file__).parent)]
+    ray.init(logging_level=logging.WARNING, runtime_env=environment)
+
+
+def uses_gpu(asked: bool | None) -> bool:
+    """Whether trials get GPUs. Raises ValueError when they are asked for and the cluster has none."""
+    import ray
+
+    has_gpu = ray.cluster_resources().get("GPU", 0) >= 1
+    if asked and not has_gpu:
+        raise ValueError("scaling.use_gpu=true, but the cluster has no GPU; set it to null or false")
+    return has_gpu if asked is None else asked

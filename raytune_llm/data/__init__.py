@@ -1,0 +1,1 @@
+"""Records, the files they come from, their doctor and their tokens."""

@@ -1,0 +1,152 @@
+"""Chat templates: one for tokenizers that have none, and where the answers stand in the text that a template makes.
+
+Answers are found in the rendered text itself, so that templates need no generation markers. A template is refused where
+what is trained would not be what is generated: when the last answer does not follow the text that prompts for it, when
+an earlier one does not follow at least a part of it, or when an answer ends in no special token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from jinja2 import TemplateError
+
+from raytune_llm.data.records import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ {'system': 'System: ', 'user': 'User: ', 'assistant': 'Assistant: '}[message['role']] }}"
+    "{{ message['content'] | trim }}{{ eos_token if message['role'] == 'assistant' else '' }}{{ '\\n' }}"
+    "{% endfor %}"
+    "{{ 'Assistant:' if add_generation_prompt else '' }}"
+)
+"""For tokenizers without a template. The space before an answer belongs to the answer: there every tokenizer splits."""
+
+NO_THINKING = "{%- set enable_thinking = enable_thinking if enable_thinking is defined else false %}"
+
+
+class TemplateRefusal(TemplateError, ValueError):
+    """The chat template refuses a conversation."""
+
+
+def supply_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give the tokenizer what tuning needs and it lacks: a chat template, and a pad token the embedding already has.
+
+    A template that can think aloud (`enable_thinking`) is set not to unless asked. The pad token is unk, or else EOS.
+
+    Raises:
+        ValueError: there is no EOS token.
+    """
+    require_eos(tokenizer)
+    if tokenizer.chat_template is None:
+        prefix, _ = added_tokens(tokenizer)
+        has_bos = tokenizer.bos_token_id is not None and prefix == [tokenizer.bos_token_id]
+        tokenizer.chat_template = ("{{ bos_token }}" if has_bos else "") + PLAIN_TEMPLATE
+    elif "enable_thinking" in tokenizer.chat_template and NO_THINKING not in tokenizer.chat_template:
+        tokenizer.chat_template = NO_THINKING + tokenizer.chat_template
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+
+
+def added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The special tokens that the tokenizer by itself puts before and after a text."""
+    bare = tokenizer.encode("a", add_special_tokens=False)
+    whole = tokenizer.encode("a", add_special_tokens=True)
+    before = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+    return list(whole[:before]), list(whole[before + len(bare) :])
+
+
+def require_eos(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The EOS token's id. Raises ValueError when there is none."""
+    if tokenizer.eos_token_id is None:
+        raise ValueError("the tokenizer has no eos_token, so that no answer could end; set it in tokenizer_config.json")
+    return int(tokenizer.eos_token_id)
+
+
+def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation_prompt: bool) -> str:
+    """The text of a conversation, with the header of the next answer if asked.
+
+    Raises:
+        TemplateRefusal: the template won't have these turns.
+        ValueError: there is no template.
+    """
+    if tokenizer.chat_template is None:
+        raise ValueError("the tokenizer has no chat template; supply_template gives it one")
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation_prompt)
+    except TemplateError as error:
+        roles = ", ".join(message.role for message in messages)
+        raise TemplateRefusal(
+            f"the chat template refuses a conversation of the turns [{roles}]: {error}; "
+            "write the turns as it expects them, or set model.chat_template"
+        ) from error
+    return str(text)
+
+
+def answer_spans(
+    tokenizer: PreTrainedTokenizerBase, text: str, messages: Sequence[Message], turns: Sequence[int]
+) -> list[tuple[int, int]]:
+    """Where the answers of `turns` (indices of messages) stand in `text`, the rendered conversation.
+
+    Characters [start, end): all that is generated after the prompt for that answer, its end token included.
+    """
+    end_of_turn = _end_of_turn(tokenizer)
+    spans = [_span(tokenizer, end_of_turn, text, messages, i) for i in turns]
+    for (_, end), (start, _) in pairwise(spans):
+        if end > start:
+            raise template_error("it changes an answer", text, start)
+    return spans
+
+
+def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return re.compile(r"\s*(?:" + "|".join(map(re.escape, sorted({*special, str(tokenizer.eos_token)}))) + ")")
+
+
+def _span(
+    tokenizer: PreTrainedTokenizerBase, end_of_turn: re.Pattern[str], text: str, messages: Sequence[Message], i: int
+) -> tuple[int, int]:
+    answer = messages[i].content
+    prompt = render(tokenizer, messages[:i], generation_prompt=True)
+    if text.startswith(prompt):
+        start = len(prompt)
+    elif i == len(messages) - 1:
+        raise template_error(
+            f"the last answer does not follow its prompt, which ends in {prompt[-40:]!r}", text, len(text)
+        )
+    else:
+        start = _start_after_part(text, prompt, render(tokenizer, messages[:i], generation_prompt=False), answer)
+    found = text.find(answer, start)
+    if found < 0:
+        raise template_error(f"it changes the answer {answer[:40]!r}", text, start)
+    while found >= 0:
+        if end := end_of_turn.match(text, found + len(answer)):
+            return start, end.end()
+        found = text.find(answer, found + 1)
+    raise template_error("an answer does not end in a special token such as {{ eos_token }}", text, start)
+
+
+def _start_after_part(text: str, prompt: str, before: str, answer: str) -> int:
+    """Start of an answer before which only a part of its generation prompt stands (not its empty thought, say)."""
+    if text.startswith(before) and prompt.startswith(before):
+        header = prompt[len(before) :]
+        for length in range(len(header), -1, -1):
+            start = len(before) + length
+            if text.startswith(header[:length], len(before)) and text.startswith(answer, start):
+                return start
+    raise template_error("the text before an answer is not the text that prompts for it", text, len(before))
+
+
+def template_error(what: str, text: str, at: int) -> ValueError:
+    """Why the chat template can't be trained on, with the text around character `at`."""
+    near = f"{text[max(0, at - 40) : at]} ▸ {text[at : at + 40]}"
+    return ValueError(
+        f"the chat template can't be trained on: {what}, at ▸ in {near!r}; set model.chat_template to another"
+    )

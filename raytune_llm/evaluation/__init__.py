@@ -1,0 +1,2 @@
+"""How good a model is and whether another is better: loss, answers, metrics, comparison, report. Knows no method and no
+Ray."""

@@ -1,0 +1,111 @@
+"""Greedy answers: the model's first choice at every step, until it stops by itself or max_new_tokens are reached.
+
+Sampling defaults, penalties and forced tokens that a checkpoint's generation_config.json brings are set aside, so that
+base and tuned model are compared by the same rule. Leaves out: sampling, beams, serving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from raytune_llm.models.forward import batches, inference, unwrapped
+
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[list[int]],
+    *,
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    batch_size: int,
+) -> list[str]:
+    """The model's answer to each prompt, in their order: text without special tokens and surrounding white space.
+
+    Args:
+        prompts: token ids, as the model was trained to see them before an answer.
+        stop_ids: tokens that end an answer; they and what follows are not part of it.
+
+    Raises:
+        ValueError: a prompt is empty, or too long for the base's context to hold it and max_new_tokens.
+    """
+    _check(prompts, max_new_tokens, model.config)
+    pad_id = tokenizer.pad_token_id
+    if pad_id is None:
+        pad_id = stop_ids[0] if stop_ids else 0
+    texts = [""] * len(prompts)
+    with inference(model), _plain(model) as defaults:
+        config = GenerationConfig(
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=list(stop_ids) or None,
+            pad_token_id=pad_id,
+            **defaults,
+        )
+        for batch in batches([len(prompt) for prompt in prompts], batch_size):
+            rows = _new_tokens(model, [prompts[i] for i in batch], config)
+            for i, row in zip(batch, rows, strict=True):
+                texts[i] = tokenizer.decode(_until(row, stop_ids), skip_special_tokens=True).strip()
+    return texts
+
+
+def _new_tokens(model: Any, prompts: list[list[int]], config: GenerationConfig) -> list[list[int]]:
+    """What follows each prompt. Causal prompts are padded on the left, an encoder's on the right."""
+    device = next(model.parameters()).device
+    longest = max(len(prompt) for prompt in prompts)
+    is_encoder_decoder = bool(model.config.is_encoder_decoder)
+
+    def padded(row: list[int], value: int) -> list[int]:
+        padding = [value] * (longest - len(row))
+        return row + padding if is_encoder_decoder else padding + row
+
+    ids = torch.tensor([padded(prompt, config.pad_token_id) for prompt in prompts], device=device)
+    mask = torch.tensor([padded([1] * len(prompt), 0) for prompt in prompts], device=device)
+    made = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    return made[:, 1 if is_encoder_decoder else longest :].tolist()
+
+
+@contextmanager
+def _plain(model: Any) -> Iterator[dict[str, int]]:
+    """The model without generation defaults of its own; gives the decoder's first token where there is one."""
+    owners = [
+        owner for owner in {id(m): m for m in (model, unwrapped(model))}.values() if "generation_config" in vars(owner)
+    ]
+    found = [owner.generation_config for owner in owners]
+    starts = [getattr(config, "decoder_start_token_id", None) for config in (*found, unwrapped(model).config)]
+    start = next((token for token in starts if token is not None), None)
+    try:
+        for owner in owners:
+            owner.generation_config = GenerationConfig()
+        yield {} if start is None else {"decoder_start_token_id": start}
+    finally:
+        for owner, config in zip(owners, found, strict=True):
+            owner.generation_config = config
+
+
+def _until(row: list[int], stop_ids: Sequence[int]) -> list[int]:
+    end = next((place for place, token in enumerate(row) if token in stop_ids), len(row))
+    return row[:end]
+
+
+def _check(prompts: Sequence[list[int]], max_new_tokens: int, config: Any) -> None:
+    if max_new_tokens < 1:
+        raise ValueError(f"evaluation.max_new_tokens={max_new_tokens} is not allowed; allowed: ≥ 1")
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    room = None if context is None else context if config.is_encoder_decoder else context - max_new_tokens
+    for row, prompt in enumerate(prompts):
+        if not prompt:
+            raise ValueError(
+                f"prompt {row} has no tokens; give it at least the tokenizer's beginning-of-sequence token"
+            )
+        if room is not None and len(prompt) > room:
+            raise ValueError(
+                f"prompt {row} has {len(prompt)} tokens, but the base's context of {context} leaves {max(room, 0)} "
+                f"beside evaluation.max_new_tokens={max_new_tokens}; cut the prompt or lower evaluation.max_new_tokens"
+            )

@@ -1,0 +1,158 @@
+"""The loss of a model on a set of examples, by a method's own terms, kept per example so that it can be resampled.
+
+    eval/loss = Σ_terms coefficient · Σ sum / Σ weight
+
+over all examples at once: batching, padding and the number of processes change nothing but rounding. What isn't a
+number is reported as such. Leaves out: answers (generate.py) and intervals (compare.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+
+from raytune_llm.evaluation.metrics import Array, Metric, divide, ratio
+from raytune_llm.method import Example, Outputs, Term
+from raytune_llm.models.forward import batches, inference, outputs
+
+Terms = Callable[[dict[str, Outputs]], dict[str, Term]]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One term on every example, in their order."""
+
+    sum: Array
+    """(n,)"""
+    weight: Array
+    """(n,)"""
+    coefficient: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What evaluate found."""
+
+    terms: dict[str, Score]
+    num_label_tokens: Array
+    """Labels that count, of all the example's sequences together; (n,)."""
+
+    def metrics(self, prefix: str = "eval") -> dict[str, float]:
+        """The value of each metric of `resamplable`."""
+        return {name: metric.whole() for name, metric in self.resamplable(prefix).items()}
+
+    def resamplable(self, prefix: str = "eval") -> dict[str, Metric]:
+        """loss; each term, when there are several of them in the loss or it isn't in it; perplexity = exp(loss), when
+        the loss is one term, averaged over label tokens. Raises ValueError when a term among several is called loss or
+        perplexity."""
+        losses = {name: term for name, term in self.terms.items() if term.coefficient != 0}
+        found = {name: ratio(term.sum, term.weight) for name, term in self.terms.items()}
+        if len(losses) == 1:
+            del found[next(iter(losses))]
+        clash = sorted({"loss", "perplexity"} & set(found))
+        if clash:
+            raise ValueError(
+                f"the method's terms {sorted(self.terms)} include {clash}, which name its whole loss; rename those"
+            )
+        if losses:
+            columns = [column for term in losses.values() for column in (term.sum, term.weight)]
+            coefficients = tuple(term.coefficient for term in losses.values())
+            total = Metric(np.stack(columns, -1), partial(_total, coefficients))
+            found = {"loss": total, **found}
+            only = next(iter(losses.values()))
+            if len(losses) == 1 and only.coefficient == 1 and np.array_equal(only.weight, self.num_label_tokens):
+                found["perplexity"] = Metric(total.statistics, _perplexity)
+        return {f"{prefix}/{name}": metric for name, metric in found.items()}
+
+
+def evaluate(
+    model: Any,
+    examples: Sequence[Example],
+    terms: Terms,
+    *,
+    pad_id: int,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Scores:
+    """Score the examples in eval mode without gradients; the model's modes are restored.
+
+    With world_size > 1 each process of the default torch.distributed group takes every world_size-th example and all
+    return the same Scores. Each runs equally many batches (a surplus example is scored and dropped), as sharded models
+    need.
+
+    Raises:
+        ValueError: there are no examples, their sequences have different names, or a term isn't of shape (B,).
+    """
+    _check(examples)
+    share = -(-len(examples) // world_size)
+    mine = [(rank + step * world_size) % len(examples) for step in range(share)]
+    lengths = [sum(len(s.input_ids) + len(s.labels) for s in examples[i].values()) for i in mine]
+    rows: dict[str, Array] = {}
+    coefficients: dict[str, float] = {}
+    with inference(model):
+        for batch in batches(lengths, batch_size):
+            places = [mine[i] for i in batch]
+            said = {name: outputs(model, [examples[i][name] for i in places], pad_id=pad_id) for name in examples[0]}
+            num_tokens = torch.stack([output.mask.sum(-1) for output in said.values()]).sum(0)
+            for name, term in {**terms(said), _TOKENS: Term(num_tokens, num_tokens)}.items():
+                coefficients[name] = term.coefficient
+                rows.setdefault(name, np.zeros((len(examples), 2)))[places] = _columns(name, term, len(places))
+    if world_size > 1:
+        rows = _reduced(rows, range(rank, len(examples), world_size), next(model.parameters()).device)
+    num_label_tokens = rows.pop(_TOKENS)[:, 0]
+    return Scores(
+        {name: Score(both[:, 0], both[:, 1], coefficients[name]) for name, both in rows.items()}, num_label_tokens
+    )
+
+
+_TOKENS = "label tokens"
+
+
+def _columns(name: str, term: Term, batch_size: int) -> Array:
+    """sum and weight, (B, 2)."""
+    for tensor in (term.sum, term.weight):
+        if tuple(tensor.shape) != (batch_size,):
+            raise ValueError(
+                f"the method's term {name!r} has shape {tuple(tensor.shape)}; "
+                f"expected one value per example: ({batch_size},)"
+            )
+    return torch.stack([term.sum.double(), term.weight.double()], -1).cpu().numpy()
+
+
+def _reduced(rows: dict[str, Array], own: range, device: torch.device) -> dict[str, Array]:
+    """Every process's own rows together, on every process."""
+    stacked = np.stack(list(rows.values()))
+    kept = np.zeros_like(stacked)
+    kept[:, own] = stacked[:, own]
+    tensor = torch.from_numpy(kept).to(device)
+    torch.distributed.all_reduce(tensor)
+    return dict(zip(rows, tensor.cpu().numpy(), strict=True))
+
+
+def _check(examples: Sequence[Example]) -> None:
+    if not examples:
+        raise ValueError("there are no examples to evaluate; check the eval data")
+    for index, example in enumerate(examples):
+        if example.keys() != examples[0].keys():
+            raise ValueError(
+                f"example {index} has sequences {sorted(example)} but example 0 has {sorted(examples[0])}; "
+                "a method encodes every record into the same names (labels all IGNORED where nothing is to be learned)"
+            )
+
+
+def _total(coefficients: tuple[float, ...], totals: Array) -> Array:
+    """Σ coefficient · sum / weight from totals (…, 2·terms)."""
+    pairs = totals.reshape(*totals.shape[:-1], -1, 2)
+    return divide(pairs) @ np.array(coefficients)
+
+
+def _perplexity(totals: Array) -> Array:
+    with np.errstate(over="ignore"):
+        return np.exp(divide(totals))

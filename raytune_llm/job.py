@@ -1,0 +1,356 @@
+"""The nouns of the system: what a job is asked to do (Job, Tuning, Scaling) and what comes of it (Trial, Report,
+Outcome, Card).
+
+Read this first. Values stand in conf/*.yaml; the string below each field says its meaning, unit and range.
+Components that a config group chooses (method, model, data, adapter, tracking, sweep, serve) are typed where they
+live; here they are named. Nothing in this module imports Ray, torch or Hydra.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from raytune_llm.data.files import Data
+    from raytune_llm.method import Method
+    from raytune_llm.models.adapter import Adapter
+    from raytune_llm.models.base import Base
+    from raytune_llm.serving.deploy import Serve
+    from raytune_llm.sweep.space import Sweep
+    from raytune_llm.tracking import Tracker
+
+
+class Schedule(Enum):
+    """Shape of the learning rate after warm-up."""
+
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+
+    @property
+    def looks_at_horizon(self) -> bool:
+        """Whether the rate at a step depends on how many steps there will be."""
+        return self is not Schedule.constant
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStopping:
+    """Stop a trial whose eval metric no longer improves."""
+
+    patience: int | None
+    """Evaluations in a row without improvement before a trial stops; ≥ 1, or null to never stop early."""
+    min_delta: float
+    """Smallest change of the metric that counts as an improvement; ≥ 0, in the metric's unit."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.patience is None or self.patience >= 1, "tuning.early_stopping.patience", self.patience, "≥ 1 or null"
+        )
+        require(self.min_delta >= 0, "tuning.early_stopping.min_delta", self.min_delta, "≥ 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """The knobs of one training run, in the user's words. A step is one optimizer step, always."""
+
+    steps: int
+    """Optimizer steps; ≥ 1."""
+    learning_rate_multiplier: float
+    """Times the recommended rate of the model and adapter; > 0. 1.0 is the recommendation."""
+    adapter_size: int
+    """LoRA rank (1, 4, 8, 16 or any other the base allows); ≥ 1. Ignored by adapter=full only."""
+    batch_size: int
+    """Examples per optimizer step, over all workers; ≥ 1."""
+    micro_batch_size: int | None
+    """Examples per forward pass of one worker, the rest by gradient accumulation; null = all of the worker's share at
+    once."""
+    schedule: Schedule
+    """Learning rate after warm-up: constant (steps are then free in a sweep), linear or cosine decay to 0."""
+    warmup_steps: int
+    """Steps of linear warm-up from 0; ≥ 0."""
+    weight_decay: float
+    """AdamW's decoupled weight decay; ≥ 0."""
+    max_grad_norm: float
+    """Gradients are clipped to this global norm; > 0."""
+    eval_every: int
+    """Steps between evaluations on the eval set; each is also a checkpoint. ≥ 1."""
+    early_stopping: EarlyStopping
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "adapter_size", "batch_size", "eval_every"):
+            require(getattr(self, name) >= 1, f"tuning.{name}", getattr(self, name), "≥ 1")
+        require(
+            self.micro_batch_size is None or self.micro_batch_size >= 1,
+            "tuning.micro_batch_size",
+            self.micro_batch_size,
+            "≥ 1 or null",
+        )
+        for name in ("learning_rate_multiplier", "max_grad_norm"):
+            require(getattr(self, name) > 0, f"tuning.{name}", getattr(self, name), "> 0")
+        for name in ("warmup_steps", "weight_decay"):
+            require(getattr(self, name) >= 0, f"tuning.{name}", getattr(self, name), "≥ 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """What one trial may use of the cluster."""
+
+    num_workers: int
+    """Data-parallel workers of one trial; ≥ 1. tuning.batch_size is divided among them."""
+    use_gpu: bool | None
+    """One GPU per worker; null = use GPUs when the cluster has any."""
+    cpus_per_worker: float
+    """CPUs reserved for each worker; > 0."""
+    max_failures: int
+    """Times a trial whose worker or node died is resumed from its last checkpoint; -1 = always."""
+    gradient_checkpointing: bool
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+
+    def __post_init__(self) -> None:
+        require(self.num_workers >= 1, "scaling.num_workers", self.num_workers, "≥ 1")
+        require(self.cpus_per_worker > 0, "scaling.cpus_per_worker", self.cpus_per_worker, "> 0")
+        require(self.max_failures >= -1, "scaling.max_failures", self.max_failures, "≥ -1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What every job has."""
+
+    home: str
+    """Folder or URI (s3://, gs://) that holds runs/ and registry/; must be shared by all nodes of a cluster."""
+    seed: int
+    """Seeds data order, initial adapters, dropout and bootstrap."""
+
+    @property
+    def registry_dir(self) -> str:
+        """Where versions are kept."""
+        return f"{self.home}/registry"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunJob(Job):
+    """A job that leaves a folder behind."""
+
+    name: str
+    """Names the tuned model in the registry and its runs' folder: letters, digits, '.', '_', '-'."""
+    run: str
+    """Names this run's folder below runs/<name>/; the time by default. Naming an unfinished run goes on with it."""
+
+    def __post_init__(self) -> None:
+        check_name("name", self.name)
+        check_name("run", self.run)
+
+    @property
+    def run_dir(self) -> str:
+        """Where this job writes: metrics, tables, checkpoints."""
+        return f"{self.home}/runs/{self.name}/{self.run}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckJob(Job):
+    """Is the data sound for this method and base? Nothing is trained, no accelerator is touched."""
+
+    model: Base
+    data: Data
+    method: Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob(RunJob, CheckJob):
+    """One tuning run: checked, trained with early stopping, compared with the base, published to the registry."""
+
+    adapter: Adapter
+    tuning: Tuning
+    scaling: Scaling
+    tracking: dict[str, Tracker]
+    """metrics.jsonl is always written; these come beside it."""
+    evaluation: Evaluation
+    promote: Promotion
+    """Whether the published version becomes champion: proven (it beats base and champion by more than chance), always,
+    never."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Peak rate of AdamW."""
+        return self.model.recommended_rate() * self.adapter.rate_factor * self.tuning.learning_rate_multiplier
+
+    def with_values(self, values: Mapping[str, Any]) -> Self:
+        """This job with dotted keys replaced, e.g. {"tuning.steps": 50}; unknown keys raise ValueError."""
+        job: Any = self
+        for key, value in values.items():
+            job = _replace(job, key.split("."), value, key)
+        return job
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepJob(TrainJob):
+    """Many tuning runs, searched and stopped early by Ray Tune; the winner proven, registered and perhaps deployed."""
+
+    sweep: Sweep
+    serve: Serve
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateJob(RunJob):
+    """Base against tuned on a data set, with confidence intervals."""
+
+    version: str
+    """Registry reference: NAME, NAME@champion or NAME@3; adapter=… says the same."""
+    data: Data
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeJob(Job):
+    """An OpenAI-compatible endpoint for tuned models that share one base."""
+
+    version: str
+    """Registry references, comma-separated: NAME, NAME@champion, NAME@3; the first decides the base. adapter=… says
+    the same."""
+    serve: Serve
+
+
+class RegistryAction(Enum):
+    list = "list"
+    show = "show"
+    alias = "alias"
+    rollback = "rollback"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegistryJob(Job):
+    """The registry of tuned models: list them, show one, set an alias, roll back."""
+
+    action: RegistryAction
+    """list: all versions; show: one card; alias: name a version; rollback: champion becomes the previous champion
+    again."""
+    version: str | None
+    """Registry reference for show and alias (NAME@3), NAME for rollback."""
+    alias: str
+    """The alias that action=alias sets."""
+
+
+class Promotion(Enum):
+    """When a published version becomes champion."""
+
+    proven = "proven"
+    """Only when it beats the base (and the present champion) on the eval set by more than chance."""
+    always = "always"
+    never = "never"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How versions are compared."""
+
+    max_examples: int | None
+    """Examples used, drawn with the job's seed; null = all."""
+    max_new_tokens: int
+    """Longest generated answer, tokens."""
+    batch_size: int
+    """Prompts generated at once."""
+    num_samples: int
+    """Answers shown side by side in the report."""
+    bootstrap_draws: int
+    """Resamples behind each 95 % interval."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One point of a sweep: an id that is also a folder's name, and the values that differ from the job's."""
+
+    id: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a trial says at an evaluation. Metrics are named as in docs (train/loss, eval/loss, cost/gpu_hours, …)."""
+
+    step: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a trial ended."""
+
+    trial: Trial
+    reports: tuple[Report, ...]
+    """In order of their steps; empty when it failed before its first evaluation."""
+    best: Report | None
+    checkpoint: str | None
+    """Folder or URI of its last checkpoint: best/ is the adapter (or model) of the best step, state/ what resuming
+    needs."""
+    seconds: float
+    ended: str
+    """Why it ended: 'complete', 'early stopping', 'scheduler', 'diverged: …' or 'failed: …'."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a registry version says of itself; stored as card.json beside its files."""
+
+    kind: str
+    """adapter, model or reward."""
+    base: str
+    """name_or_path of the base it was tuned from."""
+    base_revision: str
+    """Hash of the base's weights and config."""
+    base_loading: dict[str, Any]
+    """How the base was loaded (dtype, chat template, revision …): enough to load it again."""
+    method: str
+    metrics: dict[str, float]
+    intervals: dict[str, list[float]]
+    """95 % interval [low, high] of those metrics that have one."""
+    config: dict[str, Any]
+    """The resolved config of the job, the trial's own values applied."""
+    data: dict[str, str]
+    """Fingerprint of each data file."""
+    seed: int
+    step: int
+    """Optimizer steps behind these weights."""
+    probes: list[Any]
+    """A few prompts of the eval set, by which a deployment is proven: text, or a list of {role, content}."""
+    code_version: str
+    parent: str | None = None
+    """Name of the sweep or the version it came from."""
+    created: str = dataclasses.field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+
+
+class InputError(ValueError):
+    """What the user gave can't be used. Jobs print it without a traceback and exit with status 2."""
+
+
+def require(condition: bool, key: str, found: object, allowed: str) -> None:
+    """Raise ValueError naming the config key, what was found and what is allowed, unless the condition holds."""
+    if not condition:
+        raise ValueError(f"{key}={found} is not allowed; allowed: {allowed}")
+
+
+def check_name(key: str, name: str) -> None:
+    """Refuse a name that could not safely become a folder."""
+    legal = (
+        bool(name)
+        and len(name) <= 128
+        and name[0].isalnum()
+        and all((c.isalnum() and c.isascii()) or c in "._-" for c in name)
+    )
+    require(legal, key, repr(name), "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 128")
+
+
+def _replace(node: Any, path: list[str], value: Any, key: str) -> Any:
+    names = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
+    if path[0] not in names:
+        raise ValueError(f"{key} is not a key of this job; at '{path[0]}' it has {names}")
+    present = getattr(node, path[0])
+    if len(path) > 1:
+        child = _replace(present, path[1:], value, key)
+    else:
+        child = type(present)(value) if isinstance(present, Enum) and isinstance(value, str) else value
+    return dataclasses.replace(node, **{path[0]: child})

@@ -1,0 +1,240 @@
+"""The base model that adapters sit on: how it is named, what it is, how it is loaded.
+
+The recommended learning rate of a base that states none is 2e-4 (QLoRA, Dettmers et al., 2023, arXiv 2305.14314) at
+a hidden size of 2000, and falls with the hidden size as "LoRA Without Regret" (Schulman and Thinking Machines Lab,
+2025) found for Llama shapes: 2e-4 · (2000 / hidden_size)^0.781, for adapters; full fine-tuning takes a tenth. Only
+safetensors weights are read and no code from a model's repository is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from enum import Enum
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raytune_llm.models.ending import Ending, ending
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+LONGEST_DEFAULT_CONTEXT = 2048
+"""Tokens kept per record when data.max_tokens is null and the base could take more."""
+
+
+class DType(Enum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float64 = "float64"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """A pretrained model, causal or encoder-decoder."""
+
+    name_or_path: str
+    """Local folder, or id on the Hugging Face hub."""
+    revision: str | None
+    """Hub branch, tag or commit; null = main."""
+    dtype: DType
+    """Precision of the frozen weights; auto = bfloat16 on a GPU that has it, else float32."""
+    learning_rate: float | None
+    """Recommended peak AdamW rate for a LoRA adapter on this base; null = by hidden size (see the module's formula)."""
+    attention: str
+    """transformers' attn_implementation: sdpa, eager, flash_attention_2 …"""
+    chat_template: str | None
+    """Jinja template, or a path to one; null = the tokenizer's own, or the project's plain one when it has none."""
+    end_token: str | None
+    """Token that ends an answer; null = the tokenizer's EOS, or its BOS when the base never learned its EOS."""
+
+    def recommended_rate(self) -> float:
+        """Peak AdamW rate for an adapter."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 2e-4 * (2000 / self.facts.hidden_size) ** 0.781
+
+    @cached_property
+    def facts(self) -> Facts:
+        """Read from the config and a weightless skeleton. Raises ValueError when there is no such model."""
+        return read_facts(self)
+
+    @cached_property
+    def ending(self) -> Ending:
+        """What ends answers. Raises ValueError when end_token isn't one token of this base."""
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, revision=self.revision)
+        if self.end_token is None:
+            return ending(self.name_or_path, skeleton(self), tokenizer)
+        if self.end_token not in tokenizer.get_vocab():
+            raise ValueError(f"model.end_token={self.end_token} is not a token of {self.name_or_path}")
+        return Ending(self.end_token, None)
+
+    def loading(self) -> dict[str, Any]:
+        """What a card keeps to load this base again."""
+        return {key: value.value if isinstance(value, Enum) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_loading(cls, loading: dict[str, Any]) -> Base:
+        return cls(**{**loading, "dtype": DType(loading["dtype"])})
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer with a chat template and a pad token, supplied where it has none of its own."""
+        from transformers import AutoTokenizer
+
+        from raytune_llm.data.tokens import supply_template
+
+        tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, revision=self.revision)
+        tokenizer.eos_token = self.ending.token
+        if self.chat_template is not None:
+            file = Path(self.chat_template).expanduser()
+            is_file = "{" not in self.chat_template and file.is_file()
+            tokenizer.chat_template = file.read_text() if is_file else self.chat_template
+        supply_template(tokenizer)
+        return tokenizer
+
+    def load(self) -> PreTrainedModel:
+        """The model in its dtype on the CPU, parameters as stored."""
+        model = auto_class(self.facts.is_encoder_decoder).from_pretrained(
+            self.name_or_path,
+            revision=self.revision,
+            dtype=torch_dtype(self.dtype),
+            attn_implementation=self.attention,
+            use_safetensors=True,
+        )
+        model.generation_config.do_sample = False
+        return model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What can be known of a base without its weights."""
+
+    architecture: str
+    is_encoder_decoder: bool
+    hidden_size: int
+    context_tokens: int | None
+    """Longest sequence it was built for; None = no bound (relative positions)."""
+    num_parameters: int
+    largest_adapter_size: int
+    """Smallest side of any linear layer that takes an adapter: a larger rank would add no freedom."""
+    revision_hash: str
+    """sha256 over the config and the names, sizes and heads of the weight files; the hub's commit for hub ids."""
+
+    def max_tokens(self, asked: int | None) -> int:
+        """Tokens a record may have: what was asked, within the context. Raises ValueError when the context is
+        exceeded."""
+        if asked is None:
+            return min(self.context_tokens or LONGEST_DEFAULT_CONTEXT, LONGEST_DEFAULT_CONTEXT)
+        if self.context_tokens is not None and asked > self.context_tokens:
+            raise ValueError(
+                f"data.max_tokens={asked} is more than the base's context of {self.context_tokens} tokens; "
+                f"set it to {self.context_tokens} or less, or to null for the longest it can take"
+            )
+        return asked
+
+
+def torch_dtype(dtype: DType) -> Any:
+    """The torch.dtype; auto asks the device."""
+    import torch
+
+    if dtype is not DType.auto:
+        return getattr(torch, dtype.value)
+    return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def linear_targets(model: PreTrainedModel) -> list[str]:
+    """Full names of the linear layers that take an adapter: all but the output head."""
+    from torch import nn
+
+    head = model.get_output_embeddings()
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
+
+
+def read_facts(base: Base) -> Facts:
+    """Facts of a base. Raises ValueError as `skeleton` does."""
+    model = skeleton(base)
+    config = model.config
+    sides = [min(model.get_submodule(name).weight.shape) for name in linear_targets(model)]
+    return Facts(
+        architecture=type(model).__name__,
+        is_encoder_decoder=bool(config.is_encoder_decoder),
+        hidden_size=config.get_text_config().hidden_size,
+        context_tokens=_context(config),
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        largest_adapter_size=min(sides, default=0),
+        revision_hash=_revision_hash(base.name_or_path, config),
+    )
+
+
+def skeleton(base: Base) -> PreTrainedModel:
+    """The model without weights. Raises ValueError naming model.name_or_path when there is none, or none of a known
+    shape."""
+    import torch
+    from transformers import AutoConfig
+
+    _require_model_folder(base.name_or_path)
+    try:
+        config = AutoConfig.from_pretrained(base.name_or_path, revision=base.revision)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model.name_or_path={base.name_or_path}: no model could be read there ({_first_line(error)}); "
+            "give a local folder with config.json, or the id of a model on the hub that this machine can reach"
+        ) from error
+    auto = auto_class(config.is_encoder_decoder)
+    if type(config) not in auto._model_mapping:
+        raise ValueError(
+            f"model.name_or_path={base.name_or_path} is a {config.model_type} model, which transformers offers "
+            "neither as a causal nor as an encoder-decoder language model"
+        )
+    with torch.device("meta"):
+        return auto.from_config(config)
+
+
+def auto_class(is_encoder_decoder: bool) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    return AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
+
+
+def _context(config: PretrainedConfig) -> int | None:
+    if config.is_encoder_decoder and not hasattr(config, "max_position_embeddings"):
+        return getattr(config, "n_positions", None)
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def _require_model_folder(name_or_path: str) -> None:
+    """Say at once what is missing of a local folder, instead of asking the hub for an id of that name."""
+    folder = Path(name_or_path).expanduser()
+    looks_local = folder.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") != 1
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            found = sorted(entry.name for entry in folder.iterdir())[:8]
+            raise ValueError(f"model.name_or_path={name_or_path} has no config.json; found {found}")
+        if not list(folder.glob("*.safetensors")):
+            raise ValueError(
+                f"model.name_or_path={name_or_path} has no *.safetensors weights; other formats are not loaded"
+            )
+    elif looks_local and ("/" in name_or_path or folder.exists()):
+        raise ValueError(f"model.name_or_path={name_or_path}: no such folder")
+
+
+def _revision_hash(name_or_path: str, config: PretrainedConfig) -> str:
+    commit = getattr(config, "_commit_hash", None)
+    if commit:
+        return str(commit)
+    digest = hashlib.sha256()
+    for file in sorted(Path(name_or_path).expanduser().glob("*")):
+        if file.name == "config.json" or file.suffix == ".safetensors":
+            digest.update(f"{file.name}:{file.stat().st_size}:".encode())
+            with file.open("rb") as stream:
+                while chunk := stream.read(1 << 22):
+                    digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:200]

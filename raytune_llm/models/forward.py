@@ -1,0 +1,124 @@
+"""What a model says of token sequences: log p(label) of every label token, from one padded forward pass.
+
+Sequences are padded on the right with an attention mask, so that position t of a sequence is position t of the model
+whatever its neighbours are. Causal bases project to the vocabulary only where a label counts: the boolean mask goes to
+the model's own `logits_to_keep`, which every causal model of transformers offers and which leaves soft-capping, logit
+scales and adapted heads in the model's hands. A model without that argument, and every encoder-decoder one (its padded
+labels are nearly all real), gives all its logits and they are selected afterwards. Leaves out: losses (a method's
+terms) and generation.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from collections.abc import Sequence as Seq
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raytune_llm.method import IGNORED, Outputs, Sequence
+
+
+def outputs(model: Any, sequences: Seq[Sequence], *, pad_id: int) -> Outputs:
+    """One forward pass over the sequences, differentiable, in their order.
+
+    Args:
+        model: a causal or encoder-decoder model of transformers, or a PeftModel around one.
+        sequences: B sequences; causal ones have as many labels as input ids.
+        pad_id: any token id; padding is masked out.
+
+    Returns:
+        Outputs of shape (B, T), T the longest label sequence, aligned with the labels: entry t speaks of labels[t]. A
+        causal model can't predict the first token, whose mask is 0. fp64 for fp64 logits, else fp32.
+
+    Raises:
+        ValueError: no sequences, one without tokens, or a causal one whose labels don't match its input ids.
+    """
+    is_encoder_decoder = bool(model.config.is_encoder_decoder)
+    _check(sequences, is_encoder_decoder)
+    device = next(model.parameters()).device
+    input_ids = _pad([s.input_ids for s in sequences], pad_id, device)
+    labels = _pad([s.labels for s in sequences], IGNORED, device)
+    attention_mask = _pad([[1] * len(s.input_ids) for s in sequences], 0, device)
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+    if is_encoder_decoder:
+        counts = labels != IGNORED
+        logits = model(**inputs, labels=labels).logits[counts]
+    else:
+        labels[:, 0] = IGNORED
+        counts = labels != IGNORED
+        logits = _causal_logits(model, inputs, predicts=torch.nn.functional.pad(counts[:, 1:], (0, 1)))
+    return _read(logits, labels, counts)
+
+
+@contextmanager
+def inference(model: Any) -> Iterator[None]:
+    """No gradients, every module in eval mode; afterwards each module is in the mode it was found in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def batches(lengths: Seq[int], batch_size: int) -> list[list[int]]:
+    """Indices of like lengths together, at most batch_size in each, the longest first: what doesn't fit fails at
+    once."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} is not allowed; allowed: ≥ 1")
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def unwrapped(model: Any) -> Any:
+    """The transformers model inside a PeftModel, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _causal_logits(model: Any, inputs: dict[str, Any], *, predicts: Tensor) -> Tensor:
+    """Logits (labels that count, V) at the positions that predict them; predicts is boolean, (B, T)."""
+    if "logits_to_keep" in inspect.signature(unwrapped(model).forward).parameters:
+        return model(**inputs, logits_to_keep=predicts).logits
+    return model(**inputs).logits[predicts]
+
+
+def _read(logits: Tensor, labels: Tensor, counts: Tensor) -> Outputs:
+    """Outputs (B, T) from the logits (labels that count, V), the labels and where they count (B, T)."""
+    if logits.dtype != torch.float64:
+        logits = logits.float()
+    targets = labels[counts].to(logits.device)
+    chosen = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    places = counts.to(logits.device).nonzero(as_tuple=True)
+    empty = logits.new_zeros(counts.shape)
+    return Outputs(
+        logprobs=empty.index_put(places, chosen - logits.logsumexp(-1)),
+        mask=empty.index_put(places, logits.new_ones(())),
+        correct=empty.index_put(places, (logits.detach().argmax(-1) == targets).to(logits.dtype)),
+    )
+
+
+def _pad(rows: list[list[int]], value: int, device: torch.device) -> Tensor:
+    longest = max(len(row) for row in rows)
+    return torch.tensor([row + [value] * (longest - len(row)) for row in rows], dtype=torch.long, device=device)
+
+
+def _check(sequences: Seq[Sequence], is_encoder_decoder: bool) -> None:
+    if not sequences:
+        raise ValueError("there are no sequences to run through the model")
+    for row, sequence in enumerate(sequences):
+        if not sequence.input_ids or not sequence.labels:
+            raise ValueError(
+                f"sequence {row} has {len(sequence.input_ids)} input ids and {len(sequence.labels)} labels; "
+                "each needs at least one: leave such examples out"
+            )
+        if not is_encoder_decoder and len(sequence.input_ids) != len(sequence.labels):
+            raise ValueError(
+                f"sequence {row} has {len(sequence.input_ids)} input ids and {len(sequence.labels)} labels; "
+                "causal bases need one label per input id (IGNORED where no loss is due)"
+            )

@@ -1,0 +1,197 @@
+"""What each job does, stage by stage: check → train or sweep → compare → publish → deploy."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from raytune_llm import cluster, summary
+from raytune_llm.job import CheckJob, EvaluateJob, RegistryAction, RegistryJob, ServeJob, SweepJob, TrainJob, Trial
+
+if TYPE_CHECKING:
+    from raytune_llm.conclusion import Conclusion
+    from raytune_llm.preparation import Prepared
+    from raytune_llm.serving.catalogue import Endpoint
+
+
+def check(job: CheckJob) -> int:
+    """Read, parse and tokenize everything; print what was found. Raises InputError for data that can't be used."""
+    from raytune_llm.preparation import prepare
+
+    print(prepare(job).diagnosis.text())
+    print(summary.next_step("python jobs/train.py", "with the same overrides tunes on this data"))
+    return 0
+
+
+def train(job: TrainJob) -> int:
+    """One tuning run, from records to a registry version."""
+    import ray
+
+    from raytune_llm.conclusion import conclude
+    from raytune_llm.training.ray_train import TrialSetup
+    from raytune_llm.training.ray_train import train as run_trial
+
+    started = start(job)
+    setup = TrialSetup(
+        job=job,
+        trial=Trial(id="train", values={}),
+        examples=ray.put(started.prepared.examples),
+        milestones=(job.tuning.steps,),
+        use_gpu=started.use_gpu,
+        group=None,
+        interactive=started.interactive,
+    )
+    outcome = run_trial(setup)
+    conclusion = conclude(job, started.prepared, outcome, parent=None, use_gpu=started.use_gpu)
+    print(summary.of_training(job, outcome, conclusion))
+    return 0
+
+
+def sweep(job: SweepJob) -> int:
+    """A sweep, from records to a registered winner, deployed when serve.deploy is set."""
+    conclusion = run_sweep(job)
+    if not job.serve.deploy:
+        return 0
+    return hold(deploy(job, [conclusion.version.reference]))
+
+
+def run_sweep(job: SweepJob) -> Conclusion:
+    """The sweep itself; its leaderboard is printed and written, its winner published."""
+    import ray
+
+    from raytune_llm.conclusion import conclude
+    from raytune_llm.preparation import check_sweep
+    from raytune_llm.storage import open_storage
+    from raytune_llm.sweep import select, tuner
+    from raytune_llm.sweep.report import leaderboard_csv, leaderboard_table
+    from raytune_llm.sweep.space import plan
+
+    planned = plan(job, job.sweep)
+    check_sweep(job, planned)
+    started = start(job)
+    print(f"{job.sweep.search.num_trials(planned)} trials; {planned.sentence()}", flush=True)
+    outcomes = tuner.run(job, planned, ray.put(started.prepared.examples), started.use_gpu, started.interactive)
+    rows = select.leaderboard(outcomes, planned, job.method.metric)
+    open_storage(job.run_dir).write("leaderboard.csv", leaderboard_csv(rows).encode())
+    print("\n" + leaderboard_table(rows, job.method.metric, shown=10), flush=True)
+    won = select.winner(outcomes, job.method.metric)
+    values = dict(won.trial.values) | ({"tuning.steps": planned.milestones[-1]} if planned.milestones else {})
+    conclusion = conclude(
+        job.with_values(values), started.prepared, won, parent=f"{job.name}/{job.run}", use_gpu=started.use_gpu
+    )
+    print(summary.of_sweep(job, outcomes, won, conclusion), flush=True)
+    return conclusion
+
+
+def demo(job: SweepJob) -> int:
+    """A sweep whose winner is served, asked beside its base, and taken down again."""
+    from raytune_llm.serving import deploy as deployment
+    from raytune_llm.serving.client import complete
+
+    conclusion = run_sweep(job)
+    endpoint = deploy(job, [conclusion.version.reference])
+    try:
+        names = [entry.names[0] for entry in endpoint.catalogue.entries]
+        for sample in conclusion.proof.samples[:3]:
+            answers = {name: complete(endpoint, name, sample.prompt) for name in names}
+            print(summary.of_answers(sample.prompt, sample.reference, answers), flush=True)
+    finally:
+        deployment.stop()
+    print(
+        summary.next_step(f"python jobs/serve.py adapter={conclusion.version.reference} home={job.home}", "keeps it up")
+    )
+    return 0
+
+
+def evaluate(job: EvaluateJob) -> int:
+    """Base against a registered version on the job's data."""
+    from raytune_llm.conclusion import evaluate_version
+
+    cluster.connect()
+    print(evaluate_version(job))
+    return 0
+
+
+def serve(job: ServeJob) -> int:
+    """An endpoint that stays until it is interrupted."""
+    return hold(deploy(job, [reference.strip() for reference in job.version.split(",")]))
+
+
+def hold(endpoint: Endpoint) -> int:
+    """Stay until interrupted; then let requests in flight end."""
+    from raytune_llm.serving import deploy as deployment
+
+    print("Ctrl-C stops it.", flush=True)
+    try:
+        deployment.watch(endpoint)
+    except KeyboardInterrupt:
+        deployment.stop()
+    return 0
+
+
+def deploy(job: ServeJob | SweepJob, references: Sequence[str]) -> Endpoint:
+    """Start the endpoint, prove that it answers as PEFT does, and say how to talk to it."""
+    from raytune_llm.data.records import Message
+    from raytune_llm.serving import deploy as deployment
+    from raytune_llm.serving.proof import prove
+
+    cluster.connect()
+    endpoint = deployment.start(job.serve, job.registry_dir, list(references))
+    probes = [probe for version in endpoint.catalogue.versions for probe in version.card.probes]
+    texts = [probe if isinstance(probe, str) else tuple(Message(**turn) for turn in probe) for probe in probes]
+    try:
+        proofs = prove(endpoint, job.registry_dir, texts)
+    except BaseException:
+        deployment.stop()
+        raise
+    for proof in proofs:
+        print(
+            f"proven  {proof.model} answers {proof.num_probes} probes as PEFT does "
+            f"(log-probabilities within {proof.from_reference:.1g} nats, {proof.from_base:.1g} from the base)"
+        )
+    print(summary.of_endpoint(endpoint), flush=True)
+    return endpoint
+
+
+def registry(job: RegistryJob) -> int:
+    """List, show, alias or roll back."""
+    from raytune_llm import registry as registries
+
+    store = registries.Registry(job.registry_dir)
+    reference = job.version or ""
+    match job.action:
+        case RegistryAction.list:
+            print(registries.table(store.list()))
+        case RegistryAction.show:
+            print(registries.describe(store.show(reference)))
+        case RegistryAction.alias:
+            store.alias(reference, job.alias)
+            print(registries.table(store.versions(reference.partition("@")[0])))
+        case RegistryAction.rollback:
+            store.rollback(reference)
+            print(registries.table(store.versions(reference)))
+    return 0
+
+
+@dataclass(frozen=True)
+class Started:
+    """A job whose input is sound and whose Ray session is up."""
+
+    prepared: Prepared
+    use_gpu: bool
+    interactive: bool
+
+
+def start(job: TrainJob) -> Started:
+    """Check everything that can be checked, while Ray starts beside it."""
+    from raytune_llm.preparation import check_knobs, input_errors, prepare
+
+    check_knobs(job)
+    prepared = prepare(job)
+    print(prepared.diagnosis.text(), flush=True)
+    cluster.connect()
+    with input_errors():
+        use_gpu = cluster.uses_gpu(job.scaling.use_gpu)
+    return Started(prepared, use_gpu, sys.stderr.isatty())

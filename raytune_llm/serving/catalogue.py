@@ -1,0 +1,140 @@
+"""What an endpoint serves and by which names: one base and versions tuned from it, as their cards say.
+
+    BASE            the base: its hub id, or its folder's name
+    NAME@3          a version; every answer names its model so
+    NAME            the version first asked for under that name
+    NAME@champion   and any other alias that pointed to a served version when the endpoint was started
+
+Aliases are read once, at the start: an endpoint never changes its answers because an alias was moved.
+"""
+
+from __future__ import annotations
+
+import calendar
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from raytune_llm.job import InputError
+from raytune_llm.models.base import Base
+from raytune_llm.registry import Registry, Version
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A base or a version on offer."""
+
+    id: str
+    names: tuple[str, ...]
+    """Every name it answers to, `id` first."""
+    kind: str
+    """base, adapter or model."""
+    version: Version | None
+    """None for the base."""
+    created: int
+    """Unix time, seconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalogue:
+    """All that one endpoint offers."""
+
+    base: Base
+    entries: tuple[Entry, ...]
+    """The base first."""
+
+    def find(self, name: str) -> Entry | None:
+        return next((entry for entry in self.entries if name in entry.names), None)
+
+    @property
+    def versions(self) -> list[Version]:
+        return [entry.version for entry in self.entries if entry.version is not None]
+
+    def without(self, ids: Sequence[str]) -> Catalogue:
+        return Catalogue(base=self.base, entries=tuple(entry for entry in self.entries if entry.id not in ids))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """A running endpoint."""
+
+    url: str
+    """Base URL for OpenAI clients, ending in /v1."""
+    catalogue: Catalogue
+    api_key: str | None
+    """A key that it takes; None where it asks for none."""
+
+    @property
+    def models(self) -> list[str]:
+        """Names it answers to."""
+        return [name for entry in self.catalogue.entries for name in entry.names]
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.url}, models={self.models})"
+
+
+def read_catalogue(registry: Registry, references: Sequence[str]) -> Catalogue:
+    """The catalogue of these references; the first decides the base.
+
+    Raises InputError when one doesn't exist, is of another base, or is of a kind that doesn't answer.
+    """
+    if not references:
+        raise InputError(
+            "version= names nothing to serve; give NAME, NAME@champion or NAME@3, several separated by commas"
+        )
+    versions = list({version.reference: version for version in map(registry.resolve, references)}.values())
+    first = versions[0]
+    for version in versions:
+        _check_servable(version, first)
+    base = Base.from_loading(first.card.base_loading)
+    if base.facts.revision_hash != first.card.base_revision:
+        raise InputError(
+            f"{first.reference} was tuned from another state of {first.card.base}: "
+            f"its card has {first.card.base_revision[:12]}, the base is now "
+            f"{base.facts.revision_hash[:12]}; restore that base, or tune again"
+        )
+    base_id = _base_id(base)
+    entries = [Entry(id=base_id, names=(base_id,), kind="base", version=None, created=0)]
+    for version in versions:
+        is_first = next(other for other in versions if other.name == version.name) == version
+        aliases = [f"{version.name}@{alias}" for alias in version.aliases]
+        names = (version.reference, *([version.name] if is_first else []), *aliases)
+        entries.append(
+            Entry(
+                id=version.reference,
+                names=names,
+                kind=version.card.kind,
+                version=version,
+                created=_unix(version.card.created),
+            )
+        )
+        if base_id in names:
+            raise InputError(f"{version.reference} has the same name as its base; publish it under another one")
+    return Catalogue(base=base, entries=tuple(entries))
+
+
+def _check_servable(version: Version, first: Version) -> None:
+    card, wanted = version.card, first.card
+    if card.kind not in ("adapter", "model"):
+        raise InputError(f"{version.reference} is of kind {card.kind}, which gives no answers; allowed: adapter, model")
+    if (card.base, card.base_revision) != (wanted.base, wanted.base_revision):
+        raise InputError(
+            f"{version.reference} was tuned from {card.base} ({card.base_revision[:12]}), "
+            f"this endpoint's base is "
+            f"{wanted.base} ({wanted.base_revision[:12]}, from {first.reference}); serve it from an endpoint of its own"
+        )
+    if card.base_loading["dtype"] != wanted.base_loading["dtype"]:
+        raise InputError(
+            f"{version.reference} was tuned with model.dtype={card.base_loading['dtype']}, {first.reference} with "
+            f"{wanted.base_loading['dtype']}; serve it from an endpoint of its own"
+        )
+
+
+def _base_id(base: Base) -> str:
+    folder = Path(base.name_or_path).expanduser()
+    return folder.name if folder.is_dir() else base.name_or_path
+
+
+def _unix(created: str) -> int:
+    return calendar.timegm(time.strptime(created, "%Y-%m-%dT%H:%M:%SZ"))

@@ -1,0 +1,220 @@
+"""The endpoint on a Ray cluster: what conf/serve chooses, and how it is started and stopped.
+
+Ray Serve routes, replaces replicas that fail and keeps the endpoint when the job ends (on a cluster that outlives
+it). Aliases are read at the start. Left out: autoscaling, rolling updates, a config file for `serve deploy`.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import os
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raytune_llm.job import InputError, require
+from raytune_llm.registry import Registry
+from raytune_llm.serving.catalogue import Catalogue, Endpoint, read_catalogue
+from raytune_llm.serving.engine import EngineChoice
+
+APPLICATION = "raytune_llm"
+SPARE_REQUESTS = 8
+"""Requests a full replica still takes, so that /healthz and /v1/models are answered under load."""
+HEALTHY_WITHIN_SECONDS = 60.0
+WATCH_EVERY_SECONDS = 2.0
+QUIET: dict[str, Any] = {"log_level": "WARNING", "enable_access_log": False}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve:
+    """An OpenAI-compatible endpoint."""
+
+    deploy: bool
+    """Whether a sweep ends with its winner deployed; jobs/serve.py always deploys."""
+    host: str
+    """Address to listen on. 127.0.0.1 is reached from this machine alone; any other needs serve.api_key_env."""
+    port: int
+    """Port to listen on; 1 to 65535. One that is in use is refused before anything is started."""
+    num_replicas: int
+    """Copies of base and adapters that share the requests; ≥ 1."""
+    max_concurrent_requests: int
+    """Answers that one replica decodes at once; more wait. ≥ 1."""
+    max_tokens: int
+    """Longest answer, tokens; a request may ask for less. ≥ 1."""
+    request_timeout_seconds: float
+    """An answer that takes longer, waiting included, ends with error 408; > 0."""
+    max_body_bytes: int
+    """Largest body of a request; larger ones are answered 413. ≥ 1024."""
+    api_key_env: str | None
+    """Environment variable with the API keys of clients, comma-separated; null asks for none (loopback only)."""
+    engine: EngineChoice
+    """What decodes: conf/serve/*.yaml name one."""
+
+    def __post_init__(self) -> None:
+        require(1 <= self.port <= 65535, "serve.port", self.port, "1 to 65535")
+        for name in ("num_replicas", "max_concurrent_requests", "max_tokens"):
+            require(getattr(self, name) >= 1, f"serve.{name}", getattr(self, name), "≥ 1")
+        require(self.request_timeout_seconds > 0, "serve.request_timeout_seconds", self.request_timeout_seconds, "> 0")
+        require(self.max_body_bytes >= 1024, "serve.max_body_bytes", self.max_body_bytes, "≥ 1024")
+        if self.api_key_env is None and not is_loopback(self.host):
+            raise InputError(
+                f"serve.host={self.host} can be reached from other machines and needs API keys: "
+                "put them into an environment "
+                "variable and name it by serve.api_key_env=NAME, or listen on serve.host=127.0.0.1"
+            )
+
+    def api_keys(self) -> list[str]:
+        """The keys that clients must send; none where it is open. Raises InputError when the variable holds none."""
+        if self.api_key_env is None:
+            return []
+        keys = [key.strip() for key in os.environ.get(self.api_key_env, "").split(",") if key.strip()]
+        if not keys:
+            raise InputError(
+                f"serve.api_key_env={self.api_key_env}: this environment variable holds no key; "
+                "set it, e.g. to a long random word"
+            )
+        return keys
+
+    def check_port(self) -> None:
+        """Raise InputError when something listens there already. Cheap: to be called before hours of work."""
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((self.host, self.port))
+            except OSError as error:
+                reason = "is in use" if error.errno == errno.EADDRINUSE else f"can't be listened on ({error.strerror})"
+                raise InputError(
+                    f"serve.port={self.port} {reason} on {self.host}; choose another by serve.port=…"
+                ) from error
+
+    @property
+    def url(self) -> str:
+        """Base URL for clients on this machine."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/v1"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address; a name other than localhost is taken to be reachable."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def start(serve: Serve, registry_dir: str, references: Sequence[str]) -> Endpoint:
+    """Serve these registry references and their base in the present Ray session; returns when the endpoint is healthy.
+
+    Raises InputError for a busy port, missing API keys, references of different bases, versions that can't be loaded.
+    """
+    from ray import serve as ray_serve
+
+    keys = serve.api_keys()
+    serve.check_port()
+    catalogue = read_catalogue(Registry(registry_dir), references)
+    _require_no_other_endpoint()
+    logging.getLogger("ray.serve").setLevel(QUIET["log_level"])
+    ray_serve.start(
+        proxy_location="HeadOnly",
+        http_options={"host": serve.host, "port": serve.port},
+        logging_config=QUIET,
+    )
+    try:
+        handle = ray_serve.run(_application(serve, registry_dir, catalogue, keys), name=APPLICATION, route_prefix="/")
+        refused = handle.refused.remote().result(timeout_s=HEALTHY_WITHIN_SECONDS)
+        if refused:
+            raise InputError("; ".join(refused.values()))
+        endpoint = Endpoint(url=serve.url, catalogue=catalogue, api_key=keys[0] if keys else None)
+        _wait_until_healthy(endpoint)
+    except BaseException:
+        stop()
+        raise
+    return endpoint
+
+
+def watch(endpoint: Endpoint) -> None:
+    """Return when the endpoint has been taken down; for jobs that serve until they are interrupted.
+
+    Raises RuntimeError when Ray Serve could not keep it.
+    """
+    from ray import serve as ray_serve
+
+    while APPLICATION in (applications := ray_serve.status().applications):
+        if applications[APPLICATION].status == "DEPLOY_FAILED":
+            raise RuntimeError(f"{endpoint.url} is gone: {applications[APPLICATION].message}")
+        time.sleep(WATCH_EVERY_SECONDS)
+
+
+def stop() -> None:
+    """Shut the endpoint and Ray Serve down; requests in flight are given time to end."""
+    from ray import serve as ray_serve
+
+    ray_serve.shutdown()
+
+
+def _application(serve: Serve, registry_dir: str, catalogue: Catalogue, keys: list[str]) -> Any:
+    import ray
+    from ray import serve as ray_serve
+
+    from raytune_llm.serving.app import Limits
+    from raytune_llm.serving.guard import key_hash
+    from raytune_llm.serving.replica import Plan, Replica
+
+    facts = catalogue.base.facts
+    plan = Plan(
+        catalogue=catalogue,
+        registry_dir=registry_dir,
+        engine=serve.engine,
+        limits=Limits(
+            max_tokens=serve.max_tokens,
+            context_tokens=facts.context_tokens,
+            shares_context=not facts.is_encoder_decoder,
+            request_timeout_seconds=serve.request_timeout_seconds,
+            max_body_bytes=serve.max_body_bytes,
+        ),
+        max_running=serve.max_concurrent_requests,
+        key_hashes=tuple(map(key_hash, keys)),
+    )
+    deployment = ray_serve.deployment(
+        ray_serve.ingress()(Replica),
+        name="endpoint",
+        num_replicas=serve.num_replicas,
+        max_ongoing_requests=serve.max_concurrent_requests + SPARE_REQUESTS,
+        logging_config=QUIET,
+        ray_actor_options=serve.engine.resources(cluster_has_gpu=ray.cluster_resources().get("GPU", 0) >= 1),
+    )
+    return deployment.bind(plan)
+
+
+def _require_no_other_endpoint() -> None:
+    from ray import serve as ray_serve
+
+    status = ray_serve.status()
+    if status.proxies or status.applications:
+        raise InputError(
+            f"this Ray cluster runs Ray Serve already (applications: {', '.join(status.applications) or 'none'}), "
+            "whose address can't be changed while it runs; stop it with `serve shutdown`, or use another cluster"
+        )
+
+
+def _wait_until_healthy(endpoint: Endpoint) -> None:
+    """Raises RuntimeError when /healthz isn't answered in time."""
+    deadline = time.monotonic() + HEALTHY_WITHIN_SECONDS
+    address = endpoint.url.removesuffix("/v1") + "/healthz"
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+            if time.monotonic() > deadline:
+                raise RuntimeError(
+                    f"{address} gave no answer within {HEALTHY_WITHIN_SECONDS:.0f} s of starting: {error}"
+                ) from error
+            time.sleep(0.1)

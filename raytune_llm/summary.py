@@ -1,0 +1,82 @@
+"""What a job says at its end: what came out, where it stands, what to type next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from raytune_llm.evaluation import report
+from raytune_llm.job import Outcome, TrainJob
+
+if TYPE_CHECKING:
+    from raytune_llm.conclusion import Conclusion
+    from raytune_llm.serving.catalogue import Endpoint
+
+
+def of_training(job: TrainJob, outcome: Outcome, conclusion: Conclusion) -> str:
+    """The end of a single run."""
+    assert outcome.best is not None
+    best, last = outcome.best.step, outcome.reports[-1].step
+    ending = f"best at step {best} of {last} ({outcome.ended}), {outcome.seconds:.0f} s of training"
+    return _text(job, conclusion, [("trained", ending)])
+
+
+def of_sweep(job: TrainJob, outcomes: Sequence[Outcome], won: Outcome, conclusion: Conclusion) -> str:
+    """The end of a sweep."""
+    assert won.best is not None
+    trained = sum(outcome.reports[-1].step for outcome in outcomes if outcome.reports)
+    values = ", ".join(
+        f"{key.rsplit('.', 1)[-1]} {value:g}" if isinstance(value, float) else f"{key.rsplit('.', 1)[-1]} {value}"
+        for key, value in won.trial.values.items()
+    )
+    return _text(
+        job,
+        conclusion,
+        [
+            ("winner", f"{values}, best at step {won.best.step} (trial {won.trial.id})"),
+            ("trained", f"{len(outcomes)} trials, {trained} steps in all"),
+            ("leaderboard", f"{job.run_dir}/leaderboard.csv"),
+        ],
+    )
+
+
+def of_endpoint(endpoint: Endpoint) -> str:
+    """How to talk to an endpoint."""
+    served = next(entry.names[0] for entry in reversed(endpoint.catalogue.entries))
+    key = "" if endpoint.api_key is None else ' -H "Authorization: Bearer $YOUR_KEY"'
+    body = f'{{"model": "{served}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+    return f"serving {', '.join(endpoint.models)} at {endpoint.url}\n" + next_step(
+        f"curl {endpoint.url}/chat/completions{key} -H 'Content-Type: application/json' -d '{body}'", ""
+    )
+
+
+def of_answers(prompt: str, reference: str, answers: Mapping[str, str]) -> str:
+    """One prompt and what each served model answers to it."""
+    width = max(map(len, ["expected", *answers]))
+    lines = [f"  {name.ljust(width)}  {answer!r}" for name, answer in [*answers.items(), ("expected", reference)]]
+    return "\n".join([f"\n{prompt}", *lines])
+
+
+def next_step(command: str, meaning: str) -> str:
+    return f"\nnext  {command}" + (f"   # {meaning}" if meaning else "")
+
+
+def _text(job: TrainJob, conclusion: Conclusion, lines: list[tuple[str, str]]) -> str:
+    version = conclusion.version
+    standing = (
+        "champion" if conclusion.promoted else "not promoted: it has not beaten base and champion by more than chance"
+    )
+    if not conclusion.promoted and job.promote.value == "never":
+        standing = "not promoted, as asked"
+    lines = [
+        *lines,
+        *[("proof" if i == 0 else "", verdict.text + " (eval set)") for i, verdict in enumerate(conclusion.verdicts)],
+        ("registered", f"{version.reference} ({standing})"),
+        ("report", f"{job.run_dir}/evaluation-{conclusion.proven_on}.md"),
+    ]
+    width = max(len(key) for key, _ in lines)
+    table = report.table(conclusion.proof.comparison)
+    body = "\n".join(f"{key.ljust(width)}  {value}" for key, value in lines)
+    command = f"python jobs/serve.py adapter={version.reference}" + (f" home={job.home}" if job.home else "")
+    following = next_step(command, "an OpenAI-compatible endpoint")
+    return f"\nOn the {conclusion.proven_on} set:\n{table}\n\n{body}\n{following}"

@@ -1,0 +1,84 @@
+"""The sweep while it runs: how many trials are where, the best so far, time left at most."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ray import tune
+
+from raytune_llm.method import lower_is_better
+from raytune_llm.sweep.report import text_table
+
+SHOWN = 6
+
+
+class LiveTable(tune.Callback):
+    """Prints a short table now and then, and always at the end of the sweep's first trial."""
+
+    def __init__(self, metric: str, num_trials: int, steps: int, interactive: bool):
+        self.metric, self.num_trials, self.steps = metric, num_trials, steps
+        self.period_seconds = 5.0 if interactive else 20.0
+        self.started = self.printed = time.monotonic()
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.ended: set[str] = set()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        best = self.rows.get(trial.trial_id, {}).get("best")
+        value = result[self.metric]
+        better = best is None or (value < best if lower_is_better(self.metric) else value > best)
+        self.rows[trial.trial_id] = {
+            "values": dict(trial.config),
+            "step": result["step"],
+            "now": value,
+            "best": value if better else best,
+            "train": result.get("train/loss"),
+        }
+        if time.monotonic() - self.printed > self.period_seconds:
+            self.printed = time.monotonic()
+            print(self.text(), flush=True)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.ended.add(trial.trial_id)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.ended.add(trial.trial_id)
+        print(f"trial {trial.trial_id} failed; its error stands in {trial.path}/error.txt", flush=True)
+
+    def text(self) -> str:
+        """Header line and the best trials so far."""
+        elapsed = time.monotonic() - self.started
+        done = sum(self.steps if id in self.ended else row["step"] for id, row in self.rows.items())
+        left = elapsed * (self.num_trials * self.steps - done) / max(1, done)
+        header = (
+            f"{len(self.ended)} of {self.num_trials} trials ended, {len(self.rows) - len(self.ended)} running, "
+            f"{elapsed:.0f} s, at most {left:.0f} s left"
+        )
+        sign = 1 if lower_is_better(self.metric) else -1
+        best = sorted(self.rows.items(), key=lambda item: sign * item[1]["best"])[:SHOWN]
+        columns = ["trial", *short_keys(self.rows), "step", "train/loss", self.metric, "best", ""]
+        rows = [
+            [
+                id,
+                *map(number, row["values"].values()),
+                str(row["step"]),
+                number(row["train"]),
+                number(row["now"]),
+                number(row["best"]),
+                "" if id in self.ended else "running",
+            ]
+            for id, row in best
+        ]
+        return f"\n{header}\n{text_table(columns, rows)}"
+
+
+def short_keys(rows: dict[str, dict[str, Any]]) -> list[str]:
+    first = next(iter(rows.values()))
+    return [key.rsplit(".", 1)[-1] for key in first["values"]]
+
+
+def number(value: Any) -> str:
+    """A value as a table shows it."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

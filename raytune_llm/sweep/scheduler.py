@@ -1,0 +1,80 @@
+"""Which trials are stopped before their last step, by Ray Tune's schedulers. Time is the trial's own optimizer step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from raytune_llm.job import require
+
+STEP = "step"
+"""The report's key that holds the optimizer step: monotonic, kept over restarts, unlike Tune's training_iteration."""
+
+
+class Scheduler(Protocol):
+    """What conf/sweep/scheduler chooses."""
+
+    def build(self, metric: str, mode: str, steps: int) -> Any:
+        """A Ray Tune scheduler for trials of at most `steps` steps."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ASHA:
+    """Asynchronous successive halving (Li et al., 2018, arXiv 1810.05934)."""
+
+    grace_steps: int
+    """No trial is stopped before this step; ≥ 1."""
+    reduction_factor: int
+    """At each rung the best 1/reduction_factor go on, and the next rung is this many times later; ≥ 2."""
+
+    def __post_init__(self) -> None:
+        require(self.grace_steps >= 1, "sweep.scheduler.grace_steps", self.grace_steps, "≥ 1")
+        require(self.reduction_factor >= 2, "sweep.scheduler.reduction_factor", self.reduction_factor, "≥ 2")
+
+    def build(self, metric: str, mode: str, steps: int) -> Any:
+        from ray.tune.schedulers import ASHAScheduler
+
+        return ASHAScheduler(
+            time_attr=STEP,
+            metric=metric,
+            mode=mode,
+            max_t=steps + 1,  # a trial at its last step ends by itself, as complete
+            grace_period=min(self.grace_steps, steps),
+            reduction_factor=self.reduction_factor,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Median:
+    """Stop a trial whose best is worse than the median of the others' running means (Golovin et al., 2017, Vizier)."""
+
+    grace_steps: int
+    """No trial is stopped before this step; ≥ 1."""
+    min_trials: int
+    """Trials that must have reported before any is stopped; ≥ 1."""
+
+    def __post_init__(self) -> None:
+        require(self.grace_steps >= 1, "sweep.scheduler.grace_steps", self.grace_steps, "≥ 1")
+        require(self.min_trials >= 1, "sweep.scheduler.min_trials", self.min_trials, "≥ 1")
+
+    def build(self, metric: str, mode: str, steps: int) -> Any:
+        from ray.tune.schedulers import MedianStoppingRule
+
+        return MedianStoppingRule(
+            time_attr=STEP,
+            metric=metric,
+            mode=mode,
+            grace_period=self.grace_steps,
+            min_samples_required=self.min_trials,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunAll:
+    """Every trial runs to its own end."""
+
+    def build(self, metric: str, mode: str, steps: int) -> Any:
+        from ray.tune.schedulers import FIFOScheduler
+
+        return FIFOScheduler()

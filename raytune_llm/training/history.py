@@ -1,0 +1,75 @@
+"""What a trial has reported so far, kept in its checkpoint as history.json so that a resumed trial goes on with it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from raytune_llm.job import EarlyStopping, Report
+from raytune_llm.method import lower_is_better
+from raytune_llm.training.stopping import best_index, diverged, out_of_patience
+
+FILE = "history.json"
+
+
+@dataclass
+class History:
+    """The reports of one trial, in order of their steps."""
+
+    metric: str
+    reports: list[Report] = field(default_factory=list)
+    seconds: float = 0.0
+    """Time spent training over all attempts."""
+
+    @property
+    def values(self) -> list[float]:
+        return [report.metrics[self.metric] for report in self.reports]
+
+    @property
+    def best(self) -> Report:
+        return self.reports[best_index(self.values, lower_is_better(self.metric))]
+
+    @property
+    def last(self) -> Report:
+        return self.reports[-1]
+
+    def add(self, step: int, metrics: dict[str, float]) -> Report:
+        """Append a report; one at a step already there replaces it and what followed (work redone after a crash)."""
+        self.reports = [report for report in self.reports if report.step < step]
+        worst = math.inf if lower_is_better(self.metric) else -math.inf
+        value = metrics[self.metric]
+        scored = {**metrics, self.metric: value if math.isfinite(value) else worst}
+        self.reports.append(Report(step=step, metrics=scored))
+        return self.last
+
+    def why_stop(self, stopping: EarlyStopping) -> str | None:
+        """Why the trial should stop now, or None."""
+        if diverged(self.values):
+            found = f"{self.metric} is not finite at step {self.last.step}"
+            return f"diverged: {found}; try a smaller tuning.learning_rate_multiplier"
+        if out_of_patience(self.values, stopping, lower_is_better(self.metric)):
+            return "early stopping"
+        return None
+
+    def up_to(self, step: int) -> Report | None:
+        """The best report at or before a step: what a trial of that many steps would have kept."""
+        early = [report for report in self.reports if report.step <= step]
+        if not early:
+            return None
+        return early[best_index([report.metrics[self.metric] for report in early], lower_is_better(self.metric))]
+
+    def save(self, folder: Path) -> None:
+        content = {
+            "metric": self.metric,
+            "seconds": self.seconds,
+            "reports": [asdict(report) for report in self.reports],
+        }
+        (folder / FILE).write_text(json.dumps(content))
+
+    @classmethod
+    def load(cls, folder: Path) -> History:
+        content = json.loads((folder / FILE).read_text())
+        reports = [Report(**report) for report in content["reports"]]
+        return cls(metric=content["metric"], reports=reports, seconds=content["seconds"])

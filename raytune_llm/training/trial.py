@@ -1,0 +1,230 @@
+"""One trial in one process (or one of its data-parallel workers): model, adapter, trainer, evaluation, checkpoint.
+
+Free of Ray: what is to be reported is handed to a callable, so the same trial runs in a Ray Train worker, in a Ray
+Tune trial and in a test. A checkpoint holds all that must survive: state/ (weights, optimizer, schedule, random
+streams, by the trainer), best/ (the adapter or model of the best step so far) and history.json (all reports).
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from raytune_llm.data.order import first_indices
+from raytune_llm.evaluation.loss import evaluate
+from raytune_llm.job import TrainJob, Tuning
+from raytune_llm.method import Example
+from raytune_llm.tracking import Run
+from raytune_llm.training.history import History
+
+Reporter = Callable[[dict[str, Any], Path], None]
+"""Takes the metrics of a report and the local folder of its checkpoint, which it must copy before it returns."""
+Progress = Callable[[int, dict[str, float]], None]
+"""Told the step after each one, with metrics where there are new ones."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The encoded records of a job."""
+
+    train: list[Example]
+    eval: list[Example]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a trial runs."""
+
+    folder: Path
+    """Local scratch folder, empty or this trial's own."""
+    rank: int
+    world_size: int
+    use_gpu: bool
+
+
+def split_batch(tuning: Tuning, num_workers: int) -> tuple[int, int]:
+    """(examples per forward pass of a worker, forward passes per step). Raises ValueError when the batch can't be
+    divided."""
+    if tuning.batch_size % num_workers:
+        raise ValueError(
+            f"tuning.batch_size={tuning.batch_size} can't be divided among scaling.num_workers={num_workers}; "
+            "make it a multiple"
+        )
+    share = tuning.batch_size // num_workers
+    micro = tuning.micro_batch_size or share
+    if share % micro:
+        raise ValueError(
+            f"tuning.micro_batch_size={micro} doesn't divide each worker's {share} examples; choose a divisor"
+        )
+    return micro, share // micro
+
+
+def fit(
+    job: TrainJob,
+    examples: Examples,
+    place: Place,
+    *,
+    milestones: Iterable[int],
+    report: Reporter,
+    run: Run,
+    progress: Progress,
+    resume: Path | None,
+) -> str:
+    """Train one trial to its end and return why it ended. `resume` is a checkpoint's folder to go on from."""
+    from transformers import PrinterCallback, set_seed
+
+    set_seed(job.seed)
+    tokenizer = job.model.tokenizer()
+    model = job.adapter.apply(job.model.load(), rank=job.tuning.adapter_size, seed=job.seed)
+    evaluator = Evaluator(job, examples.eval, place, set(milestones), report, run, progress, resume)
+    indices = first_indices(len(examples.train), job.seed, job.tuning.steps * job.tuning.batch_size)
+    trainer = job.method.trainer(
+        model,
+        examples.train,
+        indices,
+        tokenizer=tokenizer,
+        arguments=training_arguments(job, place),
+        callbacks=[evaluator],
+    )
+    trainer.remove_callback(PrinterCallback)
+    evaluator.trainer = trainer
+    trainer.train(resume_from_checkpoint=str(resume / "state") if resume else None)
+    return evaluator.ended
+
+
+def training_arguments(job: TrainJob, place: Place) -> dict[str, Any]:
+    """The TrainingArguments that a trial's knobs mean; evaluation and checkpoints are the Evaluator's."""
+    import torch
+
+    micro, accumulation = split_batch(job.tuning, place.world_size)
+    schedules = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
+    return {
+        "output_dir": str(place.folder / "trainer"),
+        "max_steps": job.tuning.steps,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": accumulation,
+        "learning_rate": job.learning_rate,
+        "lr_scheduler_type": schedules[job.tuning.schedule.value],
+        "warmup_steps": job.tuning.warmup_steps,
+        "weight_decay": job.tuning.weight_decay,
+        "max_grad_norm": job.tuning.max_grad_norm,
+        "optim": "adamw_torch",
+        "seed": job.seed,
+        "data_seed": job.seed,
+        "train_sampling_strategy": "sequential",
+        "bf16": place.use_gpu and torch.cuda.is_bf16_supported(),
+        "use_cpu": not place.use_gpu,
+        "activation_checkpointing": job.scaling.gradient_checkpointing,
+        "logging_steps": max(1, min(10, job.tuning.eval_every)),
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "dataloader_pin_memory": place.use_gpu,
+        "ddp_find_unused_parameters": False,
+    }
+
+
+class Evaluator(TrainerCallback):
+    """At every evaluation: eval metrics over all workers, early stopping, best weights, checkpoint, report."""
+
+    trainer: Any
+
+    def __init__(
+        self,
+        job: TrainJob,
+        eval_examples: list[Example],
+        place: Place,
+        milestones: set[int],
+        report: Reporter,
+        run: Run,
+        progress: Progress,
+        resume: Path | None,
+    ):
+        self.job, self.eval_examples, self.place, self.milestones = job, eval_examples, place, milestones
+        self.report, self.run, self.progress = report, run, progress
+        self.checkpoint = place.folder / "checkpoint"
+        self.history = History(metric=job.method.metric)
+        if resume is not None:
+            self.history = History.load(resume)
+            shutil.copytree(resume / "best", self.checkpoint / "best", dirs_exist_ok=True)
+        self.started = time.monotonic() - self.history.seconds
+        self.train_losses: list[float] = []
+        self.ended = "complete"
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        step, tuning = state.global_step, self.job.tuning
+        self.progress(step, {})
+        if step % tuning.eval_every == 0 or step in self.milestones or step == tuning.steps:
+            control.should_log = control.should_save = True
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
+    ) -> None:
+        if "loss" not in logs:
+            return
+        self.train_losses.append(logs["loss"])
+        self.run.log(
+            state.global_step,
+            {
+                "train/loss": logs["loss"],
+                "train/learning_rate": logs["learning_rate"],
+                "train/grad_norm": logs["grad_norm"],
+            },
+        )
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any, **_: Any
+    ) -> None:
+        step = state.global_step
+        metrics = self.evaluate(model) | {
+            "train/loss": sum(self.train_losses) / max(1, len(self.train_losses)),
+            **self.cost(),
+        }
+        self.train_losses.clear()
+        report = self.history.add(step, metrics)
+        self.history.seconds = metrics["time/seconds"]
+        why = self.history.why_stop(self.job.tuning.early_stopping)
+        if why is not None:
+            control.should_training_stop, self.ended = True, why
+        if self.place.rank == 0:
+            self.write_checkpoint(step, Path(args.output_dir) / f"checkpoint-{step}")
+        self.progress(step, report.metrics)
+        self.run.log(step, report.metrics)
+        self.report({"step": step, "best_step": self.history.best.step, **report.metrics}, self.checkpoint)
+
+    def evaluate(self, model: Any) -> dict[str, float]:
+        """Eval metrics, summed over all workers, each of which takes its share of the eval set."""
+        with self.trainer.accelerator.autocast():
+            scores = evaluate(
+                model,
+                self.eval_examples,
+                self.job.method.terms,
+                pad_id=self.trainer.processing_class.pad_token_id,
+                batch_size=4 * self.trainer.args.per_device_train_batch_size,
+                rank=self.place.rank,
+                world_size=self.place.world_size,
+            )
+        return scores.metrics("eval")
+
+    def cost(self) -> dict[str, float]:
+        seconds = time.monotonic() - self.started
+        gpus = self.place.world_size if self.place.use_gpu else 0
+        return {"time/seconds": seconds, "cost/gpu_hours": seconds * gpus / 3600}
+
+    def write_checkpoint(self, step: int, saved: Path) -> None:
+        """Bring the folder up to date: the trainer's own save becomes state/, a new best replaces best/."""
+        self.checkpoint.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.checkpoint / "state", ignore_errors=True)
+        saved.rename(self.checkpoint / "state")
+        if self.history.best.step == step:
+            shutil.rmtree(self.checkpoint / "best", ignore_errors=True)
+            self.trainer.accelerator.unwrap_model(self.trainer.model).save_pretrained(self.checkpoint / "best")
+        self.history.save(self.checkpoint)

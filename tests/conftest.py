@@ -1,0 +1,48 @@
+"""What all tests share: quiet, offline, on one thread, with their own home."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAYTUNE_LLM_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="session")
+def public_data() -> Path:
+    """The folder of public data and bases that tests marked `real` run on."""
+    folder = os.environ.get("RAYTUNE_LLM_PUBLIC_DATA")
+    if not folder:
+        pytest.skip("RAYTUNE_LLM_PUBLIC_DATA names no folder of public data")
+    return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def ray_session():
+    """A Ray session of the module's own, in a folder of its own."""
+    import ray
+
+    from raytune_llm import cluster
+
+    cluster.set_environment()
+    with tempfile.TemporaryDirectory(prefix="rt", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            logging_level="warning",
+            _temp_dir=folder,
+            runtime_env={"env_vars": {name: os.environ[name] for name in cluster.ENVIRONMENT}},
+        )
+        yield
+        ray.shutdown()

@@ -1,0 +1,100 @@
+"""Every option in conf/ composes, loads, and is read by somebody."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from raytune_llm.config import CONF, compose, load
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "raytune_llm"
+ROOTS = sorted(file.stem for file in CONF.glob("*.yaml") if file.stem not in ("job", "demo"))
+
+
+GIVEN = {"model": "model=demo", "data": "data=demo_sarcasm"}
+
+
+def given(root, *overrides):
+    """The overrides that a root needs to be complete."""
+    groups = [key for entry in chain(root) for key in (entry if isinstance(entry, dict) else {})]
+    needed = [GIVEN[group] for group in groups if group in GIVEN]
+    missing_adapter = root in ("evaluate", "serve")
+    return [*needed, *(["adapter=tuned"] if missing_adapter else []), *overrides]
+
+
+def chain(root):
+    """The defaults list of a root, those of the roots it inherits from included."""
+    for entry in OmegaConf.load(CONF / f"{root}.yaml").defaults:
+        yield dict(entry) if OmegaConf.is_config(entry) else entry
+        if entry == "train":
+            yield from chain("train")
+
+
+OPTIONS = [
+    (file.parent.relative_to(CONF).as_posix(), file.stem)
+    for file in sorted(CONF.rglob("*.yaml"))
+    if file.parent != CONF
+]
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_every_root_has_a_job_and_loads(root):
+    job = load(root, given(root))
+    assert (ROOT / "jobs" / f"{root}.py").is_file()
+    assert type(job).__name__.lower() == f"{root}job"
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda value: value)
+def test_every_option_loads(group, option, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    extra = {"jsonl": ["data.train=x.jsonl"], "hub": ["model.name_or_path=org/name"]}.get(option, [])
+    assert load("sweep", given("sweep", f"{group}={option}", *extra))
+
+
+def test_jobs_are_short():
+    for file in (ROOT / "jobs").glob("*.py"):
+        assert len(file.read_text().splitlines()) <= 30, file
+
+
+def components(value):
+    """The job and every dataclass inside it."""
+    if dataclasses.is_dataclass(value):
+        yield value
+        for field in dataclasses.fields(value):
+            yield from components(getattr(value, field.name))
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from components(item)
+
+
+def test_no_option_is_dead(monkeypatch):
+    """Each field of each component is read somewhere outside its own declaration."""
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    code = "\n".join(file.read_text() for file in PACKAGE.rglob("*.py"))
+    jobs = [load(root, given(root)) for root in ROOTS]
+    jobs += [
+        load("sweep", given("sweep", f"{group}={option}"))
+        for group, option in OPTIONS
+        if option not in ("jsonl", "hub")
+    ]
+    fields = {(type(c), f.name) for job in jobs for c in components(job) for f in dataclasses.fields(c)}
+    dead = [
+        f"{cls.__name__}.{name}" for cls, name in sorted(fields, key=str) if not re.search(rf"[\w\])]\.{name}\b", code)
+    ]
+    assert not dead
+
+
+def test_defaults_stand_in_yaml_alone():
+    for job in [load(root, given(root)) for root in ROOTS]:
+        for component in components(job):
+            for field in dataclasses.fields(component):
+                assert field.default is dataclasses.MISSING, (
+                    f"{type(component).__name__}.{field.name} has a default in Python"
+                )
+
+
+def test_the_composed_config_shows_every_key():
+    assert compose("sweep", given("sweep")).tuning.early_stopping.patience == 3

@@ -1,0 +1,169 @@
+"""The whole journey on one machine, stage by stage, on real Ray: sweep → leaderboard → registry → PEFT → evaluate →
+serve."""
+
+import csv
+import json
+import socket
+from pathlib import Path
+
+import openai
+import pytest
+import torch
+from worlds import write_base, write_records
+
+from raytune_llm import pipeline
+from raytune_llm.config import load
+from raytune_llm.models.adapter import load_tuned
+from raytune_llm.models.base import Base
+from raytune_llm.registry import Registry
+from raytune_llm.serving import deploy as deployment
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+@pytest.fixture(scope="module")
+def swept(ray_session, tmp_path_factory):
+    """A small sweep on the embedded base; its job and what it came to."""
+    home = tmp_path_factory.mktemp("home")
+    job = load(
+        "sweep",
+        [
+            "model=demo",
+            "data=demo_sarcasm",
+            f"home={home}",
+            "name=wit",
+            "run=first",
+            "tracking=tensorboard",
+            "tuning.eval_every=20",
+            "tuning.batch_size=8",
+            "sweep.space.tuning.steps=[20,40]",
+            "sweep.space.tuning.adapter_size=[1,8]",
+            "sweep.space.tuning.learning_rate_multiplier=[1.0]",
+            "sweep.scheduler.grace_steps=20",
+            "evaluation.max_examples=64",
+            "evaluation.bootstrap_draws=200",
+        ],
+    )
+    return job, pipeline.run_sweep(job)
+
+
+def test_leaderboard_has_every_point_that_was_reached_best_first(swept):
+    job, _ = swept
+    rows = list(csv.DictReader(Path(job.run_dir, "leaderboard.csv").read_text().splitlines()))
+    losses = [float(row["eval/loss"]) for row in rows]
+    assert losses == sorted(losses) and len({row["trial"] for row in rows}) == 2
+    assert {row["tuning.steps"] for row in rows} == {"20", "40"}
+
+
+def test_each_trial_keeps_its_metrics_and_one_checkpoint(swept):
+    job, _ = swept
+    folders = [folder for folder in Path(job.run_dir, "trials").iterdir() if folder.is_dir()]
+    assert len(folders) == 2
+    for folder in folders:
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert {"train/loss", "eval/loss"} <= set().union(*lines)
+        assert len(list(folder.glob("checkpoint_*"))) == 1
+        assert list(folder.glob("events.out.tfevents*"))
+
+
+def test_the_winner_is_registered_with_a_card_that_explains_it(swept):
+    job, conclusion = swept
+    version = Registry(job.registry_dir).show("wit@champion")
+    assert version.reference == conclusion.version.reference == "wit@1"
+    card = version.card
+    assert card.base_revision == job.model.facts.revision_hash and card.parent == "wit/first"
+    assert set(card.data) == {"train", "eval", "test"} and card.config["tuning"]["adapter_size"] in (1, 8)
+    low, high = card.intervals["test/accuracy"]
+    assert low <= card.metrics["test/accuracy"] <= high
+
+
+def test_the_registered_adapter_loads_in_peft_and_is_what_was_trained(swept):
+    job, conclusion = swept
+    from peft import PeftModel
+
+    base = Base.from_loading(conclusion.version.card.base_loading)
+    tuned = PeftModel.from_pretrained(base.load(), conclusion.version.path).eval()
+    again = load_tuned(conclusion.version.path, base)
+    ids = torch.tensor([job.model.tokenizer()("Ann: What a day!")["input_ids"]])
+    with torch.no_grad():
+        assert torch.equal(tuned(ids).logits, again(ids).logits)
+        assert not torch.allclose(tuned(ids).logits, base.load().eval()(ids).logits)
+
+
+def test_evaluate_reports_base_against_tuned(swept, capsys):
+    job, _ = swept
+    evaluation = load(
+        "evaluate", ["adapter=wit@1", "data=demo_sarcasm", f"home={job.home}", "run=now", "evaluation.max_examples=40"]
+    )
+    assert pipeline.evaluate(evaluation) == 0
+    said = capsys.readouterr().out
+    assert "tuned beats base on eval/loss by" in said
+    page = Path(evaluation.run_dir, "evaluation-test.md").read_text()
+    assert "eval/accuracy" in page and "## Samples" in page
+    assert json.loads(Path(evaluation.run_dir, "evaluation-test.json").read_text())["num_examples"] == 40
+
+
+def test_the_endpoint_answers_the_openai_client_with_base_and_winner(swept, capsys):
+    job, conclusion = swept
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    serving = load("serve", ["adapter=wit", f"home={job.home}", f"serve.port={port}"])
+    endpoint = pipeline.deploy(serving, ["wit@champion"])
+    try:
+        assert "proven  wit@1" in capsys.readouterr().out
+        client = openai.OpenAI(base_url=endpoint.url, api_key="none")
+        names = [model.id for model in client.models.list()]
+        assert {"base", "wit@1"} <= set(names) or "wit@1" in names
+        sample = conclusion.proof.samples[0]
+        said = {
+            name: client.completions.create(model=name, prompt=sample.prompt, max_tokens=16, temperature=0)
+            .choices[0]
+            .text
+            for name in names
+        }
+        assert said["wit@1"].strip() == sample.answers["tuned"]
+        assert len(set(said.values())) > 1
+        with pytest.raises(openai.NotFoundError):
+            client.completions.create(model="nobody", prompt="x")
+    finally:
+        deployment.stop()
+
+
+def test_going_on_with_a_finished_run_trains_nothing_again(swept, capsys):
+    job, _ = swept
+    pipeline.run_sweep(job)
+    said = capsys.readouterr().out
+    assert "going on with the interrupted sweep" in said
+    assert Registry(job.registry_dir).resolve("wit@2").card.metrics["eval/loss"] == pytest.approx(
+        Registry(job.registry_dir).resolve("wit@1").card.metrics["eval/loss"]
+    )
+
+
+@pytest.mark.parametrize(("shape", "adapter"), [("t5", "lora"), ("qwen", "lora"), ("llama", "full")])
+def test_other_shapes_pass_from_training_to_the_registry(shape, adapter, tmp_path):
+    base = write_base(tmp_path / shape, shape)
+    train, evaluation = write_records(tmp_path)
+    job = load(
+        "train",
+        [
+            f"model.name_or_path={base}",
+            f"data.train={train}",
+            f"data.eval={evaluation}",
+            f"home={tmp_path}",
+            f"adapter={adapter}",
+            "name=other",
+            "tuning.steps=4",
+            "tuning.eval_every=2",
+            "tuning.adapter_size=2",
+            "promote=never",
+            "evaluation.max_new_tokens=8",
+        ],
+    )
+    assert pipeline.train(job) == 0
+    version = Registry(job.registry_dir).show("other@1")
+    assert version.card.kind == ("adapter" if adapter == "lora" else "model") and version.aliases == ()
+    tuned = load_tuned(version.path, Base.from_loading(version.card.base_loading))
+    assert any(
+        (tensor != 0).any() for name, tensor in tuned.state_dict().items() if "lora_B" in name or adapter == "full"
+    )

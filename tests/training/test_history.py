@@ -1,0 +1,57 @@
+import math
+
+from raytune_llm.job import EarlyStopping
+from raytune_llm.training.history import History
+
+STOP = EarlyStopping(patience=2, min_delta=0.0)
+
+
+def history(*losses):
+    result = History(metric="eval/loss")
+    for i, loss in enumerate(losses, 1):
+        result.add(10 * i, {"eval/loss": loss})
+    return result
+
+
+def test_best_and_last():
+    h = history(3.0, 1.0, 2.0)
+    assert (h.best.step, h.last.step) == (20, 30)
+
+
+def test_work_redone_after_a_crash_replaces_what_was_reported():
+    h = history(3.0, 1.0, 2.0)
+    h.add(20, {"eval/loss": 1.5})
+    assert [r.step for r in h.reports] == [10, 20]
+    assert h.best.metrics["eval/loss"] == 1.5
+
+
+def test_survives_its_file(tmp_path):
+    h = history(3.0, 1.0)
+    h.seconds = 12.5
+    h.save(tmp_path)
+    assert History.load(tmp_path) == h
+
+
+def test_divergence_is_infinite_loss_and_stops_with_advice():
+    h = history(3.0, math.nan)
+    assert h.last.metrics["eval/loss"] == math.inf
+    assert h.best.step == 10
+    assert "learning_rate_multiplier" in h.why_stop(STOP)
+
+
+def test_a_diverged_trial_survives_its_file(tmp_path):
+    h = history(3.0, math.nan)
+    h.save(tmp_path)
+    assert History.load(tmp_path).last.metrics["eval/loss"] == math.inf
+
+
+def test_up_to_is_what_a_shorter_trial_would_have_kept():
+    h = history(3.0, 1.0, 2.0, 0.5)
+    assert h.up_to(5) is None
+    assert h.up_to(30).step == 20
+    assert h.up_to(40).step == 40
+
+
+def test_early_stopping_says_so():
+    assert history(1.0, 2.0).why_stop(STOP) is None
+    assert history(1.0, 2.0, 3.0).why_stop(STOP) == "early stopping"

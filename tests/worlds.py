@@ -1,0 +1,136 @@
+"""Small worlds that tests share: random tiny bases with a tokenizer, and records for them."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers.decoders import ByteLevel
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+WORDS = [
+    "red",
+    "green",
+    "blue",
+    "one",
+    "two",
+    "three",
+    "four",
+    "cat",
+    "dog",
+    "bird",
+    "runs",
+    "sleeps",
+    "sings",
+    "what",
+    "does",
+    "the",
+    "say",
+    "to",
+    "me",
+]
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE of a few hundred tokens with EOS and pad, without a chat template."""
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<pad>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    generator = random.Random(0)
+    inner.train_from_iterator((" ".join(generator.choices(WORDS, k=6)) for _ in range(200)), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", pad_token="<pad>")
+
+
+def llama(vocab_size: int) -> LlamaForCausalLM:
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=128,
+            initializer_range=0.2,
+            eos_token_id=1,
+            pad_token_id=0,
+        )
+    )
+
+
+def qwen(vocab_size: int) -> Qwen2ForCausalLM:
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=vocab_size,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=128,
+            initializer_range=0.2,
+            eos_token_id=1,
+            pad_token_id=0,
+        )
+    )
+
+
+def t5(vocab_size: int) -> T5ForConditionalGeneration:
+    return T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=vocab_size,
+            d_model=32,
+            d_ff=64,
+            d_kv=8,
+            num_layers=2,
+            num_heads=4,
+            dropout_rate=0.0,
+            decoder_start_token_id=0,
+            eos_token_id=1,
+            pad_token_id=0,
+        )
+    )
+
+
+SHAPES = {"llama": llama, "qwen": qwen, "t5": t5}
+
+
+def write_base(folder: Path, shape: str) -> Path:
+    """A random base of a shape, as a transformers folder."""
+    torch.manual_seed(0)
+    words = tokenizer()
+    SHAPES[shape](len(words)).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+def write_records(folder: Path, count: int = 24) -> tuple[Path, Path]:
+    """Supervised train and eval files of a task that can be learned: the answer is the last word of the prompt."""
+    generator = random.Random(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, size in (("train", count), ("eval", 8)):
+        lines = []
+        for _ in range(size):
+            words = generator.choices(WORDS[:6], k=3)
+            lines.append(json.dumps({"input_text": " ".join(words), "output_text": words[-1]}))
+        path = folder / f"{name}.jsonl"
+        path.write_text("\n".join(lines) + "\n")
+        paths.append(path)
+    return paths[0], paths[1]
