@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+import warnings
 from pathlib import Path
 
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # Ray Train lets one report through per interval; its default is 2 s
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # the patch prints twice and disturbs datasets' mapping
-    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",  # warnings and errors alone on the terminal
-    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # prints an error line at every start; checkpoints cover preemption
     "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # its own CSV and TensorBoard files beside those of tracking/
     "TUNE_GLOBAL_CHECKPOINT_S": "2",  # how much of a sweep a killed driver may forget
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "PYTHONWARNINGS": "ignore::FutureWarning",
@@ -25,23 +26,45 @@ stays."""
 
 
 def set_environment() -> None:
+    """Set them here too, and silence what transformers tells its own maintainers."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
 def connect() -> None:
-    """Join the cluster of RAY_ADDRESS (as a submitted job does), else start a local session; nothing when joined."""
+    """Join the cluster of RAY_ADDRESS (as a submitted job does) or of `ray start` on this machine, else start a local
+    session; nothing when joined."""
     import ray
+    from ray._private.services import canonicalize_bootstrap_address
 
     if ray.is_initialized():
         return
     set_environment()
-    inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    to_cluster = "RAY_ADDRESS" in os.environ
-    environment: dict[str, object] = {"env_vars": {name: os.environ[name] for name in ENVIRONMENT}}
-    if to_cluster and not inside_job:
+    variables = {name: os.environ[name] for name in ENVIRONMENT}
+    if canonicalize_bootstrap_address(None) is None:
+        start_session(variables)
+        return
+    environment: dict[str, object] = {"env_vars": variables}
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # not submitted: its working directory is not on the workers
         environment["py_modules"] = [str(Path(__file__).parent)]
     ray.init(logging_level=logging.WARNING, runtime_env=environment)
+
+
+def start_session(variables: dict[str, str]) -> None:
+    """A local session on a port known beforehand, so that its workers can be told its address. Ray Train's helpers look
+    for a session of this machine otherwise, and fail where there are two."""
+    import ray
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ["RAY_GCS_SERVER_PORT"] = str(port)
+    try:
+        environment = {"env_vars": variables | {"RAY_ADDRESS": f"127.0.0.1:{port}"}}
+        ray.init("local", logging_level=logging.WARNING, runtime_env=environment)
+    finally:
+        del os.environ["RAY_GCS_SERVER_PORT"]
 
 
 def uses_gpu(asked: bool | None) -> bool:

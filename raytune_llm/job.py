@@ -234,6 +234,10 @@ class RegistryJob(Job):
     alias: str
     """The alias that action=alias sets."""
 
+    def __post_init__(self) -> None:
+        needs = "NAME for rollback, NAME@3 for show and alias"
+        require(self.action is RegistryAction.list or self.version is not None, "version", self.version, needs)
+
 
 class Promotion(Enum):
     """When a published version becomes champion."""

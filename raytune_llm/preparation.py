@@ -12,7 +12,7 @@ from typing import Any
 from raytune_llm.data.doctor import Diagnosis, examine
 from raytune_llm.data.files import Splits, load
 from raytune_llm.data.tokens import Tokens
-from raytune_llm.job import CheckJob, InputError, SweepJob, TrainJob
+from raytune_llm.job import CheckJob, InputError, SweepJob, TrainJob, require
 from raytune_llm.sweep.space import Plan
 from raytune_llm.training.trial import Examples, split_batch
 
@@ -64,6 +64,8 @@ def check_sweep(job: SweepJob, planned: Plan) -> None:
     InputError."""
     with input_errors():
         job.sweep.search.param_space(planned)
+        reason = job.sweep.backend.why_not(job, planned)
+        require(reason is None, "sweep/backend", type(job.sweep.backend).__name__, f"auto or ray_train ({reason})")
         for size in candidates(job, "tuning.adapter_size"):
             job.adapter.check(size, job.model.facts)
         for batch_size in candidates(job, "tuning.batch_size"):

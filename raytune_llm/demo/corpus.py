@@ -58,16 +58,23 @@ def story(rng: Random) -> str:
     return f"{event}\n{ending}" if rng.random() < 0.5 else f"{event} {ending}"
 
 
-def feeling_question(rng: Random) -> str:
-    """Whether a feeling is a good one, or what its opposite is."""
-    feeling = rng.choice(world.ALL_FEELINGS)
+def judgement(rng: Random) -> str:
+    """Whether something that happened, or a feeling, is good or bad; what a feeling's opposite is."""
+    feeling, situation = rng.choice(world.ALL_FEELINGS), rng.choice(world.SITUATIONS)
+    who = _who(rng)
+    event = world.happening(situation, rng.randrange(3), who)
     return rng.choice(
         (
-            f"Is {feeling.word} a good or a bad feeling?\n{'good' if feeling.good else 'bad'}",
+            f"{event}\nWas it good or bad for {who}?\n{_tone(situation.good)}",
+            f"Is {feeling.word} a good or a bad feeling?\n{_tone(feeling.good)}",
             f"What is the opposite of {feeling.word}?\n{feeling.opposite}",
             f"{feeling.word} is the opposite of {feeling.opposite}.",
         )
     )
+
+
+def _tone(good: bool) -> str:
+    return "good" if good else "bad"
 
 
 def _reply(rng: Random, good: bool) -> str:
@@ -144,12 +151,12 @@ def echo(rng: Random) -> str:
 
 KINDS = (
     (story, 0.28),
-    (feeling_question, 0.06),
-    (reply, 0.12),
-    (dialogue, 0.12),
+    (judgement, 0.10),
+    (reply, 0.11),
+    (dialogue, 0.11),
     (home, 0.22),
-    (saying, 0.04),
-    (echo, 0.16),
+    (saying, 0.03),
+    (echo, 0.15),
 )
 
 

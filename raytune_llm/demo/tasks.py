@@ -104,7 +104,7 @@ def chat(split: str, count: int) -> list[Record]:
 
 
 def _worse_reply(rng: Random, good: bool) -> str:
-    """A reply that `world.prefers` refuses: half of them end otherwise, half have a fault of tone, order or length."""
+    """A reply that `world.prefers` refuses: most end otherwise, the rest have a fault of tone, order or length."""
     opening, question = rng.choice(world.OPENINGS[good]), rng.choice(world.QUESTIONS[good])
     other = rng.choice(world.OPENINGS[not good])
     faults = (
@@ -115,7 +115,7 @@ def _worse_reply(rng: Random, good: bool) -> str:
         f"{opening} {opening} {question}",
         question,
     )
-    if rng.random() < 0.5:
+    if rng.random() < 0.3:
         return rng.choice(faults)
     return f"{opening} {world.follow_up(rng, rng.choice(('none', 'advice', 'story')), good)}".strip()
 

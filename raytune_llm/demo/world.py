@@ -70,7 +70,7 @@ GOOD_SITUATIONS = (
     ("moved into a new house", "got a room with a view", "bought a house by the sea"),
     ("got well again", "left the hospital in good health", "could walk again"),
     ("found the lost cat", "got {s} cat back", "saw {s} cat come home"),
-    ("sang on a stage", "got a long applause", "played the piano for a happy crowd"),
+    ("sang on a stage", "got a long applause", "played the piano for a cheering crowd"),
     ("grew a giant pumpkin", "picked sweet berries in {s} garden", "saw {s} roses bloom"),
     ("got the job", "was hired at once", "was chosen for the best job"),
     ("had a party", "was surprised with a party", "danced at a party"),
@@ -78,7 +78,7 @@ GOOD_SITUATIONS = (
     ("went on a holiday", "flew to a sunny island", "had a week of holiday"),
     ("paid off the house", "saved enough money", "got money back from the bank"),
     ("won at chess", "beat the chess champion", "played a brilliant game of chess"),
-    ("ate a great pizza", "got free ice cream", "had pancakes for breakfast"),
+    ("ate a huge pizza", "got free ice cream", "had pancakes for breakfast"),
 )
 # (good, bad) opposites
 FEELINGS = (
@@ -93,7 +93,7 @@ FEELING_ENDS = {"train": (0, 12), "eval": (12, 15), "test": (15, 20)}
 SITUATION_ENDS = {"train": (0, 20), "eval": (20, 24), "test": (24, 32)}
 EXCLAMATIONS = {
     True: ("Great.", "Lovely.", "How nice.", "Just perfect."),
-    False: ("Oh no.", "How sad.", "Not again.", "What a mess."),
+    False: ("Oh no.", "What a shame.", "Not again.", "What a mess."),
 }
 REMARKS = ("I feel {f}.", "I feel so {f}.", "This makes me feel {f}.")
 

@@ -15,7 +15,7 @@ from raytune_llm.job import require
 from raytune_llm.models.base import Base, Facts, linear_targets, torch_dtype
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
+    from peft import LoraConfig, PeftConfig
     from transformers import PreTrainedModel
 
 
@@ -34,6 +34,10 @@ class Adapter(Protocol):
 
     def check(self, rank: int, facts: Facts) -> None:
         """Raise ValueError when the base can't take it."""
+        ...
+
+    def config(self, model: PreTrainedModel, *, rank: int) -> PeftConfig | None:
+        """PEFT's config of what is trained; None for all weights."""
         ...
 
     def apply(self, model: PreTrainedModel, *, rank: int, seed: int) -> Any:
@@ -120,8 +124,12 @@ class Full:
     def check(self, rank: int, facts: Facts) -> None:
         """Every base can be fully tuned; the rank has no meaning here."""
 
+    def config(self, model: PreTrainedModel, *, rank: int) -> None:
+        return None
+
     def apply(self, model: PreTrainedModel, *, rank: int, seed: int) -> Any:
-        return model.requires_grad_(True)
+        """On a base in half precision the weights become fp32, for the optimizer's sake."""
+        return (model if model.dtype.itemsize > 2 else model.float()).requires_grad_(True)
 
 
 def load_tuned(folder: str | Path, base: Base, model: PreTrainedModel | None = None) -> Any:

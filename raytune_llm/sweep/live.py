@@ -14,14 +14,30 @@ SHOWN = 6
 
 
 class LiveTable(tune.Callback):
-    """Prints a short table now and then, and always at the end of the sweep's first trial."""
+    """Prints a short table now and then."""
 
     def __init__(self, metric: str, num_trials: int, steps: int, interactive: bool):
         self.metric, self.num_trials, self.steps = metric, num_trials, steps
         self.period_seconds = 5.0 if interactive else 20.0
-        self.started = self.printed = time.monotonic()
         self.rows: dict[str, dict[str, Any]] = {}
         self.ended: set[str] = set()
+
+    def setup(self, *args: Any, **info: Any) -> None:
+        """The sweep begins, or goes on in another process."""
+        self.started = self.printed = time.monotonic()
+        self.done_before = self.done()
+
+    def get_state(self) -> dict[str, Any]:
+        """What Tune stores, for a restored sweep to know."""
+        return {"rows": self.rows, "ended": self.ended}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.rows, self.ended = state["rows"], state["ended"]
+        self.done_before = self.done()
+
+    def done(self) -> int:
+        """Steps that need not be done any more, those saved by early stopping included."""
+        return sum(self.steps if id in self.ended else row["step"] for id, row in self.rows.items())
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -50,8 +66,8 @@ class LiveTable(tune.Callback):
     def text(self) -> str:
         """Header line and the best trials so far."""
         elapsed = time.monotonic() - self.started
-        done = sum(self.steps if id in self.ended else row["step"] for id, row in self.rows.items())
-        left = elapsed * (self.num_trials * self.steps - done) / max(1, done)
+        done = self.done()
+        left = elapsed * (self.num_trials * self.steps - done) / max(1, done - self.done_before)
         header = (
             f"{len(self.ended)} of {self.num_trials} trials ended, {len(self.rows) - len(self.ended)} running, "
             f"{elapsed:.0f} s, at most {left:.0f} s left"

@@ -25,6 +25,8 @@ class Sweep:
     space."""
     search: Any
     """Which points of the space are tried (conf/sweep/search)."""
+    backend: Any
+    """How trials are trained (conf/sweep/backend)."""
     scheduler: Any
     """Which trials are stopped before their last step (conf/sweep/scheduler)."""
     max_concurrent: int | None
@@ -83,7 +85,7 @@ class Plan:
         """What was decided, for the user."""
         if self.steps_are_free:
             listed = ", ".join(map(str, self.milestones))
-            return f"steps {listed} are free: the schedule is constant, so one run evaluated at each is all those trials"
+            return f"steps {listed} are free: the schedule is constant, so one run evaluated at each is all of those"
         if not self.milestones:
             return "steps is an axis of its own: trials of different length differ, by their schedule or as a range"
         return f"every trial runs {self.milestones[0]} steps"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +13,27 @@ from typing import Any
 
 import ray
 from ray import train as ray_train
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    FailureConfig,
+    LoggingConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
 from ray.train.torch import TorchTrainer
 
-from raytune_llm.job import Outcome, TrainJob, Trial
+from raytune_llm.job import InputError, Outcome, TrainJob, Trial
+from raytune_llm.storage import is_local
 from raytune_llm.tracking import Run, RunInfo, start_all
 from raytune_llm.tracking.jsonl import JSONL
 from raytune_llm.training.history import History
 from raytune_llm.training.progress import Progress
 from raytune_llm.training.trial import Place, Reporter, fit
+
+FULL_BYTES = 1 << 20
+"""A disk with less than this is full: not even a report fits."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +58,25 @@ class TrialSetup:
 
 
 def train(setup: TrialSetup) -> Outcome:
-    """Run the trial on its workers and wait for its end. Raises ray.train's error when it failed too often."""
-    return outcome_of(setup, trainer_for(setup, callbacks=[]).fit())
+    """Run the trial on its workers and wait for its end. Raises ray.train's error when it failed too often, InputError
+    when a disk was full."""
+    try:
+        return outcome_of(setup, trainer_for(setup, callbacks=[]).fit())
+    except (OSError, TrainingFailedError) as error:
+        refuse_full_disk(error, setup.job)
+        raise
+
+
+def refuse_full_disk(error: Exception, job: TrainJob) -> None:
+    """Raise InputError when the error, or what a worker said of its own, is that of a full disk, or home is full."""
+    reasons = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT)]
+    said = any(reason in str(error) for reason in reasons)
+    if said or (is_local(job.home) and shutil.disk_usage(job.home.removeprefix("file://")).free < FULL_BYTES):
+        raise InputError(
+            f"no space left in home={job.home}, or in a worker's temporary folder: the run stopped and what was stored "
+            f"before is intact; free some space, then the same command with run={job.run} goes on from its last "
+            "checkpoint"
+        ) from error
 
 
 def trainer_for(setup: TrialSetup, callbacks: list[Any]) -> TorchTrainer:
@@ -52,7 +84,7 @@ def trainer_for(setup: TrialSetup, callbacks: list[Any]) -> TorchTrainer:
     scaling = setup.job.scaling
     return TorchTrainer(
         worker,
-        train_loop_config={"setup": setup},
+        train_loop_config={"setup": ray.put(setup)},  # a reference: the controller needs none of its imports
         scaling_config=ScalingConfig(
             num_workers=scaling.num_workers,
             use_gpu=setup.use_gpu,
@@ -64,13 +96,15 @@ def trainer_for(setup: TrialSetup, callbacks: list[Any]) -> TorchTrainer:
             failure_config=FailureConfig(max_failures=scaling.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             callbacks=callbacks,
+            logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
 
 
 def worker(config: dict[str, Any]) -> None:
     """What each Ray Train worker runs."""
-    setup: TrialSetup = config["setup"]
+    logging.getLogger().setLevel(logging.WARNING)  # Ray Train has set it to INFO, which repeats every report
+    setup: TrialSetup = ray.get(config["setup"])
     context = ray_train.get_context()
     rank = context.get_world_rank()
 
@@ -82,7 +116,6 @@ def worker(config: dict[str, Any]) -> None:
 
 def run_trial(setup: TrialSetup, rank: int, world_size: int, report: Reporter, checkpoint: Checkpoint | None) -> None:
     """Run the trial in this process, from its checkpoint if it has one."""
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="trial-", ignore_cleanup_errors=True) as scratch:
         place = Place(Path(scratch), rank, world_size, setup.use_gpu)
         resume = Path(checkpoint.to_directory(f"{scratch}/resume")) if checkpoint else None

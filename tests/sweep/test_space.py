@@ -15,7 +15,7 @@ class FakeJob:
 
 
 def sweep(space):
-    return Sweep(space=space, search=None, scheduler=None, max_concurrent=None)
+    return Sweep(space=space, search=None, backend=None, scheduler=None, max_concurrent=None)
 
 
 GRID = {"tuning": {"steps": [100, 50], "learning_rate_multiplier": [1.0, 3.0], "adapter_size": 4}}

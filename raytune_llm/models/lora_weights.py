@@ -1,0 +1,94 @@
+"""LoRA weights by module, and as one row of a table in which many adapters lie side by side.
+
+In a row each module has A as (in_features, R) and then B as (R, out_features), R the table's largest rank; an adapter
+of rank r < R leaves columns r..R of A and rows r..R of B at 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Weights = dict[str, tuple[Tensor, Tensor]]
+"""An adapter: module name → (A (r, in_features), B (out_features, r)), PEFT's orientation."""
+
+
+class RowLayout:
+    """Where each module's A and B lie in a row of `size` scalars."""
+
+    def __init__(self, sizes: Mapping[str, tuple[int, int]], max_rank: int) -> None:
+        """sizes: module → (in_features, out_features)."""
+        self.sizes, self.max_rank = dict(sizes), max_rank
+        self.size = 0
+        self._bounds: list[tuple[int, int, int]] = []
+        for inner, outer in sizes.values():
+            middle = self.size + inner * max_rank
+            end = middle + outer * max_rank
+            self._bounds.append((self.size, middle, end))
+            self.size = end
+
+    def views(self, table: Tensor, rank: int) -> list[tuple[Tensor, Tensor]]:
+        """Each module's first `rank` columns of A and rows of B in a table (S, size): (S, in, rank), (S, rank, out)."""
+        count, found = len(table), []
+        for (start, middle, end), (inner, outer) in zip(self._bounds, self.sizes.values(), strict=True):
+            a = table[:, start:middle].view(count, inner, self.max_rank)
+            b = table[:, middle:end].view(count, self.max_rank, outer)
+            found.append((a[:, :, :rank], b[:, :rank]))
+        return found
+
+    def pack(self, weights: Mapping[str, tuple[Tensor, Tensor]], dtype: torch.dtype) -> Tensor:
+        """An adapter as a row, (size,), on the CPU. Raises ValueError when it doesn't fit this layout."""
+        missing, unknown = sorted(self.sizes.keys() - weights.keys()), sorted(weights.keys() - self.sizes.keys())
+        if missing or unknown:
+            raise ValueError(
+                f"the adapter lacks modules {missing[:3]} and has modules {unknown[:3]} that aren't adapted here"
+            )
+        row = torch.zeros(1, self.size, dtype=dtype)
+        for (name, (inner, outer)), (into_a, into_b) in zip(
+            self.sizes.items(), self.views(row, self.max_rank), strict=True
+        ):
+            a, b = weights[name]
+            rank = a.shape[0]
+            if rank > self.max_rank:
+                raise ValueError(
+                    f"the adapter's rank {rank} at {name} is more than {self.max_rank}, the largest held here"
+                )
+            if a.shape != (rank, inner) or b.shape != (outer, rank):
+                raise ValueError(
+                    f"the adapter's shapes {tuple(a.shape)}, {tuple(b.shape)} at {name} don't fit a layer of {inner} "
+                    f"to {outer} features; it was made for another base"
+                )
+            into_a[0, :, :rank] = a.T
+            into_b[0, :rank] = b.T
+        return row[0]
+
+    def unpack(self, row: Tensor, rank: int) -> Weights:
+        """The inverse of pack: contiguous copies."""
+        return {
+            name: (
+                a[0].T.clone(memory_format=torch.contiguous_format),
+                b[0].T.clone(memory_format=torch.contiguous_format),
+            )
+            for name, (a, b) in zip(self.sizes, self.views(row.unsqueeze(0), rank), strict=True)
+        }
+
+
+def initial_weights(model: nn.Module, names: Sequence[str], *, rank: int, seed: int) -> Weights:
+    """The weights that peft.get_peft_model gives after torch.manual_seed(seed): A Kaiming-uniform, B zero, bit for bit.
+
+    `names` in the model's own order. PEFT draws each layer's nn.Linear defaults first, then A again; so does this.
+    """
+    weights = {}
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        for name in names:
+            layer: Any = model.get_submodule(name)
+            a = nn.Linear(layer.in_features, rank, bias=False).weight.detach()
+            b = nn.Linear(rank, layer.out_features, bias=False).weight.detach()
+            nn.init.kaiming_uniform_(a, a=math.sqrt(5))
+            weights[name] = (a.to(layer.weight.dtype), nn.init.zeros_(b).to(layer.weight.dtype))
+    return weights

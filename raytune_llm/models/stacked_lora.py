@@ -1,0 +1,287 @@
+"""Many LoRA adapters side by side on one frozen base: the forward pass that packed training and serving share.
+
+    y = x Wᵀ + b + s · (x A) B          LoRA: Hu et al., 2021, arXiv 2106.09685
+
+All scalars of an adapter lie in one row of a flat table, so that joining, leaving, clipping and the optimizer are
+operations on rows; each layer's A and B are views into it. What lies beyond an adapter's own rank is 0: its gradients
+are exactly 0, so it stays 0. A `Route` says which adapter each row of the next
+forward pass goes through: equal numbers of rows for each of some slots (training, evaluation), or any slot for each
+row (decoding). Without a route the layers are the plain base. Rows never mix, so a NaN adapter spoils its own rows
+only.
+
+In training each layer is one autograd node that adds the gradients of A and B straight to their row; nothing flows to
+the base. Left out: DoRA, biases in adapters, layers other than nn.Linear.
+
+Shape letters: B rows of a batch, T tokens, S slots of a route, C = B / S rows each, R rank, P scalars of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raytune_llm.models.lora_weights import RowLayout, Weights
+
+RANK_STEP = 8
+"""Passes compute ranks in multiples of this, as matrix units like them."""
+
+
+class Noise(Protocol):
+    """Dropout before the adapters, drawn for each slot from its own stream."""
+
+    def replay(self) -> AbstractContextManager[None]:
+        """Draws inside repeat the first ones, for activation checkpointing."""
+        ...
+
+    def draw(self, layer: int, x: Tensor) -> Tensor:
+        """0 or 1/(1−p), of the shape of x."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LayerViews:
+    """One layer's part of the rows of a route."""
+
+    a: Tensor
+    """(S, in_features, R)"""
+    b: Tensor
+    """(S, R, out_features)"""
+    grad_a: Tensor | None
+    grad_b: Tensor | None
+
+
+@dataclass(slots=True)
+class Route:
+    """Which adapters the rows of a forward pass go through: rows i·C to (i+1)·C through the i-th of `layers`' slots."""
+
+    num_slots: int
+    layers: list[LayerViews]
+    scale: float | Tensor
+    """s: one number when all slots share it, else (S, 1, 1)."""
+    noise: Noise | None = None
+
+
+class StackedLinear(nn.Module):
+    """A frozen nn.Linear with adapters beside it; `weight`, `bias` and the sizes are the base's."""
+
+    def __init__(self, base: nn.Linear, stack: AdapterStack, index: int) -> None:
+        super().__init__()
+        self.base = base
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.index = index
+        # A plain attribute of a list keeps the stack out of the module tree.
+        self._stack = [stack]
+
+    @property
+    def weight(self) -> Tensor:
+        return self.base.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.base.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, T, in_features) or (B·T, in_features), rows in the order of the route."""
+        stack = self._stack[0]
+        route = stack.route
+        if route is None:
+            return F.linear(x, self.base.weight, self.base.bias)
+        if torch.is_grad_enabled():
+            return _Stacked.apply(x, stack.anchor, self.base.weight, self.base.bias, route, self.index)
+        noise = None if route.noise is None else route.noise.draw(self.index, x)
+        return _forward(x, self.base.weight, self.base.bias, route, self.index, noise)[0]
+
+
+def _forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, route: Route, index: int, noise: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """y of x's shape, and h = (x A), scaled when the slots' scales differ, (S, C·T, R)."""
+    views, slots, scale = route.layers[index], route.num_slots, route.scale
+    y = F.linear(x, weight, bias)
+    x = x if noise is None else x * noise
+    if slots == 1:
+        h = x.reshape(-1, x.shape[-1]) @ views.a[0]
+        out = y.view(-1, y.shape[-1])
+        if isinstance(scale, float):
+            out.addmm_(h, views.b[0], alpha=scale)
+        else:
+            h *= scale[0]
+            out.addmm_(h, views.b[0])
+        return y, h
+    h = torch.bmm(x.reshape(slots, -1, x.shape[-1]), views.a)
+    out = y.view(slots, -1, y.shape[-1])
+    if isinstance(scale, float):
+        out.baddbmm_(h, views.b, alpha=scale)
+    else:
+        h *= scale
+        out.baddbmm_(h, views.b)
+    return y, h
+
+
+class _Stacked(torch.autograd.Function):
+    """StackedLinear.forward whose backward adds to grad_a and grad_b itself; `anchor` makes autograd record it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, anchor: Tensor, weight: Tensor, bias: Tensor | None, route: Route, index: int
+    ) -> Tensor:
+        noise = None if route.noise is None else route.noise.draw(index, x)
+        y, h = _forward(x, weight, bias, route, index, noise)
+        ctx.save_for_backward(x, h, *(() if noise is None else (noise,)))
+        ctx.weight, ctx.views, ctx.scale, ctx.slots = weight, route.layers[index], route.scale, route.num_slots
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, h, *noise = ctx.saved_tensors
+        views, scale, slots = ctx.views, ctx.scale, ctx.slots
+        dropped = x * noise[0] if noise else x
+        dy = dy.reshape(slots, -1, dy.shape[-1])
+        dropped = dropped.reshape(slots, -1, x.shape[-1])
+        h = h.view(slots, -1, h.shape[-1])
+        dh = torch.bmm(dy, views.b.transpose(1, 2))
+        alpha = scale if isinstance(scale, float) else 1.0
+        if not isinstance(scale, float):
+            dh *= scale
+        _accumulate(views.grad_b, h, dy, alpha)
+        _accumulate(views.grad_a, dropped, dh, alpha)
+        if not ctx.needs_input_grad[0]:
+            return None, None, None, None, None, None
+        dx = torch.mm(dy.view(-1, dy.shape[-1]), ctx.weight).view(slots, -1, x.shape[-1])
+        if noise:
+            through = torch.bmm(dh, views.a.transpose(1, 2)).mul_(noise[0].view(dx.shape))
+            dx.add_(through, alpha=alpha)
+        else:
+            dx.baddbmm_(dh, views.a.transpose(1, 2), alpha=alpha)
+        return dx.view(x.shape), None, None, None, None, None
+
+
+def _accumulate(grad: Tensor, left: Tensor, right: Tensor, alpha: float) -> None:
+    """grad += alpha · leftᵀ right for each slot, in grad's own precision."""
+    # baddbmm_ would do a strided grad matrix by matrix.
+    grad.add_(torch.bmm(left.transpose(1, 2), right), alpha=alpha)
+
+
+class AdapterStack:
+    """Room for `capacity` adapters on a model whose layers `names` it wraps in place.
+
+    Row `capacity` is never written: it is the adapter that changes nothing, for rows that go through the base.
+    """
+
+    def __init__(
+        self, model: nn.Module, names: Sequence[str], *, capacity: int, max_rank: int, trainable: bool = False
+    ) -> None:
+        model.requires_grad_(False)
+        self.model, self.capacity, self.max_rank = model, capacity, max_rank
+        self.layers: dict[str, StackedLinear] = {}
+        for index, name in enumerate(names):
+            module = model.get_submodule(name)
+            if type(module) is not nn.Linear:
+                raise ValueError(f"adapter target {name} is a {type(module).__name__}; stacked adapters need nn.Linear")
+            self.layers[name] = StackedLinear(module, self, index)
+        sizes = {name: (layer.in_features, layer.out_features) for name, layer in self.layers.items()}
+        self.layout = RowLayout(sizes, max_rank)
+        weight = next(iter(self.layers.values())).weight
+        self.device, self.dtype = weight.device, weight.dtype
+        master = torch.float64 if self.dtype == torch.float64 else torch.float32
+        self.theta = torch.zeros(capacity + 1, self.layout.size, dtype=master, device=self.device)
+        """Master weights, (capacity + 1, P)."""
+        self.grad = torch.zeros(capacity, self.layout.size, dtype=master, device=self.device) if trainable else None
+        self._compute = self.theta if master == self.dtype else self.theta.to(self.dtype)
+        self.scales = [0.0] * (capacity + 1)
+        self.ranks = [0] * (capacity + 1)
+        self.anchor = torch.zeros((), device=self.device, requires_grad=trainable)
+        self.route: Route | None = None
+        self._spans: dict[tuple[int, int, int], list[LayerViews]] = {}
+        for name, layer in self.layers.items():
+            _replace(model, name, layer)
+
+    def remove(self) -> None:
+        """Give the model its own linear layers back."""
+        for name, layer in self.layers.items():
+            _replace(self.model, name, layer.base)
+
+    def write(self, slot: int, weights: Mapping[str, tuple[Tensor, Tensor]], scale: float) -> None:
+        """Put an adapter in a slot. Raises ValueError when its modules, sizes or rank don't fit."""
+        self.theta[slot].copy_(self.layout.pack(weights, self.theta.dtype))
+        self.scales[slot], self.ranks[slot] = float(scale), next(iter(weights.values()))[0].shape[0]
+        self.refresh(slot, slot + 1)
+
+    def read(self, slot: int, rank: int, table: Tensor | None = None) -> Weights:
+        """The adapter of a slot (or the same places of another table of rows), on the CPU."""
+        return self.layout.unpack((self.theta if table is None else table)[slot].cpu(), rank)
+
+    def clear(self, slot: int) -> None:
+        self.theta[slot].zero_()
+        self.scales[slot], self.ranks[slot] = 0.0, 0
+        self.refresh(slot, slot + 1)
+
+    def refresh(self, start: int, end: int) -> None:
+        """Bring the compute copy up to date with the master rows [start, end); needed after they change."""
+        if self._compute is not self.theta:
+            self._compute[start:end].copy_(self.theta[start:end])
+
+    def span(self, start: int, end: int, noise: Noise | None = None) -> Route:
+        """Equal numbers of rows for each of the slots [start, end), in order; no copy is made."""
+        rank = self._rank(range(start, end))
+        views = self._spans.get((start, end, rank))
+        if views is None:
+            grad = None if self.grad is None else self.grad[start:end]
+            views = self._spans[start, end, rank] = self._views(self._compute[start:end], grad, rank)
+        return Route(end - start, views, self._scale(range(start, end)), noise)
+
+    def gather(self, slots: Sequence[int], noise: Noise | None = None) -> tuple[Route, Tensor | None]:
+        """Equal numbers of rows for each of these slots, any and in any order; `capacity` is the base.
+
+        Their rows are copied once for all layers, so keep the route while neither slots nor weights change. Returns
+        the route and, of a trainable stack, the gradients that a backward pass leaves, (S, P), for `scatter_grad`.
+        """
+        index = torch.tensor(slots, device=self.device)
+        grad = None
+        if self.grad is not None and torch.is_grad_enabled():
+            grad = torch.zeros(len(slots), self.layout.size, dtype=self.grad.dtype, device=self.device)
+        views = self._views(self._compute.index_select(0, index), grad, self._rank(slots))
+        return Route(len(slots), views, self._scale(slots), noise), grad
+
+    def scatter_grad(self, slots: Sequence[int], grad: Tensor) -> None:
+        """Add gathered gradients to their rows."""
+        assert self.grad is not None
+        self.grad.index_add_(0, torch.tensor(slots, device=self.device), grad)
+
+    @contextmanager
+    def routed(self, route: Route | None) -> Iterator[None]:
+        """Forward passes inside go through this route."""
+        before, self.route = self.route, route
+        try:
+            yield
+        finally:
+            self.route = before
+
+    def _views(self, theta: Tensor, grad: Tensor | None, rank: int) -> list[LayerViews]:
+        weights = self.layout.views(theta, rank)
+        if grad is None:
+            return [LayerViews(a, b, None, None) for a, b in weights]
+        grads = self.layout.views(grad, rank)
+        return [LayerViews(*pair, *pair_of_grads) for pair, pair_of_grads in zip(weights, grads, strict=True)]
+
+    def _rank(self, slots: Sequence[int]) -> int:
+        """Ranks that a pass over these slots has to compute."""
+        largest = max(self.ranks[slot] for slot in slots)
+        return min(self.max_rank, -(-max(largest, 1) // RANK_STEP) * RANK_STEP)
+
+    def _scale(self, slots: Sequence[int]) -> float | Tensor:
+        scales = [self.scales[slot] for slot in slots]
+        if len(set(scales)) == 1:
+            return scales[0]
+        return torch.tensor(scales, dtype=self.dtype, device=self.device).view(-1, 1, 1)
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)

@@ -1,0 +1,49 @@
+"""Activation checkpointing of a packed base: blocks keep their inputs only and are run again in the backward pass.
+
+transformers checkpoints blocks that are in training mode; the base runs in eval mode, so only the blocks' own flag is
+set, not their children's. The second run must take the route, and draw the dropout, of the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from raytune_llm.models.stacked_lora import AdapterStack, Route
+
+
+def set_checkpointing(model: PreTrainedModel, stack: AdapterStack, enabled: bool) -> None:
+    """Switch it on or off. Raises ValueError when the model has no blocks to checkpoint."""
+    blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if enabled and not blocks:
+        raise ValueError(
+            f"{type(model).__name__} has no blocks that can be checkpointed; set scaling.gradient_checkpointing=false"
+        )
+
+    def run(function: Callable[..., Any], *args: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return function(*args)
+        route = stack.route
+
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            return nullcontext(), _again(stack, route)
+
+        return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+
+    for block in blocks:
+        block.gradient_checkpointing = enabled
+        block.training = enabled
+        block._gradient_checkpointing_func = run
+
+
+@contextmanager
+def _again(stack: AdapterStack, route: Route | None) -> Iterator[None]:
+    noise = None if route is None else route.noise
+    with stack.routed(route), nullcontext() if noise is None else noise.replay():
+        yield

@@ -1,0 +1,41 @@
+"""A slot as a PEFT folder: adapter_config.json and adapter_model.safetensors, as PeftModel.from_pretrained reads
+them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+from peft import LoraConfig, TaskType
+from safetensors.torch import save_file
+
+from raytune_llm.models.lora_weights import Weights
+from raytune_llm.training.packed.slot import SlotSpec
+
+
+def export_adapter(folder: str | Path, weights: Weights, config: LoraConfig, *, base: str) -> None:
+    """Write an adapter in its master precision; `base` is the name or path that the config will say it is for."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for name, (a, b) in weights.items():
+        tensors[f"base_model.model.{name}.lora_A.weight"] = a.contiguous()
+        tensors[f"base_model.model.{name}.lora_B.weight"] = b.contiguous()
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = copy.deepcopy(config)
+    config.base_model_name_or_path, config.inference_mode = base, True
+    config.save_pretrained(str(folder))
+
+
+def peft_config(spec: SlotSpec, names: Sequence[str], *, is_encoder_decoder: bool) -> LoraConfig:
+    """PEFT's description of a slot; its modules by their full names."""
+    return LoraConfig(
+        task_type=TaskType.SEQ_2_SEQ_LM if is_encoder_decoder else TaskType.CAUSAL_LM,
+        r=spec.rank,
+        lora_alpha=spec.alpha,
+        lora_dropout=spec.dropout,
+        use_rslora=spec.rslora,
+        target_modules=list(names),
+        bias="none",
+    )

@@ -1,0 +1,89 @@
+"""How many bytes a slot and a token take, and what fits into a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raytune_llm.method import Sequence as Tokens
+from raytune_llm.training.packed.batching import TokenTable
+from raytune_llm.training.packed.pack import Pack
+
+SHARE_FOR_ACTIVATIONS = 0.8
+"""Of what the slots leave free; the rest is for logits, workspaces and the allocator's holes."""
+PROBE_TOKENS = 64
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that could still be taken on a device; of the CPU, within the container's limit."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    available = int(fields["MemAvailable"].split()[0]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and (text := limit.read_text().strip()) != "max":
+        available = min(available, int(text) - int(used.read_text()))
+    return available
+
+
+def slot_bytes(model: torch.nn.Module, names: Sequence[str], max_rank: int) -> int:
+    """Weights, gradient and two moments of one slot, and its copy in the base's dtype."""
+    layers: list[Any] = [model.get_submodule(name) for name in names]
+    scalars = max_rank * sum(layer.in_features + layer.out_features for layer in layers)
+    itemsize = layers[0].weight.element_size()
+    return scalars * (4 * max(itemsize, 4) + (itemsize if itemsize < 4 else 0))
+
+
+def choose_capacity(
+    model: torch.nn.Module, names: Sequence[str], max_rank: int, *, wanted: int, budget_bytes: int
+) -> int:
+    """Slots for `wanted` trials that take at most half of the budget. Raises ValueError when not even one fits."""
+    each = slot_bytes(model, names, max_rank)
+    fitting = budget_bytes // 2 // each
+    if fitting < 1:
+        raise ValueError(
+            f"a slot of rank {max_rank} takes {each:,} bytes; the budget of {budget_bytes:,} bytes must hold two"
+        )
+    return min(wanted, fitting)
+
+
+def token_bytes(pack: Pack) -> float:
+    """Bytes kept for the backward pass per token, measured on a short probe through one slot."""
+    ids = [(7919 * i + 1) % pack.head.vocabulary for i in range(PROBE_TOKENS)]
+    table = TokenTable([{"probe": Tokens(ids, ids)}], is_encoder_decoder=bool(pack.model.config.is_encoder_decoder))
+    own = {parameter.untyped_storage().data_ptr() for parameter in pack.model.parameters()}
+    own.add(pack.stack.theta.untyped_storage().data_ptr())
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with (
+        pack.stack.routed(pack.stack.span(0, 1)),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        outputs = pack.head.outputs(table.batch("probe", np.zeros(1, dtype=np.int64), pack.stack.device))
+        del outputs
+    return sum(kept.values()) / int(table.lengths[0])
+
+
+def fit_tokens(pack: Pack, longest_pass: int, *, budget_bytes: int) -> int:
+    """Padded tokens of one pass that fit into what the budget leaves beside the pack's slots.
+
+    Switches the pack's checkpointing on when the longest pass that can't be cut, in tokens, would not fit without it.
+    """
+    room = budget_bytes * SHARE_FOR_ACTIVATIONS
+    tokens = int(room / token_bytes(pack))
+    if tokens < longest_pass and not pack.checkpointing:
+        pack.checkpointing = True
+        tokens = int(room / token_bytes(pack))
+    return max(tokens, longest_pass)

@@ -1,0 +1,288 @@
+"""A pack: slots of one resident base, each trained by its own optimizer step on its own examples.
+
+    loss of a slot = Σ_terms coefficient · Σ sum / Σ weight,   sums over the slot's whole step, however it was cut
+
+Slots live in rows 0..n of preallocated tables. They join and leave between steps; the rows of those that stay may
+move, their values don't change. Left out: which trials run when (the caller), and how much to run at once (planner.py
+sets `cut`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from raytune_llm.data.order import data_order
+from raytune_llm.evaluation.loss import Scores
+from raytune_llm.models.lora_weights import Weights, initial_weights
+from raytune_llm.models.stacked_lora import AdapterStack, Route
+from raytune_llm.training.packed.batching import Batch, Cut, MicroPack, StepRows, Terms, TokenTable, cut_step
+from raytune_llm.training.packed.checkpointing import set_checkpointing
+from raytune_llm.training.packed.dropout import SlotNoise
+from raytune_llm.training.packed.optimizer import RowAdamW
+from raytune_llm.training.packed.projection import LabelHead
+from raytune_llm.training.packed.scoring import score
+from raytune_llm.training.packed.slot import Slot, SlotSpec, SlotState, StepReport
+from raytune_llm.training.packed.tally import Metrics, Tally
+
+
+class Pack:
+    """Up to `capacity` trials of rank ≤ `max_rank` on the layers `names` of `model`, which is changed in place until
+    close()."""
+
+    def __init__(self, model: PreTrainedModel, names: Sequence[str], *, capacity: int, max_rank: int, cut: Cut) -> None:
+        self.model = model.eval()
+        self.head = LabelHead(model)
+        self.names, self.capacity, self.cut = list(names), capacity, cut
+        self.stack = AdapterStack(model, names, capacity=capacity, max_rank=max_rank, trainable=True)
+        self.optimizer = RowAdamW(self.stack.theta[:capacity])
+        self._slots: list[Slot] = []
+        self._base: dict[tuple[Terms, int], tuple[TokenTable, Scores]] = {}
+        self._checkpointing = False
+        self.num_passes = 0
+        """Passes through the model in the last step."""
+        self.padded_tokens = 0
+        """Tokens that went through it, padding counted."""
+
+    def close(self) -> None:
+        """Give the model back as it was."""
+        self.checkpointing = False
+        self.head.remove()
+        self.stack.remove()
+
+    @property
+    def trial_ids(self) -> list[str]:
+        return [slot.spec.trial_id for slot in self._slots]
+
+    @property
+    def checkpointing(self) -> bool:
+        """Whether activations are computed again in the backward pass instead of kept."""
+        return self._checkpointing
+
+    @checkpointing.setter
+    def checkpointing(self, enabled: bool) -> None:
+        if enabled != self._checkpointing:
+            set_checkpointing(self.model, self.stack, enabled)
+            self._checkpointing = enabled
+
+    # Membership
+
+    def join(
+        self,
+        spec: SlotSpec,
+        table: TokenTable,
+        terms: Terms,
+        *,
+        weights: Weights | None = None,
+        state: SlotState | None = None,
+    ) -> None:
+        """Add a trial: from its seed's initial adapter, from `weights`, or from a saved `state`.
+
+        Raises ValueError when the pack is full, the id is taken, or weights or state don't fit.
+        """
+        row = len(self._slots)
+        if row == self.capacity:
+            raise ValueError(f"the pack's {self.capacity} slots are taken; {spec.trial_id} must wait for one to leave")
+        if spec.trial_id in self.trial_ids:
+            raise ValueError(f"trial {spec.trial_id} is in the pack already")
+        generator = torch.Generator(self.stack.device).manual_seed(spec.seed)
+        if state is not None:
+            weights = _adapter(state.tensors, "theta", self.names)
+            generator.set_state(state.tensors["generator"])
+        elif weights is None:
+            weights = initial_weights(self.model, self.names, rank=spec.rank, seed=spec.seed)
+        rank = next(iter(weights.values()))[0].shape[0]
+        if rank != spec.rank:
+            raise ValueError(f"trial {spec.trial_id} has rank={spec.rank}, its weights have {rank}")
+        self.stack.write(row, weights, spec.scale)
+        self.optimizer.clear(row)
+        if state is not None:
+            for key, table_of in (("m", self.optimizer.m), ("v", self.optimizer.v)):
+                moments = _adapter(state.tensors, key, self.names)
+                table_of[row].copy_(self.stack.layout.pack(moments, self.stack.theta.dtype))
+        step = 0 if state is None else state.step
+        order = data_order(table.num_examples, spec.seed)
+        next(islice(order, step * spec.batch_size, step * spec.batch_size), None)
+        self._slots.append(Slot(spec, table, terms, self._weights(table, terms), generator, step, order))
+        self._arrange()
+
+    def leave(self, trial_id: str) -> None:
+        """Free a trial's slot. Take its `state` or `weights` before."""
+        row = self._row(trial_id)
+        last = len(self._slots) - 1
+        self._swap(row, last)
+        self._slots.pop()
+        self.stack.clear(last)
+        self.optimizer.clear(last)
+        self._arrange()
+
+    def state(self, trial_id: str) -> SlotState:
+        """A copy of all that a trial is, on the CPU."""
+        row = self._row(trial_id)
+        slot = self._slots[row]
+        tensors = {"generator": slot.generator.get_state()}
+        for key, table in (("theta", self.stack.theta), ("m", self.optimizer.m), ("v", self.optimizer.v)):
+            for name, (a, b) in self.stack.read(row, slot.spec.rank, table).items():
+                tensors[f"{key}.a.{name}"], tensors[f"{key}.b.{name}"] = a, b
+        return SlotState(spec=slot.spec, step=slot.step, tensors=tensors)
+
+    def weights(self, trial_id: str) -> Weights:
+        """A trial's adapter, on the CPU, in fp32 (fp64)."""
+        row = self._row(trial_id)
+        return self.stack.read(row, self._slots[row].spec.rank)
+
+    # Training
+
+    def step(self) -> dict[str, StepReport]:
+        """One optimizer step of every slot; out of memory, the step is cut smaller and done again."""
+        slots = self._slots
+        indices = [np.fromiter(islice(slot.order, slot.spec.batch_size), dtype=np.int64) for slot in slots]
+        streams = [slot.generator.get_state() if slot.spec.dropout else None for slot in slots]
+        while True:
+            try:
+                metrics = self._gradients(indices)
+                break
+            except RuntimeError as error:
+                smaller = self.cut.halved()
+                if not is_out_of_memory(error) or smaller is None:
+                    raise
+                self.cut = smaller
+            for slot, stream in zip(slots, streams, strict=True):
+                if stream is not None:
+                    slot.generator.set_state(stream)
+        specs, steps = [slot.spec for slot in slots], [slot.step for slot in slots]
+        assert self.stack.grad is not None
+        norms = self.optimizer.step(self.stack.theta, self.stack.grad, specs, steps).tolist()
+        self.stack.refresh(0, len(slots))
+        reports = {}
+        for slot, rows, said, norm in zip(slots, indices, metrics, norms, strict=True):
+            rate = slot.spec.rate(slot.step)
+            slot.step += 1
+            reports[slot.spec.trial_id] = StepReport(slot.step, said, norm, rate, int(slot.table.lengths[rows].sum()))
+        return reports
+
+    def _gradients(self, indices: Sequence[np.ndarray]) -> list[Metrics]:
+        """Fill grad for one step of every slot; returns their metrics."""
+        assert self.stack.grad is not None
+        self.stack.grad[: len(self._slots)].zero_()
+        weights, steps = [], []
+        for row, (slot, rows) in enumerate(zip(self._slots, indices, strict=True)):
+            weights.append({name: float(weight[rows].sum()) for name, weight in slot.weights.items()})
+            steps.append(StepRows(row, slot.table, rows, slot.spec.rows_per_pass))
+        tally = Tally(weights)
+        self.num_passes = self.padded_tokens = 0
+        for micro_pack in cut_step(steps, self.cut):
+            self._backward(micro_pack, tally)
+            self.num_passes += 1
+            self.padded_tokens += micro_pack.padded_tokens
+        return tally.metrics()
+
+    def _backward(self, micro_pack: MicroPack, tally: Tally) -> None:
+        slots, table = micro_pack.slots, micro_pack.table
+        route, gathered = self._route(slots)
+        outputs = {}
+        for name in table.names:
+            batch = table.batch(name, micro_pack.rows.ravel(), self.stack.device)
+            with self.stack.routed(replace(route, noise=self._noise(slots, batch))):
+                outputs[name] = self.head.outputs(batch)
+        tally.add(slots, [self._slots[slot].terms for slot in slots], outputs).backward()
+        if gathered is not None:
+            self.stack.scatter_grad(slots, gathered)
+
+    def _route(self, slots: Sequence[int]) -> tuple[Route, Tensor | None]:
+        """The route through these rows, and where its gradients gather when they aren't neighbours."""
+        if slots[-1] - slots[0] + 1 == len(slots):
+            return self.stack.span(slots[0], slots[-1] + 1), None
+        return self.stack.gather(slots)
+
+    def _noise(self, slots: Sequence[int], batch: Batch) -> SlotNoise | None:
+        members = [self._slots[slot] for slot in slots]
+        if members[0].spec.rows_per_pass is None:
+            return None
+        lengths = {}
+        for own, width in ((batch.label_lengths, batch.labels.shape[1]), (batch.lengths, batch.input_ids.shape[1])):
+            lengths[width] = own.reshape(len(slots), -1).max(1).tolist()
+        rates, generators = [slot.spec.dropout for slot in members], [slot.generator for slot in members]
+        return SlotNoise(rates, generators, lengths, replayable=self._checkpointing)
+
+    # Evaluation
+
+    @torch.no_grad()
+    def evaluate(self, table: TokenTable, trial_ids: Sequence[str] | None = None) -> dict[str, Scores]:
+        """Scores of these trials (null = all) on all of a table's examples; every batch is shared by all of them."""
+        rows = list(range(len(self._slots))) if trial_ids is None else sorted(map(self._row, trial_ids))
+        at_once = max(1, min(self.cut.slots_per_pass, self.cut.max_tokens // int(table.lengths.max())))
+        found: dict[str, Scores] = {}
+        for start in range(0, len(rows), at_once):
+            slots = [self._slots[row] for row in rows[start : start + at_once]]
+            with self.stack.routed(self._route(rows[start : start + at_once])[0]):
+                scores = score(self.head, table, [slot.terms for slot in slots], self.cut, self.stack.device)
+            found |= {slot.spec.trial_id: scored for slot, scored in zip(slots, scores, strict=True)}
+        return found
+
+    def evaluate_base(self, table: TokenTable, terms: Terms) -> Scores:
+        """Scores of the base without adapters; computed once for a table."""
+        key = (terms, id(table))
+        if key not in self._base:
+            self._base[key] = (table, score(self.head, table, [terms], self.cut, self.stack.device)[0])
+        return self._base[key][1]
+
+    # Rows
+
+    def _row(self, trial_id: str) -> int:
+        for row, slot in enumerate(self._slots):
+            if slot.spec.trial_id == trial_id:
+                return row
+        raise ValueError(f"trial {trial_id} is not in the pack; it holds {self.trial_ids}")
+
+    def _arrange(self) -> None:
+        """Bring slots that can share a pass next to each other, and among those the ones of like rank."""
+        shapes = [slot.shape for slot in self._slots]
+        wanted = sorted(self._slots, key=lambda slot: (shapes.index(slot.shape), slot.spec.rank))
+        for row, slot in enumerate(wanted):
+            self._swap(row, self._slots.index(slot))
+
+    def _swap(self, one: int, other: int) -> None:
+        if one == other:
+            return
+        for table in (self.stack.theta, self.optimizer.m, self.optimizer.v):
+            kept = table[one].clone()
+            table[one].copy_(table[other])
+            table[other].copy_(kept)
+        for items in (self.stack.scales, self.stack.ranks, self._slots):
+            _exchange(items, one, other)
+        self.stack.refresh(one, one + 1)
+        self.stack.refresh(other, other + 1)
+
+    def _weights(self, table: TokenTable, terms: Terms) -> dict[str, np.ndarray]:
+        """Each example's weights; shared with a slot that has them."""
+        for slot in self._slots:
+            if slot.table is table and slot.terms == terms:
+                return slot.weights
+        return table.weights(terms)
+
+
+def _exchange(items: list[Any], one: int, other: int) -> None:
+    items[one], items[other] = items[other], items[one]
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether the device (or the host's allocator) had no more memory to give."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _adapter(tensors: Mapping[str, Tensor], key: str, names: Sequence[str]) -> Weights:
+    """Raises ValueError when a saved slot was made for other modules."""
+    missing = [name for name in names if f"{key}.a.{name}" not in tensors]
+    if missing:
+        raise ValueError(
+            f"the saved slot has nothing for modules {missing[:3]}; it was made for another base or other targets"
+        )
+    return {name: (tensors[f"{key}.a.{name}"], tensors[f"{key}.b.{name}"]) for name in names}

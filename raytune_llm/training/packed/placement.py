@@ -1,0 +1,20 @@
+"""A trial as a pack takes it in. Light, for the processes that only send it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from raytune_llm.job import TrainJob, Trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """What is to be trained, and where what it leaves is kept."""
+
+    job: TrainJob
+    """With the trial's values applied."""
+    trial: Trial
+    directory: str
+    """Path or URI of its checkpoints and metrics."""
+    milestones: tuple[int, ...]
+    """Steps at which it is evaluated besides the regular ones."""

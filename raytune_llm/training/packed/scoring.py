@@ -1,0 +1,37 @@
+"""Evaluation of many adapters at once: every batch of eval examples is tokenised, padded and run once for all of them.
+
+Scores are evaluation/loss.py's, so packed trials and trials alone report the same metrics by the same names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from raytune_llm.evaluation.loss import Score, Scores
+from raytune_llm.training.packed.batching import Cut, Terms, TokenTable, cut_shared
+from raytune_llm.training.packed.projection import LabelHead
+from raytune_llm.training.packed.tally import by_slots
+
+
+@torch.no_grad()
+def score(head: LabelHead, table: TokenTable, terms: Sequence[Terms], cut: Cut, device: torch.device) -> list[Scores]:
+    """Scores of all examples for each of `terms`, through the model's present route of as many slots."""
+    sums: list[dict[str, np.ndarray]] = [{} for _ in terms]
+    coefficients: list[dict[str, float]] = [{} for _ in terms]
+    for rows in cut_shared(table, len(terms), cut):
+        everyones = np.tile(rows, len(terms))
+        outputs = {name: head.outputs(table.batch(name, everyones, device)) for name in table.names}
+        for start, end, said in by_slots(terms, outputs):
+            for name, term in said.items():
+                both = torch.stack([term.sum.double(), term.weight.double()], -1).view(end - start, len(rows), 2)
+                for slot, columns in zip(range(start, end), both.cpu().numpy(), strict=True):
+                    sums[slot].setdefault(name, np.zeros((table.num_examples, 2)))[rows] = columns
+                    coefficients[slot][name] = term.coefficient
+    num_labels = table.num_labels()
+    return [
+        Scores({name: Score(both[:, 0], both[:, 1], coefficient[name]) for name, both in of_slot.items()}, num_labels)
+        for of_slot, coefficient in zip(sums, coefficients, strict=True)
+    ]

@@ -1,0 +1,166 @@
+"""Packed sweeps on real Ray: the same results as trials by themselves, also when what carries them dies."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from worlds import write_base, write_records
+
+from raytune_llm import pipeline
+from raytune_llm.config import load
+from raytune_llm.job import InputError
+from raytune_llm.preparation import check_sweep, prepare
+from raytune_llm.sweep import bridge, select, tuner
+from raytune_llm.sweep.space import plan
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+SPACE = [
+    "sweep.space.tuning.steps=[4,8]",
+    "sweep.space.tuning.adapter_size=[1,4]",
+    "sweep.space.tuning.learning_rate_multiplier=[0.3,1.0]",
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    return write_base(folder / "base", "llama"), *write_records(folder)
+
+
+def job_of(world, home, *overrides):
+    base, train, evaluation = world
+    return load(
+        "sweep",
+        [
+            *(f"model.name_or_path={base}", f"data.train={train}", f"data.eval={evaluation}", f"home={home}", "run=r"),
+            *("tuning.eval_every=2", "tuning.batch_size=4", "tuning.warmup_steps=2", "sweep/scheduler=none", *SPACE),
+            *("tuning.early_stopping.patience=null", "evaluation.max_new_tokens=4", *overrides),
+        ],
+    )
+
+
+def outcomes_of(job):
+    planned = plan(job, job.sweep)
+    check_sweep(job, planned)
+    return tuner.run(job, planned, ray.put(prepare(job).examples), False, False)
+
+
+def curves(outcomes):
+    """(size, multiplier) → [(step, eval loss), …]."""
+    return {
+        tuple(sorted(outcome.trial.values.items())): [(r.step, r.metrics["eval/loss"]) for r in outcome.reports]
+        for outcome in outcomes
+    }
+
+
+def assert_alike(found, expected, rel=1e-4):
+    assert found.keys() == expected.keys()
+    for key, curve in expected.items():
+        assert [step for step, _ in found[key]] == [step for step, _ in curve]
+        assert [loss for _, loss in found[key]] == pytest.approx([loss for _, loss in curve], rel=rel)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_session, world, tmp_path_factory):
+    return curves(outcomes_of(job_of(world, tmp_path_factory.mktemp("packed"), "sweep/backend=packed")))
+
+
+def test_packed_trials_have_the_curves_of_trials_by_themselves(world, undisturbed, tmp_path):
+    alone = outcomes_of(job_of(world, tmp_path, "sweep/backend=ray_train"))
+    assert all(outcome.ended == "complete" for outcome in alone)
+    assert [step for step, _ in next(iter(undisturbed.values()))] == [2, 4, 6, 8]
+    assert_alike(undisturbed, curves(alone))
+
+
+def test_fewer_slots_than_trials_change_nothing(world, undisturbed, tmp_path):
+    found = outcomes_of(job_of(world, tmp_path, "sweep/backend=packed", "sweep.backend.slots=1"))
+    assert_alike(curves(found), undisturbed)
+
+
+def kill_when_reported(home: Path, process, reported: int) -> threading.Thread:
+    """Once so many trials have a checkpoint, SIGKILL what `process()` finds."""
+
+    def watch():
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if len(list(home.glob("runs/*/r/trials/*/checkpoint_*/history.json"))) >= reported:
+                os.kill(process(), signal.SIGKILL)
+                killed.append(True)
+                return
+            time.sleep(0.01)
+
+    killed = []
+    thread = threading.Thread(target=watch)
+    thread.killed = killed
+    thread.start()
+    return thread
+
+
+def test_a_killed_pack_actor_is_rebuilt_and_its_trials_go_on(world, undisturbed, tmp_path, monkeypatch):
+    runners = []
+    original = bridge.PackedRunner.__init__
+
+    def remembered(self, *arguments, **options):
+        original(self, *arguments, **options)
+        runners.append(ray.get([actor.__ray_call__.remote(lambda _: os.getpid()) for actor in self.actors]))
+
+    monkeypatch.setattr(bridge.PackedRunner, "__init__", remembered)
+    watcher = kill_when_reported(tmp_path, lambda: runners[0][0], reported=1)
+    found = outcomes_of(job_of(world, tmp_path, "sweep/backend=packed"))
+    watcher.join()
+    assert watcher.killed
+    assert_alike(curves(found), undisturbed)
+
+
+def test_a_killed_proxy_is_retried(world, undisturbed, tmp_path):
+    def a_proxy():
+        while True:
+            for process in psutil.Process().children(recursive=True) + list(psutil.process_iter()):
+                try:
+                    if "ImplicitFunc" in " ".join(process.cmdline()) or "ray::proxy" in " ".join(process.cmdline()):
+                        return process.pid
+                except psutil.Error:
+                    continue
+
+    watcher = kill_when_reported(tmp_path, a_proxy, reported=1)
+    found = outcomes_of(job_of(world, tmp_path, "sweep/backend=packed"))
+    watcher.join()
+    assert watcher.killed
+    assert_alike(curves(found), undisturbed)
+
+
+def test_asha_stops_packed_trials_and_their_curves_are_prefixes(world, undisturbed, tmp_path):
+    job = job_of(world, tmp_path, "sweep/backend=packed", "sweep/scheduler=asha", "sweep.scheduler.grace_steps=2")
+    found = outcomes_of(job)
+    assert {outcome.ended for outcome in found} <= {"scheduler", "complete"}
+    for key, curve in curves(found).items():
+        expected = undisturbed[key][: len(curve)]
+        assert [loss for _, loss in curve] == pytest.approx([loss for _, loss in expected], rel=1e-4)
+
+
+def test_auto_says_why_it_does_not_pack(world, tmp_path, capsys):
+    job = job_of(world, tmp_path, "adapter.dora=true", "sweep.space.tuning.learning_rate_multiplier=[1.0]")
+    assert all(outcome.ended == "complete" for outcome in outcomes_of(job))
+    assert "not packed: use_dora=True is not plain LoRA" in capsys.readouterr().out
+
+
+def test_packed_refuses_what_it_cannot_take_before_anything_starts(world, tmp_path):
+    job = job_of(world, tmp_path, "sweep/backend=packed", "adapter=full")
+    with pytest.raises(InputError, match="full tuning changes the base itself"):
+        check_sweep(job, plan(job, job.sweep))
+
+
+def test_the_packed_winner_is_published_with_its_own_settings(world, tmp_path):
+    conclusion = pipeline.run_sweep(job_of(world, tmp_path, "sweep/backend=packed", "promote=never", "name=wit"))
+    card = conclusion.version.card
+    planned = plan(job_of(world, tmp_path), job_of(world, tmp_path).sweep)
+    rows = select.leaderboard(
+        outcomes_of(job_of(world, tmp_path, "sweep/backend=packed", "name=wit")), planned, "eval/loss"
+    )
+    assert rows[0].values["tuning.adapter_size"] == card.config["tuning"]["adapter_size"]
+    assert card.metrics["eval/loss"] == pytest.approx(rows[0].best.metrics["eval/loss"], rel=1e-4)

@@ -1,0 +1,84 @@
+"""Every method with terms trains packed as its own trainer trains it: dropout 0, same initial weights, same order of
+examples.
+
+Parametrized over conf/method/*.yaml, so that a new method arrives tested. Tolerance: fp32 on both sides, and Adam's
+m/√v turns the rounding of gradients near 0 into steps of the size of the rate; losses agree to 1e-4 and weights,
+relative to the distance they moved, to 1e-2.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from packed_oracle import CUT, distance, make_spec, peft_weights, table_of
+
+from raytune_llm import config, demo
+from raytune_llm.data.order import first_indices
+from raytune_llm.data.records import RecordError, parse
+from raytune_llm.data.tokens import Tokens
+from raytune_llm.job import Schedule
+from raytune_llm.models.lora_weights import initial_weights
+from raytune_llm.training.packed.eligible import target_names, why_not_packable
+from raytune_llm.training.packed.pack import Pack
+
+CONF = Path(__file__).parents[3] / "conf" / "method"
+DEMO = Path(demo.__file__).parent
+STEPS, BATCH_SIZE = 6, 4
+
+
+def demo_examples(method, tokens, count=30):
+    """The first demo records of a kind that the method takes."""
+    for file in sorted((DEMO / "data").glob("*/train.jsonl")):
+        lines = [json.loads(line) for line in file.read_text().splitlines()[:count]]
+        try:
+            records = [parse(line, method.records) for line in lines]
+        except RecordError:
+            continue
+        return [example for record in records if (example := method.encode(record, tokens)) is not None]
+    raise AssertionError(f"no demo data of kinds {method.records}")
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in CONF.glob("*.yaml")))
+def test_packed_equals_the_methods_own_trainer(name, tmp_path):
+    job = config.load("train", [f"method={name}", "model=demo", "data=demo_sarcasm", "adapter=lora", "name=t"])
+    model, tokenizer = job.model.load(), job.model.tokenizer()
+    lora = job.adapter.config(model, rank=4)
+    if (reason := why_not_packable(lora, job.method, model)) is not None:
+        pytest.skip(reason)
+    tokens = Tokens(tokenizer, max_tokens=128, is_encoder_decoder=False)
+    examples = demo_examples(job.method, tokens)
+    spec = make_spec(
+        "t", rank=4, learning_rate=1e-3, batch_size=BATCH_SIZE, seed=3, schedule=Schedule.linear, num_steps=STEPS,
+        warmup_steps=2, weight_decay=0.1,
+    )  # fmt: skip
+    adapted = job.adapter.apply(job.model.load(), rank=spec.rank, seed=spec.seed)
+    trainer = job.method.trainer(
+        adapted,
+        examples,
+        first_indices(len(examples), spec.seed, STEPS * BATCH_SIZE),
+        tokenizer=tokenizer,
+        arguments={
+            "output_dir": str(tmp_path), "max_steps": STEPS, "per_device_train_batch_size": BATCH_SIZE,
+            "learning_rate": spec.learning_rate, "lr_scheduler_type": "linear", "warmup_steps": spec.warmup_steps,
+            "weight_decay": spec.weight_decay, "max_grad_norm": spec.max_grad_norm, "optim": "adamw_torch",
+            "train_sampling_strategy": "sequential", "use_cpu": True, "logging_steps": 1, "save_strategy": "no",
+            "report_to": [], "disable_tqdm": True, "bf16": False,
+        },
+        callbacks=[],
+    )  # fmt: skip
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+    pack = Pack(model, target_names(lora, model), capacity=3, max_rank=8, cut=CUT)
+    table = table_of(examples, model)
+    pack.join(make_spec("neighbour", rank=8, batch_size=BATCH_SIZE), table, job.method.terms)
+    pack.join(spec, table, job.method.terms)
+    found = [pack.step()["t"].metrics["loss"] for _ in range(STEPS)]
+    assert found == pytest.approx(losses, rel=1e-4)
+    start = initial_weights(model, pack.names, rank=spec.rank, seed=spec.seed)
+    expected = peft_weights(adapted)
+    moved = distance(start, expected)
+    assert moved > 1e-3
+    assert distance(pack.weights("t"), expected) < 1e-2 * moved
+    assert torch.isfinite(torch.tensor(found)).all()

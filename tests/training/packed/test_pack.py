@@ -1,0 +1,314 @@
+"""A slot of a pack is what it would be alone: against PEFT, torch's AdamW and clip_grad_norm_, in fp64 and fp32."""
+
+import pytest
+import torch
+from packed_oracle import (
+    CONFIGS,
+    CUT,
+    TwoTerms,
+    distance,
+    make_examples,
+    make_model,
+    make_pack,
+    make_spec,
+    sft_terms,
+    solo,
+    table_of,
+)
+
+from raytune_llm.job import Schedule
+from raytune_llm.training.packed.batching import Cut
+
+STEPS = 6
+SPECS = [
+    make_spec("rank1", rank=1, seed=1),
+    make_spec(
+        "decay", rank=4, alpha=8.0, weight_decay=0.1, seed=2, schedule=Schedule.linear, num_steps=STEPS, warmup_steps=2
+    ),
+    make_spec("clipped", rank=8, max_grad_norm=0.05, seed=3, schedule=Schedule.cosine, num_steps=2 * STEPS),
+    make_spec("rslora", rank=16, rslora=True, learning_rate=3e-3, seed=4, betas=(0.8, 0.95), eps=1e-6, warmup_steps=3),
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def run(pack, specs, table, steps, terms=sft_terms):
+    """Join all, step, and return weights and losses by trial."""
+    for spec in specs:
+        pack.join(spec, table, terms)
+    reports = [pack.step() for _ in range(steps)]
+    weights = {spec.trial_id: pack.weights(spec.trial_id) for spec in specs}
+    return weights, {spec.trial_id: [report[spec.trial_id] for report in reports] for spec in specs}
+
+
+# Relative. Gemma 2 computes attention's softmax in fp32 whatever its dtype. In fp32 Adam's m/√v turns the rounding of
+# gradients near 0 into steps of the size of the rate.
+TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-3}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_slots_equal_solo_runs(kind, dtype):
+    tolerance = 1e-5 if kind == "gemma2" and dtype == torch.float64 else TOLERANCES[dtype]
+    examples = make_examples(20, is_encoder_decoder=kind == "t5")
+    pack = make_pack(make_model(kind, dtype))
+    weights, reports = run(pack, SPECS, table_of(examples, pack.model), STEPS)
+    for spec in SPECS:
+        alone = solo(make_model(kind, dtype), spec, examples, STEPS)
+        assert distance(weights[spec.trial_id], alone.weights) < tolerance
+        assert [report.metrics["loss"] for report in reports[spec.trial_id]] == pytest.approx(
+            alone.losses, rel=tolerance
+        )
+        assert [report.grad_norm for report in reports[spec.trial_id]] == pytest.approx(alone.grad_norms, rel=tolerance)
+
+
+def test_join_and_leave_in_mid_flight_change_nothing():
+    examples = make_examples(20)
+    pack = make_pack(make_model(), capacity=3)
+    table = table_of(examples, pack.model)
+    for spec in SPECS[:3]:
+        pack.join(spec, table, sft_terms)
+    finished = {}
+    for step in range(1, STEPS + 3):
+        pack.step()
+        if step == 2:  # the first one makes room; a later one takes its slot
+            finished["rank1"] = pack.weights("rank1")
+            pack.leave("rank1")
+            pack.join(SPECS[3], table, sft_terms)
+        if step == STEPS:
+            finished |= {name: pack.weights(name) for name in ("decay", "clipped")}
+    finished["rslora"] = pack.weights("rslora")
+    for spec, steps in zip(SPECS, (2, STEPS, STEPS, STEPS), strict=True):
+        assert distance(finished[spec.trial_id], solo(make_model(), spec, examples, steps).weights) < 1e-12
+
+
+def test_padding_stays_zero_and_every_layer_moves():
+    pack = make_pack(make_model())
+    table = table_of(make_examples(20), pack.model)
+    before = {}
+    for spec in SPECS:
+        pack.join(spec, table, sft_terms)
+        before[spec.trial_id] = pack.weights(spec.trial_id)
+    for _ in range(3):
+        pack.step()
+    for row, spec in enumerate(SPECS):
+        whole = pack.stack.read(row, pack.stack.max_rank)
+        for name, (a, b) in whole.items():
+            assert not a[spec.rank :].any() and not b[:, spec.rank :].any()
+            old_a, old_b = before[spec.trial_id][name]
+            assert (a[: spec.rank] != old_a).any() and (b[:, : spec.rank] != old_b).any()
+
+
+def test_a_nan_trial_leaves_its_neighbours_bitwise_unchanged():
+    examples = make_examples(20)
+    found = []
+    for poison in (1.0, float("nan")):
+        pack = make_pack(make_model(dtype=torch.float32))
+        table = table_of(examples, pack.model)
+        for spec in SPECS:
+            pack.join(spec, table, sft_terms)
+        pack.stack.theta[1] *= poison
+        reports = [pack.step() for _ in range(3)]
+        metrics = {name: scores.metrics() for name, scores in pack.evaluate(table).items()}
+        found.append(
+            [(pack.weights(name), reports[-1][name], metrics[name]) for name in ("rank1", "clipped", "rslora")]
+        )
+        assert (reports[-1]["decay"].grad_norm != reports[-1]["decay"].grad_norm) == (poison != 1.0)
+    for (healthy, report, metric), (beside_nan, report_beside, metric_beside) in zip(*found, strict=True):
+        assert all(torch.equal(x, y) for name in healthy for x, y in zip(healthy[name], beside_nan[name], strict=True))
+        assert report == report_beside and metric == metric_beside
+
+
+CUTS = {
+    "one after another": Cut(1, 1 << 20, 64),
+    "three at a time": Cut(3, 1 << 20, 0),
+    "single rows": Cut(64, 1, 0),
+    "few tokens": Cut(64, 70, 8),
+}
+
+
+@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_results_do_not_depend_on_the_cut_or_on_neighbours(kind, cut):
+    examples = make_examples(20, is_encoder_decoder=kind == "t5")
+    whole = make_pack(make_model(kind))
+    table = table_of(examples, whole.model)
+    expected, expected_reports = run(whole, SPECS, table, 4)
+    found, reports = run(make_pack(make_model(kind), cut=cut), SPECS, table, 4)
+    alone, _ = run(make_pack(make_model(kind), max_rank=8, cut=cut), SPECS[1:2], table, 4)
+    for spec in SPECS:
+        assert distance(found[spec.trial_id], expected[spec.trial_id]) < 1e-12
+        losses = [[report.metrics["loss"] for report in each[spec.trial_id]] for each in (reports, expected_reports)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+    assert distance(alone["decay"], expected["decay"]) < 1e-12
+
+
+def test_batch_sizes_may_differ():
+    specs = [make_spec(f"batch{size}-{i}", batch_size=size, seed=size + i) for i, size in enumerate((1, 4, 2, 4, 1))]
+    examples = make_examples(20)
+    pack = make_pack(make_model())
+    weights, _ = run(pack, specs, table_of(examples, pack.model), STEPS)
+    assert [spec[:6] for spec in pack.trial_ids] == ["batch1", "batch1", "batch4", "batch4", "batch2"]
+    for spec in specs:
+        assert distance(weights[spec.trial_id], solo(make_model(), spec, examples, STEPS).weights) < 1e-12
+
+
+DROPOUT = [
+    make_spec("whole", dropout=0.3, batch_size=4, seed=11),
+    make_spec("halves", dropout=0.1, batch_size=4, micro_batch_size=2, seed=12),
+    make_spec("uneven", dropout=0.5, batch_size=4, micro_batch_size=3, seed=13),
+    make_spec("none", dropout=0.0, batch_size=4, seed=14),
+    make_spec("other", dropout=0.2, batch_size=4, micro_batch_size=2, seed=15),
+]
+
+
+@pytest.mark.parametrize("cut", [CUT, CUTS["few tokens"]], ids=["whole", "few tokens"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_dropout_stream_is_that_of_a_solo_run(kind, checkpointing, cut):
+    examples = make_examples(20, is_encoder_decoder=kind == "t5")
+    pack = make_pack(make_model(kind), cut=cut)
+    pack.checkpointing = checkpointing
+    weights, _ = run(pack, DROPOUT, table_of(examples, pack.model), 4)
+    for spec in DROPOUT:
+        assert distance(weights[spec.trial_id], solo(make_model(kind), spec, examples, 4).weights) < 1e-12
+
+
+@pytest.mark.parametrize("cut", [CUT, CUTS["single rows"]], ids=["whole", "single rows"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_terms_with_two_denominators_swept_among_slots(checkpointing, cut):
+    examples = make_examples(20, names=("label", "reason"))
+    pack = make_pack(make_model(), cut=cut)
+    pack.checkpointing = checkpointing
+    table = table_of(examples, pack.model)
+    specs = [make_spec(f"t{i}", seed=i, batch_size=5, dropout=0.2 * (i == 2)) for i in range(4)]
+    methods = [TwoTerms(0.5), TwoTerms(0.5), TwoTerms(0.9), TwoTerms(0.1)]
+    for spec, method in zip(specs, methods, strict=True):
+        pack.join(spec, table, method.terms)
+    reports = [pack.step() for _ in range(3)]
+    for spec, method in zip(specs, methods, strict=True):
+        if spec.dropout:
+            continue  # which of an example's sequences draws first is nobody's convention
+        alone = solo(make_model(), spec, examples, 3, method.terms)
+        assert distance(pack.weights(spec.trial_id), alone.weights) < 1e-12
+        said = reports[-1][spec.trial_id].metrics
+        assert said["loss"] == pytest.approx(alone.losses[-1], rel=1e-12)
+        assert said["loss"] == pytest.approx(
+            method.alpha * said["label_loss"] + (1 - method.alpha) * said["margin"], rel=1e-12
+        )
+
+
+def test_checkpointing_changes_nothing_bitwise_and_keeps_less():
+    examples = make_examples(20, names=("label", "reason"))
+    found, kept = [], []
+    for checkpointing in (False, True):
+        pack = make_pack(make_model())
+        pack.checkpointing = checkpointing
+        sizes: dict[int, int] = {}
+
+        def count(tensor, sizes=sizes):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            weights, _ = run(pack, DROPOUT[:2], table_of(examples, pack.model), 2, TwoTerms(0.5).terms)
+        found.append(weights["halves"])
+        kept.append(sum(sizes.values()))
+        pack.close()
+        assert not any(getattr(module, "gradient_checkpointing", False) for module in pack.model.modules())
+    assert all(torch.equal(x, y) for name in found[0] for x, y in zip(found[0][name], found[1][name], strict=True))
+    assert kept[1] < 0.6 * kept[0]
+
+
+def test_the_base_is_bitwise_unchanged_and_given_back():
+    model = make_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    pack = make_pack(model)
+    run(pack, SPECS, table_of(make_examples(20), model), 3)
+    pack.close()
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(type(module).__name__ == "StackedLinear" for module in model.modules())
+
+
+def test_a_saved_slot_goes_on_as_if_nothing_had_happened(tmp_path):
+    from raytune_llm.training.packed.slot import SlotState
+
+    examples = make_examples(7)  # so that the data wraps around
+    spec = make_spec("t", dropout=0.3, weight_decay=0.1, schedule=Schedule.linear, num_steps=8, batch_size=3, seed=5)
+    straight = make_pack(make_model())
+    table = table_of(examples, straight.model)
+    expected, _ = run(straight, [spec], table, 6)
+    first = make_pack(make_model())
+    run(first, [spec], table, 4)
+    first.state("t").save(tmp_path)
+    state = SlotState.load(tmp_path)
+    assert state.spec == spec and state.step == 4
+    second = make_pack(make_model(), max_rank=4)  # another width of rows
+    second.join(make_spec("neighbour", batch_size=3), table, sft_terms)
+    second.join(state.spec, table, sft_terms, state=state)
+    for _ in range(2):
+        second.step()
+    assert distance(second.weights("t"), expected["t"]) < 1e-12
+    alone = make_pack(make_model(), max_rank=16)
+    alone.join(state.spec, table, sft_terms, state=state)
+    alone.step(), alone.step()
+    assert all(
+        torch.equal(x, y) for n in expected["t"] for x, y in zip(alone.weights("t")[n], expected["t"][n], strict=True)
+    )
+
+
+@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
+def test_evaluation_of_slots_and_base(cut):
+    from packed_oracle import plain_outputs
+
+    examples, held_out = make_examples(20), make_examples(9, seed=5)
+    pack = make_pack(make_model(), cut=cut)
+    weights, _ = run(pack, SPECS, table_of(examples, pack.model), 3)
+    table = table_of(held_out, pack.model)
+    base = pack.evaluate_base(table, sft_terms).metrics()
+    assert pack.evaluate_base(table, sft_terms) is pack.evaluate_base(table, sft_terms)
+    said = plain_outputs(make_model(), [example["completion"] for example in held_out])
+    assert base["eval/loss"] == pytest.approx((-said.logprobs.sum() / said.mask.sum()).item(), rel=1e-12)
+    assert base["eval/token_accuracy"] == pytest.approx((said.correct.sum() / said.mask.sum()).item(), rel=1e-12)
+    found = pack.evaluate(table)
+    assert found.keys() == {spec.trial_id for spec in SPECS}
+    some = pack.evaluate(table, ["rslora", "rank1"])
+    for spec in SPECS:
+        other = make_pack(make_model())
+        other.join(spec, table, sft_terms, weights=weights[spec.trial_id])
+        expected = other.evaluate(table)[spec.trial_id].metrics()
+        assert expected.keys() == {"eval/loss", "eval/token_accuracy", "eval/perplexity"}
+        assert found[spec.trial_id].metrics() == pytest.approx(expected, rel=1e-12)
+        assert spec.trial_id not in some or some[spec.trial_id].metrics() == pytest.approx(expected, rel=1e-12)
+        assert expected["eval/loss"] != pytest.approx(base["eval/loss"], rel=1e-6)
+
+
+def test_bf16_base_keeps_fp32_masters_near_an_fp32_run():
+    examples = make_examples(20)
+    pack = make_pack(make_model(dtype=torch.bfloat16))
+    assert pack.stack.theta.dtype == torch.float32 == pack.stack.grad.dtype
+    spec = make_spec("t", rank=8, learning_rate=1e-4, seed=3)  # updates far below bf16's resolution of most weights
+    weights, reports = run(pack, [spec], table_of(examples, pack.model), STEPS)
+    alone = solo(make_model(dtype=torch.bfloat16), spec, examples, STEPS)
+    assert distance(weights["t"], alone.weights) < 2e-3
+    assert [report.metrics["loss"] for report in reports["t"]] == pytest.approx(alone.losses, rel=1e-2)
+
+
+def test_wrong_use_is_refused():
+    pack = make_pack(make_model(), capacity=1, max_rank=4)
+    table = table_of(make_examples(4), pack.model)
+    with pytest.raises(ValueError, match=r"rank 8 at .* is more than 4"):
+        pack.join(make_spec("wide", rank=8), table, sft_terms)
+    pack.join(make_spec("t"), table, sft_terms)
+    with pytest.raises(ValueError, match="1 slots are taken; u must wait"):
+        pack.join(make_spec("u"), table, sft_terms)
+    with pytest.raises(ValueError, match=r"trial u is not in the pack; it holds \['t'\]"):
+        pack.leave("u")
