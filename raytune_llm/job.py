@@ -194,6 +194,10 @@ class SweepJob(TrainJob):
     sweep: Sweep
     serve: Serve
 
+    def of_trials(self) -> TrainJob:
+        """What its trials have in common, without parts they don't need, whose imports cost each process seconds."""
+        return TrainJob(**{f.name: getattr(self, f.name) for f in dataclasses.fields(TrainJob)})
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateJob(RunJob):

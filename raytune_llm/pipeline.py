@@ -77,9 +77,12 @@ def run_sweep(job: SweepJob) -> Conclusion:
     open_storage(job.run_dir).write("leaderboard.csv", leaderboard_csv(rows).encode())
     print("\n" + leaderboard_table(rows, job.method.metric, shown=10), flush=True)
     won = select.winner(outcomes, job.method.metric)
-    values = dict(won.trial.values) | ({"tuning.steps": planned.milestones[-1]} if planned.milestones else {})
     conclusion = conclude(
-        job.with_values(values), started.prepared, won, parent=f"{job.name}/{job.run}", use_gpu=started.use_gpu
+        job.with_values(planned.values(won.trial.values)),
+        started.prepared,
+        won,
+        parent=f"{job.name}/{job.run}",
+        use_gpu=started.use_gpu,
     )
     print(summary.of_sweep(job, outcomes, won, conclusion), flush=True)
     return conclusion

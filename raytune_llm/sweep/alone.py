@@ -13,7 +13,7 @@ import ray
 from ray import tune
 
 from raytune_llm.job import Outcome, SweepJob, Trial
-from raytune_llm.sweep.space import STEPS, Plan
+from raytune_llm.sweep.space import Plan
 from raytune_llm.training.ray_train import TrialSetup, outcome_of, run_trial, trainer_for
 
 
@@ -54,7 +54,7 @@ def run_one(config: dict[str, Any], *, job: SweepJob, plan: Plan, examples: list
 def setup_of(job: SweepJob, plan: Plan, examples: Any, use_gpu: bool, config: dict[str, Any], id: str) -> TrialSetup:
     """A trial's own job: the point of the space, and the longest milestone where steps are folded."""
     return TrialSetup(
-        job=job.with_values(trial_values(plan, config)),
+        job=job.with_values(plan.values(config)),
         trial=Trial(id=id, values=dict(config)),
         examples=examples,
         milestones=plan.milestones,
@@ -62,11 +62,6 @@ def setup_of(job: SweepJob, plan: Plan, examples: Any, use_gpu: bool, config: di
         group=f"{job.name}-{job.run}",
         interactive=False,
     )
-
-
-def trial_values(plan: Plan, config: dict[str, Any]) -> dict[str, Any]:
-    """What a trial's job differs in."""
-    return {**config, STEPS: plan.milestones[-1]} if plan.milestones else dict(config)
 
 
 def resources(job: SweepJob, use_gpu: bool) -> dict[str, float]:

@@ -19,8 +19,7 @@ import ray
 from ray import tune
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
 
-from raytune_llm.job import Outcome, Report, SweepJob, Trial
-from raytune_llm.sweep.alone import trial_values
+from raytune_llm.job import Outcome, Report, SweepJob, TrainJob, Trial
 from raytune_llm.sweep.space import Plan
 from raytune_llm.training import checkpoints
 from raytune_llm.training.history import History
@@ -37,7 +36,7 @@ class PackedRunner:
     """Runs a sweep on pack actors."""
 
     def __init__(self, job: SweepJob, plan: Plan, examples: Any, use_gpu: bool, *, slots: int) -> None:
-        self.job, self.plan = job, plan
+        self.job, self.plan = job.of_trials(), plan
         total = ray.cluster_resources()
         each = job.scaling.cpus_per_worker
         num_actors = int(total["GPU"] if use_gpu else total["CPU"] // each)
@@ -54,17 +53,17 @@ class PackedRunner:
         arguments = {"wanted": wanted, "max_rank": max(sizes), "threads": max(1, int(each)), "use_gpu": use_gpu}
         group = f"{job.name}-{job.run}"
         self.actors = [
-            actor.remote(job, ray.cloudpickle.dumps(examples), group, **arguments) for _ in range(num_actors)
+            actor.remote(self.job, ray.cloudpickle.dumps(examples), group, **arguments) for _ in range(num_actors)
         ]
         capacities = ray.get([one.capacity.remote() for one in self.actors])
         self.max_concurrent = min(sum(capacities), job.sweep.max_concurrent or sum(capacities))
         print(f"packed: {sum(capacities)} slots on {num_actors} resident base{'s' * (num_actors > 1)}", flush=True)
-        parameters = {"job": job, "plan": plan, "actors": self.actors}
+        parameters = {"job": self.job, "plan": plan, "actors": self.actors}
         self.trainable = tune.with_resources(tune.with_parameters(proxy, **parameters), {"cpu": PROXY_CPUS})
 
     def outcome(self, result: Any) -> Outcome:
         trial = Trial(id=Path(result.path).name, values=dict(result.config))
-        job = self.job.with_values(trial_values(self.plan, result.config))
+        job = self.job.with_values(self.plan.values(result.config))
         stored = checkpoints.latest(f"{self.job.run_dir}/trials/{trial.id}")
         if stored is None:
             return Outcome(
@@ -90,11 +89,11 @@ class PackedRunner:
             ray.kill(actor)
 
 
-def proxy(config: dict[str, Any], *, job: SweepJob, plan: Plan, actors: list[Any]) -> None:
+def proxy(config: dict[str, Any], *, job: TrainJob, plan: Plan, actors: list[Any]) -> None:
     """A Tune trial: reports what its slot reports."""
     trial = Trial(id=tune.get_context().get_trial_id(), values=dict(config))
     placement = Placement(
-        job=job.with_values(trial_values(plan, config)),
+        job=job.with_values(plan.values(config)),
         trial=trial,
         directory=f"{job.run_dir}/trials/{trial.id}",
         milestones=plan.milestones,

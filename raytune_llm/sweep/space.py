@@ -81,6 +81,10 @@ class Plan:
             total *= len(axis.choices)
         return total or None
 
+    def values(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """What a trial's job differs in: the point, and the longest milestone where steps are folded."""
+        return {**point, STEPS: self.milestones[-1]} if self.milestones else dict(point)
+
     def sentence(self) -> str:
         """What was decided, for the user."""
         if self.steps_are_free:

@@ -116,6 +116,7 @@ def worker(config: dict[str, Any]) -> None:
 
 def run_trial(setup: TrialSetup, rank: int, world_size: int, report: Reporter, checkpoint: Checkpoint | None) -> None:
     """Run the trial in this process, from its checkpoint if it has one."""
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # Tune's trials name every checkpoint otherwise
     with tempfile.TemporaryDirectory(prefix="trial-", ignore_cleanup_errors=True) as scratch:
         place = Place(Path(scratch), rank, world_size, setup.use_gpu)
         resume = Path(checkpoint.to_directory(f"{scratch}/resume")) if checkpoint else None

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -164,3 +166,15 @@ def test_the_packed_winner_is_published_with_its_own_settings(world, tmp_path):
     )
     assert rows[0].values["tuning.adapter_size"] == card.config["tuning"]["adapter_size"]
     assert card.metrics["eval/loss"] == pytest.approx(rows[0].best.metrics["eval/loss"], rel=1e-4)
+
+
+def test_a_proxy_costs_no_torch(world, tmp_path):
+    """Sixteen proxies on a small machine would otherwise import it sixteen times."""
+    job = job_of(world, tmp_path).of_trials()
+    (tmp_path / "job").write_bytes(ray.cloudpickle.dumps(job))
+    code = (
+        "import sys, pickle; import raytune_llm.sweep.bridge; pickle.load(open(sys.argv[1], 'rb')); "
+        "heavy = {'torch', 'transformers', 'peft', 'trl'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "job")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -32,6 +32,9 @@ from raytune_llm.training.packed.scoring import score
 from raytune_llm.training.packed.slot import Slot, SlotSpec, SlotState, StepReport
 from raytune_llm.training.packed.tally import Metrics, Tally
 
+SMALLEST_EVAL_PASS = 4096
+"""Tokens: evaluation runs passes of this size, or of the last step's largest pass if that is larger."""
+
 
 class Pack:
     """Up to `capacity` trials of rank ≤ `max_rank` on the layers `names` of `model`, which is changed in place until
@@ -50,6 +53,7 @@ class Pack:
         """Passes through the model in the last step."""
         self.padded_tokens = 0
         """Tokens that went through it, padding counted."""
+        self._largest_pass = SMALLEST_EVAL_PASS
 
     def close(self) -> None:
         """Give the model back as it was."""
@@ -178,10 +182,12 @@ class Pack:
             steps.append(StepRows(row, slot.table, rows, slot.spec.rows_per_pass))
         tally = Tally(weights)
         self.num_passes = self.padded_tokens = 0
+        self._largest_pass = SMALLEST_EVAL_PASS
         for micro_pack in cut_step(steps, self.cut):
             self._backward(micro_pack, tally)
             self.num_passes += 1
             self.padded_tokens += micro_pack.padded_tokens
+            self._largest_pass = max(self._largest_pass, micro_pack.padded_tokens)
         return tally.metrics()
 
     def _backward(self, micro_pack: MicroPack, tally: Tally) -> None:
@@ -218,12 +224,13 @@ class Pack:
     def evaluate(self, table: TokenTable, trial_ids: Sequence[str] | None = None) -> dict[str, Scores]:
         """Scores of these trials (null = all) on all of a table's examples; every batch is shared by all of them."""
         rows = list(range(len(self._slots))) if trial_ids is None else sorted(map(self._row, trial_ids))
-        at_once = max(1, min(self.cut.slots_per_pass, self.cut.max_tokens // int(table.lengths.max())))
+        cut = self._eval_cut()
+        at_once = max(1, min(cut.slots_per_pass, cut.max_tokens // int(table.lengths.max())))
         found: dict[str, Scores] = {}
         for start in range(0, len(rows), at_once):
             slots = [self._slots[row] for row in rows[start : start + at_once]]
             with self.stack.routed(self._route(rows[start : start + at_once])[0]):
-                scores = score(self.head, table, [slot.terms for slot in slots], self.cut, self.stack.device)
+                scores = score(self.head, table, [slot.terms for slot in slots], cut, self.stack.device)
             found |= {slot.spec.trial_id: scored for slot, scored in zip(slots, scores, strict=True)}
         return found
 
@@ -231,8 +238,11 @@ class Pack:
         """Scores of the base without adapters; computed once for a table."""
         key = (terms, id(table))
         if key not in self._base:
-            self._base[key] = (table, score(self.head, table, [terms], self.cut, self.stack.device)[0])
+            self._base[key] = (table, score(self.head, table, [terms], self._eval_cut(), self.stack.device)[0])
         return self._base[key][1]
+
+    def _eval_cut(self) -> Cut:
+        return replace(self.cut, max_tokens=min(self.cut.max_tokens, self._largest_pass))
 
     # Rows
 

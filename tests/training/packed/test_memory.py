@@ -62,6 +62,6 @@ def test_a_pack_fed_200_trials_keeps_its_size():
             pack.leave(pack.trial_ids[trial % 16])
             sizes.append(own_bytes())
         pack.join(make_spec(f"t{trial}", seed=trial, rank=1 + trial % 4, batch_size=1 + trial % 2), table, sft_terms)
-        if trial % 5 == 0:
+        if trial % 10 == 0:
             pack.step()
     assert sizes[-1] - sizes[32] < 4e6  # one trial's tables, kept by mistake, would be 184 times 0.1 MB
