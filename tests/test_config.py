@@ -89,7 +89,8 @@ def test_one_learning_rate_from_base_adapter_and_multiplier():
     job = load("train", [*DEMO, "tuning.learning_rate_multiplier=2", "model.learning_rate=1e-3"])
     assert job.learning_rate == pytest.approx(2e-3)
     assert load("train", [*DEMO, "adapter=full", "model.learning_rate=1e-3"]).learning_rate == pytest.approx(1e-4)
-    assert load("train", DEMO).learning_rate == pytest.approx(5e-4 * (2000 / 128) ** 0.781)
+    by_size = load("train", [*DEMO, "model.learning_rate=null"]).learning_rate
+    assert by_size == pytest.approx(5e-4 * (2000 / 128) ** 0.781)
 
 
 def run(*arguments):

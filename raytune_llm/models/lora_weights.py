@@ -1,7 +1,7 @@
 """LoRA weights by module, and as one row of a table in which many adapters lie side by side.
 
-In a row each module has A as (in_features, R) and then B as (R, out_features), R the table's largest rank; an adapter
-of rank r < R leaves columns r..R of A and rows r..R of B at 0.
+In a row each module has A as (R, in_features) and then B as (R, out_features), R the table's largest rank; an adapter
+of rank r < R leaves rows r..R of both at 0. So every matmul with an adapter runs along long contiguous rows.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class RowLayout:
             self.size = end
 
     def views(self, table: Tensor, rank: int) -> list[tuple[Tensor, Tensor]]:
-        """Each module's first `rank` columns of A and rows of B in a table (S, size): (S, in, rank), (S, rank, out)."""
+        """Each module's first `rank` rows of A and B in a table (S, size): (S, rank, in), (S, rank, out)."""
         count, found = len(table), []
         for (start, middle, end), (inner, outer) in zip(self._bounds, self.sizes.values(), strict=True):
-            a = table[:, start:middle].view(count, inner, self.max_rank)
+            a = table[:, start:middle].view(count, self.max_rank, inner)
             b = table[:, middle:end].view(count, self.max_rank, outer)
-            found.append((a[:, :, :rank], b[:, :rank]))
+            found.append((a[:, :rank], b[:, :rank]))
         return found
 
     def pack(self, weights: Mapping[str, tuple[Tensor, Tensor]], dtype: torch.dtype) -> Tensor:
@@ -62,18 +62,16 @@ class RowLayout:
                     f"the adapter's shapes {tuple(a.shape)}, {tuple(b.shape)} at {name} don't fit a layer of {inner} "
                     f"to {outer} features; it was made for another base"
                 )
-            into_a[0, :, :rank] = a.T
+            into_a[0, :rank] = a
             into_b[0, :rank] = b.T
         return row[0]
 
     def unpack(self, row: Tensor, rank: int) -> Weights:
         """The inverse of pack: contiguous copies."""
+        views = self.views(row.unsqueeze(0), rank)
         return {
-            name: (
-                a[0].T.clone(memory_format=torch.contiguous_format),
-                b[0].T.clone(memory_format=torch.contiguous_format),
-            )
-            for name, (a, b) in zip(self.sizes, self.views(row.unsqueeze(0), rank), strict=True)
+            name: (a[0].clone(), b[0].T.clone(memory_format=torch.contiguous_format))
+            for name, (a, b) in zip(self.sizes, views, strict=True)
         }
 
 

@@ -1,6 +1,6 @@
 """Many LoRA adapters side by side on one frozen base: the forward pass that packed training and serving share.
 
-    y = x Wᵀ + b + s · (x A) B          LoRA: Hu et al., 2021, arXiv 2106.09685
+    y = x Wᵀ + b + s · (x Aᵀ) B         LoRA: Hu et al., 2021, arXiv 2106.09685
 
 All scalars of an adapter lie in one row of a flat table, so that joining, leaving, clipping and the optimizer are
 operations on rows; each layer's A and B are views into it. What lies beyond an adapter's own rank is 0: its gradients
@@ -49,7 +49,7 @@ class LayerViews:
     """One layer's part of the rows of a route."""
 
     a: Tensor
-    """(S, in_features, R)"""
+    """(S, R, in_features)"""
     b: Tensor
     """(S, R, out_features)"""
     grad_a: Tensor | None
@@ -101,12 +101,12 @@ class StackedLinear(nn.Module):
 def _forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, route: Route, index: int, noise: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """y of x's shape, and h = (x A), scaled when the slots' scales differ, (S, C·T, R)."""
+    """y of x's shape, and h = (x Aᵀ), scaled when the slots' scales differ, (S, C·T, R)."""
     views, slots, scale = route.layers[index], route.num_slots, route.scale
     y = F.linear(x, weight, bias)
     x = x if noise is None else x * noise
     if slots == 1:
-        h = x.reshape(-1, x.shape[-1]) @ views.a[0]
+        h = x.reshape(-1, x.shape[-1]) @ views.a[0].T
         out = y.view(-1, y.shape[-1])
         if isinstance(scale, float):
             out.addmm_(h, views.b[0], alpha=scale)
@@ -114,7 +114,7 @@ def _forward(
             h *= scale[0]
             out.addmm_(h, views.b[0])
         return y, h
-    h = torch.bmm(x.reshape(slots, -1, x.shape[-1]), views.a)
+    h = torch.bmm(x.reshape(slots, -1, x.shape[-1]), views.a.transpose(1, 2))
     out = y.view(slots, -1, y.shape[-1])
     if isinstance(scale, float):
         out.baddbmm_(h, views.b, alpha=scale)
@@ -150,15 +150,15 @@ class _Stacked(torch.autograd.Function):
         if not isinstance(scale, float):
             dh *= scale
         _accumulate(views.grad_b, h, dy, alpha)
-        _accumulate(views.grad_a, dropped, dh, alpha)
+        _accumulate(views.grad_a, dh, dropped, alpha)
         if not ctx.needs_input_grad[0]:
             return None, None, None, None, None, None
         dx = torch.mm(dy.view(-1, dy.shape[-1]), ctx.weight).view(slots, -1, x.shape[-1])
         if noise:
-            through = torch.bmm(dh, views.a.transpose(1, 2)).mul_(noise[0].view(dx.shape))
+            through = torch.bmm(dh, views.a).mul_(noise[0].view(dx.shape))
             dx.add_(through, alpha=alpha)
         else:
-            dx.baddbmm_(dh, views.a.transpose(1, 2), alpha=alpha)
+            dx.baddbmm_(dh, views.a, alpha=alpha)
         return dx.view(x.shape), None, None, None, None, None
 
 

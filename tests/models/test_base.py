@@ -37,7 +37,7 @@ def test_a_base_is_loaded_again_from_its_card(tmp_path):
 def test_more_tokens_than_the_context_are_refused(tmp_path):
     facts = job_at(write_base(tmp_path, "llama")).model.facts
     assert facts.max_tokens(None) == 128 and facts.max_tokens(64) == 64
-    with pytest.raises(ValueError, match="data.max_tokens=129 is more than the base's context of 128 tokens"):
+    with pytest.raises(ValueError, match=r"data\.max_tokens=129 is more than the base's context of 128 tokens"):
         facts.max_tokens(129)
 
 
@@ -57,7 +57,7 @@ def test_what_is_no_base_is_refused_by_key(make, message, tmp_path):
 def test_weights_that_are_no_safetensors_are_refused(tmp_path):
     write_base(tmp_path, "llama")
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="no \\*.safetensors weights"):
+    with pytest.raises(ValueError, match=r"no \*\.safetensors weights"):
         _ = job_at(tmp_path).model.facts
 
 

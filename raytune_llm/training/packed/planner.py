@@ -110,8 +110,8 @@ class Planner:
         if best != self._chosen:
             self._chosen = best
             self._say(self.describe())
-        if self._num_steps % REVISIT_STEPS == 0 and timed:
-            return timed[self._num_steps // REVISIT_STEPS % len(timed)], True
+        if self._num_steps % REVISIT_STEPS == 0 and count > 1:
+            return candidates[self._num_steps // REVISIT_STEPS % len(candidates)], True
         return best, False
 
     def _candidates(self, count: int) -> list[int]:
