@@ -118,8 +118,14 @@ def evaluate(job: EvaluateJob) -> int:
 
 
 def serve(job: ServeJob) -> int:
-    """An endpoint that stays until it is interrupted."""
-    return hold(deploy(job, [reference.strip() for reference in job.version.split(",")]))
+    """An endpoint that stays until it is interrupted; with serve.config_file, the file for `serve deploy` instead."""
+    from raytune_llm.serving import deploy_config
+
+    references = [reference.strip() for reference in job.version.split(",")]
+    if job.serve.config_file is None:
+        return hold(deploy(job, references))
+    print(deploy_config.write(job.serve, job.registry_dir, references))
+    return 0
 
 
 def hold(endpoint: Endpoint) -> int:

@@ -32,6 +32,11 @@ class Adapter(Protocol):
         """The registry's kind of what is trained: adapter or model."""
         ...
 
+    @property
+    def trains_base(self) -> bool:
+        """Whether the base's own weights learn. Where they don't, its own dropout is off: adapter.dropout is."""
+        ...
+
     def check(self, rank: int, facts: Facts) -> None:
         """Raise ValueError when the base can't take it."""
         ...
@@ -63,6 +68,7 @@ class LoRA:
     """Weight-decomposed adapters; they can't share a packed base."""
 
     kind = "adapter"
+    trains_base = False
 
     def __post_init__(self) -> None:
         require(self.rate_factor > 0, "adapter.rate_factor", self.rate_factor, "> 0")
@@ -117,6 +123,7 @@ class Full:
     """Times the base's recommended learning rate, which is meant for adapters; > 0."""
 
     kind = "model"
+    trains_base = True
 
     def __post_init__(self) -> None:
         require(self.rate_factor > 0, "adapter.rate_factor", self.rate_factor, "> 0")

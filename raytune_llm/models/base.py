@@ -95,17 +95,20 @@ class Base:
         supply_template(tokenizer)
         return tokenizer
 
-    def load(self) -> PreTrainedModel:
-        """The model in its dtype on the CPU, parameters as stored."""
+    def load(self, *, own_dropout: bool = True) -> PreTrainedModel:
+        """The model in its dtype on the CPU, parameters as stored, with or without its own dropout."""
+        from transformers import AutoConfig
         from transformers.utils import logging
 
         logging.disable_progress_bar()
+        config = AutoConfig.from_pretrained(self.name_or_path, revision=self.revision)
         model = auto_class(self.facts.is_encoder_decoder).from_pretrained(
             self.name_or_path,
             revision=self.revision,
             dtype=torch_dtype(self.dtype),
             attn_implementation=self.attention,
             use_safetensors=True,
+            **({} if own_dropout else {"config": without_dropout(config)}),
         )
         model.generation_config.do_sample = False
         return model
@@ -194,6 +197,14 @@ def skeleton(base: Base) -> PreTrainedModel:
         )
     with torch.device("meta"):
         return auto.from_config(config)
+
+
+def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
+    """The config with every dropout probability at 0."""
+    for name, value in config.to_dict().items():
+        if "drop" in name and isinstance(value, float):
+            setattr(config, name, 0.0)
+    return config
 
 
 def auto_class(is_encoder_decoder: bool) -> Any:

@@ -10,20 +10,22 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from raytune_llm.serving import errors
 from raytune_llm.serving.catalogue import Catalogue
 from raytune_llm.serving.engine import Delta, Engine, ServedModel
-from raytune_llm.serving.guard import Guard
+from raytune_llm.serving.guard import KEY_IN_SCOPE, Guard
+from raytune_llm.serving.metrics import CONTENT_TYPE, Metrics
+from raytune_llm.serving.quota import Quota
 from raytune_llm.serving.requests import ChatRequest, CompletionRequest, Options
 from raytune_llm.serving.responses import ChatShape, CompletionShape, Shape, model_list, usage
 
@@ -44,36 +46,43 @@ class Limits:
     max_body_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Service:
     """All that the routes need."""
 
     engine: Engine
     catalogue: Catalogue
+    """May be replaced by a later one while requests are answered."""
     models: Mapping[str, ServedModel]
     """By entry id."""
     limits: Limits
+    quota: Quota
+    metrics: Metrics
+    find_more: Callable[[str], Awaitable[bool]]
+    """Whether a name that isn't in the catalogue was put there."""
 
-    async def chat(self, request: ChatRequest) -> Response:
-        served = self._find(request)
+    async def chat(self, request: ChatRequest, key: str) -> Response:
+        served = await self._find(request, key)
         prompt = _encode(served, request.prompt, "messages")
         shape = ChatShape(served.id, wants_logprobs=request.num_logprobs is not None)
-        return await self._answer(
-            request, shape, len(prompt), _without_leading_space(self._generate(request, served, prompt))
-        )
+        deltas = _without_leading_space(self._generate(request, served, prompt, key))
+        return await self._answer(request, shape, len(prompt), deltas)
 
-    async def complete(self, request: CompletionRequest) -> Response:
-        served = self._find(request)
+    async def complete(self, request: CompletionRequest, key: str) -> Response:
+        served = await self._find(request, key)
         if isinstance(request.prompt, str):
             prompt = _encode(served, request.prompt, "prompt")
         else:
             prompt = _checked_ids(served, request.prompt)
         shape = CompletionShape(served.id, wants_logprobs=request.num_logprobs is not None)
-        return await self._answer(request, shape, len(prompt), self._generate(request, served, prompt))
+        return await self._answer(request, shape, len(prompt), self._generate(request, served, prompt, key))
 
-    def _find(self, request: Options) -> ServedModel:
+    async def _find(self, request: Options, key: str) -> ServedModel:
         request.check()
+        self.quota.admit(key)
         entry = self.catalogue.find(request.model)
+        if entry is None and await self.find_more(request.model):
+            entry = self.catalogue.find(request.model)
         if entry is None:
             offered = ", ".join(name for entry in self.catalogue.entries for name in entry.names)
             message = f"the model '{request.model}' is not served here; served: {offered}"
@@ -94,11 +103,14 @@ class Service:
         counts = usage(prompt_tokens, sum(delta.num_tokens for delta in whole))
         return JSONResponse(shape.whole("".join(delta.text for delta in whole), finish, logprobs, counts))
 
-    def _generate(self, request: Options, served: ServedModel, prompt: list[int]) -> AsyncGenerator[Delta, None]:
+    def _generate(
+        self, request: Options, served: ServedModel, prompt: list[int], key: str
+    ) -> AsyncGenerator[Delta, None]:
         """The answer. Raises ApiError at once when the request exceeds the limits."""
         sampling = request.sampling(self._answer_tokens(request, len(prompt)))
         deltas = self.engine.generate(served.id, prompt, sampling)
-        return _within(self.limits.request_timeout_seconds, deltas)
+        within = _within(self.limits.request_timeout_seconds, deltas)
+        return self.metrics.metered(served.id, len(prompt), self.quota.charged(key, len(prompt), within))
 
     def _answer_tokens(self, request: Options, prompt_tokens: int) -> int:
         """Longest answer. Raises ApiError when prompt and answer exceed the limits."""
@@ -127,7 +139,11 @@ def create_app(service: Service, *, key_hashes: tuple[str, ...]) -> FastAPI:
     """The ASGI app."""
     app = FastAPI(title="raytune_llm", docs_url=None, redoc_url=None)
     app.add_middleware(Guard, key_hashes=key_hashes, max_body_bytes=service.limits.max_body_bytes)
-    _add_error_handlers(app)
+    _add_error_handlers(app, service.metrics)
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        return Response(service.metrics.text(service.engine), media_type=CONTENT_TYPE)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, Any]:
@@ -146,32 +162,36 @@ def create_app(service: Service, *, key_hashes: tuple[str, ...]) -> FastAPI:
         raise errors.ApiError(404, f"the model '{name}' is not served here", code="model_not_found", param="model")
 
     @app.post("/v1/chat/completions")
-    async def chat_completions(request: ChatRequest) -> Response:
-        return await service.chat(request)
+    async def chat_completions(request: ChatRequest, http: Request) -> Response:
+        return await service.chat(request, http.scope[KEY_IN_SCOPE])
 
     @app.post("/v1/completions")
-    async def completions(request: CompletionRequest) -> Response:
-        return await service.complete(request)
+    async def completions(request: CompletionRequest, http: Request) -> Response:
+        return await service.complete(request, http.scope[KEY_IN_SCOPE])
 
     return app
 
 
-def _add_error_handlers(app: FastAPI) -> None:
+def _add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
+    def answer(error: errors.ApiError) -> Response:
+        metrics.refused(error.status)
+        return error.response()
+
     @app.exception_handler(errors.ApiError)
     async def own(request: Request, error: errors.ApiError) -> Response:
-        return error.response()
+        return answer(error)
 
     @app.exception_handler(RequestValidationError)
     async def validation(request: Request, error: RequestValidationError) -> Response:
-        return errors.from_validation(error.errors()).response()
+        return answer(errors.from_validation(error.errors()))
 
     @app.exception_handler(HTTPException)
     async def framework(request: Request, error: HTTPException) -> Response:
-        return errors.from_status(error.status_code, str(error.detail)).response()
+        return answer(errors.from_status(error.status_code, str(error.detail)))
 
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> Response:
-        return errors.internal().response()
+        return answer(errors.internal())
 
 
 async def _within(seconds: float, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:

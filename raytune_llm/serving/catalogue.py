@@ -13,7 +13,7 @@ from __future__ import annotations
 import calendar
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from raytune_llm.job import InputError
@@ -98,20 +98,38 @@ def read_catalogue(registry: Registry, references: Sequence[str]) -> Catalogue:
     entries = [Entry(id=base_id, names=(base_id,), kind="base", version=None, created=0)]
     for version in versions:
         is_first = next(other for other in versions if other.name == version.name) == version
-        aliases = [f"{version.name}@{alias}" for alias in version.aliases]
-        names = (version.reference, *([version.name] if is_first else []), *aliases)
-        entries.append(
-            Entry(
-                id=version.reference,
-                names=names,
-                kind=version.card.kind,
-                version=version,
-                created=_unix(version.card.created),
-            )
-        )
-        if base_id in names:
+        entry = _entry(version, is_first=is_first)
+        if base_id in entry.names:
             raise InputError(f"{version.reference} has the same name as its base; publish it under another one")
+        entries.append(entry)
     return Catalogue(base=base, entries=tuple(entries))
+
+
+def can_be_more(catalogue: Catalogue, reference: str) -> bool:
+    """Whether a reference is NAME@number of a name that the catalogue has another version of."""
+    name, _, number = reference.partition("@")
+    is_plain = number.isascii() and number.isdigit() and len(number) <= 9
+    return is_plain and name in {version.name for version in catalogue.versions}
+
+
+def with_version(catalogue: Catalogue, registry: Registry, reference: str) -> Catalogue:
+    """The catalogue with one more version at its end. Raises InputError when it can't be served beside the others."""
+    version = registry.resolve(reference)
+    _check_servable(version, catalogue.versions[0])
+    return replace(
+        catalogue, entries=(*catalogue.entries, replace(_entry(version, is_first=False), names=(version.reference,)))
+    )
+
+
+def _entry(version: Version, *, is_first: bool) -> Entry:
+    aliases = [f"{version.name}@{alias}" for alias in version.aliases]
+    return Entry(
+        id=version.reference,
+        names=(version.reference, *([version.name] if is_first else []), *aliases),
+        kind=version.card.kind,
+        version=version,
+        created=_unix(version.card.created),
+    )
 
 
 def _check_servable(version: Version, first: Version) -> None:

@@ -1,7 +1,7 @@
 """The endpoint on a Ray cluster: what conf/serve chooses, and how it is started and stopped.
 
-Ray Serve routes, replaces replicas that fail and keeps the endpoint when the job ends (on a cluster that outlives
-it). Aliases are read at the start. Left out: autoscaling, rolling updates, a config file for `serve deploy`.
+Ray Serve routes, scales, replaces replicas that fail and keeps the endpoint when the job ends (on a cluster that
+outlives it). Aliases are read at the start. deploy_config.py writes the same endpoint as a file for `serve deploy`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import errno
 import ipaddress
 import logging
 import os
+import secrets
 import socket
 import time
 import urllib.error
@@ -22,12 +23,15 @@ from raytune_llm.job import InputError, require
 from raytune_llm.registry import Registry
 from raytune_llm.serving.catalogue import Catalogue, Endpoint, read_catalogue
 from raytune_llm.serving.engine import EngineChoice
+from raytune_llm.serving.guard import key_hash
 
 APPLICATION = "raytune_llm"
+DEPLOYMENT = "endpoint"
 SPARE_REQUESTS = 8
 """Requests a full replica still takes, so that /healthz and /v1/models are answered under load."""
 HEALTHY_WITHIN_SECONDS = 60.0
 WATCH_EVERY_SECONDS = 2.0
+HASHED = "sha256:"
 QUIET: dict[str, Any] = {"log_level": "WARNING", "enable_access_log": False}
 
 
@@ -42,7 +46,12 @@ class Serve:
     port: int
     """Port to listen on; 1 to 65535. One that is in use is refused before anything is started."""
     num_replicas: int
-    """Copies of base and adapters that share the requests; ≥ 1."""
+    """Copies of base and adapters that share the requests, at least; ≥ 1."""
+    max_replicas: int
+    """Copies at most: with more than num_replicas, Ray Serve adds and takes away copies by the answers that are open.
+    ≥ num_replicas."""
+    target_open_answers: int
+    """Open answers per replica that autoscaling aims at; ≥ 1."""
     max_concurrent_requests: int
     """Answers that one replica decodes at once; more wait. ≥ 1."""
     max_tokens: int
@@ -52,14 +61,28 @@ class Serve:
     max_body_bytes: int
     """Largest body of a request; larger ones are answered 413. ≥ 1024."""
     api_key_env: str | None
-    """Environment variable with the API keys of clients, comma-separated; null asks for none (loopback only)."""
+    """Environment variable with the API keys of clients, comma-separated; null asks for none (loopback only). A key
+    may be given as sha256:HEX, its hash; replicas and files hold hashes alone."""
+    requests_per_minute: int | None
+    """Requests that one key may make of one replica in a minute; more are answered 429. ≥ 1, or null for no limit."""
+    tokens_per_minute: int | None
+    """Tokens, of prompts and answers, that one key may use at one replica in a minute. ≥ 1, or null for no limit."""
+    on_demand: bool
+    """Whether a request for NAME@number loads that version when NAME is served but that version isn't yet. Such
+    versions answer without the proof that versions named at the start go through."""
+    config_file: str | None
+    """File to write a config for `serve deploy` to, instead of starting the endpoint here; null starts it."""
     engine: EngineChoice
     """What decodes: conf/serve/*.yaml name one."""
 
     def __post_init__(self) -> None:
         require(1 <= self.port <= 65535, "serve.port", self.port, "1 to 65535")
-        for name in ("num_replicas", "max_concurrent_requests", "max_tokens"):
+        for name in ("num_replicas", "max_concurrent_requests", "max_tokens", "target_open_answers"):
             require(getattr(self, name) >= 1, f"serve.{name}", getattr(self, name), "≥ 1")
+        for name in ("requests_per_minute", "tokens_per_minute"):
+            limit = getattr(self, name)
+            require(limit is None or limit >= 1, f"serve.{name}", limit, "≥ 1 or null")
+        require(self.max_replicas >= self.num_replicas, "serve.max_replicas", self.max_replicas, "≥ num_replicas")
         require(self.request_timeout_seconds > 0, "serve.request_timeout_seconds", self.request_timeout_seconds, "> 0")
         require(self.max_body_bytes >= 1024, "serve.max_body_bytes", self.max_body_bytes, "≥ 1024")
         if self.api_key_env is None and not is_loopback(self.host):
@@ -69,17 +92,18 @@ class Serve:
                 "variable and name it by serve.api_key_env=NAME, or listen on serve.host=127.0.0.1"
             )
 
-    def api_keys(self) -> list[str]:
-        """The keys that clients must send; none where it is open. Raises InputError when the variable holds none."""
+    def key_hashes(self) -> tuple[str, ...]:
+        """Hashes of the keys that clients must send; none where it is open. Raises InputError when the variable holds
+        none."""
         if self.api_key_env is None:
-            return []
+            return ()
         keys = [key.strip() for key in os.environ.get(self.api_key_env, "").split(",") if key.strip()]
         if not keys:
             raise InputError(
                 f"serve.api_key_env={self.api_key_env}: this environment variable holds no key; "
                 "set it, e.g. to a long random word"
             )
-        return keys
+        return tuple(key.removeprefix(HASHED) if key.startswith(HASHED) else key_hash(key) for key in keys)
 
     def check_port(self) -> None:
         """Raise InputError when something listens there already. Cheap: to be called before hours of work."""
@@ -116,9 +140,9 @@ def start(serve: Serve, registry_dir: str, references: Sequence[str]) -> Endpoin
     """
     from ray import serve as ray_serve
 
-    keys = serve.api_keys()
+    hashes = serve.key_hashes()
     serve.check_port()
-    catalogue = read_catalogue(Registry(registry_dir), references)
+    catalogue = serve.engine.named(read_catalogue(Registry(registry_dir), references))
     _require_no_other_endpoint()
     logging.getLogger("ray.serve").setLevel(QUIET["log_level"])
     ray_serve.start(
@@ -127,11 +151,15 @@ def start(serve: Serve, registry_dir: str, references: Sequence[str]) -> Endpoin
         logging_config=QUIET,
     )
     try:
-        handle = ray_serve.run(_application(serve, registry_dir, catalogue, keys), name=APPLICATION, route_prefix="/")
-        refused = handle.refused.remote().result(timeout_s=HEALTHY_WITHIN_SECONDS)
+        # the job's own key, so that it can prove the endpoint where it was given hashes alone
+        own_key = secrets.token_urlsafe(32) if hashes else None
+        every = (*hashes, key_hash(own_key)) if own_key else ()
+        application = make_application(serve, registry_dir, catalogue, every)
+        handle = ray_serve.run(application, name=APPLICATION, route_prefix="/")
+        refused = serve.engine.refused(handle, timeout_seconds=HEALTHY_WITHIN_SECONDS)
         if refused:
             raise InputError("; ".join(refused.values()))
-        endpoint = Endpoint(url=serve.url, catalogue=catalogue, api_key=keys[0] if keys else None)
+        endpoint = Endpoint(url=serve.url, catalogue=catalogue, api_key=own_key)
         _wait_until_healthy(endpoint)
     except BaseException:
         stop()
@@ -153,18 +181,22 @@ def watch(endpoint: Endpoint) -> None:
 
 
 def stop() -> None:
-    """Shut the endpoint and Ray Serve down; requests in flight are given time to end."""
+    """Shut the endpoint and Ray Serve down; requests in flight are given time to end, new ones are refused."""
     from ray import serve as ray_serve
 
+    if APPLICATION in ray_serve.status().applications:
+        ray_serve.delete(APPLICATION)  # drains the replicas while the proxies still carry their answers
     ray_serve.shutdown()
 
 
-def _application(serve: Serve, registry_dir: str, catalogue: Catalogue, keys: list[str]) -> Any:
+def make_application(
+    serve: Serve, registry_dir: str, catalogue: Catalogue, key_hashes: tuple[str, ...], *, has_gpu: bool | None = None
+) -> Any:
+    """The Serve application; has_gpu: whether its cluster has any, None asks the present one."""
     import ray
     from ray import serve as ray_serve
 
     from raytune_llm.serving.app import Limits
-    from raytune_llm.serving.guard import key_hash
     from raytune_llm.serving.replica import Plan, Replica
 
     facts = catalogue.base.facts
@@ -180,17 +212,42 @@ def _application(serve: Serve, registry_dir: str, catalogue: Catalogue, keys: li
             max_body_bytes=serve.max_body_bytes,
         ),
         max_running=serve.max_concurrent_requests,
-        key_hashes=tuple(map(key_hash, keys)),
+        key_hashes=key_hashes,
+        requests_per_minute=serve.requests_per_minute,
+        tokens_per_minute=serve.tokens_per_minute,
+        on_demand=serve.on_demand,
     )
-    deployment = ray_serve.deployment(
-        ray_serve.ingress()(Replica),
-        name="endpoint",
-        num_replicas=serve.num_replicas,
-        max_ongoing_requests=serve.max_concurrent_requests + SPARE_REQUESTS,
-        logging_config=QUIET,
-        ray_actor_options=serve.engine.resources(cluster_has_gpu=ray.cluster_resources().get("GPU", 0) >= 1),
-    )
-    return deployment.bind(plan)
+    has_gpu = ray.cluster_resources().get("GPU", 0) >= 1 if has_gpu is None else has_gpu
+
+    def own() -> Any:
+        deployment = ray_serve.deployment(
+            ray_serve.ingress()(Replica),
+            name=DEPLOYMENT,
+            max_ongoing_requests=serve.max_concurrent_requests + SPARE_REQUESTS,
+            logging_config=QUIET,
+            graceful_shutdown_timeout_s=serve.request_timeout_seconds,
+            user_config={"versions": [version.reference for version in catalogue.versions]},
+            ray_actor_options=serve.engine.resources(cluster_has_gpu=has_gpu),
+            **scaling(serve),
+        )
+        return deployment.bind(plan)
+
+    limits = (serve.requests_per_minute, serve.tokens_per_minute)
+    is_guarded = bool(key_hashes) or serve.on_demand or any(limit is not None for limit in limits)
+    return serve.engine.application(own, catalogue, scaling(serve), is_guarded=is_guarded)
+
+
+def scaling(serve: Serve) -> dict[str, Any]:
+    """Ray Serve's fields for the number of replicas."""
+    if serve.max_replicas == serve.num_replicas:
+        return {"num_replicas": serve.num_replicas}
+    return {
+        "autoscaling_config": {
+            "min_replicas": serve.num_replicas,
+            "max_replicas": serve.max_replicas,
+            "target_ongoing_requests": serve.target_open_answers,
+        }
+    }
 
 
 def _require_no_other_endpoint() -> None:

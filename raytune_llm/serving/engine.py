@@ -7,15 +7,16 @@ the engine. Imports neither Ray nor torch.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from raytune_llm.data.tokens import Tokens
     from raytune_llm.models.base import Base
+    from raytune_llm.serving.catalogue import Catalogue
 
 
 class Finish(Enum):
@@ -43,6 +44,8 @@ class Sampling:
     """The answer ends before the first of these."""
     num_logprobs: int | None
     """How many of the likeliest tokens are told beside each chosen one; None tells no log-probabilities."""
+    stream: bool
+    """Whether text is told as it comes; else it may be told in one delta at the end."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,22 @@ class Engine(Protocol):
         """Answers being decoded or waiting for it."""
         ...
 
+    @property
+    def num_waiting(self) -> int:
+        """Answers that wait for a place."""
+        ...
+
+    @property
+    def num_adapter_loads(self) -> int:
+        """Times an adapter was put into memory, from the start on."""
+        ...
+
     def add(self, model: ServedModel) -> None:
         """Load one more model; what is being decoded goes on. Raises InputError when its files don't suit this base."""
+        ...
+
+    def remove(self, id: str) -> None:
+        """Answer by this model no more; what is being decoded goes on."""
         ...
 
     def generate(self, model: str, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
@@ -115,4 +132,22 @@ class EngineChoice(Protocol):
 
     def load(self, base: Base, *, max_running: int) -> Engine:
         """An engine with the base loaded; models, the base among them, are made known to it by `add`."""
+        ...
+
+    def named(self, catalogue: Catalogue) -> Catalogue:
+        """The catalogue with the names that this engine answers to."""
+        ...
+
+    def application(
+        self, own: Callable[[], Any], catalogue: Catalogue, scaling: Mapping[str, Any], *, is_guarded: bool
+    ) -> Any:
+        """The Serve application: `own()`, this package's replicas over `load`, or one that the engine brings along.
+
+        scaling: Ray Serve's fields for the number of replicas; is_guarded: whether keys, limits per key or versions on
+        demand are asked for. Raises InputError for what the engine doesn't offer.
+        """
+        ...
+
+    def refused(self, handle: Any, *, timeout_seconds: float) -> dict[str, str]:
+        """Why a running application doesn't serve which versions, by id."""
         ...

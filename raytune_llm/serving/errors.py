@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starlette.responses import Response
@@ -15,9 +15,17 @@ CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
 class ApiError(Exception):
     """What a client is told. `param` is the offending field of its request."""
 
-    def __init__(self, status: int, message: str, *, code: str | None, param: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
-        self.status, self.message, self.code, self.param = status, message, code, param
+        self.status, self.message, self.code, self.param, self.headers = status, message, code, param, headers
 
     def body(self) -> dict[str, Any]:
         kind = TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
@@ -25,7 +33,12 @@ class ApiError(Exception):
 
     def response(self) -> Response:
         # ASCII, so that a lone surrogate quoted from the request can't break the answer
-        return Response(json.dumps(self.body()), status_code=self.status, media_type="application/json")
+        return Response(
+            json.dumps(self.body()),
+            status_code=self.status,
+            headers=dict(self.headers or {}),
+            media_type="application/json",
+        )
 
 
 def invalid(message: str, *, param: str | None = None, code: str = "invalid_value") -> ApiError:

@@ -17,6 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from raytune_llm.serving.errors import ApiError, from_status
 
 OPEN_PATHS = ("/healthz",)
+KEY_IN_SCOPE = "raytune_llm.key"
+"""Where the routes find the hash of the key that a request came with."""
 
 
 class Guard:
@@ -31,26 +33,26 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        refusal = self._refusal(scope)
+        given = key_hash(bearer(Headers(scope=scope).get("authorization", "")))
+        scope[KEY_IN_SCOPE] = given if self._key_hashes else ""
+        refusal = self._refusal(scope, given)
         if refusal is not None:
             await refusal.response()(scope, receive, send)
             return
         await self._app(scope, self._limited(receive), send)
 
-    def _refusal(self, scope: Scope) -> ApiError | None:
+    def _refusal(self, scope: Scope, given: str) -> ApiError | None:
         headers = Headers(scope=scope)
-        if self._key_hashes and scope["path"] not in OPEN_PATHS and not self._is_key(headers.get("authorization", "")):
+        if self._key_hashes and scope["path"] not in OPEN_PATHS and not self._is_known(given):
             return ApiError(401, "no valid API key; send it as 'Authorization: Bearer KEY'", code="invalid_api_key")
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > self._max_body_bytes:
             return self._too_large()
         return None
 
-    def _is_key(self, authorization: str) -> bool:
-        scheme, _, key = authorization.partition(" ")
-        given = key_hash(key.strip())
-        known = [hmac.compare_digest(given, expected) for expected in self._key_hashes]
-        return scheme.lower() == "bearer" and any(known)
+    def _is_known(self, given: str) -> bool:
+        # every comparison is made, so that the time doesn't tell which came near
+        return any([hmac.compare_digest(given, expected) for expected in self._key_hashes])
 
     def _limited(self, receive: Receive) -> Receive:
         received = 0
@@ -67,6 +69,12 @@ class Guard:
 
     def _too_large(self) -> ApiError:
         return from_status(413, f"the request's body has more than {self._max_body_bytes} bytes")
+
+
+def bearer(authorization: str) -> str:
+    """The key of an Authorization header; "" when it holds none."""
+    scheme, _, key = authorization.partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
 
 
 def key_hash(key: str) -> str:

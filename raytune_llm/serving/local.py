@@ -1,25 +1,33 @@
-"""The first engine: transformers on CPUs or one GPU, many adapters on one base in memory.
+"""The engine of this package: transformers on CPUs or one GPU, many adapters on one base in memory.
 
-One thread owns the weights and decodes one token of each answer in turn, each with its own key-value cache, so a
-short answer never waits for a long one. Greedy answers equal `generate`'s. Left out: answers that share a forward
-pass (batching), paged caches, eviction of adapters.
+One thread owns the weights. At each step the running answers of the base and of its LoRA adapters share one forward
+pass, fully tuned models have a pass each, and what can't share one (DoRA, encoder-decoder bases) decodes a token of
+each answer in turn. Answers join between two steps. Greedy answers equal `generate`'s. Left out: paged caches, several
+GPUs.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import queue
 import threading
-from collections.abc import AsyncGenerator
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from raytune_llm.job import InputError, require
 from raytune_llm.models.base import Base
+from raytune_llm.serving.batch import Batch, Row
+from raytune_llm.serving.catalogue import Catalogue
 from raytune_llm.serving.engine import Delta, Engine, Sampling, ServedModel
-from raytune_llm.serving.resident import Resident
-from raytune_llm.serving.sequence import Sequence
+from raytune_llm.serving.resident import Prepared, Resident
+from raytune_llm.serving.sequence import Outbox, Sequence
+from raytune_llm.serving.solo import Solo
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +40,15 @@ class LocalEngine:
     """CPUs that one replica reserves and computes with; > 0."""
     use_gpu: bool | None
     """One GPU per replica; null = when the cluster has any."""
+    max_resident_adapters: int
+    """LoRA adapters kept in memory; of more, the longest unused is put out and read again when it is asked for. ≥ 1."""
+    max_adapter_size: int
+    """Largest LoRA rank that is loaded; memory follows the largest one met. ≥ 1."""
 
     def __post_init__(self) -> None:
         require(self.cpus_per_replica > 0, "serve.engine.cpus_per_replica", self.cpus_per_replica, "> 0")
+        for name in ("max_resident_adapters", "max_adapter_size"):
+            require(getattr(self, name) >= 1, f"serve.engine.{name}", getattr(self, name), "≥ 1")
 
     def resources(self, *, cluster_has_gpu: bool) -> dict[str, float]:
         if self.use_gpu and not cluster_has_gpu:
@@ -43,23 +57,51 @@ class LocalEngine:
         return {"num_cpus": self.cpus_per_replica, "num_gpus": gpus}
 
     def load(self, base: Base, *, max_running: int) -> Engine:
-        if torch.cuda.is_available() and self.use_gpu is not False:
-            return LocalDecoder(base, device="cuda", max_running=max_running)
-        torch.set_num_threads(max(1, int(self.cpus_per_replica)))
-        return LocalDecoder(base, device="cpu", max_running=max_running)
+        device = "cuda" if torch.cuda.is_available() and self.use_gpu is not False else "cpu"
+        if device == "cpu":
+            torch.set_num_threads(max(1, int(self.cpus_per_replica)))
+        resident = Resident(
+            base,
+            device,
+            max_rows=max_running,
+            max_adapters=self.max_resident_adapters,
+            max_rank=self.max_adapter_size,
+        )
+        return LocalDecoder(resident, max_running=max_running)
+
+    def named(self, catalogue: Catalogue) -> Catalogue:
+        return catalogue
+
+    def application(
+        self, own: Callable[[], Any], catalogue: Catalogue, scaling: Mapping[str, Any], *, is_guarded: bool
+    ) -> Any:
+        return own()
+
+    def refused(self, handle: Any, *, timeout_seconds: float) -> dict[str, str]:
+        return handle.refused.remote().result(timeout_s=timeout_seconds)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """Something to be done by the decoding thread between two steps."""
+
+    function: Callable[[], None]
+    done: Future[None]
 
 
 class LocalDecoder:
-    """The loaded engine."""
+    """The loaded engine. Only the decoding thread touches what is resident."""
 
-    def __init__(self, base: Base, *, device: str, max_running: int) -> None:
-        self._resident = Resident(base, device)
+    def __init__(self, resident: Resident, *, max_running: int) -> None:
+        self._resident = resident
         self._models: dict[str, ServedModel] = {}
         self._max_running = max_running
-        self._waiting: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()
-        self._running: list[Sequence] = []
+        self._arrived: queue.SimpleQueue[Sequence | _Call | None] = queue.SimpleQueue()
+        self._waiting: deque[Sequence] = deque()
+        self._solos: list[Solo] = []
+        self._retired: set[str] = set()
+        self._outbox = Outbox()
         self._num_open = 0
-        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._decode, name="decoder", daemon=True)
         self._thread.start()
 
@@ -67,17 +109,31 @@ class LocalDecoder:
     def num_running(self) -> int:
         return self._num_open
 
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting) + self._arrived.qsize()
+
+    @property
+    def num_adapter_loads(self) -> int:
+        return 0 if self._resident.slots is None else self._resident.slots.num_loads
+
     def add(self, model: ServedModel) -> None:
-        with self._lock:
-            self._resident.add(model)
+        prepared = self._resident.prepare(model)
+        self._between_steps(lambda: self._install(prepared))
         self._models[model.id] = model
+
+    def remove(self, id: str) -> None:
+        del self._models[id]
+        self._between_steps(lambda: self._retire(id))
 
     async def generate(self, model: str, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         self.check_health()
-        sequence = Sequence(self._models[model], prompt, sampling)
-        self._waiting.put(sequence)
         self._num_open += 1
+        sequence = Sequence(self._models[model], prompt, sampling, self._outbox)
         try:
+            if self._resident.is_cold(model):
+                sequence.weights = await asyncio.to_thread(self._resident.read, model)
+            self._arrived.put(sequence)
             while True:
                 item = await sequence.deltas.get()
                 if isinstance(item, Exception):
@@ -94,36 +150,143 @@ class LocalDecoder:
             raise RuntimeError("the decoding thread has ended")
 
     def close(self) -> None:
-        self._waiting.put(None)
+        self._arrived.put(None)
         self._thread.join()
 
-    def _decode(self) -> None:
-        with torch.inference_mode():
-            while self._admit():
-                for sequence in list(self._running):
-                    if not self._advance(sequence):
-                        self._running.remove(sequence)
+    def _between_steps(self, function: Callable[[], None]) -> None:
+        """Have the decoding thread do something; returns, or raises, when it is done."""
+        self.check_health()
+        call = _Call(function, Future())
+        self._arrived.put(call)
+        call.done.result()
 
-    def _admit(self) -> bool:
-        """Take in new answers, waiting for one when there is nothing to do; False when the engine was closed."""
-        while len(self._running) < self._max_running:
+    def _install(self, prepared: Prepared) -> None:
+        if prepared.served.id in self._retired:  # asked for again; a version never changes
+            self._retired.remove(prepared.served.id)
+        else:
+            self._resident.install(prepared)
+
+    def _retire(self, id: str) -> None:
+        self._retired.add(id)
+        self._let_go()
+
+    def _decode(self) -> None:
+        try:
+            self._decode_until_closed()
+        finally:
+            self._fail_all(RuntimeError("the engine was closed"))
+
+    def _decode_until_closed(self) -> None:
+        with torch.inference_mode():
+            while self._receive():
+                self._admit()
+                for batch in self._resident.batches:
+                    self._step(batch)
+                self._step_solos()
+                self._outbox.flush()
+                if self._retired:
+                    self._let_go()
+
+    def _fail_all(self, error: Exception) -> None:
+        """Nobody waits for a thread that has ended."""
+        for batch in self._resident.batches:
+            self._waiting += batch.sequences
+        self._waiting += [solo.sequence for solo in self._solos]
+        while True:
             try:
-                sequence = self._waiting.get(block=not self._running)
+                item = self._arrived.get(block=False)
+            except queue.Empty:
+                break
+            if isinstance(item, _Call):
+                item.done.set_exception(error)
+            elif item is not None:
+                self._waiting.append(item)
+        for sequence in self._waiting:
+            sequence.fail(error)
+        self._outbox.flush()
+
+    @property
+    def _num_decoding(self) -> int:
+        return len(self._solos) + sum(len(batch) for batch in self._resident.batches)
+
+    def _receive(self) -> bool:
+        """Take in what arrived, waiting for it when there is nothing to do; False when the engine was closed."""
+        while True:
+            try:
+                item = self._arrived.get(block=not self._waiting and not self._num_decoding)
             except queue.Empty:
                 return True
-            if sequence is None:
+            if item is None:
                 return False
-            self._running.append(sequence)
-        return True
+            if isinstance(item, _Call):
+                try:
+                    item.function()
+                except Exception as error:  # belongs to whoever asked for it
+                    item.done.set_exception(error)
+                else:
+                    item.done.set_result(None)
+            else:
+                self._waiting.append(item)
 
-    def _advance(self, sequence: Sequence) -> bool:
-        """One token of one answer; whether there are more to come."""
-        if sequence.cancelled:
-            return False
+    def _admit(self) -> None:
+        """Let waiting answers begin while there are places, and rows for their adapters."""
+        joining: dict[Batch, list[Row]] = {}
+        places = self._max_running - self._num_decoding
+        still_waiting: deque[Sequence] = deque()
+        for sequence in self._waiting:
+            if sequence.cancelled:
+                continue
+            id = sequence.served.id
+            try:
+                if places <= 0 or (self._resident.is_stacked(id) and not self._resident.acquire(id, sequence.weights)):
+                    still_waiting.append(sequence)
+                    continue
+            except Exception as error:  # whatever it is, it ends this answer and no other
+                logger.exception("%s could not be read again", id)
+                sequence.fail(error)
+                continue
+            places -= 1
+            batch = self._resident.batch(id)
+            if batch is None:
+                self._solos.append(Solo(sequence))
+            else:
+                joining.setdefault(batch, []).append(batch.row(sequence, id if self._resident.is_stacked(id) else None))
+        self._waiting = still_waiting
+        for batch, rows in joining.items():
+            self._release(batch.join(rows))
+
+    def _step(self, batch: Batch) -> None:
+        if not len(batch):
+            return
         try:
-            with self._lock:
-                return sequence.step(self._resident.use(sequence.served.id))
-        except Exception as error:  # whatever it is, it ends this answer and no other
-            logger.exception("decoding by %s failed", sequence.served.id)
-            sequence.fail(error)
-            return False
+            self._release(batch.step())
+        except Exception as error:  # whatever it is, it ends the answers of this batch and no other
+            logger.exception("a step of %d answers failed", len(batch))
+            for sequence in batch.sequences:
+                sequence.fail(error)
+            self._release(batch.clear())
+
+    def _step_solos(self) -> None:
+        for solo in list(self._solos):
+            sequence = solo.sequence
+            try:
+                goes_on = not sequence.cancelled and solo.step(self._resident.use(sequence.served.id))
+            except Exception as error:  # whatever it is, it ends this answer and no other
+                logger.exception("decoding by %s failed", sequence.served.id)
+                sequence.fail(error)
+                goes_on = False
+            if not goes_on:
+                self._solos.remove(solo)
+
+    def _release(self, ended: list[Sequence]) -> None:
+        for sequence in ended:
+            if self._resident.is_stacked(sequence.served.id):
+                self._resident.release(sequence.served.id)
+
+    def _let_go(self) -> None:
+        """Drop the models that were taken out and that no answer needs any more."""
+        busy = {sequence.served.id for batch in self._resident.batches for sequence in batch.sequences}
+        busy |= {solo.sequence.served.id for solo in self._solos} | {sequence.served.id for sequence in self._waiting}
+        for id in self._retired - busy:
+            self._resident.remove(id)
+            self._retired.remove(id)

@@ -116,6 +116,7 @@ class Options(BaseModel):
             seed=self.seed,
             stop=stop,
             num_logprobs=self.num_logprobs,
+            stream=bool(self.stream),
         )
 
 

@@ -1,100 +1,155 @@
-"""A base in memory with its adapters in place, and fully tuned models beside it, on one device.
+"""A base in memory with all that answers on it: adapters in the rows of a stack, others by PEFT, whole models beside.
 
-PEFT loads the adapters; which one is at work is switched by hand, because PEFT's `set_adapter` also walks every
-parameter's requires_grad: 2.9 ms on a base whose decoding step takes 2.1 ms.
+The stack and PEFT each wrap a module tree of their own; the base's weights are there once.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import copy
+import itertools
+from dataclasses import dataclass
+from typing import Any
 
 from raytune_llm.job import InputError
 from raytune_llm.models.adapter import load_tuned
-from raytune_llm.models.base import Base
+from raytune_llm.models.base import Base, skeleton
+from raytune_llm.serving.batch import Batch, can_batch
 from raytune_llm.serving.engine import ServedModel
+from raytune_llm.serving.lora_files import can_stack, read_config, read_weights
+from raytune_llm.serving.slots import Slots, Weights
+from raytune_llm.serving.solo import Switched
 from raytune_llm.weights import check_folder
 
-if TYPE_CHECKING:
-    from peft import PeftModel
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model whose files were read: one of the three, or none for the base."""
+
+    served: ServedModel
+    weights: Weights | None = None
+    """Of an adapter that is stacked."""
+    config: Any = None
+    """PEFT's, of an adapter that PEFT loads."""
+    model: Any = None
+    """A fully tuned one."""
 
 
 class Resident:
-    """Not thread-safe: the engine holds its lock around each call and around the forward passes between two `use`."""
+    """Belongs to the engine's thread, but for what says otherwise."""
 
-    def __init__(self, base: Base, device: str) -> None:
-        self._base = base
-        self._device = device
-        self._model: Any = base.load().to(device).eval()
-        self._peft: PeftModel | None = None
-        self._layers: list[Any] = []
-        self._adapters: dict[str, str] = {}
-        self._whole: dict[str, Any] = {}
+    def __init__(self, base: Base, device: str, *, max_rows: int, max_adapters: int, max_rank: int) -> None:
+        self._base, self._device = base, device
+        self._max_rows, self._max_rank = max_rows, max_rank
+        plain = base.load().to(device).eval()
+        self._switched = Switched(plain)
+        self._skeleton: Any = skeleton(base)
+        """The base's own module tree, without PEFT's or the stack's layers in it."""
+        self.slots: Slots | None = None
+        self._batch: Batch | None = None
+        if can_batch(plain):
+            stacked = shared_copy(plain)
+            self.slots = Slots(stacked, capacity=max_adapters)
+            self._batch = Batch(stacked, self.slots, max_rows=max_rows)
+        self._whole: dict[str, tuple[Any, Batch | None]] = {}
+        self._stacked: dict[str, ServedModel] = {}
         self._known: set[str] = set()
 
-    def add(self, served: ServedModel) -> None:
-        """Load a model's files. Raises InputError, with nothing changed, when they are damaged or don't fit."""
-        if served.id in self._known:
-            raise InputError(f"{served.id} is loaded already")
+    @property
+    def batches(self) -> list[Batch]:
+        """All batches that may hold answers."""
+        return [batch for batch in (self._batch, *(batch for _, batch in self._whole.values())) if batch is not None]
+
+    def prepare(self, served: ServedModel) -> Prepared:
+        """Read a model's files; may run beside everything else. Raises InputError when they are damaged or don't
+        fit."""
         if served.folder is not None:
             check_folder(served.folder)
         if served.kind == "adapter":
-            self._adapters[served.id] = self._load_adapter(served)
-        elif served.kind == "model":
             assert served.folder is not None
-            self._whole[served.id] = load_tuned(served.folder, self._base).to(self._device)
+            config = read_config(served.folder, served.id)
+            self._check_rank(served.id, config)
+            if self.slots is None or not can_stack(config, self._skeleton):
+                return Prepared(served, config=config)
+            return Prepared(served, weights=read_weights(served.folder, config, self._skeleton, served.id))
+        if served.kind == "model":
+            assert served.folder is not None
+            return Prepared(served, model=load_tuned(served.folder, self._base).to(self._device))
+        return Prepared(served)
+
+    def install(self, prepared: Prepared) -> None:
+        """Make a prepared model ready to answer. Raises InputError, with nothing changed, when it doesn't fit."""
+        served = prepared.served
+        if served.id in self._known:
+            raise InputError(f"{served.id} is loaded already")
+        if prepared.weights is not None:
+            assert self.slots is not None
+            self._stacked[served.id] = served
+            self.slots.offer(served.id, prepared.weights)
+        elif prepared.config is not None:
+            assert served.folder is not None
+            self._switched.load(served.id, served.folder, prepared.config)
+        elif prepared.model is not None:
+            batch = Batch(prepared.model, None, max_rows=self._max_rows) if can_batch(prepared.model) else None
+            self._whole[served.id] = (prepared.model, batch)
         self._known.add(served.id)
 
-    def use(self, id: str) -> Any:
-        """The transformers model that answers as `id`, until the next call."""
+    def remove(self, id: str) -> None:
+        """Let go of a model that no answer uses."""
+        self._known.remove(id)
+        self._whole.pop(id, None)
+        if self._stacked.pop(id, None) is not None:
+            assert self.slots is not None
+            self.slots.forget(id)
+        elif id in self._switched:
+            self._switched.unload(id)
+
+    def batch(self, id: str) -> Batch | None:
+        """Where answers of this model decode together; None when each decodes by itself."""
         if id in self._whole:
-            return self._whole[id]
-        adapter = self._adapters.get(id)
-        for layer in self._layers:
-            layer._disable_adapters = adapter is None
-            layer._active_adapter = [] if adapter is None else [adapter]
-        return self._model
+            return self._whole[id][1]
+        return None if id in self._switched else self._batch
 
-    def _load_adapter(self, served: ServedModel) -> str:
-        from peft import PeftConfig, PeftModel
-        from peft.tuners.tuners_utils import BaseTunerLayer
+    def is_stacked(self, id: str) -> bool:
+        """Whether it is an adapter that needs a row of the stack while it answers."""
+        return id in self._stacked
 
+    def is_cold(self, id: str) -> bool:
+        """Whether a stacked adapter must be read again before it answers. May be asked from any thread."""
+        return self.slots is not None and id in self._stacked and id not in self.slots
+
+    def read(self, id: str) -> Weights:
+        """The weights of a stacked adapter, from its files. May run beside everything else."""
+        served = self._stacked[id]
         assert served.folder is not None
-        folder = str(served.folder)
-        config = PeftConfig.from_pretrained(folder)
-        self._check_config(served.id, config)
-        config.inference_mode = True
-        name = f"adapter_{len(self._adapters)}"  # a version's name may hold dots, a module's may not
-        try:
-            if self._peft is None:
-                self._peft = PeftModel(self._model, config, adapter_name=name)
-            result = self._peft.load_adapter(folder, adapter_name=name, torch_device=self._device)
-        except (RuntimeError, ValueError) as error:
-            self._forget(name)
-            raise InputError(
-                f"{served.id} doesn't fit its base: {str(error).strip().splitlines()[-1].strip()}"
-            ) from error
-        if result.missing_keys or result.unexpected_keys:
-            self._forget(name)
-            wrong = [
-                f"{len(keys)} {what} (e.g. {keys[0]})"
-                for keys, what in ((result.missing_keys, "missing"), (result.unexpected_keys, "unexpected"))
-                if keys
-            ]
-            raise InputError(
-                f"{served.id} doesn't fit its base: weights {' and '.join(wrong)}; was it tuned from another base?"
-            )
-        self._peft.eval()
-        self._layers = [module for module in self._model.modules() if isinstance(module, BaseTunerLayer)]
-        return name
+        return read_weights(served.folder, read_config(served.folder, id), self._skeleton, id)
 
-    def _check_config(self, id: str, config: Any) -> None:
-        if str(config.peft_type.value) != "LORA":
-            raise InputError(f"{id} is a PEFT {config.peft_type.value} adapter; the local engine serves LORA")
-        if config.modules_to_save:
+    def acquire(self, id: str, weights: Weights | None) -> bool:
+        """Keep a stacked adapter's row for one more answer; False when there is no room for it now. `weights`: read
+        already, if it had no row."""
+        assert self.slots is not None
+        return self.slots.acquire(id, lambda: self.read(id) if weights is None else weights)
+
+    def release(self, id: str) -> None:
+        """One answer less needs a stacked adapter's row."""
+        assert self.slots is not None
+        self.slots.release(id)
+
+    def use(self, id: str) -> Any:
+        """The transformers model that answers as `id` by itself, until the next call."""
+        if id in self._whole:
+            return self._whole[id][0]
+        return self._switched.use(id if id in self._switched else None)
+
+    def _check_rank(self, id: str, config: Any) -> None:
+        rank = max([config.r, *(config.rank_pattern or {}).values()])
+        if rank > self._max_rank:
             raise InputError(
-                f"{id} replaces whole modules ({', '.join(config.modules_to_save)}); the local engine serves LoRA alone"
+                f"{id} has rank {rank}, more than serve.engine.max_adapter_size={self._max_rank}; raise that, or tune "
+                "with a smaller tuning.adapter_size"
             )
 
-    def _forget(self, name: str) -> None:
-        if self._peft is not None and name in self._peft.peft_config:
-            self._peft.delete_adapter(name)
+
+def shared_copy(model: Any) -> Any:
+    """The same model as a module tree of its own, over the same weights."""
+    held = itertools.chain(model.parameters(), model.buffers())
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in held})

@@ -42,6 +42,10 @@ class Detokenizer:
             return ""
         return self._emit(before, now)
 
+    def keep(self, token: int) -> None:
+        """A token whose text is only wanted from the next `add` or `flush`."""
+        self._tokens.append(token)
+
     def flush(self) -> str:
         """The rest, with replacement characters for bytes that never became a character."""
         return self._emit(self._decode(self._start, self._read), self._decode(self._start, None))
@@ -59,6 +63,9 @@ class Detokenizer:
 
 def decode(tokenizer: Any, tokens: list[int]) -> str:
     """An answer's tokens as text, special tokens left out."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:  # what tokenizer.decode comes to, without its checks: a decoding step does this per row
+        return str(backend.decode(tokens, skip_special_tokens=True))
     return str(tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 

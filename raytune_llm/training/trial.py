@@ -81,7 +81,9 @@ def fit(
 
     set_seed(job.seed)
     tokenizer = job.model.tokenizer()
-    model = job.adapter.apply(job.model.load(), rank=job.tuning.adapter_size, seed=job.seed)
+    model = job.adapter.apply(
+        job.model.load(own_dropout=job.adapter.trains_base), rank=job.tuning.adapter_size, seed=job.seed
+    )
     evaluator = Evaluator(job, examples.eval, place, set(milestones), report, run, progress, resume)
     indices = first_indices(len(examples.train), job.seed, job.tuning.steps * job.tuning.batch_size)
     trainer = job.method.trainer(

@@ -101,3 +101,23 @@ def test_a_rank_beyond_the_smallest_layer_is_refused(tmp_path):
     job.adapter.check(16, job.model.facts)
     with pytest.raises(ValueError, match=r"tuning\.adapter_size=17 is beyond what the base allows.*choose 1 to 16"):
         job.adapter.check(17, job.model.facts)
+
+
+def test_the_bases_own_dropout_is_off_where_only_adapters_learn(tmp_path):
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    words = write_base(tmp_path, "t5")
+    config = T5Config.from_pretrained(words)
+    config.dropout_rate = 0.5
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    base = job_at(tmp_path).model
+
+    def two_passes(model):
+        model.train()
+        ids = torch.arange(2, 12)[None]
+        return [model(input_ids=ids, labels=ids).loss.item() for _ in range(2)]
+
+    first, second = two_passes(base.load(own_dropout=False))
+    assert first == second
+    first, second = two_passes(base.load())
+    assert first != second

@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 from raytune_llm.job import Card
 from raytune_llm.models.base import Base, DType
 from raytune_llm.registry import Registry, Version
+from raytune_llm.serving.local import LocalEngine
 
 SENTENCES = [
     "What a lovely day to miss the last bus home.",
@@ -17,6 +18,7 @@ SENTENCES = [
     "Oh great, another meeting about meetings. 😀 Wonderful! 日本語",
 ]
 CONTEXT_TOKENS = 128
+ENGINE = LocalEngine(cpus_per_replica=1, use_gpu=False, max_resident_adapters=8, max_adapter_size=32)
 
 
 def byte_level_tokenizer() -> PreTrainedTokenizerFast:
@@ -92,6 +94,7 @@ def make_base(folder: Path, *, is_encoder_decoder: bool = False, seed: int = 0) 
         learning_rate=1e-3,
         attention="sdpa",
         chat_template=None,
+        end_token=None,
     )
 
 

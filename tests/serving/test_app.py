@@ -1,17 +1,19 @@
 """The HTTP face over a real engine, without Ray: shapes, limits and refusals."""
 
+import asyncio
 import json
+import re
 import time
+from pathlib import Path
 
 import pytest
-from serving_world import CONTEXT_TOKENS, make_base, publish, write_adapter
+from serving_world import CONTEXT_TOKENS, ENGINE, make_base, publish, write_adapter
 from starlette.testclient import TestClient
 
 from raytune_llm.registry import Registry
 from raytune_llm.serving.app import Limits
 from raytune_llm.serving.catalogue import read_catalogue
 from raytune_llm.serving.guard import key_hash
-from raytune_llm.serving.local import LocalEngine
 from raytune_llm.serving.replica import Plan, Replica
 
 LIMITS = Limits(
@@ -25,10 +27,13 @@ def make_replica(registry, references, **changed):
     plan = Plan(
         catalogue=read_catalogue(registry, references),
         registry_dir=registry.root,
-        engine=LocalEngine(cpus_per_replica=1, use_gpu=False),
+        engine=ENGINE,
         limits=changed.pop("limits", LIMITS),
         max_running=4,
         key_hashes=changed.pop("key_hashes", ()),
+        requests_per_minute=changed.pop("requests_per_minute", None),
+        tokens_per_minute=changed.pop("tokens_per_minute", None),
+        on_demand=changed.pop("on_demand", False),
     )
     assert not changed
     return Replica(plan)
@@ -245,3 +250,129 @@ def test_a_short_answer_does_not_wait_for_a_long_one(client, replica):
 def test_the_openapi_page_names_both_requests(client):
     schemas = client.get("/openapi.json").json()["components"]["schemas"]
     assert {"ChatRequest", "CompletionRequest"} <= set(schemas)
+
+
+@pytest.fixture
+def growing(tmp_path):
+    """A registry that more is published to while a replica runs."""
+    base = make_base(tmp_path / "tiny")
+    registry = Registry(str(tmp_path / "registry"))
+    publish(registry, base, "wit", write_adapter(base, tmp_path / "wit1", seed=1))
+
+    def more(name, seed, **options):
+        return publish(registry, base, name, write_adapter(base, tmp_path / f"{name}{seed}", seed=seed, **options))
+
+    return registry, more
+
+
+def text_of(client, model):
+    return client.post("/v1/completions", json={**TEXT, "model": model}).json()["choices"][0]["text"]
+
+
+def test_versions_on_demand(growing):
+    registry, more = growing
+    client = client_of(make_replica(registry, ["wit"], on_demand=True))
+    closed = client_of(make_replica(registry, ["wit"]))
+    more("wit", 2)
+    more("dry", 3)
+    more("wit", 4, rank=32, dora=True)
+    more("wit", 5, rank=32)
+    assert len({text_of(client, name) for name in ("wit@1", "wit@2", "wit@3", "wit@4")}) == 4
+    assert [entry["id"] for entry in client.get("/v1/models").json()["data"]][-1] == "wit@4"
+    ask = {**TEXT, "model": "wit@2"}
+    error(closed.post("/v1/completions", json=ask), 404, "model_not_found", "model")
+    for name in ("wit@9", "dry@1", "wit@champion", "wit@../../x", "../../wit@1", "wit@²"):
+        error(client.post("/v1/completions", json={**TEXT, "model": name}), 404, "model_not_found", "model")
+
+
+def test_a_version_on_demand_that_is_broken_is_refused_with_the_reason(growing):
+    registry, more = growing
+    client = client_of(make_replica(registry, ["wit"], on_demand=True))
+    before = text_of(client, "wit")
+    version = more("wit", 2)
+    weights = Path(version.path) / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-7])
+    message = error(client.post("/v1/completions", json={**TEXT, "model": "wit@2"}), 404, "model_not_found", "model")
+    assert "not a whole safetensors file" in message
+    assert text_of(client, "wit") == before
+
+
+def test_versions_are_loaded_and_unloaded_without_a_restart(growing):
+    registry, more = growing
+    replica = make_replica(registry, ["wit"])
+    client = client_of(replica)
+    before = text_of(client, "wit@1")
+    more("dry", 2)
+    asyncio.run(replica.reconfigure({"versions": ["wit@1", "dry@1"]}))
+    assert text_of(client, "wit@1") == before != text_of(client, "dry")
+    asyncio.run(replica.reconfigure({"versions": ["dry@1"]}))
+    error(client.post("/v1/completions", json=TEXT), 404, "model_not_found", "model")
+    assert replica._engine._resident.slots.resident == ("dry@1",)
+    asyncio.run(replica.reconfigure({"versions": ["dry@1", "wit@1"]}))
+    assert text_of(client, "wit") == before
+    replica.close()
+
+
+def test_limits_per_key(registry):
+    keys = {"key_hashes": (key_hash("one"), key_hash("two")), "requests_per_minute": 2}
+    client = client_of(make_replica(registry, ["wit"], **keys))
+
+    def ask(key):
+        return client.post("/v1/completions", json=TEXT, headers={"authorization": f"Bearer {key}"})
+
+    assert [ask("one").status_code for _ in range(2)] == [200, 200]
+    refused = ask("one")
+    assert "2 requests per minute" in error(refused, 429, "rate_limit_exceeded")
+    assert 0 < int(refused.headers["retry-after"]) <= 30
+    assert ask("two").status_code == 200
+
+
+def samples(client):
+    lines = [line for line in client.get("/metrics").text.splitlines() if not line.startswith("#")]
+    return {
+        re.sub(r',replica="[0-9a-f]+"|replica="[0-9a-f]+",?', "", name): float(value)
+        for name, value in (line.rsplit(" ", 1) for line in lines)
+    }
+
+
+def test_metrics_tell_of_each_version_and_never_of_what_was_asked(registry, caplog):
+    replica = make_replica(registry, ["wit"])
+    client = client_of(replica)
+    secret = "a very secret sentence"
+    with caplog.at_level("DEBUG"):
+        client.post("/v1/completions", json={**TEXT, "prompt": secret})
+        client.post("/v1/completions", json={**TEXT, "prompt": secret, "stream": True})
+        client.post("/v1/completions", json={**TEXT, "prompt": secret, "model": secret})
+        client.post("/v1/completions", json={**TEXT, "prompt": secret, "max_tokens": -1})
+    found = samples(client)
+    prompt_tokens = len(replica._models["wit@1"].tokens.prompt(secret))
+    assert found['raytune_llm_requests_total{model="wit@1",outcome="length"}'] == 2
+    assert found['raytune_llm_prompt_tokens_total{model="wit@1"}'] == 2 * prompt_tokens
+    assert found['raytune_llm_completion_tokens_total{model="wit@1"}'] == 16
+    assert found['raytune_llm_request_seconds_count{model="wit@1"}'] == 2
+    assert found['raytune_llm_first_token_seconds_count{model="wit@1"}'] == 2
+    assert found['raytune_llm_refused_total{status="404"}'] == found['raytune_llm_refused_total{status="400"}'] == 1
+    assert found["raytune_llm_answers_open{}"] == found["raytune_llm_answers_waiting{}"] == 0
+    assert found["raytune_llm_adapter_loads{}"] == 1
+    assert secret not in client.get("/metrics").text
+    assert secret not in caplog.text
+
+
+def test_the_openapi_page_holds_for_generated_requests(client):
+    """Whatever is sent, the answer is JSON in OpenAI's shape and no server error."""
+    schemathesis = pytest.importorskip("schemathesis")
+    from hypothesis import HealthCheck, given, settings
+
+    schema = schemathesis.openapi.from_asgi("/openapi.json", client.app)
+    operations = [operation.ok() for operation in schema.get_all_operations()]
+    assert {operation.path for operation in operations} >= {"/v1/chat/completions", "/v1/completions", "/v1/models"}
+    for operation in operations:
+
+        @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        @given(case=operation.as_strategy())
+        def check(case):
+            response = case.call()
+            assert response.status_code < 500, response.text
+            assert response.status_code < 400 or set(response.json()) == {"error"}
+
+        check()

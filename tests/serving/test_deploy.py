@@ -3,10 +3,11 @@
 import socket
 
 import pytest
+from serving_world import ENGINE
 
 from raytune_llm.job import InputError
 from raytune_llm.serving.deploy import Serve, is_loopback, start
-from raytune_llm.serving.local import LocalEngine
+from raytune_llm.serving.guard import key_hash
 
 
 def serve(**changed):
@@ -15,12 +16,18 @@ def serve(**changed):
         "host": "127.0.0.1",
         "port": 8000,
         "num_replicas": 1,
+        "max_replicas": 1,
+        "target_open_answers": 4,
         "max_concurrent_requests": 4,
         "max_tokens": 16,
         "request_timeout_seconds": 10.0,
         "max_body_bytes": 4096,
         "api_key_env": None,
-        "engine": LocalEngine(cpus_per_replica=1, use_gpu=False),
+        "requests_per_minute": None,
+        "tokens_per_minute": None,
+        "on_demand": False,
+        "config_file": None,
+        "engine": ENGINE,
     }
     return Serve(**{**values, **changed})
 
@@ -35,6 +42,10 @@ def serve(**changed):
         ("max_tokens", 0),
         ("request_timeout_seconds", 0),
         ("max_body_bytes", 100),
+        ("max_replicas", 0),
+        ("target_open_answers", 0),
+        ("requests_per_minute", 0),
+        ("tokens_per_minute", 0),
     ],
 )
 def test_values_out_of_range_are_refused_by_their_key(name, value):
@@ -69,10 +80,10 @@ def test_keys_come_from_the_environment(monkeypatch):
     chosen = serve(host="0.0.0.0", api_key_env="SOME_KEYS")
     monkeypatch.delenv("SOME_KEYS", raising=False)
     with pytest.raises(InputError, match=r"serve\.api_key_env=SOME_KEYS: this environment variable holds no key"):
-        chosen.api_keys()
-    monkeypatch.setenv("SOME_KEYS", " a, b ,")
-    assert chosen.api_keys() == ["a", "b"]
-    assert serve().api_keys() == []
+        chosen.key_hashes()
+    monkeypatch.setenv("SOME_KEYS", f" a, sha256:{key_hash('b')} ,")
+    assert chosen.key_hashes() == (key_hash("a"), key_hash("b"))
+    assert serve().key_hashes() == ()
 
 
 def test_the_url_is_one_that_this_machine_can_reach():

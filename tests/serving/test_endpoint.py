@@ -12,14 +12,13 @@ import urllib.request
 import openai
 import pytest
 import ray
-from serving_world import make_base, publish, write_adapter, write_model
+from serving_world import ENGINE, make_base, publish, write_adapter, write_model
 
 from raytune_llm.data.records import Message
 from raytune_llm.job import InputError
 from raytune_llm.models.adapter import load_tuned
 from raytune_llm.registry import Registry
 from raytune_llm.serving import deploy
-from raytune_llm.serving.local import LocalEngine
 from raytune_llm.serving.proof import NotProven, prove, reference_answer
 from raytune_llm.serving.replica import read_model
 
@@ -61,12 +60,18 @@ def chosen(registry, **changed):
             "host": "127.0.0.1",
             "port": port,
             "num_replicas": 1,
+            "max_replicas": 1,
+            "target_open_answers": 4,
             "max_concurrent_requests": 8,
             "max_tokens": 120,
             "request_timeout_seconds": 60.0,
             "max_body_bytes": 10_000,
             "api_key_env": "RAYTUNE_LLM_TEST_KEY",
-            "engine": LocalEngine(cpus_per_replica=1, use_gpu=False),
+            "requests_per_minute": None,
+            "tokens_per_minute": None,
+            "on_demand": False,
+            "config_file": None,
+            "engine": ENGINE,
             **changed,
         }
     )

@@ -1,24 +1,24 @@
 """The local engine answers as transformers and PEFT do, each model by itself, and each answer alone."""
 
 import asyncio
+import dataclasses
 import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from serving_world import make_base, write_adapter, write_model
+from serving_world import ENGINE, make_base, write_adapter, write_model
 
 from raytune_llm.data.records import Message
 from raytune_llm.data.tokens import Tokens
 from raytune_llm.job import InputError
 from raytune_llm.models.adapter import load_tuned
 from raytune_llm.serving.engine import Finish, Sampling, ServedModel
-from raytune_llm.serving.local import LocalEngine
 from raytune_llm.serving.proof import first_logprobs, reference_answer
 
 PROMPTS = ["Miss the bus", "naïve café", (Message("user", "What a lovely day"),)]
-GREEDY = Sampling(max_tokens=12, temperature=0.0, top_p=1.0, seed=None, stop=(), num_logprobs=None)
-SAMPLED = Sampling(max_tokens=12, temperature=1.0, top_p=0.9, seed=7, stop=(), num_logprobs=None)
+GREEDY = Sampling(max_tokens=12, temperature=0.0, top_p=1.0, seed=None, stop=(), num_logprobs=None, stream=True)
+SAMPLED = Sampling(max_tokens=12, temperature=1.0, top_p=0.9, seed=7, stop=(), num_logprobs=None, stream=True)
 
 
 def served(base, id, kind, folder):
@@ -38,7 +38,7 @@ def world(request, tmp_path_factory):
         "dora": served(base, "dora", "adapter", write_adapter(base, root / "dora", seed=3, dora=True)),
         "whole": served(base, "whole", "model", write_model(base, root / "whole", seed=4)),
     }
-    engine = LocalEngine(cpus_per_replica=1, use_gpu=False).load(base, max_running=4)
+    engine = ENGINE.load(base, max_running=4)
     for model in models.values():
         engine.add(model)
     yield base, models, engine
@@ -88,7 +88,9 @@ def test_a_seed_repeats_an_answer_and_another_seed_changes_it(world):
     _, models, engine = world
 
     def drawn(seed):
-        sampling = Sampling(max_tokens=16, temperature=1.0, top_p=1.0, seed=seed, stop=(), num_logprobs=None)
+        sampling = Sampling(
+            max_tokens=16, temperature=1.0, top_p=1.0, seed=seed, stop=(), num_logprobs=None, stream=True
+        )
         return answer(engine, models["one"], PROMPTS[0], sampling)
 
     assert drawn(3) == drawn(3)
@@ -98,7 +100,7 @@ def test_a_seed_repeats_an_answer_and_another_seed_changes_it(world):
 
 def test_a_tiny_top_p_is_greedy(world):
     _, models, engine = world
-    narrow = Sampling(max_tokens=12, temperature=1.0, top_p=1e-6, seed=1, stop=(), num_logprobs=None)
+    narrow = Sampling(max_tokens=12, temperature=1.0, top_p=1e-6, seed=1, stop=(), num_logprobs=None, stream=True)
     assert answer(engine, models["two"], PROMPTS[0], narrow) == answer(engine, models["two"], PROMPTS[0], GREEDY)
 
 
@@ -106,7 +108,9 @@ def test_a_stop_string_ends_the_answer_before_it(world):
     _, models, engine = world
     whole = answer(engine, models["one"], PROMPTS[0], GREEDY)
     stop = whole[4:6]
-    sampling = Sampling(max_tokens=12, temperature=0.0, top_p=1.0, seed=None, stop=(stop,), num_logprobs=None)
+    sampling = Sampling(
+        max_tokens=12, temperature=0.0, top_p=1.0, seed=None, stop=(stop,), num_logprobs=None, stream=True
+    )
     deltas = asyncio.run(collect(engine, models["one"], PROMPTS[0], sampling))
     assert "".join(delta.text for delta in deltas) == whole[: whole.index(stop)]
     assert deltas[-1].finish is Finish.stop
@@ -114,7 +118,7 @@ def test_a_stop_string_ends_the_answer_before_it(world):
 
 def test_length_counts_tokens_and_says_so(world):
     _, models, engine = world
-    sampling = Sampling(max_tokens=3, temperature=0.0, top_p=1.0, seed=None, stop=(), num_logprobs=None)
+    sampling = Sampling(max_tokens=3, temperature=0.0, top_p=1.0, seed=None, stop=(), num_logprobs=None, stream=True)
     deltas = asyncio.run(collect(engine, models["one"], PROMPTS[0], sampling))
     assert (sum(delta.num_tokens for delta in deltas), deltas[-1].finish) == (3, Finish.length)
 
@@ -135,7 +139,9 @@ def test_logprobs_are_the_models_own_whatever_the_temperature(world):
     model = models["two"]
     expected = first_logprobs(reference(base, model), model.tokens.prompt(PROMPTS[0])).topk(3)
     for temperature in (0.0, 1.7):
-        sampling = Sampling(max_tokens=2, temperature=temperature, top_p=1.0, seed=0, stop=(), num_logprobs=3)
+        sampling = Sampling(
+            max_tokens=2, temperature=temperature, top_p=1.0, seed=0, stop=(), num_logprobs=3, stream=True
+        )
         deltas = asyncio.run(collect(engine, model, PROMPTS[0], sampling))
         told = [entry for delta in deltas for entry in delta.logprobs]
         assert len(told) == 2
@@ -145,7 +151,7 @@ def test_logprobs_are_the_models_own_whatever_the_temperature(world):
 
 def test_a_client_that_leaves_frees_its_place(world):
     _, models, engine = world
-    long = Sampling(max_tokens=100, temperature=1.0, top_p=1.0, seed=0, stop=(), num_logprobs=None)
+    long = Sampling(max_tokens=100, temperature=1.0, top_p=1.0, seed=0, stop=(), num_logprobs=None, stream=True)
 
     async def leave():
         stream = engine.generate("one", models["one"].tokens.prompt(PROMPTS[0]), long)
@@ -214,7 +220,7 @@ def test_broken_adapters_are_refused_with_the_reason_and_the_others_answer_on(wo
 
 def test_a_broken_first_adapter_leaves_the_base_as_it_was(tmp_path):
     base = make_base(tmp_path / "tiny")
-    engine = LocalEngine(cpus_per_replica=1, use_gpu=False).load(base, max_running=1)
+    engine = ENGINE.load(base, max_running=1)
     plain, good = (
         served(base, "base", "base", None),
         served(base, "x", "adapter", write_adapter(base, tmp_path / "x", seed=1)),
@@ -232,7 +238,7 @@ def test_a_broken_first_adapter_leaves_the_base_as_it_was(tmp_path):
 
 def test_an_engine_that_was_closed_says_so(tmp_path):
     base = make_base(tmp_path / "tiny")
-    engine = LocalEngine(cpus_per_replica=1, use_gpu=False).load(base, max_running=1)
+    engine = ENGINE.load(base, max_running=1)
     engine.close()
     with pytest.raises(RuntimeError, match="decoding thread has ended"):
         engine.check_health()
@@ -240,9 +246,9 @@ def test_an_engine_that_was_closed_says_so(tmp_path):
 
 def test_a_gpu_that_is_not_there_is_refused():
     with pytest.raises(InputError, match=r"serve\.engine\.use_gpu=true"):
-        LocalEngine(cpus_per_replica=1, use_gpu=True).resources(cluster_has_gpu=False)
-    assert LocalEngine(cpus_per_replica=2, use_gpu=None).resources(cluster_has_gpu=True) == {
+        dataclasses.replace(ENGINE, use_gpu=True).resources(cluster_has_gpu=False)
+    assert dataclasses.replace(ENGINE, cpus_per_replica=2, use_gpu=None).resources(cluster_has_gpu=True) == {
         "num_cpus": 2,
         "num_gpus": 1.0,
     }
-    assert LocalEngine(cpus_per_replica=2, use_gpu=False).resources(cluster_has_gpu=True)["num_gpus"] == 0.0
+    assert dataclasses.replace(ENGINE, cpus_per_replica=2).resources(cluster_has_gpu=True)["num_gpus"] == 0.0

@@ -13,8 +13,11 @@
     memory.py         bytes of a slot and of a token, and what fits
     eligible.py       what can be packed, and why the rest can't
     export.py         a slot as a PEFT folder
+    placement.py      a job's trial, as it is sent to a pack
+    resident.py       a base with its pack: jobs' trials from their start to their end
+    actor.py          a resident base as a Ray actor
 
-Nothing here knows Ray or configs. One optimizer step of a pack is one step of each of its slots. What a slot computes
-depends on nothing but its own settings, examples and state: not on its neighbours, on the size of the pack or on how a
-step was cut. The base runs in eval mode: its own dropout is off, only the adapters' is drawn.
+All but the last three know neither jobs nor Ray. One optimizer step of a pack is one step of each of its slots. What a
+slot computes depends on nothing but its own settings, examples and state: not on its neighbours, on the size of the
+pack or on how a step was cut. The base runs in eval mode: its own dropout is off, only the adapters' is drawn.
 """

@@ -63,7 +63,7 @@ class Resident:
         none."""
         assert isinstance(job.adapter, LoRA)
         self.job, self.say = job, say
-        self.model = job.model.load().to(device)
+        self.model = job.model.load(own_dropout=job.adapter.trains_base).to(device)
         self.config = job.adapter.config(self.model, rank=max_rank)
         names = target_names(self.config, self.model)
         is_encoder_decoder = bool(self.model.config.is_encoder_decoder)
