@@ -42,7 +42,7 @@ def run(root: str, main: Callable[[Any], int | None]) -> None:
 
     Exit status: 2 when what the user gave can't be used (one message, no traceback), main's own status otherwise.
     """
-    argv = [spelled_out(root, argument) for argument in sys.argv[1:]]
+    argv = [spelled for argument in sys.argv[1:] for spelled in spelled_out(root, argument)]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv[1:] = [argument for argument in argv if argument not in ("--help", "-h")]
     wants_help = len(sys.argv) - 1 < len(argv)
@@ -78,7 +78,7 @@ def compose(root: str, overrides: list[str]) -> DictConfig:
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            return hydra_compose(root, [spelled_out(root, override) for override in overrides])
+            return hydra_compose(root, [spelled for override in overrides for spelled in spelled_out(root, override)])
         except (HydraException, OmegaConfBaseException) as error:
             raise InputError(explain(error)) from error
 
@@ -88,15 +88,16 @@ def load(root: str, overrides: list[str]) -> Any:
     return build(compose(root, overrides))
 
 
-def spelled_out(root: str, argument: str) -> str:
+def spelled_out(root: str, argument: str) -> list[str]:
     """What an argument means to Hydra: any key may join the sweep's space without '+'
     (sweep.space.method.alpha=[0.1,0.5]), and where no adapter is trained, adapter=NAME names a version, though
     conf/adapter is a group."""
     if argument.startswith(SPACE) and "=" in argument:
-        return f"++{argument}"
+        key = argument.partition("=")[0]
+        return [f"++{key}=null", f"++{argument}"]  # a range can't be merged into the list that stood there
     if root in VERSIONED_ROOTS and argument.startswith("adapter="):
-        return argument.replace("adapter=", "version=", 1)
-    return argument
+        return [argument.replace("adapter=", "version=", 1)]
+    return [argument]
 
 
 def build(cfg: DictConfig) -> Any:

@@ -63,6 +63,12 @@ def test_any_key_can_join_the_space_without_a_plus():
     assert list(job.sweep.axes()) == ["tuning.learning_rate_multiplier", "tuning.adapter_size", "adapter.dropout"]
 
 
+def test_a_range_takes_the_place_of_a_list_of_choices():
+    space = "sweep.space.tuning.learning_rate_multiplier={min: 0.1, max: 10, distribution: log_uniform}"
+    axis = load("sweep", [*DEMO, space]).sweep.axes()["tuning.learning_rate_multiplier"]
+    assert (axis.choices, axis.low, axis.high) == ((), 0.1, 10)
+
+
 def test_a_trials_values_make_its_job():
     job = load("sweep", DEMO).with_values({"tuning.steps": 5, "tuning.schedule": "linear", "adapter.alpha": 2.0})
     assert (job.tuning.steps, job.tuning.schedule, job.adapter.alpha) == (5, Schedule.linear, 2.0)

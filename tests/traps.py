@@ -28,6 +28,8 @@ class Trap:
     """The process to kill with SIGKILL; None = the one that logs."""
     after: int = 0
     """Trials that must have ended before."""
+    seconds: float = 0.0
+    """Time before it kills: for what was reported to be stored by another process, which does so now and then."""
 
     def start(self, info: Any) -> Trap:
         return self
@@ -39,6 +41,7 @@ class Trap:
             Path(self.marker).open("x").close()
         except FileExistsError:
             return
+        time.sleep(self.seconds)
         os.kill(self.pid or os.getpid(), signal.SIGKILL)
         time.sleep(60)
 
