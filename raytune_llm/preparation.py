@@ -55,8 +55,11 @@ def prepare(job: CheckJob) -> Prepared:
 def check_knobs(job: TrainJob) -> None:
     """Refuse an adapter that the base can't take and a batch that can't be divided. Raises InputError."""
     with input_errors():
-        job.adapter.check(job.tuning.adapter_size, job.model.facts)
-        split_batch(job.tuning, job.scaling.num_workers)
+        swept = job.sweep.axes() if isinstance(job, SweepJob) else {}
+        if "tuning.adapter_size" not in swept:
+            job.adapter.check(job.tuning.adapter_size, job.model.facts)
+        if "tuning.batch_size" not in swept:
+            split_batch(job.tuning, job.scaling.num_workers)
 
 
 def check_sweep(job: SweepJob, planned: Plan) -> None:
