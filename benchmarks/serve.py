@@ -1,7 +1,8 @@
-"""Many adapters on one base: tokens a second of the local engine against one at a time, and against a merged model.
+"""Many adapters on one base: tokens a second of the local engine against one at a time and against a merged model, and
+what HTTP and Ray Serve cost on top of it.
 
-    python benchmarks/serve.py            engine alone, interleaved rounds in one process; about a minute
-    python benchmarks/serve.py --http     also through Ray Serve and HTTP, to see what they cost
+    python benchmarks/serve.py                  all of it, in interleaved rounds of one run; about two minutes
+    python benchmarks/serve.py --engine-only    without HTTP and Ray Serve
 
 16 requests at once over 8 random adapters of rank 8 on the embedded base, 32 tokens each, no early end, greedy.
 
@@ -9,25 +10,30 @@
     merged          the same load on one merged model through the same engine without adapters
     one_at_a_time   this engine, one answer after another
     peft            PEFT: set_adapter and generate, one answer after another
+    uvicorn         the endpoint's app behind uvicorn alone, in a process of its own
+    serve_handle    a replica asked through Ray Serve's router, without HTTP
+    serve_http      a replica asked through Ray Serve's proxy, as clients do
 
-CPU seconds of the process are compared round by round (wall seconds reported beside), so that other processes on the
-machine disturb little. The last line is one JSON object.
+Of the first four, which run in this process, CPU seconds are compared round by round (wall seconds reported beside),
+so that other processes on the machine disturb little. The others are compared by the clock, and want an idle machine:
+(uvicorn - adapters) is HTTP's share, (serve_http - uvicorn) Ray Serve's own. Prints the tables of docs/benchmarks.md;
+the last line is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import dataclasses
 import json
 import os
 import platform
-import socket
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +42,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from serve_paths import Ask, all_at_once, behind_uvicorn, by_handle, by_http, on_ray_serve
 
 from raytune_llm import config
 from raytune_llm.data.tokens import Tokens
@@ -64,7 +71,9 @@ def write_adapters(base: Base, root: Path) -> list[Path]:
                 torch.nn.init.normal_(parameter, std=0.05)
         folder = root / f"adapter{seed}"
         adapted.save_pretrained(str(folder))
-        base.tokenizer().save_pretrained(folder)
+        tokenizer = base.tokenizer()
+        tokenizer.eos_token = tokenizer.pad_token  # never likely, so that no answer ends early
+        tokenizer.save_pretrained(folder)
         folders.append(folder)
     return folders
 
@@ -78,7 +87,7 @@ class World:
         merged = root / "merged"
         load_tuned(self.folders[0], self.base).merge_and_unload().save_pretrained(merged)
         self.base.tokenizer().save_pretrained(merged)
-        self.merged_base = dataclasses.replace(self.base, name_or_path=str(merged))
+        self.merged_base = replace(self.base, name_or_path=str(merged))
         self.tokens = Tokens(self.base.tokenizer(), max_tokens=None, is_encoder_decoder=False)
         self.prompts = [self.tokens.prompt(f"{PROMPT} {i}.") for i in range(NUM_REQUESTS)]
 
@@ -101,7 +110,7 @@ async def timed_answer(engine: Engine, model: str, prompt: list[int], sampling: 
 
 async def load_at_once(engine: Engine, world: World, *, adapters: bool, stream: bool) -> list[float]:
     """All requests together; each one's seconds to its first delta."""
-    sampling = dataclasses.replace(SAMPLING, stream=stream)
+    sampling = replace(SAMPLING, stream=stream)
     asked = [
         timed_answer(engine, f"adapter{i % NUM_ADAPTERS}" if adapters else "base", prompt, sampling)
         for i, prompt in enumerate(world.prompts)
@@ -146,110 +155,81 @@ def in_loop(make: Callable[[], Coroutine[Any, Any, Any]]) -> Callable[[], Any]:
     return lambda: asyncio.run(make())
 
 
-def engine_alone(world: World, rounds: int) -> dict[str, Any]:
-    full = world.engine(world.base, max_running=NUM_REQUESTS, with_adapters=True)
-    single = world.engine(world.base, max_running=1, with_adapters=True)
-    merged = world.engine(world.merged_base, max_running=NUM_REQUESTS, with_adapters=False)
-    sides: dict[str, Callable[[], Any]] = {
-        "adapters": in_loop(lambda: load_at_once(full, world, adapters=True, stream=False)),
-        "merged": in_loop(lambda: load_at_once(merged, world, adapters=False, stream=False)),
-        "one_at_a_time": in_loop(lambda: load_at_once(single, world, adapters=True, stream=False)),
+def in_process(world: World, engines: dict[str, Engine]) -> dict[str, Callable[[], Any]]:
+    """The sides that run here."""
+    return {
+        "adapters": in_loop(lambda: load_at_once(engines["full"], world, adapters=True, stream=False)),
+        "merged": in_loop(lambda: load_at_once(engines["merged"], world, adapters=False, stream=False)),
+        "one_at_a_time": in_loop(lambda: load_at_once(engines["single"], world, adapters=True, stream=False)),
         "peft": peft_side(world),
     }
-    firsts: list[float] = []
-    streamed = in_loop(lambda: load_at_once(full, world, adapters=True, stream=True))
+
+
+def compare(world: World, paths: dict[str, Ask], rounds: int) -> dict[str, Any]:
+    """All sides in turns, the first turn to warm everything up."""
+    engines = {
+        "full": world.engine(world.base, max_running=NUM_REQUESTS, with_adapters=True),
+        "single": world.engine(world.base, max_running=1, with_adapters=True),
+        "merged": world.engine(world.merged_base, max_running=NUM_REQUESTS, with_adapters=False),
+    }
+    sides = in_process(world, engines)
+    streamed = {"adapters": in_loop(lambda: load_at_once(engines["full"], world, adapters=True, stream=True))}
+    for name, ask in paths.items():
+        sides[name] = partial(all_at_once, ask, NUM_REQUESTS, stream=False)
+        streamed[name] = partial(all_at_once, ask, NUM_REQUESTS, stream=True)
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-    found["streamed"] = []
+    firsts: dict[str, list[float]] = {name: [] for name in streamed}
     for turn in range(rounds + 1):
         for name, side in sides.items():
             seconds = clocked(side)
-            if turn:  # the first round warms everything up
+            if turn:
                 found[name].append(seconds)
-        seconds = clocked(lambda: firsts.extend(streamed()))
-        if turn:
-            found["streamed"].append(seconds)
-        else:
-            firsts.clear()
-    for engine in (full, single, merged):
+        for name, side in streamed.items():
+            with torch.inference_mode():
+                first = side()
+            firsts[name] += first if turn else []
+    for engine in engines.values():
         engine.close()
-    return figures(found, sorted(firsts))
+    return figures(found, firsts)
 
 
-def figures(found: dict[str, list[tuple[float, float]]], firsts: list[float]) -> dict[str, Any]:
+def figures(found: dict[str, list[tuple[float, float]]], firsts: dict[str, list[float]]) -> dict[str, Any]:
     count = NUM_REQUESTS * NUM_TOKENS
 
     def ratio(side: str, clock: int) -> float:
         pairs = zip(found[side], found["adapters"], strict=True)
         return round(statistics.median(other[clock] / own[clock] for other, own in pairs), 3)
 
+    here = ("adapters", "merged", "one_at_a_time", "peft")
     return {
-        "tokens_per_cpu_second": {n: round(count / statistics.median(s[0] for s in v)) for n, v in found.items()},
+        "tokens_per_cpu_second": {name: round(count / statistics.median(s[0] for s in found[name])) for name in here},
         "tokens_per_second": {n: round(count / statistics.median(s[1] for s in v)) for n, v in found.items()},
-        "ratio_to_one_at_a_time": ratio("one_at_a_time", 0),
-        "ratio_to_peft": ratio("peft", 0),
-        "ratio_to_merged": ratio("merged", 0),
-        "ratio_wall_to_one_at_a_time": ratio("one_at_a_time", 1),
-        "ratio_wall_to_peft": ratio("peft", 1),
-        "ratio_wall_to_merged": ratio("merged", 1),
-        "first_token_seconds_p50": round(statistics.median(firsts), 4),
-        "first_token_seconds_p99": round(firsts[min(len(firsts) - 1, int(len(firsts) * 0.99))], 4),
+        "cpu_ratio_to_adapters": {name: ratio(name, 0) for name in here[1:]},
+        "wall_ratio_to_adapters": {name: ratio(name, 1) for name in found if name != "adapters"},
+        "first_token_milliseconds": {name: percentiles(seconds) for name, seconds in firsts.items()},
+        "rounds": len(found["adapters"]),
     }
 
 
-def through_http(world: World, root: Path, rounds: int) -> dict[str, Any]:
-    """The same load by Ray Serve: tokens a second, and seconds to the first token of a stream."""
-    import ray
-
-    from raytune_llm import cluster
-    from raytune_llm.serving import deploy
-
-    registry = Registry(str(root / "registry"))
-    references = [registry.publish(f"a{i}", f, card(world.base)).reference for i, f in enumerate(world.folders)]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    cluster.set_environment()
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="warning")
-    serve = config.load("serve", ["adapter=any", f"serve.port={port}"]).serve
-    endpoint = deploy.start(serve, registry.root, references)
-    walls, firsts = [], []
-    for turn in range(rounds + 1):
-        begun = time.perf_counter()
-        asyncio.run(ask_all(endpoint.url, references, stream=False))
-        wall = time.perf_counter() - begun
-        first = asyncio.run(ask_all(endpoint.url, references, stream=True))
-        if turn:
-            walls.append(wall)
-            firsts += first
-    deploy.stop()
-    ray.shutdown()
-    firsts.sort()
-    return {
-        "http_tokens_per_second": round(NUM_REQUESTS * NUM_TOKENS / statistics.median(walls)),
-        "http_first_token_seconds_p50": round(statistics.median(firsts), 4),
-        "http_first_token_seconds_p99": round(firsts[min(len(firsts) - 1, int(len(firsts) * 0.99))], 4),
-    }
+def percentiles(seconds: list[float]) -> dict[str, float]:
+    ordered = sorted(seconds)
+    last = min(len(ordered) - 1, int(len(ordered) * 0.99))
+    return {"p50": round(1000 * statistics.median(ordered), 1), "p99": round(1000 * ordered[last], 1)}
 
 
-async def ask_all(url: str, references: list[str], *, stream: bool) -> list[float]:
-    import openai
-
-    async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
-
-        async def ask(i: int) -> float:
-            begun = time.perf_counter()
-            body = {"prompt": f"{PROMPT} {i}.", "max_tokens": NUM_TOKENS, "temperature": 0, "stream": stream}
-            answer: Any = await client.completions.create(model=references[i % NUM_ADAPTERS], **body)
-            first = time.perf_counter() - begun
-            if stream:
-                events: AsyncIterator[Any] = aiter(answer)
-                await anext(events)
-                first = time.perf_counter() - begun
-                async for _ in events:
-                    pass
-            return first
-
-        return await asyncio.gather(*map(ask, range(NUM_REQUESTS)))
+def tables(found: dict[str, Any]) -> str:
+    """What docs/benchmarks.md shows."""
+    cpu, wall, speeds = (
+        found[name] for name in ("cpu_ratio_to_adapters", "wall_ratio_to_adapters", "tokens_per_second")
+    )
+    lines = ["| tokens per second against | by CPU seconds | by the clock |", "|---|---|---|"]
+    lines += [f"| {name} | {cpu[name]:.2f} | {wall[name]:.2f} |" for name in cpu]
+    lines += ["", "| path | tokens/s | time against the engine alone | first token p50 | p99 |", "|---|" + "---|" * 4]
+    for name, first in found["first_token_milliseconds"].items():
+        lines.append(
+            f"| {name} | {speeds[name]} | {wall.get(name, 1.0):.2f} | {first['p50']:.0f} ms | {first['p99']:.0f} ms |"
+        )
+    return "\n".join(lines)
 
 
 def card(base: Base) -> Card:
@@ -270,19 +250,34 @@ def card(base: Base) -> Card:
     )
 
 
+def run(folder: Path, *, rounds: int, threads: int, engine_only: bool) -> dict[str, Any]:
+    world = World(folder)
+    torch.set_num_threads(threads)
+    if engine_only:
+        return compare(world, {}, rounds)
+    registry = Registry(str(folder / "registry"))
+    models = [registry.publish(f"a{i}", f, card(world.base)).reference for i, f in enumerate(world.folders)]
+    texts = [f"{PROMPT} {i}." for i in range(NUM_REQUESTS)]
+    with behind_uvicorn(registry.root, models) as plain, on_ray_serve(registry.root, models) as served:
+        paths = {
+            "uvicorn": by_http(plain, models, texts, NUM_TOKENS),
+            "serve_handle": by_handle(models, world.prompts, lambda stream: replace(SAMPLING, stream=stream)),
+            "serve_http": by_http(served, models, texts, NUM_TOKENS),
+        }
+        return compare(world, paths, rounds)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9, help="alternations of the sides")
-    parser.add_argument("--threads", type=int, default=1, help="torch's threads")
-    parser.add_argument("--http", action="store_true", help="also through Ray Serve")
+    parser.add_argument("--threads", type=int, default=1, help="torch's threads in this process")
+    parser.add_argument("--engine-only", action="store_true", help="without HTTP and Ray Serve")
     options = parser.parse_args()
     print(f"base: {demo_path('base')}", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="raytune_llm_", ignore_cleanup_errors=True) as folder:
-        world = World(Path(folder))
-        torch.set_num_threads(options.threads)
-        found = engine_alone(world, options.rounds)
-        found |= through_http(world, Path(folder), max(3, options.rounds // 3)) if options.http else {}
-    found = {
+        found = run(Path(folder), rounds=options.rounds, threads=options.threads, engine_only=options.engine_only)
+    print(tables(found))
+    about = {
         "benchmark": "serve",
         "machine": platform.machine(),
         "threads": options.threads,
@@ -291,10 +286,9 @@ def main() -> None:
         "adapters": NUM_ADAPTERS,
         "rank": RANK,
         "tokens_each": NUM_TOKENS,
-        **found,
-        "targets": {"ratio_to_one_at_a_time": 5.0, "ratio_to_merged": 0.6},
     }
-    print(json.dumps(found))
+    targets = {"cpu_ratio_one_at_a_time": 5.0, "cpu_ratio_merged": 0.6}
+    print(json.dumps({**about, **found, "targets": targets}))
 
 
 if __name__ == "__main__":

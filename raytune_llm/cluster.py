@@ -24,6 +24,9 @@ ENVIRONMENT = {
 """Set before Ray starts, for the driver and, through it, for every worker; a value already set is the user's and
 stays."""
 
+_is_own = False
+"""Whether this process started the session that it is in."""
+
 
 def set_environment() -> None:
     """Set them here too, and silence what transformers tells its own maintainers."""
@@ -63,8 +66,22 @@ def start_session(variables: dict[str, str]) -> None:
     try:
         environment = {"env_vars": variables | {"RAY_ADDRESS": f"127.0.0.1:{port}"}}
         ray.init("local", logging_level=logging.WARNING, runtime_env=environment)
+        global _is_own
+        _is_own = True
     finally:
         del os.environ["RAY_GCS_SERVER_PORT"]
+
+
+def end_own_session() -> bool:
+    """End the session if `connect` started it for this process alone; whether it did."""
+    import ray
+
+    global _is_own
+    if not _is_own:
+        return False
+    _is_own = False
+    ray.shutdown()
+    return True
 
 
 def uses_gpu(asked: bool | None) -> bool:

@@ -18,9 +18,10 @@ from raytune_llm.data.records import Record
 from raytune_llm.evaluation import report
 from raytune_llm.evaluation.compare import Outcome as Result
 from raytune_llm.evaluation.compare import Verdict, better
-from raytune_llm.job import Card, EvaluateJob, InputError, Outcome, Promotion, TrainJob
+from raytune_llm.job import Card, EvaluateJob, InputError, Outcome, Promotion, TrainJob, input_errors
+from raytune_llm.method import Method
 from raytune_llm.models.base import Base
-from raytune_llm.preparation import Prepared, input_errors
+from raytune_llm.preparation import Prepared
 from raytune_llm.proving import Proof
 from raytune_llm.registry import CHAMPION, Registry, Version
 from raytune_llm.storage import open_storage
@@ -135,6 +136,8 @@ def run_proof(
                 max_tokens=max_tokens,
                 seed=job.seed,
                 use_gpu=use_gpu,
+                registry_dir=job.registry_dir,
+                allow_modules=job.allow_modules,
             )
         )
     except ray.exceptions.RayTaskError as error:
@@ -147,7 +150,7 @@ def champion_of(registry: Registry, job: TrainJob) -> Version | None:
     """The present champion of the job's name, if it was tuned from the same base and so can be compared."""
     champions = [v for v in registry.list() if v.name == job.name and CHAMPION in v.aliases]
     same_base = [v for v in champions if v.card.base_revision == job.model.facts.revision_hash]
-    return next((version for version in same_base if version.card.kind == job.adapter.kind), None)
+    return next((version for version in same_base if version.card.kind == job.kind), None)
 
 
 def make_card(
@@ -163,7 +166,7 @@ def make_card(
             metrics[key] = systems["tuned"].value
             intervals[key] = [systems["tuned"].low, systems["tuned"].high]
     return Card(
-        kind=job.adapter.kind,
+        kind=job.kind,
         base=job.model.name_or_path,
         base_revision=job.model.facts.revision_hash,
         base_loading=job.model.loading(),
@@ -174,15 +177,15 @@ def make_card(
         data=dict(prepared.splits.fingerprints),
         seed=job.seed,
         step=outcome.best.step,
-        probes=probes(prepared.splits.eval),
+        probes=probes(job.method, prepared.splits.eval),
         code_version=package_version("raytune-llm"),
         parent=parent,
     )
 
 
-def probes(records: Sequence[Record]) -> list[Any]:
+def probes(method: Method, records: Sequence[Record]) -> list[Any]:
     """Prompts that differ, as plain JSON."""
-    prompts = [asked[0] for asked in map(proving.question, records) if asked]
+    prompts = [asked[0] for asked in map(method.question, records) if asked]
     plain = [
         prompt if isinstance(prompt, str) else [dataclasses.asdict(m) for m in prompt]
         for prompt in dict.fromkeys(prompts)
@@ -202,7 +205,13 @@ def write_report(run_dir: str, name: str, proof: Proof, title: str, metric: str,
     """Write evaluation-<name>.md and .json into the run's folder; the path of the former."""
     storage = open_storage(run_dir)
     page = report.markdown(
-        proof.comparison, title, known, metric=metric, confusions=proof.confusions, samples=proof.samples
+        proof.comparison,
+        title,
+        known,
+        metric=metric,
+        confusions=proof.confusions,
+        samples=proof.samples,
+        tables=proof.tables,
     )
     storage.write(f"evaluation-{name}.md", page.encode())
     content = report.as_json(proof.comparison) | {"samples": [dataclasses.asdict(sample) for sample in proof.samples]}

@@ -31,8 +31,22 @@ from raytune_llm.job import InputError, Job
 CONF = Path(__file__).resolve().parent.parent / "conf"
 SPACE = "sweep.space."
 VERSIONED_ROOTS = ("evaluate", "serve")
-PATHS = ("home", "data.train", "data.eval", "data.test", "model.name_or_path", "model.chat_template")
+PATHS = (
+    "home",
+    "data.train",
+    "data.eval",
+    "data.test",
+    "model.name_or_path",
+    "model.chat_template",
+    "teacher.model.name_or_path",
+    "teacher.model.chat_template",
+    "prompt.examples",
+    "method.teacher",
+    "output",
+)
 """Keys whose relative local paths are made absolute on the driver, before they cross to workers with another folder."""
+FOLDERS = ("home", "output")
+"""Those of them that are always paths, whether they exist or not."""
 
 OmegaConf.register_new_resolver("demo", lambda name: str(demo_path(name)), replace=True)
 
@@ -114,7 +128,7 @@ def build(cfg: DictConfig) -> Any:
         )
     for key in PATHS:
         if isinstance(value := OmegaConf.select(root, key), str):
-            OmegaConf.update(root, key, absolute(value) if key == "home" else absolute_if_local(value))
+            OmegaConf.update(root, key, absolute(value) if key in FOLDERS else absolute_if_local(value))
     job = build_node(root, "", all_keys(root))
     assert isinstance(job, Job)
     check_space(root, job)

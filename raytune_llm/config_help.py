@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -58,8 +59,12 @@ def described(node: DictConfig, prefix: str, resolve: Callable[[str, str], type]
             inner = child if "_target_" in child or cls is None else typed(child, cls, str(name))
             yield from described(inner, f"{key}.", resolve)
             continue
-        value = "???" if child._is_missing() else OmegaConf.to_yaml(OmegaConf.create([child]))[2:].strip()
-        yield key, value, meaning
+        yield key, "???" if child._is_missing() else one_line(child), meaning
+
+
+def one_line(value: Any) -> str:
+    """A value as YAML has it, which folds long ones."""
+    return " ".join(OmegaConf.to_yaml(OmegaConf.create([value]))[2:].split())
 
 
 def typed(child: DictConfig, cls: type, name: str) -> DictConfig:

@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    from raytune_llm.annotation.prompt import Prompt
+    from raytune_llm.annotation.selection import Annotation
     from raytune_llm.data.files import Data
     from raytune_llm.method import Method
     from raytune_llm.models.adapter import Adapter
     from raytune_llm.models.base import Base
     from raytune_llm.serving.deploy import Serve
     from raytune_llm.sweep.space import Sweep
+    from raytune_llm.teachers import Teacher
     from raytune_llm.tracking import Tracker
 
 
@@ -140,6 +144,8 @@ class RunJob(Job):
     """Names the tuned model in the registry and its runs' folder: letters, digits, '.', '_', '-'."""
     run: str
     """Names this run's folder below runs/<name>/; the time by default. Naming an unfinished run goes on with it."""
+    allow_modules: list[str]
+    """Python modules whose functions this job may call; what a card names is never called unless it is listed here."""
 
     def __post_init__(self) -> None:
         check_name("name", self.name)
@@ -164,6 +170,10 @@ class CheckJob(Job):
 class TrainJob(RunJob, CheckJob):
     """One tuning run: checked, trained with early stopping, compared with the base, published to the registry."""
 
+    teacher: Teacher
+    """Asked about data.train before anything else (jobs/annotate.py by itself does the same); none by default."""
+    prompt: Prompt
+    annotation: Annotation
     adapter: Adapter
     tuning: Tuning
     scaling: Scaling
@@ -173,6 +183,11 @@ class TrainJob(RunJob, CheckJob):
     promote: Promotion
     """Whether the published version becomes champion: proven (it beats base and champion by more than chance), always,
     never."""
+
+    @property
+    def kind(self) -> str:
+        """The registry's kind of what this job makes: adapter, model or reward."""
+        return "reward" if self.method.needs.score else self.adapter.kind
 
     @property
     def learning_rate(self) -> float:
@@ -197,6 +212,19 @@ class SweepJob(TrainJob):
     def of_trials(self) -> TrainJob:
         """What its trials have in common, without parts they don't need, whose imports cost each process seconds."""
         return TrainJob(**{f.name: getattr(self, f.name) for f in dataclasses.fields(TrainJob)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotateJob(RunJob):
+    """A teacher writes rationales, and labels where none are given; what it answers is kept and never asked again."""
+
+    data: Data
+    """data.train is annotated."""
+    teacher: Teacher
+    prompt: Prompt
+    annotation: Annotation
+    output: str | None
+    """JSONL to write, which data.train= of a tuning job takes; null = train.jsonl in the run's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +294,9 @@ class Evaluation:
     """Answers shown side by side in the report."""
     bootstrap_draws: int
     """Resamples behind each 95 % interval."""
+    answer_after: str | None
+    """Text after whose last occurrence the answer begins, in outputs and references alike, e.g. after reasoning written
+    out; null = the whole output is the answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,6 +364,15 @@ class Card:
 
 class InputError(ValueError):
     """What the user gave can't be used. Jobs print it without a traceback and exit with status 2."""
+
+
+@contextmanager
+def input_errors() -> Iterator[None]:
+    """What is found wrong in here was given by the user: say so without a traceback."""
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def require(condition: bool, key: str, found: object, allowed: str) -> None:

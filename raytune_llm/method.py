@@ -11,18 +11,34 @@ Shape letters: B examples, T tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
     from transformers import PreTrainedModel, Trainer, TrainerCallback
 
-    from raytune_llm.data.records import Record
+    from raytune_llm.data.records import Record, Text
     from raytune_llm.data.tokens import Tokens
+    from raytune_llm.evaluation.metrics import Metric
+    from raytune_llm.models.base import Base
 
 IGNORED = -100
 """Label of a token that carries no loss (the convention of torch.nn.functional.cross_entropy)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidates:
+    """What a teacher says of the label tokens of a sequence that count, in their order: L of them."""
+
+    ids: NDArray[np.int32]
+    """Its k likeliest tokens, (L, k)."""
+    logprobs: NDArray[np.float32]
+    """Their log p, and that of all other tokens together (−inf where there are none), nats, (L, k + 1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +49,31 @@ class Sequence:
 
     input_ids: list[int]
     labels: list[int]
+    reference: float | None = None
+    """log p(labels) under the reference policy, nats; set before training where the method needs it."""
+    teacher: Candidates | None = None
+    """What a teacher says in the labels' places; set before training where the method needs it."""
 
 
 Example = dict[str, Sequence]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a method's terms read of Outputs besides the label log-probabilities."""
+
+    reference: bool = False
+    """Outputs.reference: computed once before training, under the base without an adapter."""
+    score: bool = False
+    """Outputs.score: the model is then a reward model, whose head is trained beside the adapter; it gives no label
+    log-probabilities."""
+    num_candidates: int = 0
+    """Of Outputs.candidates and Outputs.teacher: what `teacher` says is computed once before training; 0 = neither."""
+    teacher: str | None = None
+    """NAME@VERSION of the registry, or a base; null = this job's base without an adapter."""
+    sampling: bool = False
+    """Completions of the model itself: the method has no terms and no trainer but a `session` that has both a trainer
+    and a measure, and it runs on ray_train."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +83,23 @@ class Outputs:
     logprobs: Tensor
     """log p(label) of each label token, nats, (B, T); 0 where mask is 0."""
     mask: Tensor
-    """1 where a label counts, (B, T), same dtype as logprobs."""
+    """1 where a label counts, (B, T), same dtype as logprobs; 0 everywhere from a reward model."""
     correct: Tensor
     """1 where the label is the model's first choice, (B, T), 0 elsewhere."""
+    score: Tensor | None = None
+    """A reward model's scalar for the sequence, read at its last token, (B,)."""
+    reference: Tensor | None = None
+    """Sequence.reference, nats, (B,)."""
+    candidates: Tensor | None = None
+    """The model's log p of the teacher's candidates for each label token, nats, (B, T, k)."""
+    teacher: Tensor | None = None
+    """The teacher's, and that of all other tokens together, (B, T, k + 1)."""
+
+    def rows(self, part: slice) -> Outputs:
+        """What was said of some of the examples."""
+        said: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        cut: dict[str, Any] = {name: None if value is None else value[part] for name, value in said.items()}
+        return Outputs(**cut)
 
 
 @dataclass(frozen=True)
@@ -74,8 +126,18 @@ class Method(Protocol):
         """The eval metric that stops, ranks and selects trials; lower is better when it ends in 'loss'."""
         ...
 
+    @property
+    def needs(self) -> Needs:
+        """What its terms read besides label log-probabilities."""
+        ...
+
     def encode(self, record: Record, tokens: Tokens) -> Example | None:
         """The record's token sequences, or None when truncation left nothing to learn from."""
+        ...
+
+    def question(self, record: Record) -> tuple[Text, str] | None:
+        """The prompt that a tuned model is asked of this record and the answer expected; None where there is none.
+        data/question.py has what suits most methods."""
         ...
 
     def terms(self, outputs: dict[str, Outputs]) -> dict[str, Term]:
@@ -98,6 +160,70 @@ class Method(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Companions:
+    """What a session works with beside the model that it trains."""
+
+    base: Base
+    tokenizer: Any
+    reward_folder: Path | None
+    """A reward model's files; None where none is used."""
+    judge_folder: Path | None
+    """Those of a second one, which only judges."""
+    init_folder: Path | None
+    """The files of the adapter that training goes on in; None for a new one."""
+    allow_modules: tuple[str, ...]
+    batch_size: int
+    """Prompts generated or scored at once."""
+    seed: int
+    device: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How a policy did on some examples."""
+
+    metrics: dict[str, Metric]
+    """Resamplable, by their full names."""
+    texts: list[tuple[str, str, str]]
+    """Prompt, the record's own answer, completion, of each example."""
+
+
+class Session(Protocol):
+    """A method that samples, at work in one process."""
+
+    companions: Companions
+    eval_prompts: int
+    """Examples measured at each evaluation of a training."""
+
+    def trainer(
+        self,
+        model: Any,
+        examples: Seq[Example],
+        indices: list[int],
+        *,
+        tokenizer: Any,
+        arguments: dict[str, Any],
+        callbacks: list[TrainerCallback],
+    ) -> Trainer:
+        """As Method.trainer."""
+        ...
+
+    def measure(self, model: Any, examples: Seq[Example], reference: Any = None) -> Measured:
+        """How the model does on examples beside the reference; None = the model before it learned."""
+        ...
+
+    def why_stop(self, metrics: dict[str, float]) -> str | None:
+        """Why these eval metrics end the training, with what to change, or None."""
+        ...
+
+    def reference_model(self) -> Any:
+        """The model that training began with."""
+        ...
+
+
 def lower_is_better(metric: str) -> bool:
-    """Losses, perplexities and divergences fall; every other metric rises."""
-    return metric.rsplit("/", 1)[-1] in {"loss", "perplexity", "kl"}
+    """Losses, perplexities, divergences and errors fall; every other metric rises."""
+    name = metric.rsplit("/", 1)[-1]
+    falling = {"perplexity", "kl", "kl_per_token", "repetition", "calibration_error", "divergence"}
+    return name.endswith("loss") or name in falling

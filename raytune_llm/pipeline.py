@@ -1,16 +1,33 @@
-"""What each job does, stage by stage: check → train or sweep → compare → publish → deploy."""
+"""What each job does, stage by stage: check → annotate → train or sweep → compare → publish → deploy."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from raytune_llm import cluster, summary
-from raytune_llm.job import CheckJob, EvaluateJob, RegistryAction, RegistryJob, ServeJob, SweepJob, TrainJob, Trial
+from raytune_llm.full_disk import full_disk_explained
+from raytune_llm.job import (
+    AnnotateJob,
+    CheckJob,
+    EvaluateJob,
+    InputError,
+    Outcome,
+    RegistryAction,
+    RegistryJob,
+    ServeJob,
+    SweepJob,
+    TrainJob,
+    Trial,
+    input_errors,
+    require,
+)
 
 if TYPE_CHECKING:
+    from raytune_llm.annotation.outcome import Annotated
     from raytune_llm.conclusion import Conclusion
     from raytune_llm.preparation import Prepared
     from raytune_llm.serving.catalogue import Endpoint
@@ -25,28 +42,82 @@ def check(job: CheckJob) -> int:
     return 0
 
 
-def train(job: TrainJob) -> int:
-    """One tuning run, from records to a registry version."""
-    import ray
-
-    from raytune_llm.conclusion import conclude
-    from raytune_llm.training.ray_train import TrialSetup
-    from raytune_llm.training.ray_train import train as run_trial
-
-    started = start(job)
-    setup = TrialSetup(
-        job=job,
-        trial=Trial(id="train", values={}),
-        examples=ray.put(started.prepared.examples),
-        milestones=(job.tuning.steps,),
-        use_gpu=started.use_gpu,
-        group=None,
-        interactive=started.interactive,
-    )
-    outcome = run_trial(setup)
-    conclusion = conclude(job, started.prepared, outcome, parent=None, use_gpu=started.use_gpu)
-    print(summary.of_training(job, outcome, conclusion))
+def annotate(job: AnnotateJob) -> int:
+    """A teacher writes rationales and labels; the terminal says what came of it."""
+    output = job.output or f"{job.run_dir}/train.jsonl"
+    print(run_annotation(job, output).text())
+    print(summary.next_step(f"python jobs/train.py method=dss data.train={output}", "tunes on it"))
     return 0
+
+
+def run_annotation(job: AnnotateJob | TrainJob, output: str) -> Annotated:
+    """The stage itself. Raises InputError."""
+    from raytune_llm.annotation.stage import annotate as annotate_records
+
+    with input_errors():
+        workers = job.teacher.workers
+        train = job.data.train
+        require(train is not None, "data.train", train, "a location of records to annotate")
+        cluster.connect()
+        use_gpu = cluster.uses_gpu(workers.use_gpu)
+    assert train is not None
+    return annotate_records(
+        train,
+        output,
+        teacher=job.teacher,
+        prompt=job.prompt,
+        annotation=job.annotation,
+        home=job.home,
+        seed=job.seed,
+        use_gpu=use_gpu,
+    )
+
+
+def annotated(job: TrainJob, check: Callable[[], None] = lambda: None) -> TrainJob:
+    """The job on what its teacher writes. Raises InputError, before anything is asked and paid for where it can."""
+    from raytune_llm.data.files import load
+    from raytune_llm.preparation import check_knobs
+
+    check()
+    check_knobs(job)
+    if job.data.eval or job.data.test:
+        with input_errors():
+            load(replace(job.data, train=None), job.method.records, job.seed)
+    output = f"{job.run_dir}/annotated.jsonl"
+    print(run_annotation(job, output).text(), flush=True)
+    return job.with_values({"data.train": output})
+
+
+def train(job: TrainJob) -> int:
+    """One tuning run, from records to a registry version; the reward model of a policy before it."""
+    started = start(job)
+    outcome, conclusion = train_version(started)
+    print(summary.of_training(started.job, outcome, conclusion))
+    return 0
+
+
+def train_version(started: Started, parent: str | None = None) -> tuple[Outcome, Conclusion]:
+    """Train a started job's one trial and publish what came of it."""
+    job = started.job
+    with full_disk_explained(job):
+        import ray
+
+        from raytune_llm.conclusion import conclude
+        from raytune_llm.training.ray_train import TrialSetup
+        from raytune_llm.training.ray_train import train as run_trial
+
+        setup = TrialSetup(
+            job=job,
+            trial=Trial(id="train", values={}),
+            examples=ray.put(started.prepared.examples),
+            milestones=(job.tuning.steps,),
+            use_gpu=started.use_gpu,
+            group=None,
+            interactive=started.interactive,
+        )
+        outcome = run_trial(setup)
+        parent = parent or parent_of(job)
+        return outcome, conclude(job, started.prepared, outcome, parent=parent, use_gpu=started.use_gpu)
 
 
 def sweep(job: SweepJob) -> int:
@@ -59,38 +130,43 @@ def sweep(job: SweepJob) -> int:
 
 def run_sweep(job: SweepJob) -> Conclusion:
     """The sweep itself; its leaderboard is printed and written, its winner published."""
-    import ray
-
-    from raytune_llm.conclusion import conclude
-    from raytune_llm.preparation import check_sweep
-    from raytune_llm.storage import open_storage
-    from raytune_llm.sweep import select, tuner
-    from raytune_llm.sweep.report import leaderboard_csv, leaderboard_table
     from raytune_llm.sweep.space import plan
 
+    def check() -> None:
+        from raytune_llm.preparation import check_sweep
+
+        check_sweep(job, planned)
+
     planned = plan(job, job.sweep)
-    check_sweep(job, planned)
-    started = start(job)
+    started = start(job, check)
+    job = started.job
     print(f"{job.sweep.search.num_trials(planned)} trials; {planned.sentence()}", flush=True)
-    outcomes = tuner.run(job, planned, ray.put(started.prepared.examples), started.use_gpu, started.interactive)
-    rows = select.leaderboard(outcomes, planned, job.method.metric)
-    open_storage(job.run_dir).write("leaderboard.csv", leaderboard_csv(rows).encode())
-    print("\n" + leaderboard_table(rows, job.method.metric, shown=10), flush=True)
-    won = select.winner(outcomes, job.method.metric)
-    conclusion = conclude(
-        job.with_values(planned.values(won.trial.values)),
-        started.prepared,
-        won,
-        parent=f"{job.name}/{job.run}",
-        use_gpu=started.use_gpu,
-    )
+    with full_disk_explained(job):
+        import ray
+
+        from raytune_llm.conclusion import conclude
+        from raytune_llm.storage import open_storage
+        from raytune_llm.sweep import select, tuner
+        from raytune_llm.sweep.report import leaderboard_csv, leaderboard_table
+
+        outcomes = tuner.run(job, planned, ray.put(started.prepared.examples), started.use_gpu, started.interactive)
+        rows = select.leaderboard(outcomes, planned, job.method.metric)
+        open_storage(job.run_dir).write("leaderboard.csv", leaderboard_csv(rows).encode())
+        print("\n" + leaderboard_table(rows, job.method.metric, shown=10), flush=True)
+        won = select.winner(outcomes, job.method.metric)
+        conclusion = conclude(
+            job.with_values(planned.values(won.trial.values)),
+            started.prepared,
+            won,
+            parent=f"{job.name}/{job.run}",
+            use_gpu=started.use_gpu,
+        )
     print(summary.of_sweep(job, outcomes, won, conclusion), flush=True)
     return conclusion
 
 
 def demo(job: SweepJob) -> int:
     """A sweep whose winner is served, asked beside its base, and taken down again."""
-    from raytune_llm.serving import deploy as deployment
     from raytune_llm.serving.client import complete
 
     conclusion = run_sweep(job)
@@ -101,7 +177,7 @@ def demo(job: SweepJob) -> int:
             answers = {name: complete(endpoint, name, sample.prompt) for name in names}
             print(summary.of_answers(sample.prompt, sample.reference, answers), flush=True)
     finally:
-        deployment.stop()
+        take_down()
     print(
         summary.next_step(f"python jobs/serve.py adapter={conclusion.version.reference} home={job.home}", "keeps it up")
     )
@@ -136,21 +212,30 @@ def hold(endpoint: Endpoint) -> int:
     try:
         deployment.watch(endpoint)
     except KeyboardInterrupt:
-        deployment.stop()
+        take_down()
     return 0
+
+
+def take_down() -> None:
+    """Let requests in flight end, then end Ray Serve: with its session where that is this process's own, because
+    Ray prints two warnings into a session that outlives Ray Serve's controller."""
+    from raytune_llm.serving import deploy as deployment
+
+    deployment.drain()
+    if not cluster.end_own_session():
+        deployment.stop()
 
 
 def deploy(job: ServeJob | SweepJob, references: Sequence[str]) -> Endpoint:
     """Start the endpoint, prove that it answers as PEFT does, and say how to talk to it."""
-    from raytune_llm.data.records import Message
     from raytune_llm.serving import deploy as deployment
-    from raytune_llm.serving.proof import prove
+    from raytune_llm.serving.endpoint_proof import prove
+    from raytune_llm.serving.proof import probes
 
     cluster.connect()
     endpoint = deployment.start(job.serve, job.registry_dir, list(references))
-    probes = [probe for version in endpoint.catalogue.versions for probe in version.card.probes]
-    texts = [probe if isinstance(probe, str) else tuple(Message(**turn) for turn in probe) for probe in probes]
     try:
+        texts = [probe for version in endpoint.catalogue.versions for probe in probes(version)]
         proofs = prove(endpoint, job.registry_dir, texts)
     except BaseException:
         deployment.stop()
@@ -188,19 +273,73 @@ def registry(job: RegistryJob) -> int:
 class Started:
     """A job whose input is sound and whose Ray session is up."""
 
+    job: Any
+    """With what came of its earlier stages."""
     prepared: Prepared
     use_gpu: bool
     interactive: bool
 
 
-def start(job: TrainJob) -> Started:
-    """Check everything that can be checked, while Ray starts beside it."""
-    from raytune_llm.preparation import check_knobs, input_errors, prepare
+def start(job: TrainJob, check: Callable[[], None] = lambda: None) -> Started:
+    """Check everything that can be checked, `check` too: records before Ray starts, the rest beside it. Raises
+    InputError."""
+    from raytune_llm.data.files import load
 
-    check_knobs(job)
-    prepared = prepare(job)
-    print(prepared.diagnosis.text(), flush=True)
-    cluster.connect()
+    def prepared() -> Prepared:
+        from raytune_llm.preparation import check_knobs, check_rewards, prepare
+
+        check()
+        check_knobs(job)
+        found = prepare(job, read)
+        check_rewards(job, found.splits.train)
+        return found
+
+    if job.teacher.is_present:
+        job = annotated(job, check)
+    with input_errors():
+        read = load(job.data, job.method.records, job.seed)
+    found = beside_ray(prepared)
+    print(found.diagnosis.text(), flush=True)
     with input_errors():
         use_gpu = cluster.uses_gpu(job.scaling.use_gpu)
-    return Started(prepared, use_gpu, sys.stderr.isatty())
+    from raytune_llm.precomputation import precompute_on_cluster
+
+    examples = precompute_on_cluster(job, found.examples, use_gpu=use_gpu)
+    started = Started(job, replace(found, examples=examples), use_gpu, sys.stderr.isatty())
+    return with_reward(started) if job.method.needs.sampling else started
+
+
+def beside_ray(prepared: Callable[[], Prepared]) -> Prepared:
+    """What it returns, computed while Ray starts; of input that can't be used no session is left."""
+    with ThreadPoolExecutor(1) as beside:
+        preparing = beside.submit(prepared)
+        cluster.connect()
+        try:
+            return preparing.result()
+        except InputError:
+            cluster.end_own_session()
+            raise
+
+
+def with_reward(started: Started) -> Started:
+    """The job with a reward model: the one it names, or one trained here first, which all its trials share. A run
+    that is gone on with takes the one it made before."""
+    from raytune_llm.stages import finished, inherited, reward_job
+
+    job = inherited(started.job)
+    if not job.method.trains_reward:
+        return replace(started, job=job)
+    stage = reward_job(job)
+    version = finished(stage)
+    if version is None:
+        print(f"\nfirst stage: a reward model from the preferences, {stage.name}", flush=True)
+        outcome, conclusion = train_version(start(stage))
+        print(summary.of_training(stage, outcome, conclusion), flush=True)
+        version = conclusion.version
+        print("\nsecond stage: the policy", flush=True)
+    return replace(started, job=job.with_values({"method.reward_adapter": version.reference}))
+
+
+def parent_of(job: TrainJob) -> str | None:
+    """The version that a trained one goes on from."""
+    return job.method.init_adapter if job.method.needs.sampling else None  # type: ignore[attr-defined]

@@ -4,15 +4,19 @@ is touched."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from raytune_llm.companions import companion, teacher
 from raytune_llm.data.doctor import Diagnosis, examine
 from raytune_llm.data.files import Splits, load
+from raytune_llm.data.records import Preference, Prompt, Record
 from raytune_llm.data.tokens import Tokens
-from raytune_llm.job import CheckJob, InputError, SweepJob, TrainJob, require
+from raytune_llm.job import CheckJob, InputError, SweepJob, TrainJob, input_errors, require
+from raytune_llm.registry import Registry
+from raytune_llm.rewards.function import load_function
+from raytune_llm.rewards.text import Pattern
 from raytune_llm.sweep.space import Plan
 from raytune_llm.training.trial import Examples, split_batch
 
@@ -27,23 +31,20 @@ class Prepared:
     diagnosis: Diagnosis
 
 
-@contextmanager
-def input_errors() -> Iterator[None]:
-    """What is found wrong in here was given by the user: say so without a traceback."""
-    try:
-        yield
-    except ValueError as error:
-        raise InputError(str(error)) from error
+SHARED_BY_TRIALS = ("method.teacher", "method.num_candidates")
+"""Keys by which a teacher is asked once, before the trials."""
 
 
-def prepare(job: CheckJob) -> Prepared:
-    """Read, parse, encode and examine the job's data for its base and method. Raises InputError."""
+def prepare(job: CheckJob, read: Splits | None = None) -> Prepared:
+    """Read (unless it has been), parse, encode and examine the job's data for its base and method. Raises
+    InputError."""
     with input_errors():
+        splits = read or load(job.data, job.method.records, job.seed)
         facts = job.model.facts
         max_tokens = facts.max_tokens(job.data.max_tokens)
-        splits = load(job.data, job.method.records, job.seed)
         tokens = Tokens(job.model.tokenizer(), max_tokens=max_tokens, is_encoder_decoder=facts.is_encoder_decoder)
         diagnosis = examine(splits, tokens, job.method.encode)
+        teacher(job.method.needs.teacher, job.model, job.registry_dir)
     if job.model.ending.note is not None:
         diagnosis.warnings.append(job.model.ending.note)
     if diagnosis.problems:
@@ -56,10 +57,60 @@ def check_knobs(job: TrainJob) -> None:
     """Refuse an adapter that the base can't take and a batch that can't be divided. Raises InputError."""
     with input_errors():
         swept = job.sweep.axes() if isinstance(job, SweepJob) else {}
+        if job.method.needs.sampling:
+            check_sampling(job, swept)
+        for key in SHARED_BY_TRIALS if job.method.needs.num_candidates else ():
+            require(key not in swept, f"sweep.space.{key}", swept.get(key), f"no axis: all trials share one {key}")
         if "tuning.adapter_size" not in swept:
             job.adapter.check(job.tuning.adapter_size, job.model.facts)
         if "tuning.batch_size" not in swept:
             split_batch(job.tuning, job.scaling.num_workers)
+
+
+def check_sampling(job: TrainJob, swept: Mapping[str, object]) -> None:
+    """Refuse a policy that can't be trained, before anything is loaded. Raises ValueError."""
+    method: Any = job.method
+    if job.model.facts.is_encoder_decoder:
+        raise ValueError(
+            f"model.name_or_path={job.model.name_or_path} is an encoder-decoder base, and TRL's trainers that sample "
+            "have no path for those; take method=dpo on the same preferences, or a causal base"
+        )
+    require(job.adapter.kind == "adapter", "adapter", job.adapter.kind, "lora: the reference is the base without it")
+    registry = Registry(job.registry_dir)
+    if method.model_weight and method.reward_adapter is not None:
+        companion(registry, "method.reward_adapter", method.reward_adapter, kind="reward", base=job.model)
+    if method.judge_adapter is not None:
+        companion(registry, "method.judge_adapter", method.judge_adapter, kind="reward", base=job.model)
+    if method.init_adapter is not None:
+        companion(registry, "method.init_adapter", method.init_adapter, kind="adapter", base=job.model)
+        if "tuning.adapter_size" in swept:
+            raise ValueError(
+                f"sweep.space.tuning.adapter_size can't be swept with method.init_adapter={method.init_adapter}: "
+                "training goes on in that adapter and its size is inherited; take the axis out of the space with "
+                "sweep.space.tuning.adapter_size=null"
+            )
+    if method.pattern is not None:
+        Pattern(method.pattern)
+    if method.function is not None:
+        load_function(method.function, job.allow_modules)
+
+
+def check_rewards(job: TrainJob, records: Sequence[Record]) -> None:
+    """Refuse prompts that lack what the method's rewards look at. Raises InputError."""
+    method: Any = job.method
+    if not method.needs.sampling:
+        return
+    with input_errors():
+        if method.trains_reward and not any(isinstance(record, Preference) for record in records):
+            raise ValueError(
+                "data.train has prompts but no preferences to train a reward model on; name one with "
+                "method.reward_adapter=NAME@version, or set method.model_weight=0 and another reward's weight"
+            )
+        if method.exact_weight and all(isinstance(record, Prompt) for record in records):
+            raise ValueError(
+                f"method.exact_weight={method.exact_weight}: no record of data.train has an answer to compare with; "
+                "give output_text beside input_text, or another reward"
+            )
 
 
 def check_sweep(job: SweepJob, planned: Plan) -> None:
@@ -74,6 +125,7 @@ def check_sweep(job: SweepJob, planned: Plan) -> None:
         for batch_size in candidates(job, "tuning.batch_size"):
             split_batch(dataclasses.replace(job.tuning, batch_size=batch_size), job.scaling.num_workers)
         if job.serve.deploy:
+            require(job.kind != "reward", "serve.deploy", True, "false with a method whose result scores answers")
             job.serve.check_port()
 
 

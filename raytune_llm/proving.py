@@ -14,15 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raytune_llm.data.records import Chat, Message, Preference, Rationale, Record, Supervised, Text
+from raytune_llm import companions
+from raytune_llm.data.question import plain
+from raytune_llm.data.records import Preference, Record, Text
 from raytune_llm.data.tokens import Tokens
+from raytune_llm.evaluation.calibration import calibration_error, reliability
+from raytune_llm.evaluation.candidates import with_candidates
 from raytune_llm.evaluation.compare import Comparison, compare
 from raytune_llm.evaluation.generate import generate
 from raytune_llm.evaluation.loss import evaluate
-from raytune_llm.evaluation.metrics import Confusion, Metric, answers, label_set
+from raytune_llm.evaluation.metrics import Array, Confusion, Metric, after, answers, label_set
+from raytune_llm.evaluation.reference import with_references
 from raytune_llm.evaluation.report import Sample
+from raytune_llm.evaluation.speed import side_by_side
 from raytune_llm.job import Evaluation
-from raytune_llm.method import Example, Method
+from raytune_llm.method import Example, Method, Session
 from raytune_llm.models.adapter import load_tuned
 from raytune_llm.models.base import Base
 from raytune_llm.storage import open_storage
@@ -34,7 +40,9 @@ class Proof:
 
     comparison: Comparison
     samples: list[Sample]
-    confusions: dict[str, Confusion] | None
+    confusions: dict[str, Confusion] | None = None
+    tables: dict[str, list[list[str]]] | None = None
+    """Further tables of a report by their titles."""
 
 
 @dataclass(frozen=True)
@@ -57,25 +65,59 @@ def prove(
     max_tokens: int,
     seed: int,
     use_gpu: bool,
+    registry_dir: str,
+    allow_modules: Sequence[str],
 ) -> Proof:
-    """Compare systems (name → folder or URI of a tuned model, None for the base itself) on records.
+    """Compare systems (name → folder or URI of a tuned model, None for the base itself) on records: by what they
+    answer, reward models by how they rank given answers, policies by the rewards of what they sample.
 
     Raises ValueError when no record can be asked.
     """
+    chosen = drawn(records, evaluation.max_examples, seed)
     tokens = Tokens(base.tokenizer(), max_tokens=max_tokens, is_encoder_decoder=base.facts.is_encoder_decoder)
+    if method.needs.score:
+        return rank(base, method, systems, chosen, evaluation, tokens=tokens, seed=seed, use_gpu=use_gpu)
+    with companions.session(
+        method,
+        base,
+        registry_dir=registry_dir,
+        allow_modules=allow_modules,
+        batch_size=evaluation.batch_size,
+        seed=seed,
+        use_gpu=use_gpu,
+    ) as session:
+        if session is not None:
+            return measure(session, base, method, systems, chosen, evaluation, tokens=tokens, seed=seed)
     max_new_tokens = min(evaluation.max_new_tokens, max_tokens // 2)
-    asked = questions(drawn(records, evaluation.max_examples, seed), method, tokens, max_new_tokens)
+    asked = questions(chosen, method, tokens, max_new_tokens)
     if not asked:
         raise ValueError(f"none of the {len(records)} records has an answer to compare with")
-    references = [question.reference for question in asked]
+    examples = [question.example for question in asked]
+    if method.needs.reference:
+        reference = load(base, None, use_gpu=use_gpu)
+        examples = with_references(
+            reference, examples, pad_id=tokens.tokenizer.pad_token_id, batch_size=evaluation.batch_size
+        )
+    mentor = None
+    if method.needs.num_candidates:
+        mentor = load(*companions.teacher(method.needs.teacher, base, registry_dir), use_gpu=use_gpu)
+        examples = with_candidates(
+            mentor,
+            examples,
+            num_candidates=method.needs.num_candidates,
+            vocabulary=len(tokens.tokenizer),
+            pad_id=tokens.tokenizer.pad_token_id,
+            batch_size=evaluation.batch_size,
+        )
+    references = [after(question.reference, evaluation.answer_after) for question in asked]
     metrics: dict[str, dict[str, Metric]] = {}
     said: dict[str, list[str]] = {}
+    answered: dict[str, list[str]] = {}
     for name, folder in systems.items():
-        model = load(base, folder)
-        model = model.to("cuda") if use_gpu else model
+        model = load(base, folder, use_gpu=use_gpu)
         scores = evaluate(
             model,
-            [question.example for question in asked],
+            examples,
             method.terms,
             pad_id=tokens.tokenizer.pad_token_id,
             batch_size=evaluation.batch_size,
@@ -88,24 +130,114 @@ def prove(
             stop_ids=tokens.stop_ids(),
             batch_size=evaluation.batch_size,
         )
-        metrics[name] = {**scores.resamplable(), **answers(references, said[name])}
+        answered[name] = [after(text, evaluation.answer_after) for text in said[name]]
+        metrics[name] = {**scores.resamplable(), **answers(references, answered[name])}
     labels = label_set(references)
+    tables = mentor and {
+        "Student and teacher": side_by_side(
+            {"teacher": mentor, "student": model},
+            tokens.tokenizer,
+            [question.prompt_ids for question in asked],
+            references,
+            max_new_tokens=max_new_tokens,
+            stop_ids=tokens.stop_ids(),
+        )
+    }
     return Proof(
         compare(metrics, num_draws=evaluation.bootstrap_draws, seed=seed),
         [
             Sample(plain(question.prompt), question.reference, {name: texts[i] for name, texts in said.items()})
             for i, question in enumerate(asked[: evaluation.num_samples])
         ],
-        {name: Confusion.of(references, texts, labels) for name, texts in said.items()} if labels else None,
+        {name: Confusion.of(references, texts, labels) for name, texts in answered.items()} if labels else None,
+        tables,
     )
 
 
-def load(base: Base, folder: str | None) -> Any:
-    """The base, or the tuned model of a folder or URI, in eval mode."""
+def rank(
+    base: Base,
+    method: Method,
+    systems: Mapping[str, str | None],
+    records: Sequence[Record],
+    evaluation: Evaluation,
+    *,
+    tokens: Tokens,
+    seed: int,
+    use_gpu: bool,
+) -> Proof:
+    """Compare reward models on preferences: loss, pairwise accuracy and margin by the method's terms, and calibration.
+    The base itself has an untrained head, which is chance.
+
+    Raises ValueError when no pair is left after cutting.
+    """
+    pairs = [(record, method.encode(record, tokens)) for record in records if isinstance(record, Preference)]
+    kept = [(record, example) for record, example in pairs if example is not None]
+    if not kept:
+        raise ValueError(f"none of the {len(records)} records is a pair of answers to rank")
+    metrics: dict[str, dict[str, Metric]] = {}
+    margins: dict[str, Array] = {}
+    for name, folder in systems.items():
+        scores = evaluate(
+            load(base, folder, score=True, use_gpu=use_gpu),
+            [example for _, example in kept],
+            method.terms,
+            pad_id=tokens.tokenizer.pad_token_id,
+            batch_size=evaluation.batch_size,
+        )
+        margins[name] = scores.terms["margin"].sum
+        metrics[name] = {**scores.resamplable(), "eval/calibration_error": calibration_error(margins[name])}
+    samples = [
+        Sample(
+            f"{plain(record.prompt)}\n\nchosen: {plain(record.chosen)}\nrejected: {plain(record.rejected)}",
+            "a margin above 0",
+            {name: f"{values[i]:+.2f}" for name, values in margins.items()},
+        )
+        for i, (record, _) in enumerate(kept[: evaluation.num_samples])
+    ]
+    newest = list(systems)[-1]
+    return Proof(
+        compare(metrics, num_draws=evaluation.bootstrap_draws, seed=seed),
+        samples,
+        tables={f"Calibration of {newest}": reliability(margins[newest])},
+    )
+
+
+def measure(
+    session: Session,
+    base: Base,
+    method: Method,
+    systems: Mapping[str, str | None],
+    records: Sequence[Record],
+    evaluation: Evaluation,
+    *,
+    tokens: Tokens,
+    seed: int,
+) -> Proof:
+    """Compare policies by what they sample for the records' prompts, each beside the reference that training began
+    with."""
+    examples = [example for record in records if (example := method.encode(record, tokens)) is not None]
+    reference, use_gpu = session.reference_model(), session.companions.device != "cpu"
+    found = {
+        name: session.measure(load(base, folder, use_gpu=use_gpu), examples, reference)
+        for name, folder in systems.items()
+    }
+    first = next(iter(found.values()))
+    samples = [
+        Sample(prompt, answer, {name: measured.texts[i][2] for name, measured in found.items()})
+        for i, (prompt, answer, _) in enumerate(first.texts[: evaluation.num_samples])
+    ]
+    metrics = {name: measured.metrics for name, measured in found.items()}
+    return Proof(compare(metrics, num_draws=evaluation.bootstrap_draws, seed=seed), samples)
+
+
+def load(base: Base, folder: str | None, *, score: bool = False, use_gpu: bool) -> Any:
+    """The base, or the tuned model of a folder or URI, in eval mode; with `score`, as a reward model."""
     if folder is None:
-        return base.load().eval()
-    with fetched(folder) as local:
-        return load_tuned(local, base)
+        model = base.load(score=score).eval()
+    else:
+        with fetched(folder) as local:
+            model = load_tuned(local, base, score=score)
+    return model.to("cuda") if use_gpu else model
 
 
 @contextmanager
@@ -131,29 +263,8 @@ def questions(records: Sequence[Record], method: Method, tokens: Tokens, max_new
     """The records that can be both scored and answered; prompts are cut to leave room for the answer."""
     found = []
     for record in records:
-        example, turn = method.encode(record, tokens), question(record)
+        example, turn = method.encode(record, tokens), method.question(record)
         if example is not None and turn is not None:
             prompt, reference = turn
             found.append(Question(example, prompt, tokens.prompt(prompt, max_new_tokens=max_new_tokens), reference))
     return found
-
-
-def question(record: Record) -> tuple[Text, str] | None:
-    """What may be asked of a record, with its answer: of a chat its last assistant turn; None for a prompt alone."""
-    if isinstance(record, Supervised):
-        return record.prompt, record.completion
-    if isinstance(record, Rationale):
-        return None if record.label is None else (record.prompt, record.label)
-    if isinstance(record, Preference):
-        return record.prompt, plain(record.chosen)
-    if isinstance(record, Chat):
-        last = max(i for i, message in enumerate(record.messages) if message.role == "assistant")
-        return record.messages[:last], record.messages[last].content
-    return None
-
-
-def plain(text: Text) -> str:
-    """Text or conversation as one string to read."""
-    if isinstance(text, str):
-        return text
-    return "\n".join(f"{message.role}: {message.content}" for message in text if isinstance(message, Message))

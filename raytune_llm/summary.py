@@ -13,6 +13,15 @@ if TYPE_CHECKING:
     from raytune_llm.serving.catalogue import Endpoint
 
 
+SERVE = ("python jobs/serve.py adapter={version}", "an OpenAI-compatible endpoint")
+NEXT = {
+    "adapter": SERVE,
+    "model": SERVE,
+    "reward": ("python jobs/train.py method=rlhf method.reward_adapter={version}", "tunes a policy by its scores"),
+}
+"""What to type next, by the kind of what was made."""
+
+
 def of_training(job: TrainJob, outcome: Outcome, conclusion: Conclusion) -> str:
     """The end of a single run."""
     assert outcome.best is not None
@@ -77,6 +86,8 @@ def _text(job: TrainJob, conclusion: Conclusion, lines: list[tuple[str, str]]) -
     width = max(len(key) for key, _ in lines)
     table = report.table(conclusion.proof.comparison)
     body = "\n".join(f"{key.ljust(width)}  {value}" for key, value in lines)
-    command = f"python jobs/serve.py adapter={version.reference}" + (f" home={job.home}" if job.home else "")
-    following = next_step(command, "an OpenAI-compatible endpoint")
+    command, meaning = NEXT[version.card.kind]
+    following = next_step(
+        command.format(version=version.reference) + (f" home={job.home}" if job.home else ""), meaning
+    )
     return f"\nOn the {conclusion.proven_on} set:\n{table}\n\n{body}\n{following}"

@@ -22,18 +22,27 @@ def given(root, *overrides):
     groups = [key for entry in chain(root) for key in (entry if isinstance(entry, dict) else {})]
     needed = [GIVEN[group] for group in groups if group in GIVEN]
     missing_adapter = root in ("evaluate", "serve")
-    return [*needed, *(["adapter=tuned"] if missing_adapter else []), *overrides]
+    teacher = ["teacher=openai", *EXTRA["teacher", "openai"]] if root == "annotate" else []
+    return [*needed, *(["adapter=tuned"] if missing_adapter else []), *teacher, *overrides]
 
 
 def chain(root):
     """The defaults list of a root, those of the roots it inherits from included."""
     for entry in OmegaConf.load(CONF / f"{root}.yaml").defaults:
-        yield dict(entry) if OmegaConf.is_config(entry) else entry
+        yield OmegaConf.to_container(entry) if OmegaConf.is_config(entry) else entry
         if entry == "train":
             yield from chain("train")
 
 
-OFFLINE = ["tracking.wandb.mode=offline"]
+EXTRA = {
+    ("data", "jsonl"): ["data.train=x.jsonl"],
+    ("model", "hub"): ["model.name_or_path=org/name"],
+    ("tracking", "wandb"): ["tracking.wandb.mode=offline"],
+    ("teacher", "openai"): ["teacher.model=m", "teacher.api_key_env=null"],
+    ("teacher", "local"): ["teacher.model.name_or_path=org/name"],
+    ("teacher", "version"): ["teacher.version=tuned"],
+}
+"""What an option needs besides being chosen."""
 OPTIONS = [
     (file.parent.relative_to(CONF).as_posix(), file.stem)
     for file in sorted(CONF.rglob("*.yaml"))
@@ -50,8 +59,7 @@ def test_every_root_has_a_job_and_loads(root):
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda value: value)
 def test_every_option_loads(group, option):
-    extra = {"jsonl": ["data.train=x.jsonl"], "hub": ["model.name_or_path=org/name"], "wandb": OFFLINE}.get(option, [])
-    assert load("sweep", given("sweep", f"{group}={option}", *extra))
+    assert load("sweep", given("sweep", f"{group}={option}", *EXTRA.get((group, option), [])))
 
 
 def test_jobs_are_short():
@@ -75,7 +83,7 @@ def test_no_option_is_dead():
     code = "\n".join(file.read_text() for file in PACKAGE.rglob("*.py"))
     jobs = [load(root, given(root)) for root in ROOTS]
     jobs += [
-        load("sweep", given("sweep", f"{group}={option}", *(OFFLINE if option == "wandb" else [])))
+        load("sweep", given("sweep", f"{group}={option}", *EXTRA.get((group, option), [])))
         for group, option in OPTIONS
         if option not in ("jsonl", "hub")
     ]

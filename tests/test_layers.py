@@ -12,25 +12,33 @@ LAYERS = [  # top to bottom; a module imports from its own layer or from those b
     ["pipeline"],
     ["summary"],
     ["conclusion"],
+    ["precomputation", "stages"],
     ["preparation"],
+    ["annotation"],
+    ["teachers"],
     ["serving"],
     ["sweep"],
     ["training"],
     ["proving"],
+    ["companions"],
     ["registry", "weights", "version"],
     ["methods"],
+    ["terms_trainer", "policy_session"],
     ["evaluation"],
+    ["rewards"],
     ["models"],
     ["data"],
     ["tracking"],
     ["cluster"],
     ["config", "config_help"],
     ["demo"],
+    ["full_disk"],
     ["storage", "json_text"],
     ["method"],
     ["job"],
 ]
 NO_RAY = [
+    "teachers",
     "methods",
     "evaluation",
     "models",
@@ -40,6 +48,10 @@ NO_RAY = [
     "weights",
     "version",
     "storage",
+    "terms_trainer",
+    "policy_session",
+    "rewards",
+    "companions",
     "method",
     "job",
     "proving",
@@ -101,7 +113,7 @@ def test_the_lower_house_knows_no_ray(file):
     assert not [name for name in imports(file) if name == "ray" or name.startswith("ray.")]
 
 
-@pytest.mark.parametrize("folder", ["methods", "tracking"])
+@pytest.mark.parametrize("folder", ["methods", "teachers", "tracking"])
 def test_siblings_do_not_import_each_other(folder):
     files = list((PACKAGE / folder).glob("[!_]*.py"))
     modules = tuple(f"raytune_llm.{folder}.{file.stem}" for file in files)

@@ -1,6 +1,7 @@
 """Every method in conf/method, without naming one: a new method arrives tested."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,19 @@ from worlds import write_base, write_records
 from raytune_llm.config import CONF, load
 from raytune_llm.evaluation.loss import evaluate
 from raytune_llm.models.forward import outputs
+from raytune_llm.precomputation import precompute
 from raytune_llm.preparation import prepare
 from raytune_llm.training.trial import Place, fit
 
-METHODS = sorted(file.stem for file in (CONF / "method").glob("*.yaml"))
+
+def config_of(method):
+    """The method with its own settings."""
+    return load("train", [f"method={method}", "model=demo", "data=demo_sarcasm"]).method
+
+
+ALL = sorted(file.stem for file in (CONF / "method").glob("*.yaml"))
+METHODS = [method for method in ALL if hasattr(config_of(method), "terms")]
+"""Those that learn from records alone; a method that samples answers has tests of its own."""
 SHAPES = ["llama", "qwen", "t5"]
 
 
@@ -22,8 +32,14 @@ def shape(request, tmp_path_factory):
     return write_base(tmp_path_factory.mktemp(request.param), request.param)
 
 
+def prepared_for(job):
+    """The job's data with all that its method needs of frozen models."""
+    found = prepare(job)
+    return replace(found, examples=precompute(job, found.examples, use_gpu=False))
+
+
 def job_of(method, base, folder, *overrides):
-    train, evaluation = write_records(folder)
+    train, evaluation = write_records(folder, kinds=config_of(method).records)
     return load(
         "train",
         [
@@ -42,8 +58,8 @@ def job_of(method, base, folder, *overrides):
 @pytest.mark.parametrize("method", METHODS)
 def test_terms_are_one_number_per_example(method, shape, tmp_path):
     job = job_of(method, shape, tmp_path)
-    prepared = prepare(job)
-    model = job.model.load()
+    prepared = prepared_for(job)
+    model = job.model.load(score=job.method.needs.score)
     batch = prepared.examples.train[:4]
     said = {name: outputs(model, [example[name] for example in batch], pad_id=0) for name in batch[0]}
     terms = job.method.terms(said)
@@ -67,7 +83,7 @@ class Log:
 
 def train(job, folder: Path, resume=None, milestones=()):
     """Run a trial here; its reports and its checkpoint folder."""
-    prepared = prepare(job)
+    prepared = prepared_for(job)
     reports, log = [], Log()
     folder.mkdir(parents=True, exist_ok=True)
     place = Place(folder, rank=0, world_size=1, use_gpu=False)
@@ -91,8 +107,8 @@ def test_learns_four_examples_by_heart(method, adapter, shape, tmp_path):
         method, shape, tmp_path, f"adapter={adapter}", "tuning.steps=30", "tuning.batch_size=4", "tuning.eval_every=30"
     )
     job = job.with_values({"model.learning_rate": 1e-2 if adapter == "lora" else 3e-2})
-    prepared = prepare(job)
-    model = job.adapter.apply(job.model.load(), rank=4, seed=0)
+    prepared = prepared_for(job)
+    model = job.adapter.apply(job.model.load(score=job.method.needs.score), rank=4, seed=0)
     few = prepared.examples.train[:4]
     before = evaluate(model, few, job.method.terms, pad_id=0, batch_size=4).metrics()["eval/loss"]
     trainer = job.method.trainer(
@@ -131,7 +147,7 @@ def test_a_resumed_trial_ends_as_an_uninterrupted_one(method, shape, tmp_path):
     class Killed(Exception):
         pass
 
-    prepared = prepare(job)
+    prepared = prepared_for(job)
     kept = tmp_path / "kept"
 
     def report_then_die(metrics, checkpoint):

@@ -20,8 +20,6 @@ from worlds import write_base, write_records
 
 from raytune_llm.registry import Registry
 
-pytestmark = pytest.mark.slow  # minutes of real clusters, killed processes and submitted jobs
-
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 120
 UPLOAD_MIB = 100

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,6 +19,8 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+
+from raytune_llm.data.records import Preference, Rationale, Supervised
 
 WORDS = [
     "red",
@@ -120,8 +123,29 @@ def write_base(folder: Path, shape: str) -> Path:
     return folder
 
 
-def write_records(folder: Path, count: int = 24) -> tuple[Path, Path]:
-    """Supervised train and eval files of a task that can be learned: the answer is the last word of the prompt."""
+def supervised(words: list[str]) -> dict[str, object]:
+    """The answer is the last word of the prompt."""
+    return {"input_text": " ".join(words), "output_text": words[-1]}
+
+
+def preference(words: list[str]) -> dict[str, object]:
+    """The last word of the prompt is preferred to a word that isn't in it."""
+    other = next(word for word in WORDS if word not in words)
+    return {"prompt": " ".join(words), "chosen": words[-1], "rejected": other}
+
+
+def rationale(words: list[str]) -> dict[str, object]:
+    """The answer is the last word of the prompt; records whose first word is the first of all have no rationale."""
+    reason = {} if words[0] == WORDS[0] else {"rationale": f"to say {words[-1]}"}
+    return {**supervised(words), **reason}
+
+
+RECORDS = {Supervised: supervised, Preference: preference, Rationale: rationale}
+
+
+def write_records(folder: Path, count: int = 24, kinds: Sequence[type] = (Supervised,)) -> tuple[Path, Path]:
+    """Train and eval files of a task that can be learned, of the first of these kinds."""
+    write = RECORDS[kinds[0]]
     generator = random.Random(1)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -129,7 +153,7 @@ def write_records(folder: Path, count: int = 24) -> tuple[Path, Path]:
         lines = []
         for _ in range(size):
             words = generator.choices(WORDS[:6], k=3)
-            lines.append(json.dumps({"input_text": " ".join(words), "output_text": words[-1]}))
+            lines.append(json.dumps(write(words)))
         path = folder / f"{name}.jsonl"
         path.write_text("\n".join(lines) + "\n")
         paths.append(path)

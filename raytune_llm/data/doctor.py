@@ -64,7 +64,7 @@ def examine(splits: Splits, tokens: Tokens | None, encode: Encode) -> Diagnosis:
             *_label_warnings(facts),
             *_record_warnings(splits, duplicates, leaked, conflicts, oddities),
         ],
-        problems=[f"nothing is left of {name} after cutting" for name in facts if tokens and not examples[name]],
+        problems=[*_empty(splits, examples if tokens else {})],
         examples=examples,
     )
 
@@ -91,11 +91,13 @@ def _encoded(
 
 
 def _lengths(examples: Iterable[Example], is_encoder_decoder: bool) -> tuple[list[int], list[int]]:
-    """Tokens without and with loss of each sequence."""
+    """Tokens without and with loss of each sequence that has any with."""
     prompts, completions = [], []
     for example in examples:
         for sequence in example.values():
             num_labels = len(sequence.labels) - sequence.labels.count(IGNORED)
+            if num_labels == 0:
+                continue
             prompts.append(len(sequence.input_ids) - (0 if is_encoder_decoder else num_labels))
             completions.append(num_labels)
     return prompts, completions
@@ -237,6 +239,22 @@ def _record_warnings(
     if duplicates:
         yield f"train repeats {duplicates} of its records"
     yield from (f"{what}: {count} in train" for what, count in oddities.items())
+    reasoned = [record for record in splits.train if isinstance(record, Rationale)]
+    for key, lacking in (
+        ("label (output_text)", sum(record.label is None for record in reasoned)),
+        ("rationale", sum(record.rationale is None for record in reasoned)),
+    ):
+        if lacking:
+            yield f"{lacking} of {len(reasoned)} train records have no {key}; jobs/annotate.py lets a teacher write it"
+
+
+def _empty(splits: Splits, examples: dict[str, list[Example]]) -> Iterable[str]:
+    for name, records in splits.items():
+        labelled = [record for record in records if not isinstance(record, Rationale) or record.label is not None]
+        if name != "train" and not labelled:
+            yield f"no record of {name} has a label (output_text), so no answer can be judged"
+        if name in examples and not examples[name]:
+            yield f"nothing is left of {name} after cutting"
 
 
 def _short(text: Text) -> str:

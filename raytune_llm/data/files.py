@@ -133,6 +133,19 @@ def load(data: Data, kinds: Sequence[type], seed: int) -> Splits:
     return Splits(train, evaluation, splits.get("test", []), fingerprints, carved)
 
 
+def read_records(uri: str, key: str, kinds: Sequence[type]) -> list[Any]:
+    """All records of one location, as one of `kinds` each; `key` is the config's, for messages.
+
+    Raises:
+        DataError: as `load` does.
+    """
+    problems = _Problems()
+    records = list(_records(uri, key, kinds, hashlib.sha256(), problems))
+    if problems.total:
+        raise DataError(problems.shown, problems.total)
+    return records
+
+
 def carve(records: list[Record], size: int, seed: int) -> tuple[list[Record], list[Record]]:
     """Split off an eval set of different records, with their duplicates removed from train; orders are kept.
 

@@ -85,6 +85,21 @@ class Tokens:
         answer = (Message("assistant", completion),) if isinstance(completion, str) else completion
         return self._conversation((*prompt, *answer), first=len(prompt))
 
+    def judged(self, prompt: Text, completion: Text) -> Sequence | None:
+        """The same prompt and completion as one sequence that a reward model reads to the end of the answer.
+
+        Encoder-decoder bases: both in input_ids, the last token EOS even where the completion was cut. None when
+        truncation leaves nothing of the completion.
+        """
+        sequence = self.completion(prompt, completion)
+        if sequence is None:
+            return None
+        if not self.is_encoder_decoder:
+            end = max(place for place, label in enumerate(sequence.labels) if label != IGNORED) + 1
+            return Sequence(sequence.input_ids[:end], sequence.labels[:end])
+        read = [*sequence.input_ids, *sequence.labels[:-1], self._eos]
+        return Sequence(read, [IGNORED] * len(sequence.input_ids) + sequence.labels)
+
     def conversation(self, messages: Seq[Message]) -> Sequence | None:
         """A conversation with loss on each assistant turn and its end, cut at its end where it is too long.
 

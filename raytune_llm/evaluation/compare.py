@@ -22,7 +22,7 @@ LEVEL = 0.95
 FEWEST_DIFFERING = 6
 """Examples on which two systems must differ before a difference can be called significant: with k of them no exact
 paired test gets below 2·2^-k, which is under 5 % from 6 on; the bootstrap alone would be content with 4."""
-DIRECTIONLESS = frozenset({"answer_words"})
+DIRECTIONLESS = frozenset({"answer_words", "completion_tokens", "entropy", "chosen", "rejected"})
 """Metrics of which neither more nor less is better."""
 CHUNK = 1 << 22
 

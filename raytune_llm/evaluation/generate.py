@@ -1,7 +1,7 @@
-"""Greedy answers: the model's first choice at every step, until it stops by itself or max_new_tokens are reached.
+"""Answers: the model's first choice at every step, or samples, until it stops by itself or max_new_tokens are reached.
 
 Sampling defaults, penalties and forced tokens that a checkpoint's generation_config.json brings are set aside, so that
-base and tuned model are compared by the same rule. Leaves out: sampling, beams, serving.
+base and tuned model are compared by the same rule. Leaves out: beams, serving.
 """
 
 from __future__ import annotations
@@ -38,21 +38,60 @@ def generate(
     pad_id = tokenizer.pad_token_id
     if pad_id is None:
         pad_id = stop_ids[0] if stop_ids else 0
-    texts = [""] * len(prompts)
+    rule = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=list(stop_ids) or None,
+        pad_token_id=pad_id,
+    )
+    rows = _rows(model, prompts, rule, batch_size)
+    return [tokenizer.decode(_until(row, stop_ids), skip_special_tokens=True).strip() for row in rows]
+
+
+def sample(
+    model: Any,
+    prompts: Sequence[list[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    stop_ids: Sequence[int],
+    pad_id: int,
+    batch_size: int,
+    seed: int,
+    top_p: float = 1.0,
+) -> list[list[int]]:
+    """A completion of each prompt, drawn from the whole distribution, or from the likeliest tokens that together have
+    the probability top_p: token ids, the one that ended it included.
+
+    The same seed, prompts and batch size give the same draws; the process's own random streams are left as they were.
+    Raises ValueError as `generate` does.
+    """
+    _check(prompts, max_new_tokens, model.config)
+    rule = GenerationConfig(
+        do_sample=True,
+        temperature=temperature,
+        top_k=0,
+        top_p=top_p,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=list(stop_ids),
+        pad_token_id=pad_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        rows = _rows(model, prompts, rule, batch_size)
+    return [row[: len(_until(row, stop_ids)) + 1] for row in rows]
+
+
+def _rows(model: Any, prompts: Sequence[list[int]], rule: GenerationConfig, batch_size: int) -> list[list[int]]:
+    """What follows each prompt by the rule, in their order, padded after its end."""
+    found: list[list[int]] = [[] for _ in prompts]
     with inference(model), _plain(model) as defaults:
-        config = GenerationConfig(
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=list(stop_ids) or None,
-            pad_token_id=pad_id,
-            **defaults,
-        )
+        rule.update(**defaults)
         for batch in batches([len(prompt) for prompt in prompts], batch_size):
-            rows = _new_tokens(model, [prompts[i] for i in batch], config)
-            for i, row in zip(batch, rows, strict=True):
-                texts[i] = tokenizer.decode(_until(row, stop_ids), skip_special_tokens=True).strip()
-    return texts
+            for i, row in zip(batch, _new_tokens(model, [prompts[i] for i in batch], rule), strict=True):
+                found[i] = row
+    return found
 
 
 def _new_tokens(model: Any, prompts: list[list[int]], config: GenerationConfig) -> list[list[int]]:

@@ -51,10 +51,11 @@ class Scores:
         """loss; each term, when there are several of them in the loss or it isn't in it; perplexity = exp(loss), when
         the loss is one term, averaged over label tokens. Raises ValueError when a term among several is called loss or
         perplexity."""
+        counted = {name: term for name, term in self.terms.items() if term.weight.any()} or self.terms
         losses = {name: term for name, term in self.terms.items() if term.coefficient != 0}
-        found = {name: ratio(term.sum, term.weight) for name, term in self.terms.items()}
+        found = {name: ratio(term.sum, term.weight) for name, term in counted.items()}
         if len(losses) == 1:
-            del found[next(iter(losses))]
+            found.pop(next(iter(losses)), None)
         clash = sorted({"loss", "perplexity"} & set(found))
         if clash:
             raise ValueError(
@@ -148,9 +149,11 @@ def _check(examples: Sequence[Example]) -> None:
 
 
 def _total(coefficients: tuple[float, ...], totals: Array) -> Array:
-    """Σ coefficient · sum / weight from totals (…, 2·terms)."""
+    """Σ coefficient · sum / weight from totals (…, 2·terms); terms without weight add nothing, NaN without any."""
     pairs = totals.reshape(*totals.shape[:-1], -1, 2)
-    return divide(pairs) @ np.array(coefficients)
+    counts = pairs[..., 1] != 0
+    total = np.where(counts, divide(pairs), 0.0) @ np.array(coefficients)
+    return np.where(counts.any(-1), total, np.nan)
 
 
 def _perplexity(totals: Array) -> Array:

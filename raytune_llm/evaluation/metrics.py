@@ -79,6 +79,11 @@ def answers(references: Sequence[str], predictions: Sequence[str], *, prefix: st
     return {f"{prefix}/{name}": metric for name, metric in chosen.items()}
 
 
+def after(text: str, mark: str | None) -> str:
+    """What stands behind the last `mark`; all of it where there is none. The answer of a text that reasons first."""
+    return text if mark is None else text.rpartition(mark)[2].strip()
+
+
 def label_set(references: Sequence[str]) -> list[str] | None:
     """The labels of a label task, the most frequent first; None for a text task."""
     counts = Counter(text.strip() for text in references)

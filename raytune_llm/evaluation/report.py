@@ -54,6 +54,7 @@ def markdown(
     metric: str,
     confusions: Mapping[str, Confusion] | None = None,
     samples: Sequence[Sample] = (),
+    tables: Mapping[str, list[list[str]]] | None = None,
 ) -> str:
     """The whole report.
 
@@ -62,6 +63,7 @@ def markdown(
         metric: the one the verdict is about.
         confusions: by system, for a label task.
         samples: shown side by side.
+        tables: further ones by their titles, the header first.
     """
     verdicts = [better(comparison, metric, reference=reference).text for reference in comparison.systems[:-1]]
     parts = [f"# {_cell(title)}", *(f"**{_cell(text[0].upper() + text[1:])}.**" for text in verdicts)]
@@ -71,6 +73,8 @@ def markdown(
     if confusions:
         parts += ["## Labels", _grid(_class_rows(confusions))]
         parts += [_outside(confusions), *(_confusion(system, found) for system, found in confusions.items())]
+    for name, rows in (tables or {}).items():
+        parts += [f"## {_cell(name)}", _grid(rows)]
     if samples:
         parts += ["## Samples", _grid(_sample_rows(comparison, samples))]
     return "\n\n".join(parts) + "\n"

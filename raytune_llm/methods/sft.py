@@ -3,7 +3,8 @@
     loss = Σ_tokens −log p(token | prompt, tokens before) / number of completion tokens in the step
 
 The end of the answer is a label like any other, so that the tuned model learns to stop. TRL's SFTTrainer trains
-causal bases, transformers' Seq2SeqTrainer encoder-decoder ones.
+causal bases, a transformers Trainer by these terms encoder-decoder ones (transformers' own loss of T5 takes no count of
+a step's labels, so that accumulation would multiply it).
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from raytune_llm.data.records import Chat, Record, Supervised
-from raytune_llm.method import IGNORED, Example, Outputs, Term
+from raytune_llm.data.question import question
+from raytune_llm.data.records import Chat, Record, Supervised, Text
+from raytune_llm.method import Example, Needs, Outputs, Term
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer, TrainerCallback
@@ -29,6 +31,7 @@ class SFT:
     """The eval metric that stops, ranks and selects trials."""
 
     records = (Supervised, Chat)
+    needs = Needs()
 
     def encode(self, record: Record, tokens: Tokens) -> Example | None:
         if isinstance(record, Chat):
@@ -37,6 +40,9 @@ class SFT:
             assert isinstance(record, Supervised)
             sequence = tokens.completion(record.prompt, record.completion)
         return None if sequence is None else {"completion": sequence}
+
+    def question(self, record: Record) -> tuple[Text, str] | None:
+        return question(record)
 
     def terms(self, outputs: dict[str, Outputs]) -> dict[str, Term]:
         completion = outputs["completion"]
@@ -56,27 +62,20 @@ class SFT:
         arguments: dict[str, Any],
         callbacks: list[TrainerCallback],
     ) -> Trainer:
-        from datasets import Dataset
-
-        columns = [{"input_ids": e["completion"].input_ids, "labels": e["completion"].labels} for e in examples]
-        dataset = Dataset.from_list(columns).select(indices)
         if model.config.is_encoder_decoder:
-            from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
+            from raytune_llm.terms_trainer import terms_trainer
 
-            return Seq2SeqTrainer(
-                model=model,
-                args=Seq2SeqTrainingArguments(**arguments),
-                train_dataset=dataset,
-                data_collator=DataCollatorForSeq2Seq(tokenizer, model=model, label_pad_token_id=IGNORED),
-                processing_class=tokenizer,
-                callbacks=callbacks,
+            return terms_trainer(
+                self.terms, model, examples, indices, tokenizer=tokenizer, arguments=arguments, callbacks=callbacks
             )
+        from datasets import Dataset
         from trl import SFTConfig, SFTTrainer
 
+        columns = [{"input_ids": e["completion"].input_ids, "labels": e["completion"].labels} for e in examples]
         return SFTTrainer(
             model=model,
             args=SFTConfig(**arguments, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
-            train_dataset=dataset,
+            train_dataset=Dataset.from_list(columns).select(indices),
             processing_class=tokenizer,
             callbacks=callbacks,
         )

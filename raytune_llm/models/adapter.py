@@ -86,13 +86,17 @@ class LoRA:
         """PEFT's config of this adapter on this model. Raises ValueError when a target isn't there."""
         from peft import LoraConfig, TaskType
 
+        from raytune_llm.models.score import heads
+
         names = linear_targets(model)
         leaves = sorted({name.rsplit(".", 1)[-1] for name in names})
         missing = sorted(set(self.targets or []) - set(leaves))
         if missing:
             raise ValueError(f"adapter.targets={missing} are not linear layers of this base; it has {leaves}")
+        kind = TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else TaskType.CAUSAL_LM
         return LoraConfig(
-            task_type=TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else TaskType.CAUSAL_LM,
+            task_type=TaskType.SEQ_CLS if heads(model) else kind,
+            modules_to_save=heads(model) or None,
             r=rank,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
@@ -109,9 +113,7 @@ class LoRA:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             adapted = get_peft_model(model, self.config(model, rank=rank), autocast_adapter_dtype=False)
-        for parameter in adapted.parameters():
-            if parameter.requires_grad and parameter.dtype != torch.float64:
-                parameter.data = parameter.data.float()
+        _raise_precision(adapted)
         return adapted
 
 
@@ -139,18 +141,35 @@ class Full:
         return (model if model.dtype.itemsize > 2 else model.float()).requires_grad_(True)
 
 
-def load_tuned(folder: str | Path, base: Base, model: PreTrainedModel | None = None) -> Any:
+def continued(folder: str | Path, model: PreTrainedModel) -> Any:
+    """The model with the adapter of a folder on it, to be trained further, in fp32."""
+    from peft import PeftModel
+
+    adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=True, autocast_adapter_dtype=False)
+    _raise_precision(adapted)
+    return adapted
+
+
+def load_tuned(folder: str | Path, base: Base, model: PreTrainedModel | None = None, *, score: bool = False) -> Any:
     """The tuned model of a registry folder, in eval mode: PEFT's adapter on the base (on `model` if it is given, which
-    is changed in place), or the fully tuned model itself."""
+    is changed in place), or the fully tuned model itself; with `score`, a reward model."""
     folder = Path(folder)
     if (folder / "adapter_config.json").is_file():
         from peft import PeftModel
 
-        return PeftModel.from_pretrained(model if model is not None else base.load(), str(folder)).eval()
+        return PeftModel.from_pretrained(model if model is not None else base.load(score=score), str(folder)).eval()
     from raytune_llm.models.base import auto_class
 
-    loaded = auto_class(base.facts.is_encoder_decoder).from_pretrained(
+    loaded = auto_class(base.facts.is_encoder_decoder, score=score).from_pretrained(
         folder, dtype=torch_dtype(base.dtype), attn_implementation=base.attention, use_safetensors=True
     )
-    loaded.generation_config.do_sample = False
+    if not score:
+        loaded.generation_config.do_sample = False
     return loaded.eval()
+
+
+def _raise_precision(adapted: Any) -> None:
+    """What is trained in fp32 (fp64), for the optimizer's sake."""
+    for parameter in adapted.parameters():
+        if parameter.requires_grad and parameter.dtype.itemsize < 8:
+            parameter.data = parameter.data.float()

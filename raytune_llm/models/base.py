@@ -14,11 +14,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raytune_llm.demo import path as demo_path
 from raytune_llm.models.ending import Ending, ending
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+EMBEDDED = "demo:base"
+"""What a card calls the embedded base."""
 LONGEST_DEFAULT_CONTEXT = 2048
 """Tokens kept per record when data.max_tokens is null and the base could take more."""
 
@@ -73,12 +76,14 @@ class Base:
         return Ending(self.end_token, None)
 
     def loading(self) -> dict[str, Any]:
-        """What a card keeps to load this base again."""
-        return {key: value.value if isinstance(value, Enum) else value for key, value in asdict(self).items()}
+        """What a card keeps to load this base again; the embedded base by that name, wherever this package lies."""
+        kept = {key: value.value if isinstance(value, Enum) else value for key, value in asdict(self).items()}
+        return kept | ({"name_or_path": EMBEDDED} if self.name_or_path == str(demo_path("base")) else {})
 
     @classmethod
     def from_loading(cls, loading: dict[str, Any]) -> Base:
-        return cls(**{**loading, "dtype": DType(loading["dtype"])})
+        embedded = {"name_or_path": str(demo_path("base"))} if loading["name_or_path"] == EMBEDDED else {}
+        return cls(**{**loading, "dtype": DType(loading["dtype"]), **embedded})
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer with a chat template and a pad token, supplied where it has none of its own."""
@@ -95,21 +100,27 @@ class Base:
         supply_template(tokenizer)
         return tokenizer
 
-    def load(self, *, own_dropout: bool = True) -> PreTrainedModel:
-        """The model in its dtype on the CPU, parameters as stored, with or without its own dropout."""
+    def load(self, *, own_dropout: bool = True, score: bool = False) -> PreTrainedModel:
+        """The model in its dtype on the CPU, parameters as stored, with or without its own dropout; with `score`, as a
+        reward model (models/score.py)."""
         from transformers import AutoConfig
         from transformers.utils import logging
 
         logging.disable_progress_bar()
         config = AutoConfig.from_pretrained(self.name_or_path, revision=self.revision)
-        model = auto_class(self.facts.is_encoder_decoder).from_pretrained(
-            self.name_or_path,
-            revision=self.revision,
-            dtype=torch_dtype(self.dtype),
-            attn_implementation=self.attention,
-            use_safetensors=True,
-            **({} if own_dropout else {"config": without_dropout(config)}),
-        )
+        options: dict[str, Any] = {
+            "revision": self.revision,
+            "dtype": torch_dtype(self.dtype),
+            "attn_implementation": self.attention,
+            "use_safetensors": True,
+        }
+        if not own_dropout:
+            options["config"] = without_dropout(config)
+        if score:
+            from raytune_llm.models.score import load_scorer
+
+            return load_scorer(self.name_or_path, self.tokenizer(), **options | {"config": config})
+        model = auto_class(self.facts.is_encoder_decoder).from_pretrained(self.name_or_path, **options)
         model.generation_config.do_sample = False
         return model
 
@@ -152,11 +163,18 @@ def torch_dtype(dtype: DType) -> Any:
 
 
 def linear_targets(model: PreTrainedModel) -> list[str]:
-    """Full names of the linear layers that take an adapter: all but the output head."""
+    """Full names of the linear layers that take an adapter: all but the output head, or a reward model's."""
     from torch import nn
 
+    from raytune_llm.models.score import heads
+
     head = model.get_output_embeddings()
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
+    others = tuple(f"{name}." for name in heads(model))
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head and not f"{name}.".startswith(others)
+    ]
 
 
 def read_facts(base: Base) -> Facts:
@@ -175,9 +193,9 @@ def read_facts(base: Base) -> Facts:
     )
 
 
-def skeleton(base: Base) -> PreTrainedModel:
-    """The model without weights. Raises ValueError naming model.name_or_path when there is none, or none of a known
-    shape."""
+def skeleton(base: Base, *, score: bool = False) -> PreTrainedModel:
+    """The model without weights, with `score` as a reward model. Raises ValueError naming model.name_or_path when there
+    is none, or none of a known shape."""
     import torch
     from transformers import AutoConfig
 
@@ -189,12 +207,19 @@ def skeleton(base: Base) -> PreTrainedModel:
             f"model.name_or_path={base.name_or_path}: no model could be read there ({_first_line(error)}); "
             "give a local folder with config.json, or the id of a model on the hub that this machine can reach"
         ) from error
-    auto = auto_class(config.is_encoder_decoder)
-    if type(config) not in auto._model_mapping:
+    if type(config) not in auto_class(config.is_encoder_decoder)._model_mapping:
         raise ValueError(
             f"model.name_or_path={base.name_or_path} is a {config.model_type} model, which transformers offers "
             "neither as a causal nor as an encoder-decoder language model"
         )
+    auto = auto_class(config.is_encoder_decoder, score=score)
+    if type(config) not in auto._model_mapping:
+        raise ValueError(
+            f"model.name_or_path={base.name_or_path} is a {config.model_type} model, which transformers doesn't offer "
+            "with a score head (AutoModelForSequenceClassification); methods that need one can't use it"
+        )
+    if score:
+        config.num_labels = 1
     with torch.device("meta"):
         return auto.from_config(config)
 
@@ -207,9 +232,11 @@ def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
     return config
 
 
-def auto_class(is_encoder_decoder: bool) -> Any:
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+def auto_class(is_encoder_decoder: bool, *, score: bool = False) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
+    if score:
+        return AutoModelForSequenceClassification
     return AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
 
 

@@ -14,44 +14,72 @@ import inspect
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from raytune_llm.method import IGNORED, Outputs, Sequence
+from raytune_llm.method import IGNORED, Candidates, Outputs, Sequence
+from raytune_llm.models.score import heads, score
 
 
 def outputs(model: Any, sequences: Seq[Sequence], *, pad_id: int) -> Outputs:
     """One forward pass over the sequences, differentiable, in their order.
 
     Args:
-        model: a causal or encoder-decoder model of transformers, or a PeftModel around one.
+        model: a causal or encoder-decoder model of transformers, a reward model, or a PeftModel around one.
         sequences: B sequences; causal ones have as many labels as input ids.
         pad_id: any token id; padding is masked out.
 
     Returns:
         Outputs of shape (B, T), T the longest label sequence, aligned with the labels: entry t speaks of labels[t]. A
-        causal model can't predict the first token, whose mask is 0. fp64 for fp64 logits, else fp32.
+        causal model can't predict the first token, whose mask is 0. fp64 for fp64 logits, else fp32. A reward model
+        gives a score instead, and T is 1.
 
     Raises:
         ValueError: no sequences, one without tokens, or a causal one whose labels don't match its input ids.
     """
-    is_encoder_decoder = bool(model.config.is_encoder_decoder)
+    if heads(unwrapped(model)):
+        _check(sequences, bool(unwrapped(model).config.is_encoder_decoder))
+        inputs = _inputs(sequences, pad_id, next(model.parameters()).device)
+        return scored(score(model, unwrapped(model), inputs, [len(s.input_ids) for s in sequences]))
+    logits, labels = label_logits(model, sequences, pad_id=pad_id)
+    counts = labels != IGNORED
+    said = replace(_read(logits, labels, counts), reference=_references(sequences, logits))
+    taught = [sequence.teacher for sequence in sequences if sequence.teacher is not None]
+    return said if len(taught) < len(sequences) else _with_candidates(said, taught, logits, counts)
+
+
+def label_logits(model: Any, sequences: Seq[Sequence], *, pad_id: int) -> tuple[Tensor, Tensor]:
+    """The logits that predict each label that counts, (K, V), differentiable, and the labels, (B, T), IGNORED where
+    they don't count; row by row, the K are those. Arguments and errors as in `outputs`."""
+    is_encoder_decoder = bool(unwrapped(model).config.is_encoder_decoder)
     _check(sequences, is_encoder_decoder)
     device = next(model.parameters()).device
-    input_ids = _pad([s.input_ids for s in sequences], pad_id, device)
-    labels = _pad([s.labels for s in sequences], IGNORED, device)
-    attention_mask = _pad([[1] * len(s.input_ids) for s in sequences], 0, device)
-    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+    inputs, labels = _inputs(sequences, pad_id, device), _pad([s.labels for s in sequences], IGNORED, device)
     if is_encoder_decoder:
-        counts = labels != IGNORED
-        logits = model(**inputs, labels=labels).logits[counts]
-    else:
-        labels[:, 0] = IGNORED
-        counts = labels != IGNORED
-        logits = _causal_logits(model, inputs, predicts=torch.nn.functional.pad(counts[:, 1:], (0, 1)))
-    return _read(logits, labels, counts)
+        return model(**inputs, labels=labels).logits[labels != IGNORED], labels
+    labels[:, 0] = IGNORED
+    predicts = torch.nn.functional.pad(labels[:, 1:] != IGNORED, (0, 1))
+    return _causal_logits(model, inputs, predicts=predicts), labels
+
+
+def unsaid(sequences: Seq[Sequence], is_encoder_decoder: bool) -> Outputs:
+    """The Outputs of a model that hasn't been run, fp64 zeros: weights of terms don't depend on what it says."""
+    mask = (_pad([s.labels for s in sequences], IGNORED, torch.device("cpu")) != IGNORED).double()
+    if not is_encoder_decoder:
+        mask[:, 0] = 0
+    none, zero = torch.zeros_like(mask), mask.new_zeros(len(sequences))
+    candidates, teacher = mask.new_zeros(*mask.shape, 1), mask.new_zeros(*mask.shape, 2)
+    return Outputs(none, mask, none, score=zero, reference=zero, candidates=candidates, teacher=teacher)
+
+
+def scored(scores: Tensor) -> Outputs:
+    """The Outputs of a reward model from its scores, (B,): no label counts."""
+    empty = torch.zeros_like(scores).detach().unsqueeze(-1)
+    return Outputs(empty, empty, empty, score=scores)
 
 
 @contextmanager
@@ -77,7 +105,9 @@ def batches(lengths: Seq[int], batch_size: int) -> list[list[int]]:
 
 
 def unwrapped(model: Any) -> Any:
-    """The transformers model inside a PeftModel, or the model itself."""
+    """The transformers model inside a PeftModel and what spreads it over workers, or the model itself."""
+    if isinstance(model, torch.nn.parallel.DistributedDataParallel):
+        model = model.module
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -101,6 +131,33 @@ def _read(logits: Tensor, labels: Tensor, counts: Tensor) -> Outputs:
         mask=empty.index_put(places, logits.new_ones(())),
         correct=empty.index_put(places, (logits.detach().argmax(-1) == targets).to(logits.dtype)),
     )
+
+
+def _with_candidates(said: Outputs, taught: Seq[Candidates], logits: Tensor, counts: Tensor) -> Outputs:
+    """With the log-probabilities of each sequence's candidates; logits (K, V) stand where counts (B, T) is true."""
+    exact = logits if logits.dtype == torch.float64 else logits.float()
+    ids = torch.from_numpy(np.concatenate([candidates.ids for candidates in taught])).long().to(logits.device)
+    teacher = torch.from_numpy(np.concatenate([candidates.logprobs for candidates in taught])).to(exact)
+    logprobs = exact.gather(-1, ids) - exact.logsumexp(-1, keepdim=True)
+    places = counts.to(logits.device).nonzero(as_tuple=True)
+    return replace(
+        said,
+        candidates=exact.new_zeros(*counts.shape, ids.shape[-1]).index_put(places, logprobs),
+        teacher=exact.new_zeros(*counts.shape, teacher.shape[-1]).index_put(places, teacher),
+    )
+
+
+def _inputs(sequences: Seq[Sequence], pad_id: int, device: torch.device) -> dict[str, Any]:
+    attention_mask = _pad([[1] * len(s.input_ids) for s in sequences], 0, device)
+    input_ids = _pad([s.input_ids for s in sequences], pad_id, device)
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+
+
+def _references(sequences: Seq[Sequence], logits: Tensor) -> Tensor | None:
+    """(B,), or None when a sequence has none."""
+    found = [sequence.reference for sequence in sequences]
+    exact = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    return None if None in found else torch.tensor(found, dtype=exact, device=logits.device)
 
 
 def _pad(rows: list[list[int]], value: int, device: torch.device) -> Tensor:

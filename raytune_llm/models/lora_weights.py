@@ -1,7 +1,8 @@
 """LoRA weights by module, and as one row of a table in which many adapters lie side by side.
 
 In a row each module has A as (R, in_features) and then B as (R, out_features), R the table's largest rank; an adapter
-of rank r < R leaves rows r..R of both at 0. So every matmul with an adapter runs along long contiguous rows.
+of rank r < R leaves rows r..R of both at 0. So every matmul with an adapter runs along long contiguous rows. What is
+trained beside the adapter (a reward model's score head) stands at the end of the row.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ Weights = dict[str, tuple[Tensor, Tensor]]
 class RowLayout:
     """Where each module's A and B lie in a row of `size` scalars."""
 
-    def __init__(self, sizes: Mapping[str, tuple[int, int]], max_rank: int) -> None:
-        """sizes: module → (in_features, out_features)."""
+    def __init__(
+        self, sizes: Mapping[str, tuple[int, int]], max_rank: int, heads: Mapping[str, int] | None = None
+    ) -> None:
+        """sizes: module → (in_features, out_features); heads: name → number of scalars."""
         self.sizes, self.max_rank = dict(sizes), max_rank
         self.size = 0
         self._bounds: list[tuple[int, int, int]] = []
@@ -30,6 +33,14 @@ class RowLayout:
             end = middle + outer * max_rank
             self._bounds.append((self.size, middle, end))
             self.size = end
+        self._heads: dict[str, slice] = {}
+        for name, length in (heads or {}).items():
+            self._heads[name] = slice(self.size, self.size + length)
+            self.size += length
+
+    def head_views(self, table: Tensor) -> dict[str, Tensor]:
+        """Each head's place in a table (S, size), (S, its length)."""
+        return {name: table[:, place] for name, place in self._heads.items()}
 
     def views(self, table: Tensor, rank: int) -> list[tuple[Tensor, Tensor]]:
         """Each module's first `rank` rows of A and B in a table (S, size): (S, rank, in), (S, rank, out)."""
@@ -40,8 +51,17 @@ class RowLayout:
             found.append((a[:, :rank], b[:, :rank]))
         return found
 
-    def pack(self, weights: Mapping[str, tuple[Tensor, Tensor]], dtype: torch.dtype) -> Tensor:
-        """An adapter as a row, (size,), on the CPU. Raises ValueError when it doesn't fit this layout."""
+    def pack(
+        self,
+        weights: Mapping[str, tuple[Tensor, Tensor]],
+        dtype: torch.dtype,
+        heads: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """An adapter with its heads as a row, (size,), on the CPU. Raises ValueError when it doesn't fit this
+        layout."""
+        heads = heads or {}
+        if heads.keys() != self._heads.keys():
+            raise ValueError(f"the adapter comes with heads {sorted(heads)}; here they are {sorted(self._heads)}")
         missing, unknown = sorted(self.sizes.keys() - weights.keys()), sorted(weights.keys() - self.sizes.keys())
         if missing or unknown:
             raise ValueError(
@@ -64,6 +84,8 @@ class RowLayout:
                 )
             into_a[0, :rank] = a
             into_b[0, :rank] = b.T
+        for name, into in self.head_views(row).items():
+            into[0] = heads[name]
         return row[0]
 
     def unpack(self, row: Tensor, rank: int) -> Weights:

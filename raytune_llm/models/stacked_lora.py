@@ -18,53 +18,18 @@ Shape letters: B rows of a batch, T tokens, S slots of a route, C = B / S rows e
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raytune_llm.models.lora_weights import RowLayout, Weights
+from raytune_llm.models.route import HeadViews, LayerViews, Noise, Route, Views
 
 RANK_STEP = 8
 """Passes compute ranks in multiples of this, as matrix units like them."""
-
-
-class Noise(Protocol):
-    """Dropout before the adapters, drawn for each slot from its own stream."""
-
-    def replay(self) -> AbstractContextManager[None]:
-        """Draws inside repeat the first ones, for activation checkpointing."""
-        ...
-
-    def draw(self, layer: int, x: Tensor) -> Tensor:
-        """0 or 1/(1−p), of the shape of x."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class LayerViews:
-    """One layer's part of the rows of a route."""
-
-    a: Tensor
-    """(S, R, in_features)"""
-    b: Tensor
-    """(S, R, out_features)"""
-    grad_a: Tensor | None
-    grad_b: Tensor | None
-
-
-@dataclass(slots=True)
-class Route:
-    """Which adapters the rows of a forward pass go through: rows i·C to (i+1)·C through the i-th of `layers`' slots."""
-
-    num_slots: int
-    layers: list[LayerViews]
-    scale: float | Tensor
-    """s: one number when all slots share it, else (S, 1, 1)."""
-    noise: Noise | None = None
 
 
 class StackedLinear(nn.Module):
@@ -175,8 +140,16 @@ class AdapterStack:
     """
 
     def __init__(
-        self, model: nn.Module, names: Sequence[str], *, capacity: int, max_rank: int, trainable: bool = False
+        self,
+        model: nn.Module,
+        names: Sequence[str],
+        *,
+        capacity: int,
+        max_rank: int,
+        trainable: bool = False,
+        heads: Mapping[str, int] | None = None,
     ) -> None:
+        """heads: what every adapter has beside its layers, name → number of scalars."""
         model.requires_grad_(False)
         self.model, self.capacity, self.max_rank = model, capacity, max_rank
         self.layers: dict[str, StackedLinear] = {}
@@ -186,7 +159,7 @@ class AdapterStack:
                 raise ValueError(f"adapter target {name} is a {type(module).__name__}; stacked adapters need nn.Linear")
             self.layers[name] = StackedLinear(module, self, index)
         sizes = {name: (layer.in_features, layer.out_features) for name, layer in self.layers.items()}
-        self.layout = RowLayout(sizes, max_rank)
+        self.layout = RowLayout(sizes, max_rank, heads)
         weight = next(iter(self.layers.values())).weight
         self.device, self.dtype = weight.device, weight.dtype
         master = torch.float64 if self.dtype == torch.float64 else torch.float32
@@ -198,7 +171,7 @@ class AdapterStack:
         self.ranks = [0] * (capacity + 1)
         self.anchor = torch.zeros((), device=self.device, requires_grad=trainable)
         self.route: Route | None = None
-        self._spans: dict[tuple[int, int, int], list[LayerViews]] = {}
+        self._spans: dict[tuple[int, int, int], Views] = {}
         for name, layer in self.layers.items():
             _replace(model, name, layer)
 
@@ -207,15 +180,26 @@ class AdapterStack:
         for name, layer in self.layers.items():
             _replace(self.model, name, layer.base)
 
-    def write(self, slot: int, weights: Mapping[str, tuple[Tensor, Tensor]], scale: float) -> None:
-        """Put an adapter in a slot. Raises ValueError when its modules, sizes or rank don't fit."""
-        self.theta[slot].copy_(self.layout.pack(weights, self.theta.dtype))
+    def write(
+        self,
+        slot: int,
+        weights: Mapping[str, tuple[Tensor, Tensor]],
+        scale: float,
+        heads: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Put an adapter in a slot. Raises ValueError when its modules, heads, sizes or rank don't fit."""
+        self.theta[slot].copy_(self.layout.pack(weights, self.theta.dtype, heads))
         self.scales[slot], self.ranks[slot] = float(scale), next(iter(weights.values()))[0].shape[0]
         self.refresh(slot, slot + 1)
 
     def read(self, slot: int, rank: int, table: Tensor | None = None) -> Weights:
         """The adapter of a slot (or the same places of another table of rows), on the CPU."""
         return self.layout.unpack((self.theta if table is None else table)[slot].cpu(), rank)
+
+    def read_heads(self, slot: int, table: Tensor | None = None) -> dict[str, Tensor]:
+        """The heads of a slot (or the same places of another table of rows), on the CPU."""
+        row = (self.theta if table is None else table)[slot : slot + 1].cpu()
+        return {name: view[0].clone() for name, view in self.layout.head_views(row).items()}
 
     def clear(self, slot: int) -> None:
         self.theta[slot].zero_()
@@ -234,7 +218,7 @@ class AdapterStack:
         if views is None:
             grad = None if self.grad is None else self.grad[start:end]
             views = self._spans[start, end, rank] = self._views(self._compute[start:end], grad, rank)
-        return Route(end - start, views, self._scale(range(start, end)), noise)
+        return Route(end - start, views[0], self._scale(range(start, end)), noise, views[1])
 
     def gather(self, slots: Sequence[int], noise: Noise | None = None) -> tuple[Route, Tensor | None]:
         """Equal numbers of rows for each of these slots, any and in any order; `capacity` is the base.
@@ -247,7 +231,7 @@ class AdapterStack:
         if self.grad is not None and torch.is_grad_enabled():
             grad = torch.zeros(len(slots), self.layout.size, dtype=self.grad.dtype, device=self.device)
         views = self._views(self._compute.index_select(0, index), grad, self._rank(slots))
-        return Route(len(slots), views, self._scale(slots), noise), grad
+        return Route(len(slots), views[0], self._scale(slots), noise, views[1]), grad
 
     def scatter_grad(self, slots: Sequence[int], grad: Tensor) -> None:
         """Add gathered gradients to their rows."""
@@ -263,12 +247,14 @@ class AdapterStack:
         finally:
             self.route = before
 
-    def _views(self, theta: Tensor, grad: Tensor | None, rank: int) -> list[LayerViews]:
-        weights = self.layout.views(theta, rank)
+    def _views(self, theta: Tensor, grad: Tensor | None, rank: int) -> Views:
+        weights, heads = self.layout.views(theta, rank), self.layout.head_views(theta)
         if grad is None:
-            return [LayerViews(a, b, None, None) for a, b in weights]
-        grads = self.layout.views(grad, rank)
-        return [LayerViews(*pair, *pair_of_grads) for pair, pair_of_grads in zip(weights, grads, strict=True)]
+            layers = [LayerViews(a, b, None, None) for a, b in weights]
+            return layers, {name: HeadViews(head, None) for name, head in heads.items()}
+        grads, head_grads = self.layout.views(grad, rank), self.layout.head_views(grad)
+        layers = [LayerViews(*pair, *pair_of_grads) for pair, pair_of_grads in zip(weights, grads, strict=True)]
+        return layers, {name: HeadViews(head, head_grads[name]) for name, head in heads.items()}
 
     def _rank(self, slots: Sequence[int]) -> int:
         """Ranks that a pass over these slots has to compute."""

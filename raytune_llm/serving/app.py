@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,13 +18,14 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from prometheus_client import Metric
 from starlette.exceptions import HTTPException
 
 from raytune_llm.serving import errors
-from raytune_llm.serving.catalogue import Catalogue
-from raytune_llm.serving.engine import Delta, Engine, ServedModel
+from raytune_llm.serving.engine import Delta, Engine, Sampling, ServedModel
 from raytune_llm.serving.guard import KEY_IN_SCOPE, Guard
-from raytune_llm.serving.metrics import CONTENT_TYPE, Metrics
+from raytune_llm.serving.library import Library
+from raytune_llm.serving.metrics import CONTENT_TYPE, Merged, Metrics
 from raytune_llm.serving.quota import Quota
 from raytune_llm.serving.requests import ChatRequest, CompletionRequest, Options
 from raytune_llm.serving.responses import ChatShape, CompletionShape, Shape, model_list, usage
@@ -51,15 +52,14 @@ class Service:
     """All that the routes need."""
 
     engine: Engine
-    catalogue: Catalogue
-    """May be replaced by a later one while requests are answered."""
-    models: Mapping[str, ServedModel]
-    """By entry id."""
+    library: Library
     limits: Limits
     quota: Quota
     metrics: Metrics
-    find_more: Callable[[str], Awaitable[bool]]
-    """Whether a name that isn't in the catalogue was put there."""
+    generate: Callable[[str, list[int], Sampling], AsyncGenerator[Delta, None]]
+    """The engine's, or one that may leave an answer to another replica."""
+    families: Callable[[], Awaitable[list[Metric]]]
+    """What other replicas have counted."""
 
     async def chat(self, request: ChatRequest, key: str) -> Response:
         served = await self._find(request, key)
@@ -79,15 +79,8 @@ class Service:
 
     async def _find(self, request: Options, key: str) -> ServedModel:
         request.check()
-        self.quota.admit(key)
-        entry = self.catalogue.find(request.model)
-        if entry is None and await self.find_more(request.model):
-            entry = self.catalogue.find(request.model)
-        if entry is None:
-            offered = ", ".join(name for entry in self.catalogue.entries for name in entry.names)
-            message = f"the model '{request.model}' is not served here; served: {offered}"
-            raise errors.ApiError(404, message, code="model_not_found", param="model")
-        return self.models[entry.id]
+        await self.quota.admit(key)
+        return await self.library.find(request.model)
 
     async def _answer(
         self, request: Options, shape: Shape, prompt_tokens: int, deltas: AsyncGenerator[Delta, None]
@@ -108,7 +101,7 @@ class Service:
     ) -> AsyncGenerator[Delta, None]:
         """The answer. Raises ApiError at once when the request exceeds the limits."""
         sampling = request.sampling(self._answer_tokens(request, len(prompt)))
-        deltas = self.engine.generate(served.id, prompt, sampling)
+        deltas = self.generate(served.id, prompt, sampling)
         within = _within(self.limits.request_timeout_seconds, deltas)
         return self.metrics.metered(served.id, len(prompt), self.quota.charged(key, len(prompt), within))
 
@@ -143,7 +136,8 @@ def create_app(service: Service, *, key_hashes: tuple[str, ...]) -> FastAPI:
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
-        return Response(service.metrics.text(service.engine), media_type=CONTENT_TYPE)
+        families = [*service.metrics.families(service.engine), *await service.families()]
+        return Response(Merged(families).text(), media_type=CONTENT_TYPE)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, Any]:
@@ -152,11 +146,11 @@ def create_app(service: Service, *, key_hashes: tuple[str, ...]) -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": model_list(service.catalogue)}
+        return {"object": "list", "data": model_list(service.library.catalogue)}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
-        for found in model_list(service.catalogue):
+        for found in model_list(service.library.catalogue):
             if found["id"] == name:
                 return found
         raise errors.ApiError(404, f"the model '{name}' is not served here", code="model_not_found", param="model")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from raytune_llm.models.stacked_lora import Route
+from raytune_llm.models.route import Route
 from raytune_llm.serving.sampling import Choice, Rules, Stream
 from raytune_llm.serving.sequence import Sequence
 from raytune_llm.serving.slots import Slots

@@ -20,6 +20,9 @@ from raytune_llm.job import InputError
 from raytune_llm.models.base import Base
 from raytune_llm.registry import Registry, Version
 
+SERVABLE = ("adapter", "model")
+"""Kinds of versions that give answers."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
@@ -86,7 +89,7 @@ def read_catalogue(registry: Registry, references: Sequence[str]) -> Catalogue:
     versions = list({version.reference: version for version in map(registry.resolve, references)}.values())
     first = versions[0]
     for version in versions:
-        _check_servable(version, first)
+        _check_kind(version)
     base = Base.from_loading(first.card.base_loading)
     if base.facts.revision_hash != first.card.base_revision:
         raise InputError(
@@ -95,14 +98,27 @@ def read_catalogue(registry: Registry, references: Sequence[str]) -> Catalogue:
             f"{base.facts.revision_hash[:12]}; restore that base, or tune again"
         )
     base_id = _base_id(base)
-    entries = [Entry(id=base_id, names=(base_id,), kind="base", version=None, created=0)]
+    catalogue = Catalogue(
+        base=base, entries=(Entry(id=base_id, names=(base_id,), kind="base", version=None, created=0),)
+    )
     for version in versions:
-        is_first = next(other for other in versions if other.name == version.name) == version
-        entry = _entry(version, is_first=is_first)
-        if base_id in entry.names:
-            raise InputError(f"{version.reference} has the same name as its base; publish it under another one")
-        entries.append(entry)
-    return Catalogue(base=base, entries=tuple(entries))
+        catalogue = _extended(catalogue, version, f", from {first.reference}")
+    return catalogue
+
+
+def read_servable(
+    registry: Registry, catalogue: Catalogue, references: Sequence[str]
+) -> tuple[Catalogue, dict[str, str]]:
+    """The same base with these versions, and by reference why which of them can't be served."""
+    found, refused = replace(catalogue, entries=catalogue.entries[:1]), {}
+    for reference in references:
+        try:
+            version = registry.resolve(reference)
+            if found.find(version.reference) is None:
+                found = _extended(found, version, "")
+        except InputError as error:
+            refused[reference] = str(error)
+    return found, refused
 
 
 def can_be_more(catalogue: Catalogue, reference: str) -> bool:
@@ -115,37 +131,48 @@ def can_be_more(catalogue: Catalogue, reference: str) -> bool:
 def with_version(catalogue: Catalogue, registry: Registry, reference: str) -> Catalogue:
     """The catalogue with one more version at its end. Raises InputError when it can't be served beside the others."""
     version = registry.resolve(reference)
-    _check_servable(version, catalogue.versions[0])
-    return replace(
-        catalogue, entries=(*catalogue.entries, replace(_entry(version, is_first=False), names=(version.reference,)))
-    )
+    entry = replace(_extended(catalogue, version, "").entries[-1], names=(version.reference,))
+    return replace(catalogue, entries=(*catalogue.entries, entry))
 
 
-def _entry(version: Version, *, is_first: bool) -> Entry:
+def _extended(catalogue: Catalogue, version: Version, source: str) -> Catalogue:
+    """The catalogue with one more version. `source`: what the base was told by, for the error's text."""
+    _check_kind(version)
+    _check_base(version, catalogue.base, source)
+    is_first = all(other.name != version.name for other in catalogue.versions)
     aliases = [f"{version.name}@{alias}" for alias in version.aliases]
-    return Entry(
+    entry = Entry(
         id=version.reference,
         names=(version.reference, *([version.name] if is_first else []), *aliases),
         kind=version.card.kind,
         version=version,
         created=_unix(version.card.created),
     )
+    if catalogue.entries[0].id in entry.names:
+        raise InputError(f"{version.reference} has the same name as its base; publish it under another one")
+    return replace(catalogue, entries=(*catalogue.entries, entry))
 
 
-def _check_servable(version: Version, first: Version) -> None:
-    card, wanted = version.card, first.card
-    if card.kind not in ("adapter", "model"):
-        raise InputError(f"{version.reference} is of kind {card.kind}, which gives no answers; allowed: adapter, model")
-    if (card.base, card.base_revision) != (wanted.base, wanted.base_revision):
+def _check_kind(version: Version) -> None:
+    kind = version.card.kind
+    if kind not in SERVABLE:
+        raise InputError(
+            f"{version.reference} is of kind {kind}, which gives no answers; allowed: {', '.join(SERVABLE)}"
+        )
+
+
+def _check_base(version: Version, base: Base, source: str) -> None:
+    card, facts = version.card, base.facts
+    if card.base_revision != facts.revision_hash:
         raise InputError(
             f"{version.reference} was tuned from {card.base} ({card.base_revision[:12]}), "
             f"this endpoint's base is "
-            f"{wanted.base} ({wanted.base_revision[:12]}, from {first.reference}); serve it from an endpoint of its own"
+            f"{base.name_or_path} ({facts.revision_hash[:12]}{source}); serve it from an endpoint of its own"
         )
-    if card.base_loading["dtype"] != wanted.base_loading["dtype"]:
+    if card.base_loading["dtype"] != base.dtype.value:
         raise InputError(
-            f"{version.reference} was tuned with model.dtype={card.base_loading['dtype']}, {first.reference} with "
-            f"{wanted.base_loading['dtype']}; serve it from an endpoint of its own"
+            f"{version.reference} was tuned with model.dtype={card.base_loading['dtype']}, this endpoint's base has "
+            f"{base.dtype.value}{source}; serve it from an endpoint of its own"
         )
 
 

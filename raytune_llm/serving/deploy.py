@@ -17,22 +17,17 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from raytune_llm.job import InputError, require
 from raytune_llm.registry import Registry
-from raytune_llm.serving.catalogue import Catalogue, Endpoint, read_catalogue
+from raytune_llm.serving.application import APPLICATION, QUIET, make_application
+from raytune_llm.serving.catalogue import Endpoint, read_catalogue
 from raytune_llm.serving.engine import EngineChoice
 from raytune_llm.serving.guard import key_hash
 
-APPLICATION = "raytune_llm"
-DEPLOYMENT = "endpoint"
-SPARE_REQUESTS = 8
-"""Requests a full replica still takes, so that /healthz and /v1/models are answered under load."""
 HEALTHY_WITHIN_SECONDS = 60.0
 WATCH_EVERY_SECONDS = 2.0
 HASHED = "sha256:"
-QUIET: dict[str, Any] = {"log_level": "WARNING", "enable_access_log": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +47,10 @@ class Serve:
     ≥ num_replicas."""
     target_open_answers: int
     """Open answers per replica that autoscaling aims at; ≥ 1."""
+    upscale_delay_seconds: float
+    """How long there must be too many open answers before a copy is added; > 0."""
+    downscale_delay_seconds: float
+    """How long there must be too few before one is taken away, which ends its answers first; > 0."""
     max_concurrent_requests: int
     """Answers that one replica decodes at once; more wait. ≥ 1."""
     max_tokens: int
@@ -64,12 +63,12 @@ class Serve:
     """Environment variable with the API keys of clients, comma-separated; null asks for none (loopback only). A key
     may be given as sha256:HEX, its hash; replicas and files hold hashes alone."""
     requests_per_minute: int | None
-    """Requests that one key may make of one replica in a minute; more are answered 429. ≥ 1, or null for no limit."""
+    """Requests that one key may make in a minute; more are answered 429. ≥ 1, or null for no limit."""
     tokens_per_minute: int | None
-    """Tokens, of prompts and answers, that one key may use at one replica in a minute. ≥ 1, or null for no limit."""
-    on_demand: bool
-    """Whether a request for NAME@number loads that version when NAME is served but that version isn't yet. Such
-    versions answer without the proof that versions named at the start go through."""
+    """Tokens, of prompts and answers, that one key may use in a minute. ≥ 1, or null for no limit."""
+    max_on_demand: int
+    """Versions that requests for NAME@number may have loaded beside those named here, when NAME is one of them; of
+    more, the longest unused is put out. Each is proven before its first answer. ≥ 0; 0 loads none."""
     config_file: str | None
     """File to write a config for `serve deploy` to, instead of starting the endpoint here; null starts it."""
     engine: EngineChoice
@@ -79,11 +78,13 @@ class Serve:
         require(1 <= self.port <= 65535, "serve.port", self.port, "1 to 65535")
         for name in ("num_replicas", "max_concurrent_requests", "max_tokens", "target_open_answers"):
             require(getattr(self, name) >= 1, f"serve.{name}", getattr(self, name), "≥ 1")
+        require(self.max_on_demand >= 0, "serve.max_on_demand", self.max_on_demand, "≥ 0")
         for name in ("requests_per_minute", "tokens_per_minute"):
             limit = getattr(self, name)
             require(limit is None or limit >= 1, f"serve.{name}", limit, "≥ 1 or null")
         require(self.max_replicas >= self.num_replicas, "serve.max_replicas", self.max_replicas, "≥ num_replicas")
-        require(self.request_timeout_seconds > 0, "serve.request_timeout_seconds", self.request_timeout_seconds, "> 0")
+        for name in ("request_timeout_seconds", "upscale_delay_seconds", "downscale_delay_seconds"):
+            require(getattr(self, name) > 0, f"serve.{name}", getattr(self, name), "> 0")
         require(self.max_body_bytes >= 1024, "serve.max_body_bytes", self.max_body_bytes, "≥ 1024")
         if self.api_key_env is None and not is_loopback(self.host):
             raise InputError(
@@ -180,74 +181,20 @@ def watch(endpoint: Endpoint) -> None:
         time.sleep(WATCH_EVERY_SECONDS)
 
 
-def stop() -> None:
-    """Shut the endpoint and Ray Serve down; requests in flight are given time to end, new ones are refused."""
+def drain() -> None:
+    """Take the endpoint down; requests in flight are given time to end, new ones are refused."""
     from ray import serve as ray_serve
 
     if APPLICATION in ray_serve.status().applications:
-        ray_serve.delete(APPLICATION)  # drains the replicas while the proxies still carry their answers
-    ray_serve.shutdown()
+        ray_serve.delete(APPLICATION)
 
 
-def make_application(
-    serve: Serve, registry_dir: str, catalogue: Catalogue, key_hashes: tuple[str, ...], *, has_gpu: bool | None = None
-) -> Any:
-    """The Serve application; has_gpu: whether its cluster has any, None asks the present one."""
-    import ray
+def stop() -> None:
+    """Take the endpoint down, then Ray Serve."""
     from ray import serve as ray_serve
 
-    from raytune_llm.serving.app import Limits
-    from raytune_llm.serving.replica import Plan, Replica
-
-    facts = catalogue.base.facts
-    plan = Plan(
-        catalogue=catalogue,
-        registry_dir=registry_dir,
-        engine=serve.engine,
-        limits=Limits(
-            max_tokens=serve.max_tokens,
-            context_tokens=facts.context_tokens,
-            shares_context=not facts.is_encoder_decoder,
-            request_timeout_seconds=serve.request_timeout_seconds,
-            max_body_bytes=serve.max_body_bytes,
-        ),
-        max_running=serve.max_concurrent_requests,
-        key_hashes=key_hashes,
-        requests_per_minute=serve.requests_per_minute,
-        tokens_per_minute=serve.tokens_per_minute,
-        on_demand=serve.on_demand,
-    )
-    has_gpu = ray.cluster_resources().get("GPU", 0) >= 1 if has_gpu is None else has_gpu
-
-    def own() -> Any:
-        deployment = ray_serve.deployment(
-            ray_serve.ingress()(Replica),
-            name=DEPLOYMENT,
-            max_ongoing_requests=serve.max_concurrent_requests + SPARE_REQUESTS,
-            logging_config=QUIET,
-            graceful_shutdown_timeout_s=serve.request_timeout_seconds,
-            user_config={"versions": [version.reference for version in catalogue.versions]},
-            ray_actor_options=serve.engine.resources(cluster_has_gpu=has_gpu),
-            **scaling(serve),
-        )
-        return deployment.bind(plan)
-
-    limits = (serve.requests_per_minute, serve.tokens_per_minute)
-    is_guarded = bool(key_hashes) or serve.on_demand or any(limit is not None for limit in limits)
-    return serve.engine.application(own, catalogue, scaling(serve), is_guarded=is_guarded)
-
-
-def scaling(serve: Serve) -> dict[str, Any]:
-    """Ray Serve's fields for the number of replicas."""
-    if serve.max_replicas == serve.num_replicas:
-        return {"num_replicas": serve.num_replicas}
-    return {
-        "autoscaling_config": {
-            "min_replicas": serve.num_replicas,
-            "max_replicas": serve.max_replicas,
-            "target_ongoing_requests": serve.target_open_answers,
-        }
-    }
+    drain()  # while the proxies still carry the answers
+    ray_serve.shutdown()
 
 
 def _require_no_other_endpoint() -> None:

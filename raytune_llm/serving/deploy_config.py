@@ -21,8 +21,9 @@ import yaml
 
 from raytune_llm.job import InputError
 from raytune_llm.registry import Registry
+from raytune_llm.serving.application import APPLICATION, DEPLOYMENT, QUIET, make_application
 from raytune_llm.serving.catalogue import read_catalogue
-from raytune_llm.serving.deploy import APPLICATION, DEPLOYMENT, QUIET, Serve, make_application
+from raytune_llm.serving.deploy import Serve
 from raytune_llm.storage import is_local
 
 CLASS = "class"

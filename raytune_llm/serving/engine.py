@@ -110,6 +110,22 @@ class Engine(Protocol):
         """Answer by this model no more; what is being decoded goes on."""
         ...
 
+    def held(self) -> list[str]:
+        """Models that answer without being read again first; those that are never put out may be left out."""
+        ...
+
+    def is_cold(self, id: str) -> bool:
+        """Whether a model's adapter must be read again before it answers."""
+        ...
+
+    def num_adapted_modules(self, id: str) -> int:
+        """Modules of the base that a model's adapter is applied to; 0 for the base and for fully tuned models."""
+        ...
+
+    def references(self, model: ServedModel) -> tuple[Any, Any]:
+        """The base and a version as transformers and PEFT load them, in eval mode, untouched by what is decoding."""
+        ...
+
     def generate(self, model: str, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         """The answer of the served model of that id; closing the stream early stops the decoding."""
         ...

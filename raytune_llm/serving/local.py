@@ -60,14 +60,8 @@ class LocalEngine:
         device = "cuda" if torch.cuda.is_available() and self.use_gpu is not False else "cpu"
         if device == "cpu":
             torch.set_num_threads(max(1, int(self.cpus_per_replica)))
-        resident = Resident(
-            base,
-            device,
-            max_rows=max_running,
-            max_adapters=self.max_resident_adapters,
-            max_rank=self.max_adapter_size,
-        )
-        return LocalDecoder(resident, max_running=max_running)
+        sizes = {"max_adapters": self.max_resident_adapters, "max_rank": self.max_adapter_size}
+        return LocalDecoder(Resident(base, device, max_rows=max_running, **sizes), max_running=max_running)
 
     def named(self, catalogue: Catalogue) -> Catalogue:
         return catalogue
@@ -115,7 +109,7 @@ class LocalDecoder:
 
     @property
     def num_adapter_loads(self) -> int:
-        return 0 if self._resident.slots is None else self._resident.slots.num_loads
+        return self._resident.num_loads
 
     def add(self, model: ServedModel) -> None:
         prepared = self._resident.prepare(model)
@@ -126,12 +120,24 @@ class LocalDecoder:
         del self._models[id]
         self._between_steps(lambda: self._retire(id))
 
+    def held(self) -> list[str]:
+        return self._resident.held
+
+    def is_cold(self, id: str) -> bool:
+        return self._resident.is_cold(id)
+
+    def num_adapted_modules(self, id: str) -> int:
+        return self._resident.num_adapted_modules[id]
+
+    def references(self, model: ServedModel) -> tuple[Any, Any]:
+        return self._resident.references(model)
+
     async def generate(self, model: str, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         self.check_health()
         self._num_open += 1
         sequence = Sequence(self._models[model], prompt, sampling, self._outbox)
         try:
-            if self._resident.is_cold(model):
+            if self.is_cold(model):
                 sequence.weights = await asyncio.to_thread(self._resident.read, model)
             self._arrived.put(sequence)
             while True:

@@ -6,6 +6,7 @@ tools=[]).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -59,7 +60,7 @@ class StreamOptions(BaseModel):
     include_obfuscation: Literal[False] | None = None
 
 
-class Options(BaseModel):
+class Options(BaseModel, ABC):
     """What both kinds of request share."""
 
     model_config = ConfigDict(extra="allow", strict=True)
@@ -88,8 +89,9 @@ class Options(BaseModel):
         return self.max_tokens
 
     @property
+    @abstractmethod
     def num_logprobs(self) -> int | None:
-        raise NotImplementedError
+        """How many of the likeliest tokens are to be told beside each chosen one; None for no log-probabilities."""
 
     def check(self) -> None:
         """Raise ApiError for parameters that are unknown, or not offered."""

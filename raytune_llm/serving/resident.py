@@ -41,6 +41,8 @@ class Resident:
         self._base, self._device = base, device
         self._max_rows, self._max_rank = max_rows, max_rank
         plain = base.load().to(device).eval()
+        self._pristine = shared_copy(plain)
+        """Neither PEFT nor the stack ever wraps this one: references start from copies of it."""
         self._switched = Switched(plain)
         self._skeleton: Any = skeleton(base)
         """The base's own module tree, without PEFT's or the stack's layers in it."""
@@ -52,12 +54,23 @@ class Resident:
             self._batch = Batch(stacked, self.slots, max_rows=max_rows)
         self._whole: dict[str, tuple[Any, Batch | None]] = {}
         self._stacked: dict[str, ServedModel] = {}
-        self._known: set[str] = set()
+        self.num_adapted_modules: dict[str, int] = {}
+        """By id, of all that can answer."""
 
     @property
     def batches(self) -> list[Batch]:
         """All batches that may hold answers."""
         return [batch for batch in (self._batch, *(batch for _, batch in self._whole.values())) if batch is not None]
+
+    @property
+    def num_loads(self) -> int:
+        """Times an adapter was written to a row."""
+        return 0 if self.slots is None else self.slots.num_loads
+
+    @property
+    def held(self) -> list[str]:
+        """Adapters that have a row. May be asked from any thread."""
+        return [] if self.slots is None else list(self.slots.resident)
 
     def prepare(self, served: ServedModel) -> Prepared:
         """Read a model's files; may run beside everything else. Raises InputError when they are damaged or don't
@@ -78,24 +91,26 @@ class Resident:
 
     def install(self, prepared: Prepared) -> None:
         """Make a prepared model ready to answer. Raises InputError, with nothing changed, when it doesn't fit."""
-        served = prepared.served
-        if served.id in self._known:
+        served, num_adapted = prepared.served, 0
+        if served.id in self.num_adapted_modules:
             raise InputError(f"{served.id} is loaded already")
         if prepared.weights is not None:
             assert self.slots is not None
             self._stacked[served.id] = served
             self.slots.offer(served.id, prepared.weights)
+            num_adapted = len(prepared.weights)
         elif prepared.config is not None:
             assert served.folder is not None
             self._switched.load(served.id, served.folder, prepared.config)
+            num_adapted = self._switched.num_adapted_modules(served.id)
         elif prepared.model is not None:
             batch = Batch(prepared.model, None, max_rows=self._max_rows) if can_batch(prepared.model) else None
             self._whole[served.id] = (prepared.model, batch)
-        self._known.add(served.id)
+        self.num_adapted_modules[served.id] = num_adapted
 
     def remove(self, id: str) -> None:
         """Let go of a model that no answer uses."""
-        self._known.remove(id)
+        del self.num_adapted_modules[id]
         self._whole.pop(id, None)
         if self._stacked.pop(id, None) is not None:
             assert self.slots is not None
@@ -139,6 +154,12 @@ class Resident:
         if id in self._whole:
             return self._whole[id][0]
         return self._switched.use(id if id in self._switched else None)
+
+    def references(self, served: ServedModel) -> tuple[Any, Any]:
+        """The base and a version by themselves, over the base's weights in memory. May be called from any thread."""
+        assert served.folder is not None
+        tuned = load_tuned(served.folder, self._base, shared_copy(self._pristine))
+        return self._pristine, tuned.to(self._device)
 
     def _check_rank(self, id: str, config: Any) -> None:
         rank = max([config.r, *(config.rank_pattern or {}).values()])

@@ -12,7 +12,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from raytune_llm.models.stacked_lora import AdapterStack, Route
+from raytune_llm.models.route import Route
+from raytune_llm.models.stacked_lora import AdapterStack
 
 Weights = dict[str, tuple[Tensor, Tensor]]
 

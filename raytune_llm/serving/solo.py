@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from raytune_llm.job import InputError
+from raytune_llm.serving.reference import num_adapted
 from raytune_llm.serving.sampling import Choice, Rules, Stream
 from raytune_llm.serving.sequence import Sequence
 
@@ -59,6 +60,10 @@ class Switched:
             )
         self._names[id] = name
         self._find_layers()
+
+    def num_adapted_modules(self, id: str) -> int:
+        """Modules in which PEFT put this adapter."""
+        return num_adapted(self.model, self._names[id])
 
     def unload(self, id: str) -> None:
         self._delete(self._names.pop(id))

@@ -72,7 +72,7 @@ class VllmEngine:
         if is_guarded:
             raise InputError(
                 "serve=vllm has no API keys, limits per key or versions on demand: leave serve.api_key_env, "
-                "serve.requests_per_minute and serve.tokens_per_minute at null and serve.on_demand at false, and put a "
+                "serve.requests_per_minute and serve.tokens_per_minute at null and serve.max_on_demand at 0, and put a "
                 "gateway before it, or use serve=local"
             )
         fields = self.llm_config(catalogue, scaling)

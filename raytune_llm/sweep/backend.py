@@ -14,6 +14,10 @@ from raytune_llm.sweep.space import Plan
 PACKABLE_KEYS = ("tuning.", "adapter.", "method.", "seed")
 """Keys that slots of one pack may differ in."""
 OWN_PROCESS_KEYS = ("adapter.targets", "adapter.dora")
+GPU_SLOTS = 16
+CPU_SLOTS = 4
+"""A core is busy with four trials at once; trials that come later are stopped by what the first ones have shown, and
+each running trial is a process."""
 
 
 class Runner(Protocol):
@@ -63,7 +67,8 @@ class Packed:
     """Trials as slots of one resident base per GPU (or per scaling.cpus_per_worker CPUs)."""
 
     slots: int | None
-    """Trials that share one base; ≥ 1, or null for 16, fewer where memory doesn't hold them."""
+    """Trials that share one base at a time; ≥ 1, or null for 16 on a GPU and 4 on CPUs, where more would gain little;
+    fewer where memory doesn't hold them."""
 
     def __post_init__(self) -> None:
         require(self.slots is None or self.slots >= 1, "sweep.backend.slots", self.slots, "≥ 1 or null")
@@ -77,13 +82,14 @@ class Packed:
         from raytune_llm.models.base import skeleton
         from raytune_llm.training.packed.eligible import why_not_packable
 
-        model = skeleton(job.model)
+        model = skeleton(job.model, score=job.method.needs.score)
         return why_not_packable(job.adapter.config(model, rank=job.tuning.adapter_size), job.method, model)
 
     def start(self, job: SweepJob, plan: Plan, examples: Any, use_gpu: bool) -> Runner:
         from raytune_llm.sweep.bridge import PackedRunner
 
-        return PackedRunner(job, plan, examples, use_gpu, slots=self.slots or 16)
+        slots = self.slots or (GPU_SLOTS if use_gpu else CPU_SLOTS)
+        return PackedRunner(job, plan, examples, use_gpu, slots=slots)
 
 
 @dataclass(frozen=True, kw_only=True)

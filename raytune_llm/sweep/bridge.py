@@ -17,7 +17,7 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
+from ray.exceptions import RayActorError
 
 from raytune_llm.job import Outcome, Report, SweepJob, TrainJob, Trial
 from raytune_llm.sweep.space import Plan
@@ -29,6 +29,8 @@ from raytune_llm.training.packed.placement import Placement
 SIZE = "tuning.adapter_size"
 PROXY_CPUS = 0.001
 REJOIN_SECONDS = 0.5
+GIVE_UP_SECONDS = 300.0
+"""How long a trial waits for a dead actor to be back before it fails with the actor's error."""
 CLOSE_SECONDS = 30.0
 
 
@@ -53,7 +55,8 @@ class PackedRunner:
         arguments = {"wanted": wanted, "max_rank": max(sizes), "threads": max(1, int(each)), "use_gpu": use_gpu}
         group = f"{job.name}-{job.run}"
         self.actors = [
-            actor.remote(self.job, ray.cloudpickle.dumps(examples), group, **arguments) for _ in range(num_actors)
+            actor.remote(self.job, ray.cloudpickle.dumps(examples), group, speaks=index == 0, **arguments)
+            for index in range(num_actors)
         ]
         capacities = ray.get([one.capacity.remote() for one in self.actors])
         self.max_concurrent = min(sum(capacities), job.sweep.max_concurrent or sum(capacities))
@@ -106,8 +109,12 @@ def proxy(config: dict[str, Any], *, job: TrainJob, plan: Plan, actors: list[Any
 
 
 def reports(placement: Placement, actors: list[Any]) -> Iterator[Report]:
-    """The trial's reports as they come, each step once, over the deaths of actors. Leaves its slot when closed."""
+    """The trial's reports as they come, each step once, over the deaths of actors. Leaves its slot when closed.
+
+    Raises ray's error when an actor stays dead.
+    """
     trial_id, last_step = placement.trial.id, 0
+    lost_since: float | None = None
     while True:
         with ExitStack() as slot:
             try:
@@ -116,12 +123,16 @@ def reports(placement: Placement, actors: list[Any]) -> Iterator[Report]:
                 ended = None
                 while ended is None:
                     new, ended = ray.get(actor.next.remote(trial_id))
+                    lost_since = None
                     for report in new:
                         if report.step > last_step:
                             last_step = report.step
                             yield report
                 return
-            except (ActorDiedError, ActorUnavailableError, RayActorError):
+            except RayActorError:
+                lost_since = lost_since or time.monotonic()
+                if time.monotonic() - lost_since > GIVE_UP_SECONDS:
+                    raise
                 time.sleep(REJOIN_SECONDS)
 
 

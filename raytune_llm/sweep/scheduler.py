@@ -14,6 +14,10 @@ STEP = "step"
 class Scheduler(Protocol):
     """What conf/sweep/scheduler chooses."""
 
+    replays: bool
+    """Whether it may be told of finished trials again after a restart; else it begins anew with the unfinished
+    ones."""
+
     def build(self, metric: str, mode: str, steps: int) -> Any:
         """A Ray Tune scheduler for trials of at most `steps` steps."""
         ...
@@ -27,6 +31,8 @@ class ASHA:
     """No trial is stopped before this step; ≥ 1."""
     reduction_factor: int
     """At each rung the best 1/reduction_factor go on, and the next rung is this many times later; ≥ 2."""
+
+    replays = True
 
     def __post_init__(self) -> None:
         require(self.grace_steps >= 1, "sweep.scheduler.grace_steps", self.grace_steps, "≥ 1")
@@ -46,6 +52,27 @@ class ASHA:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HyperBand:
+    """Brackets of successive halving with different first rungs (Li et al., 2018, arXiv 1603.06560): trials of a
+    bracket wait for each other at its rungs."""
+
+    reduction_factor: int
+    """At each rung the best 1/reduction_factor go on, and the next rung is this many times later; ≥ 2."""
+
+    replays = False
+
+    def __post_init__(self) -> None:
+        require(self.reduction_factor >= 2, "sweep.scheduler.reduction_factor", self.reduction_factor, "≥ 2")
+
+    def build(self, metric: str, mode: str, steps: int) -> Any:
+        from ray.tune.schedulers import HyperBandScheduler
+
+        return HyperBandScheduler(
+            time_attr=STEP, metric=metric, mode=mode, max_t=steps, reduction_factor=self.reduction_factor
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Median:
     """Stop a trial whose best is worse than the median of the others' running means (Golovin et al., 2017, Vizier)."""
 
@@ -53,6 +80,8 @@ class Median:
     """No trial is stopped before this step; ≥ 1."""
     min_trials: int
     """Trials that must have reported before any is stopped; ≥ 1."""
+
+    replays = True
 
     def __post_init__(self) -> None:
         require(self.grace_steps >= 1, "sweep.scheduler.grace_steps", self.grace_steps, "≥ 1")
@@ -73,6 +102,8 @@ class Median:
 @dataclass(frozen=True, kw_only=True)
 class RunAll:
     """Every trial runs to its own end."""
+
+    replays = True
 
     def build(self, metric: str, mode: str, steps: int) -> Any:
         from ray.tune.schedulers import FIFOScheduler

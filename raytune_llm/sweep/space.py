@@ -6,8 +6,9 @@ trials: the steps axis is folded into it and costs nothing. With a decaying sche
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from raytune_llm.job import TrainJob, require
@@ -96,8 +97,10 @@ class Plan:
 
 
 def plan(job: TrainJob, sweep: Sweep) -> Plan:
-    """Fold the steps axis where it is free."""
+    """Fold the steps axis where it is free; order the others from the job's own value outward, as schedulers that stop
+    trials early stop more when good ones come first."""
     axes = sweep.axes()
+    axes = {key: replace(axis, choices=outward(axis.choices, _own(job, key.split(".")))) for key, axis in axes.items()}
     steps = axes.get(STEPS)
     horizon_matters = job.tuning.schedule.looks_at_horizon or "tuning.schedule" in axes
     if steps is None:
@@ -107,6 +110,23 @@ def plan(job: TrainJob, sweep: Sweep) -> Plan:
     if not steps.choices:
         return Plan(axes, ())
     return Plan({key: axis for key, axis in axes.items() if key != STEPS}, tuple(sorted(set(steps.choices))))
+
+
+def outward(choices: tuple[Any, ...], own: Any) -> tuple[Any, ...]:
+    """Numbers by their distance from `own`, by ratio where all are positive; anything else as it stands."""
+    numbers = (*choices, own)
+    if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers):
+        return choices
+    if all(number > 0 for number in numbers):
+        return tuple(sorted(choices, key=lambda choice: abs(math.log(choice / own))))
+    return tuple(sorted(choices, key=lambda choice: abs(choice - own)))
+
+
+def _own(node: Any, path: list[str]) -> Any:
+    """The job's value of a key, None where it has none."""
+    for name in path:
+        node = getattr(node, name, None)
+    return node
 
 
 def _axes(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Axis]]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from ray import tune
 from ray.tune.logger import JsonLoggerCallback
 
+from raytune_llm.full_disk import raise_if_full
 from raytune_llm.job import Outcome, SweepJob
 from raytune_llm.method import lower_is_better
 from raytune_llm.sweep.backend import Runner
 from raytune_llm.sweep.live import LiveTable
+from raytune_llm.sweep.replay import Replaying, checkpointed
 from raytune_llm.sweep.space import STEPS, Plan
-from raytune_llm.training.ray_train import refuse_full_disk
 
 
 def run(job: SweepJob, plan: Plan, examples: Any, use_gpu: bool, interactive: bool) -> list[Outcome]:
@@ -29,11 +31,8 @@ def run(job: SweepJob, plan: Plan, examples: Any, use_gpu: bool, interactive: bo
         results = list(tuner.fit())
         for result in results:
             if result.error is not None:
-                refuse_full_disk(result.error, job)
+                raise_if_full(result.error, job)
         return [runner.outcome(result) for result in results]
-    except (OSError, EOFError) as error:  # on a full disk Tune stumbles over its own empty files, too
-        refuse_full_disk(error, job)
-        raise
     finally:
         runner.close()
 
@@ -42,14 +41,19 @@ def new_tuner(job: SweepJob, plan: Plan, runner: Runner, interactive: bool) -> t
     """Ray Tune, set up as the job says."""
     metric = job.method.metric
     mode = "min" if lower_is_better(metric) else "max"
-    search, steps = job.sweep.search, longest(job, plan)
+    search, steps, directory = job.sweep.search, longest(job, plan), f"{job.run_dir}/trials"
+    scheduler = Replaying(
+        job.sweep.scheduler.build(metric, mode, steps),
+        partial(checkpointed, directory),
+        finished_too=job.sweep.scheduler.replays,
+    )
     return tune.Tuner(
         runner.trainable,
         param_space=search.param_space(plan),
         tune_config=tune.TuneConfig(
             num_samples=search.num_samples(),
             search_alg=search.searcher(metric, mode, job.seed),
-            scheduler=job.sweep.scheduler.build(metric, mode, steps),
+            scheduler=scheduler,
             max_concurrent_trials=runner.max_concurrent,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: str(trial.trial_id),

@@ -22,6 +22,8 @@ class History:
     reports: list[Report] = field(default_factory=list)
     seconds: float = 0.0
     """Time spent training over all attempts."""
+    stopped: str | None = None
+    """Why the method itself ended the training after the last report, where it did."""
 
     @property
     def values(self) -> list[float]:
@@ -49,6 +51,8 @@ class History:
         if diverged(self.values):
             found = f"{self.metric} is not finite at step {self.last.step}"
             return f"diverged: {found}; try a smaller tuning.learning_rate_multiplier"
+        if self.stopped is not None:
+            return self.stopped
         if out_of_patience(self.values, stopping, lower_is_better(self.metric)):
             return "early stopping"
         return None
@@ -64,12 +68,20 @@ class History:
         content = {
             "metric": self.metric,
             "seconds": self.seconds,
+            "stopped": self.stopped,
             "reports": [asdict(report) for report in self.reports],
         }
         (folder / FILE).write_text(json.dumps(content))
 
     @classmethod
     def load(cls, folder: Path) -> History:
-        content = json.loads((folder / FILE).read_text())
+        return cls.read((folder / FILE).read_bytes())
+
+    @classmethod
+    def read(cls, stored: bytes) -> History:
+        """From the content of a history.json."""
+        content = json.loads(stored)
         reports = [Report(**report) for report in content["reports"]]
-        return cls(metric=content["metric"], reports=reports, seconds=content["seconds"])
+        return cls(
+            metric=content["metric"], reports=reports, seconds=content["seconds"], stopped=content.get("stopped")
+        )

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,20 +17,15 @@ from ray.train import (
     LoggingConfig,
     RunConfig,
     ScalingConfig,
-    TrainingFailedError,
 )
 from ray.train.torch import TorchTrainer
 
-from raytune_llm.job import InputError, Outcome, TrainJob, Trial
-from raytune_llm.storage import is_local
+from raytune_llm.job import Outcome, TrainJob, Trial
 from raytune_llm.tracking import Run, RunInfo, start_all
 from raytune_llm.tracking.jsonl import JSONL
 from raytune_llm.training.history import History
 from raytune_llm.training.progress import Progress
 from raytune_llm.training.trial import Place, Reporter, fit
-
-FULL_BYTES = 1 << 20
-"""A disk with less than this is full: not even a report fits."""
 
 
 @dataclass(frozen=True)
@@ -58,25 +50,8 @@ class TrialSetup:
 
 
 def train(setup: TrialSetup) -> Outcome:
-    """Run the trial on its workers and wait for its end. Raises ray.train's error when it failed too often, InputError
-    when a disk was full."""
-    try:
-        return outcome_of(setup, trainer_for(setup, callbacks=[]).fit())
-    except (OSError, TrainingFailedError) as error:
-        refuse_full_disk(error, setup.job)
-        raise
-
-
-def refuse_full_disk(error: Exception, job: TrainJob) -> None:
-    """Raise InputError when the error, or what a worker said of its own, is that of a full disk, or home is full."""
-    reasons = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT)]
-    said = any(reason in str(error) for reason in reasons)
-    if said or (is_local(job.home) and shutil.disk_usage(job.home.removeprefix("file://")).free < FULL_BYTES):
-        raise InputError(
-            f"no space left in home={job.home}, or in a worker's temporary folder: the run stopped and what was stored "
-            f"before is intact; free some space, then the same command with run={job.run} goes on from its last "
-            "checkpoint"
-        ) from error
+    """Run the trial on its workers and wait for its end. Raises ray.train's error when it failed too often."""
+    return outcome_of(setup, trainer_for(setup, callbacks=[]).fit())
 
 
 def trainer_for(setup: TrialSetup, callbacks: list[Any]) -> TorchTrainer:

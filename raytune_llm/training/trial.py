@@ -16,10 +16,12 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from raytune_llm import companions
 from raytune_llm.data.order import first_indices
 from raytune_llm.evaluation.loss import evaluate
 from raytune_llm.job import TrainJob, Tuning
-from raytune_llm.method import Example
+from raytune_llm.method import Example, Session
+from raytune_llm.models.adapter import continued
 from raytune_llm.tracking import Run
 from raytune_llm.training.history import History
 
@@ -27,6 +29,10 @@ Reporter = Callable[[dict[str, Any], Path], None]
 """Takes the metrics of a report and the local folder of its checkpoint, which it must copy before it returns."""
 Progress = Callable[[int, dict[str, float]], None]
 """Told the step after each one, with metrics where there are new ones."""
+
+
+ROLLOUTS = ("reward", "kl", "completions/mean_length")
+"""What TRL says of the completions that a policy is trained on."""
 
 
 @dataclass(frozen=True)
@@ -80,24 +86,36 @@ def fit(
     from transformers import PrinterCallback, set_seed
 
     set_seed(job.seed)
-    tokenizer = job.model.tokenizer()
-    model = job.adapter.apply(
-        job.model.load(own_dropout=job.adapter.trains_base), rank=job.tuning.adapter_size, seed=job.seed
-    )
-    evaluator = Evaluator(job, examples.eval, place, set(milestones), report, run, progress, resume)
-    indices = first_indices(len(examples.train), job.seed, job.tuning.steps * job.tuning.batch_size)
-    trainer = job.method.trainer(
-        model,
-        examples.train,
-        indices,
-        tokenizer=tokenizer,
-        arguments=training_arguments(job, place),
-        callbacks=[evaluator],
-    )
-    trainer.remove_callback(PrinterCallback)
-    evaluator.trainer = trainer
-    trainer.train(resume_from_checkpoint=str(resume / "state") if resume else None)
-    return evaluator.ended
+    with companions.session(
+        job.method,
+        job.model,
+        registry_dir=job.registry_dir,
+        allow_modules=job.allow_modules,
+        batch_size=job.evaluation.batch_size,
+        seed=job.seed,
+        use_gpu=place.use_gpu,
+    ) as session:
+        evaluator = Evaluator(job, examples.eval, place, set(milestones), report, run, progress, resume, session)
+        trainer = (session or job.method).trainer(
+            start_model(job, session),
+            examples.train,
+            first_indices(len(examples.train), job.seed, job.tuning.steps * job.tuning.batch_size),
+            tokenizer=job.model.tokenizer(),
+            arguments=training_arguments(job, place),
+            callbacks=[evaluator],
+        )
+        trainer.remove_callback(PrinterCallback)
+        evaluator.trainer = trainer
+        trainer.train(resume_from_checkpoint=str(resume / "state") if resume else None)
+        return evaluator.ended
+
+
+def start_model(job: TrainJob, session: Session | None) -> Any:
+    """What is trained: a new adapter on the base (or all of it), or the adapter that the session goes on in."""
+    base = job.model.load(own_dropout=job.adapter.trains_base, score=job.method.needs.score)
+    if session is not None and session.companions.init_folder is not None:
+        return continued(session.companions.init_folder, base)
+    return job.adapter.apply(base, rank=job.tuning.adapter_size, seed=job.seed)
 
 
 def training_arguments(job: TrainJob, place: Place) -> dict[str, Any]:
@@ -149,7 +167,9 @@ class Evaluator(TrainerCallback):
         run: Run,
         progress: Progress,
         resume: Path | None,
+        session: Session | None,
     ):
+        self.session = session
         self.job, self.eval_examples, self.place, self.milestones = job, eval_examples, place, milestones
         self.report, self.run, self.progress = report, run, progress
         self.checkpoint = place.folder / "checkpoint"
@@ -179,6 +199,7 @@ class Evaluator(TrainerCallback):
                 "train/loss": logs["loss"],
                 "train/learning_rate": logs["learning_rate"],
                 "train/grad_norm": logs["grad_norm"],
+                **{f"train/{name}": logs[name] for name in ROLLOUTS if self.session is not None and name in logs},
             },
         )
 
@@ -193,6 +214,7 @@ class Evaluator(TrainerCallback):
         self.train_losses.clear()
         report = self.history.add(step, metrics)
         self.history.seconds = metrics["time/seconds"]
+        self.history.stopped = self.session.why_stop(metrics) if self.session is not None else None
         why = self.history.why_stop(self.job.tuning.early_stopping)
         if why is not None:
             control.should_training_stop, self.ended = True, why
@@ -203,7 +225,11 @@ class Evaluator(TrainerCallback):
         self.report({"step": step, "best_step": self.history.best.step, **report.metrics}, self.checkpoint)
 
     def evaluate(self, model: Any) -> dict[str, float]:
-        """Eval metrics, summed over all workers, each of which takes its share of the eval set."""
+        """Eval metrics, summed over all workers, each of which takes its share of the eval set; of a policy, each
+        measures it on the same prompts and draws."""
+        if self.session is not None:
+            measured = self.session.measure(model, self.eval_examples[: self.session.eval_prompts]).metrics
+            return {name: metric.whole() for name, metric in measured.items()}
         with self.trainer.accelerator.autocast():
             scores = evaluate(
                 model,
@@ -228,5 +254,8 @@ class Evaluator(TrainerCallback):
         saved.rename(self.checkpoint / "state")
         if self.history.best.step == step:
             shutil.rmtree(self.checkpoint / "best", ignore_errors=True)
-            self.trainer.accelerator.unwrap_model(self.trainer.model).save_pretrained(self.checkpoint / "best")
+            model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+            # TRL keeps the reference as a second adapter, which isn't what was learned.
+            own = {"selected_adapters": ["default"]} if hasattr(model, "peft_config") else {}
+            model.save_pretrained(self.checkpoint / "best", **own)
         self.history.save(self.checkpoint)

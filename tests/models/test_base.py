@@ -34,6 +34,13 @@ def test_a_base_is_loaded_again_from_its_card(tmp_path):
     assert Base.from_loading(base.loading()) == base
 
 
+def test_a_card_names_the_embedded_base_wherever_the_package_lies(tmp_path):
+    """The package of a submitted job is gone when its version is served."""
+    base = load("train", ["model=demo", "data=demo_sarcasm", f"home={tmp_path}"]).model
+    assert base.loading()["name_or_path"] == "demo:base"
+    assert Base.from_loading(base.loading()) == base
+
+
 def test_more_tokens_than_the_context_are_refused(tmp_path):
     facts = job_at(write_base(tmp_path, "llama")).model.facts
     assert facts.max_tokens(None) == 128 and facts.max_tokens(64) == 64

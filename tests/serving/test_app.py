@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 import time
-from pathlib import Path
 
 import pytest
 from serving_world import CONTEXT_TOKENS, ENGINE, make_base, publish, write_adapter
@@ -14,6 +13,7 @@ from raytune_llm.registry import Registry
 from raytune_llm.serving.app import Limits
 from raytune_llm.serving.catalogue import read_catalogue
 from raytune_llm.serving.guard import key_hash
+from raytune_llm.serving.quota import KeyLimits
 from raytune_llm.serving.replica import Plan, Replica
 
 LIMITS = Limits(
@@ -31,12 +31,13 @@ def make_replica(registry, references, **changed):
         limits=changed.pop("limits", LIMITS),
         max_running=4,
         key_hashes=changed.pop("key_hashes", ()),
-        requests_per_minute=changed.pop("requests_per_minute", None),
-        tokens_per_minute=changed.pop("tokens_per_minute", None),
-        on_demand=changed.pop("on_demand", False),
+        quota=KeyLimits(changed.pop("requests_per_minute", None), changed.pop("tokens_per_minute", None)),
+        max_on_demand=changed.pop("max_on_demand", 0),
     )
     assert not changed
-    return Replica(plan)
+    replica = Replica(plan)
+    asyncio.run(replica.reconfigure({"versions": [version.reference for version in plan.catalogue.versions]}))
+    return replica
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +120,7 @@ def test_a_streamed_answer_is_the_whole_one_in_pieces(client):
 
 
 def test_completions_take_token_ids_and_tell_logprobs(client, replica):
-    ids = replica._models["wit@1"].tokens.prompt(TEXT["prompt"])
+    ids = replica._library._models["wit@1"].tokens.prompt(TEXT["prompt"])
     by_text = client.post("/v1/completions", json={**TEXT, "logprobs": 2}).json()["choices"][0]
     by_ids = client.post("/v1/completions", json={**TEXT, "prompt": ids, "logprobs": 2}).json()["choices"][0]
     assert by_text == by_ids
@@ -252,49 +253,8 @@ def test_the_openapi_page_names_both_requests(client):
     assert {"ChatRequest", "CompletionRequest"} <= set(schemas)
 
 
-@pytest.fixture
-def growing(tmp_path):
-    """A registry that more is published to while a replica runs."""
-    base = make_base(tmp_path / "tiny")
-    registry = Registry(str(tmp_path / "registry"))
-    publish(registry, base, "wit", write_adapter(base, tmp_path / "wit1", seed=1))
-
-    def more(name, seed, **options):
-        return publish(registry, base, name, write_adapter(base, tmp_path / f"{name}{seed}", seed=seed, **options))
-
-    return registry, more
-
-
 def text_of(client, model):
     return client.post("/v1/completions", json={**TEXT, "model": model}).json()["choices"][0]["text"]
-
-
-def test_versions_on_demand(growing):
-    registry, more = growing
-    client = client_of(make_replica(registry, ["wit"], on_demand=True))
-    closed = client_of(make_replica(registry, ["wit"]))
-    more("wit", 2)
-    more("dry", 3)
-    more("wit", 4, rank=32, dora=True)
-    more("wit", 5, rank=32)
-    assert len({text_of(client, name) for name in ("wit@1", "wit@2", "wit@3", "wit@4")}) == 4
-    assert [entry["id"] for entry in client.get("/v1/models").json()["data"]][-1] == "wit@4"
-    ask = {**TEXT, "model": "wit@2"}
-    error(closed.post("/v1/completions", json=ask), 404, "model_not_found", "model")
-    for name in ("wit@9", "dry@1", "wit@champion", "wit@../../x", "../../wit@1", "wit@²"):
-        error(client.post("/v1/completions", json={**TEXT, "model": name}), 404, "model_not_found", "model")
-
-
-def test_a_version_on_demand_that_is_broken_is_refused_with_the_reason(growing):
-    registry, more = growing
-    client = client_of(make_replica(registry, ["wit"], on_demand=True))
-    before = text_of(client, "wit")
-    version = more("wit", 2)
-    weights = Path(version.path) / "adapter_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-7])
-    message = error(client.post("/v1/completions", json={**TEXT, "model": "wit@2"}), 404, "model_not_found", "model")
-    assert "not a whole safetensors file" in message
-    assert text_of(client, "wit") == before
 
 
 def test_versions_are_loaded_and_unloaded_without_a_restart(growing):
@@ -345,7 +305,7 @@ def test_metrics_tell_of_each_version_and_never_of_what_was_asked(registry, capl
         client.post("/v1/completions", json={**TEXT, "prompt": secret, "model": secret})
         client.post("/v1/completions", json={**TEXT, "prompt": secret, "max_tokens": -1})
     found = samples(client)
-    prompt_tokens = len(replica._models["wit@1"].tokens.prompt(secret))
+    prompt_tokens = len(replica._library._models["wit@1"].tokens.prompt(secret))
     assert found['raytune_llm_requests_total{model="wit@1",outcome="length"}'] == 2
     assert found['raytune_llm_prompt_tokens_total{model="wit@1"}'] == 2 * prompt_tokens
     assert found['raytune_llm_completion_tokens_total{model="wit@1"}'] == 16
@@ -353,7 +313,7 @@ def test_metrics_tell_of_each_version_and_never_of_what_was_asked(registry, capl
     assert found['raytune_llm_first_token_seconds_count{model="wit@1"}'] == 2
     assert found['raytune_llm_refused_total{status="404"}'] == found['raytune_llm_refused_total{status="400"}'] == 1
     assert found["raytune_llm_answers_open{}"] == found["raytune_llm_answers_waiting{}"] == 0
-    assert found["raytune_llm_adapter_loads{}"] == 1
+    assert found["raytune_llm_adapter_loads{}"] == found['raytune_llm_adapter_in_memory{model="wit@1"}'] == 1
     assert secret not in client.get("/metrics").text
     assert secret not in caplog.text
 

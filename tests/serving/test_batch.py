@@ -25,7 +25,7 @@ from raytune_llm.models.adapter import load_tuned
 from raytune_llm.models.base import Base, DType
 from raytune_llm.serving.batch import can_batch, has_plain_mask
 from raytune_llm.serving.engine import Sampling, ServedModel
-from raytune_llm.serving.proof import reference_answer
+from raytune_llm.serving.reference import reference_answer
 from raytune_llm.serving.window import FIRST_COLUMNS, Window
 
 SMALL = {

@@ -51,7 +51,7 @@ def test_names_of_what_is_served(world):
         (["wit", "foreign"], r"foreign@1 was tuned from .*other.* from wit@2\); serve it from an endpoint of its own"),
         (["taste"], "taste@1 is of kind reward, which gives no answers"),
         (["stale"], "stale@1 was tuned from another state of .*tiny: its card has 000000000000"),
-        (["wit", "half"], "half@1 was tuned with model.dtype=bfloat16, wit@2 with float32"),
+        (["wit", "half"], "half@1 was tuned with model.dtype=bfloat16, this endpoint's base has float32, from wit@2"),
         (["tiny"], "tiny@1 has the same name as its base"),
         (["wit@9"], "wit@9 is not in"),
         (["../wit"], "name"),

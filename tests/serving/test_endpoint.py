@@ -19,8 +19,10 @@ from raytune_llm.job import InputError
 from raytune_llm.models.adapter import load_tuned
 from raytune_llm.registry import Registry
 from raytune_llm.serving import deploy
-from raytune_llm.serving.proof import NotProven, prove, reference_answer
-from raytune_llm.serving.replica import read_model
+from raytune_llm.serving.endpoint_proof import prove
+from raytune_llm.serving.library import read_model
+from raytune_llm.serving.proof import NotProven
+from raytune_llm.serving.reference import reference_answer
 
 KEY = "a-long-random-word"
 PROBES = ["Miss the bus", (Message("user", "What a lovely day"),), "naïve café", "bus " * 100]
@@ -62,6 +64,8 @@ def chosen(registry, **changed):
             "num_replicas": 1,
             "max_replicas": 1,
             "target_open_answers": 4,
+            "upscale_delay_seconds": 30.0,
+            "downscale_delay_seconds": 600.0,
             "max_concurrent_requests": 8,
             "max_tokens": 120,
             "request_timeout_seconds": 60.0,
@@ -69,7 +73,7 @@ def chosen(registry, **changed):
             "api_key_env": "RAYTUNE_LLM_TEST_KEY",
             "requests_per_minute": None,
             "tokens_per_minute": None,
-            "on_demand": False,
+            "max_on_demand": 0,
             "config_file": None,
             "engine": ENGINE,
             **changed,

@@ -16,8 +16,8 @@ from test_deploy import serve
 from raytune_llm.models.adapter import load_tuned
 from raytune_llm.registry import Registry
 from raytune_llm.serving import deploy
-from raytune_llm.serving.proof import reference_answer
-from raytune_llm.serving.replica import read_model
+from raytune_llm.serving.library import read_model
+from raytune_llm.serving.reference import reference_answer
 
 PROMPT = "Miss the bus"
 
@@ -77,11 +77,15 @@ def test_a_damaged_adapter_is_refused_with_the_reason_and_the_others_are_served(
     replica.close()
 
 
-def started(registry, **changed):
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    chosen = serve(port=port, max_tokens=100, request_timeout_seconds=60.0, max_concurrent_requests=16, **changed)
+        return free.getsockname()[1]
+
+
+def started(registry, **changed):
+    fixed = {"max_tokens": 100, "request_timeout_seconds": 60.0, "max_concurrent_requests": 16}
+    chosen = serve(port=free_port(), **fixed, **changed)
     return deploy.start(chosen, registry.root, [f"a{i}" for i in range(8)])
 
 

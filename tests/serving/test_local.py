@@ -14,7 +14,7 @@ from raytune_llm.data.tokens import Tokens
 from raytune_llm.job import InputError
 from raytune_llm.models.adapter import load_tuned
 from raytune_llm.serving.engine import Finish, Sampling, ServedModel
-from raytune_llm.serving.proof import first_logprobs, reference_answer
+from raytune_llm.serving.reference import first_logprobs, reference_answer
 
 PROMPTS = ["Miss the bus", "naïve café", (Message("user", "What a lovely day"),)]
 GREEDY = Sampling(max_tokens=12, temperature=0.0, top_p=1.0, seed=None, stop=(), num_logprobs=None, stream=True)

@@ -136,12 +136,24 @@ def test_a_killed_proxy_is_retried(world, undisturbed, tmp_path):
     assert_alike(curves(found), undisturbed)
 
 
-def test_asha_stops_packed_trials_and_their_curves_are_prefixes(world, undisturbed, tmp_path):
-    job = job_of(world, tmp_path, "sweep/backend=packed", "sweep/scheduler=asha", "sweep.scheduler.grace_steps=2")
-    found = outcomes_of(job)
+SCHEDULERS = {
+    "asha": ["sweep/scheduler=asha", "sweep.scheduler.grace_steps=2"],
+    "hyperband": ["sweep/scheduler=hyperband", "sweep.scheduler.reduction_factor=2"],
+    "median": ["sweep/scheduler=median", "sweep.scheduler.grace_steps=2", "sweep.scheduler.min_trials=1"],
+}
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_schedulers_stop_or_pause_packed_trials_and_their_curves_are_prefixes(world, undisturbed, tmp_path, scheduler):
+    """One slot an actor, so that trials wait for one another."""
+    slots = ["sweep/backend=packed", "sweep.backend.slots=1"]
+    found = outcomes_of(job_of(world, tmp_path, *slots, *SCHEDULERS[scheduler]))
     assert {outcome.ended for outcome in found} <= {"scheduler", "complete"}
+    assert "complete" in {outcome.ended for outcome in found}
+    assert curves(found).keys() == undisturbed.keys()
     for key, curve in curves(found).items():
         expected = undisturbed[key][: len(curve)]
+        assert [step for step, _ in curve] == [step for step, _ in expected]
         assert [loss for _, loss in curve] == pytest.approx([loss for _, loss in expected], rel=1e-4)
 
 

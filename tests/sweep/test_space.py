@@ -1,7 +1,7 @@
 import pytest
 
 from raytune_llm.job import Schedule
-from raytune_llm.sweep.space import Axis, Sweep, plan
+from raytune_llm.sweep.space import Axis, Sweep, outward, plan
 
 
 class FakeTuning:
@@ -79,3 +79,19 @@ def test_bad_axes_are_refused_by_their_full_key(value, message):
 def test_an_empty_space_is_refused():
     with pytest.raises(ValueError, match=r"sweep\.space"):
         sweep({})
+
+
+def test_choices_are_ordered_from_the_jobs_own_value_outward():
+    assert outward((0.1, 0.3, 1.0, 3.0, 30.0), 1.0) == (1.0, 3.0, 0.3, 0.1, 30.0)
+    assert outward((1, 4, 8, 16), 8) == (8, 4, 16, 1)
+    assert outward((0.0, 0.1, 0.5), 0.1) == (0.1, 0.0, 0.5)
+    assert outward(("linear", "constant"), "constant") == ("linear", "constant")
+    assert outward((True, False), False) == (True, False)
+
+
+def test_a_plan_orders_its_axes_by_the_job():
+    job = FakeJob()
+    job.tuning.adapter_size = 8
+    found = plan(job, sweep({"tuning": {"adapter_size": [1, 4, 8, 16], "schedule": ["linear", "constant"]}}))
+    assert found.axes["tuning.adapter_size"].choices == (8, 4, 16, 1)
+    assert found.axes["tuning.schedule"].choices == ("linear", "constant")

@@ -168,8 +168,6 @@ def test_a_decaying_schedule_makes_every_step_count_a_trial(ray_session, world, 
 @pytest.mark.parametrize(("search", "scheduler"), [("random", "asha"), ("optuna", "median")])
 def test_searches_draw_from_ranges(search, scheduler, ray_session, world, tmp_path):
     ranges = [
-        f"++sweep.space.{SIZE}=null",  # a range can't be merged into the default's list
-        f"++sweep.space.{RATE}=null",
         f"sweep.space.{SIZE}={{min: 1, max: 8, distribution: int_uniform}}",
         f"sweep.space.{RATE}={{min: 0.1, max: 10, distribution: log_uniform}}",
     ]

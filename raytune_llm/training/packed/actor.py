@@ -1,7 +1,8 @@
 """A resident base as a long-lived Ray actor, on one GPU or some CPUs: trials join it, ask for their next report, and
 leave.
 
-One thread trains; it steps all trials together and waits at their evaluations until each has been told what to do.
+One thread trains; it steps all trials together, on past an evaluation while its trial's fate is decided, and waits
+before the next one of a trial that hasn't been told what to do. Of a trial that is stopped, those steps are lost.
 Callers hold a lease: a trial that nobody asked about for LEASE_SECONDS is freed, so that a lost driver leaves no slot
 behind. An actor that died is started again by Ray, empty; its trials join again from their checkpoints.
 """
@@ -13,6 +14,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import ray
@@ -33,7 +35,7 @@ class Seat:
     reports: deque[Report] = field(default_factory=deque)
     ended: str | None = None
     awaited: bool = False
-    """Whether its last report has been taken and more is wanted."""
+    """Whether its last report has been accepted and more is wanted."""
     contact: float = field(default_factory=time.monotonic)
 
 
@@ -41,10 +43,19 @@ class PackActor:
     """Methods are called by many proxies at once; each holds the lock but while it waits."""
 
     def __init__(
-        self, job: TrainJob, examples: bytes, group: str, *, wanted: int, max_rank: int, threads: int, use_gpu: bool
+        self,
+        job: TrainJob,
+        examples: bytes,
+        group: str,
+        *,
+        wanted: int,
+        max_rank: int,
+        threads: int,
+        use_gpu: bool,
+        speaks: bool,
     ) -> None:
         """`examples` is a pickled ray.ObjectRef: one among the arguments would make Ray warn that it can't outlive its
-        owner."""
+        owner. One of several actors `speaks` of what its planner chose; the others choose alike."""
         import torch
 
         from raytune_llm.training.packed.resident import Resident
@@ -58,7 +69,7 @@ class PackActor:
             wanted=wanted,
             max_rank=max_rank,
             device="cuda" if use_gpu else "cpu",
-            say=lambda line: print(line, flush=True),
+            say=partial(print, flush=True) if speaks else lambda line: None,
         )
         self.seats: dict[str, Seat] = {}
         self.coming: deque[Any] = deque()
@@ -104,8 +115,9 @@ class PackActor:
                 seat.contact = time.monotonic()
                 if seat.reports or seat.ended or time.monotonic() >= deadline:
                     break
-                seat.awaited = True
-                self.changed.notify_all()
+                if not seat.awaited:  # who is told wakes up here too: to tell again would never end
+                    seat.awaited = True
+                    self.changed.notify_all()
                 self.changed.wait(deadline - time.monotonic())
             reports = list(seat.reports)
             seat.reports.clear()
@@ -148,12 +160,12 @@ class PackActor:
                 self.changed.notify_all()
 
     def _wait(self) -> bool:
-        """Bring membership up to date; return when all trials may go on, or False to end."""
+        """Bring membership up to date; return when all trials may go on by a step, or False to end."""
         with self.changed:
             while not self.stopping:
                 self._settle()
-                seats = [self.seats[trial_id] for trial_id in self.resident.members]
-                if seats and all(seat.awaited for seat in seats):
+                members = list(self.resident.members)
+                if members and all(self.seats[id].awaited or not self.resident.reports_next(id) for id in members):
                     return True
                 self.changed.wait(1.0)
         return False
@@ -186,6 +198,8 @@ class PackActor:
             self.changed.notify_all()
 
     def _deliver(self, reports: dict[str, tuple[Report, str | None]]) -> None:
+        if not reports:
+            return
         with self.changed:
             for trial_id, (report, ended) in reports.items():
                 seat = self.seats.get(trial_id)

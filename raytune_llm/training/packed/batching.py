@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raytune_llm.method import IGNORED, Example, Outputs, Term
+from raytune_llm.method import IGNORED, Candidates, Example, Outputs, Term
+from raytune_llm.method import Sequence as TokenSequence
 
 Terms = Callable[[dict[str, Outputs]], dict[str, Term]]
 
@@ -39,6 +40,12 @@ class Batch:
     """Own length of each row of input_ids, (B,)."""
     label_lengths: np.ndarray
     """Own length of each row of labels, (B,)."""
+    reference: Tensor | None = None
+    """Sequence.reference, (B,), fp64."""
+    candidates: Tensor | None = None
+    """The teacher's candidates for each label that counts, (K, k)."""
+    teacher: Tensor | None = None
+    """What it says of them, (K, k + 1), fp32."""
 
 
 class TokenTable:
@@ -52,6 +59,8 @@ class TokenTable:
         self.num_examples = len(examples)
         self._ids = {name: _Ragged([example[name].input_ids for example in examples]) for name in self.names}
         self._labels = {name: _Ragged([example[name].labels for example in examples]) for name in self.names}
+        self._references = {name: _references([example[name] for example in examples]) for name in self.names}
+        self._taught = {name: Taught.of([example[name] for example in examples]) for name in self.names}
         lengths = np.sum([ids.lengths for ids in self._ids.values()], axis=0)
         if is_encoder_decoder:
             lengths += np.sum([labels.lengths for labels in self._labels.values()], axis=0)
@@ -74,7 +83,11 @@ class TokenTable:
         input_ids, labels_of, counts, where = (
             torch.from_numpy(array).to(device, non_blocking=True) for array in arrays
         )
-        return Batch(input_ids, labels_of, counts, where, lengths, label_lengths)
+        references = self._references[name]
+        reference = None if references is None else torch.from_numpy(references[rows]).to(device, non_blocking=True)
+        taught = self._taught[name]
+        said = (None, None) if taught is None else taught.batch(rows, device)
+        return Batch(input_ids, labels_of, counts, where, lengths, label_lengths, reference, *said)
 
     def num_labels(self) -> np.ndarray:
         """Labels that count in all of an example's sequences, (num_examples,)."""
@@ -90,10 +103,42 @@ class TokenTable:
             outputs = {}
             for name in self.names:
                 mask = self.batch(name, rows).mask.double()
-                outputs[name] = Outputs(torch.zeros_like(mask), mask, torch.zeros_like(mask))
+                none, zero = torch.zeros_like(mask), mask.new_zeros(len(rows))
+                candidates, teacher = mask.new_zeros(*mask.shape, 1), mask.new_zeros(*mask.shape, 2)
+                outputs[name] = Outputs(none, mask, none, zero, zero, candidates, teacher)
             for name, term in terms(outputs).items():
                 found.setdefault(name, []).append(term.weight.detach().double().numpy())
         return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def _references(sequences: Sequence[TokenSequence]) -> np.ndarray | None:
+    """log p under the reference policy of each sequence; None when one has none."""
+    found = [sequence.reference for sequence in sequences]
+    return None if None in found else np.array(found, dtype=np.float64)
+
+
+class Taught:
+    """What a teacher says of every label of some sequences, end to end."""
+
+    def __init__(self, candidates: Sequence[Candidates]) -> None:
+        counts = np.array([len(said.ids) for said in candidates])
+        self._ends = np.cumsum(counts)
+        self._starts = self._ends - counts
+        self._ids = np.concatenate([said.ids for said in candidates])
+        self._logprobs = np.concatenate([said.logprobs for said in candidates])
+
+    @classmethod
+    def of(cls, sequences: Sequence[TokenSequence]) -> Taught | None:
+        """None when a sequence has no teacher."""
+        found = [sequence.teacher for sequence in sequences if sequence.teacher is not None]
+        return cls(found) if len(found) == len(sequences) else None
+
+    def batch(self, rows: np.ndarray, device: torch.device | None) -> tuple[Tensor, Tensor]:
+        """Ids (K, k) and log-probabilities (K, k + 1) of these sequences, in their order."""
+        index = np.concatenate([np.arange(self._starts[row], self._ends[row]) for row in rows])
+        return tuple(  # type: ignore[return-value]
+            torch.from_numpy(array[index]).to(device, non_blocking=True) for array in (self._ids, self._logprobs)
+        )
 
 
 class _Ragged:

@@ -15,7 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from raytune_llm.models.stacked_lora import AdapterStack, Route
+from raytune_llm.models.route import Route
+from raytune_llm.models.stacked_lora import AdapterStack
 
 
 def set_checkpointing(model: PreTrainedModel, stack: AdapterStack, enabled: bool) -> None:

@@ -9,11 +9,12 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 
 from raytune_llm.models.base import linear_targets
+from raytune_llm.models.score import head_sizes, heads
 
-# LoraConfig's fields that change what an adapter computes, starts from or trains, with the values that pack.
+# LoraConfig's fields that change what an adapter computes, starts from or trains, with the values that pack. What it
+# saves besides is checked against the model's own heads.
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "use_dora": (False,),
-    "modules_to_save": (None, []),
     "bias": ("none",),
     "lora_bias": (False,),
     "rank_pattern": ({},),
@@ -53,6 +54,18 @@ def why_not_packable(config: LoraConfig | None, method: object, model: Any) -> s
             return f"the adapted layer {name} is a {type(module).__name__}, not nn.Linear"
     if not names:
         return f"no layer of {type(model).__name__} matches target_modules={config.target_modules}"
+    return _why_not_head(config, model)
+
+
+def _why_not_head(config: LoraConfig, model: Any) -> str | None:
+    """The reason why what stands after the body can't be packed, or None."""
+    own, saved = heads(model), set(config.modules_to_save or ())
+    if saved != set(own):
+        return f"modules_to_save={sorted(saved)} is not plain LoRA on frozen linear layers"
+    if own:
+        name = type(model).__name__
+        return None if head_sizes(model) else f"{name}'s score is not one linear map of the last token's hidden state"
+    head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear):
         return f"{type(model).__name__}'s output head is a {type(head).__name__}, not nn.Linear"
     return None

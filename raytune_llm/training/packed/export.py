@@ -4,24 +4,35 @@ them."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from peft import LoraConfig, TaskType
 from safetensors.torch import save_file
+from torch import Tensor
 
 from raytune_llm.models.lora_weights import Weights
 from raytune_llm.training.packed.slot import SlotSpec
 
 
-def export_adapter(folder: str | Path, weights: Weights, config: LoraConfig, *, base: str) -> None:
-    """Write an adapter in its master precision; `base` is the name or path that the config will say it is for."""
+def export_adapter(
+    folder: str | Path,
+    weights: Weights,
+    config: LoraConfig,
+    *,
+    base: str,
+    heads: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write an adapter in its master precision, with linear heads of one output trained beside it; `base` is the name
+    or path that the config will say it is for."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for name, (a, b) in weights.items():
         tensors[f"base_model.model.{name}.lora_A.weight"] = a.contiguous()
         tensors[f"base_model.model.{name}.lora_B.weight"] = b.contiguous()
+    for name, head in (heads or {}).items():
+        tensors[f"base_model.model.{name}.weight"] = head.unsqueeze(0)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = copy.deepcopy(config)
     config.base_model_name_or_path, config.inference_mode = base, True

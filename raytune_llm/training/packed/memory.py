@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from raytune_llm.method import Sequence as Tokens
+from raytune_llm.models.score import head_sizes
 from raytune_llm.training.packed.batching import TokenTable
 from raytune_llm.training.packed.pack import Pack
 
@@ -36,6 +37,7 @@ def slot_bytes(model: torch.nn.Module, names: Sequence[str], max_rank: int) -> i
     """Weights, gradient and two moments of one slot, and its copy in the base's dtype."""
     layers: list[Any] = [model.get_submodule(name) for name in names]
     scalars = max_rank * sum(layer.in_features + layer.out_features for layer in layers)
+    scalars += sum(head_sizes(model).values())
     itemsize = layers[0].weight.element_size()
     return scalars * (4 * max(itemsize, 4) + (itemsize if itemsize < 4 else 0))
 

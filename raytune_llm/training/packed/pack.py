@@ -9,7 +9,7 @@ sets `cut`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -22,11 +22,14 @@ from transformers import PreTrainedModel
 from raytune_llm.data.order import data_order
 from raytune_llm.evaluation.loss import Scores
 from raytune_llm.models.lora_weights import Weights, initial_weights
-from raytune_llm.models.stacked_lora import AdapterStack, Route
+from raytune_llm.models.route import Route
+from raytune_llm.models.score import head_sizes
+from raytune_llm.models.stacked_lora import AdapterStack
 from raytune_llm.training.packed.batching import Batch, Cut, MicroPack, StepRows, Terms, TokenTable, cut_step
 from raytune_llm.training.packed.checkpointing import set_checkpointing
 from raytune_llm.training.packed.dropout import SlotNoise
 from raytune_llm.training.packed.optimizer import RowAdamW
+from raytune_llm.training.packed.pooling import ScoreHead
 from raytune_llm.training.packed.projection import LabelHead
 from raytune_llm.training.packed.scoring import score
 from raytune_llm.training.packed.slot import Slot, SlotSpec, SlotState, StepReport
@@ -42,9 +45,10 @@ class Pack:
 
     def __init__(self, model: PreTrainedModel, names: Sequence[str], *, capacity: int, max_rank: int, cut: Cut) -> None:
         self.model = model.eval()
-        self.head = LabelHead(model)
         self.names, self.capacity, self.cut = list(names), capacity, cut
-        self.stack = AdapterStack(model, names, capacity=capacity, max_rank=max_rank, trainable=True)
+        heads = head_sizes(model)
+        self.stack = AdapterStack(model, names, capacity=capacity, max_rank=max_rank, trainable=True, heads=heads)
+        self.head = ScoreHead(model, self.stack) if heads else LabelHead(model)
         self.optimizer = RowAdamW(self.stack.theta[:capacity])
         self._slots: list[Slot] = []
         self._base: dict[tuple[Terms, int], tuple[TokenTable, Scores]] = {}
@@ -97,20 +101,22 @@ class Pack:
         if spec.trial_id in self.trial_ids:
             raise ValueError(f"trial {spec.trial_id} is in the pack already")
         generator = torch.Generator(self.stack.device).manual_seed(spec.seed)
+        heads = self.head.initial()
         if state is not None:
-            weights = _adapter(state.tensors, "theta", self.names)
+            weights, heads = state.adapter("theta", self.names), state.heads("theta", heads)
             generator.set_state(state.tensors["generator"])
         elif weights is None:
             weights = initial_weights(self.model, self.names, rank=spec.rank, seed=spec.seed)
         rank = next(iter(weights.values()))[0].shape[0]
         if rank != spec.rank:
             raise ValueError(f"trial {spec.trial_id} has rank={spec.rank}, its weights have {rank}")
-        self.stack.write(row, weights, spec.scale)
+        self.stack.write(row, weights, spec.scale, heads)
         self.optimizer.clear(row)
         if state is not None:
             for key, table_of in (("m", self.optimizer.m), ("v", self.optimizer.v)):
-                moments = _adapter(state.tensors, key, self.names)
-                table_of[row].copy_(self.stack.layout.pack(moments, self.stack.theta.dtype))
+                moments = state.adapter(key, self.names)
+                layout, dtype = self.stack.layout, self.stack.theta.dtype
+                table_of[row].copy_(layout.pack(moments, dtype, state.heads(key, heads)))
         step = 0 if state is None else state.step
         order = data_order(table.num_examples, spec.seed)
         next(islice(order, step * spec.batch_size, step * spec.batch_size), None)
@@ -135,12 +141,18 @@ class Pack:
         for key, table in (("theta", self.stack.theta), ("m", self.optimizer.m), ("v", self.optimizer.v)):
             for name, (a, b) in self.stack.read(row, slot.spec.rank, table).items():
                 tensors[f"{key}.a.{name}"], tensors[f"{key}.b.{name}"] = a, b
+            for name, head in self.stack.read_heads(row, table).items():
+                tensors[f"{key}.head.{name}"] = head
         return SlotState(spec=slot.spec, step=slot.step, tensors=tensors)
 
     def weights(self, trial_id: str) -> Weights:
         """A trial's adapter, on the CPU, in fp32 (fp64)."""
         row = self._row(trial_id)
         return self.stack.read(row, self._slots[row].spec.rank)
+
+    def heads(self, trial_id: str) -> dict[str, Tensor]:
+        """What a trial trained beside its adapter, flat, on the CPU, in fp32 (fp64)."""
+        return self.stack.read_heads(self._row(trial_id))
 
     # Training
 
@@ -286,13 +298,3 @@ def _exchange(items: list[Any], one: int, other: int) -> None:
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether the device (or the host's allocator) had no more memory to give."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _adapter(tensors: Mapping[str, Tensor], key: str, names: Sequence[str]) -> Weights:
-    """Raises ValueError when a saved slot was made for other modules."""
-    missing = [name for name in names if f"{key}.a.{name}" not in tensors]
-    if missing:
-        raise ValueError(
-            f"the saved slot has nothing for modules {missing[:3]}; it was made for another base or other targets"
-        )
-    return {name: (tensors[f"{key}.a.{name}"], tensors[f"{key}.b.{name}"]) for name in names}

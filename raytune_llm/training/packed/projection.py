@@ -6,8 +6,8 @@ projected here. With p = softmax(z), z = f(W h) and a label y,
     log p_y = z_y − log Σ_v exp z_v,        d log p_y / dh = Wᵀ f'(z) (1_y − p)
 
 does not depend on what is made of log p_y, so it is computed in the forward pass, chunk by chunk in fp32 (fp64), and
-neither logits nor probabilities are kept. f is the identity or what a few architectures do after the head: a factor, a
-soft cap.
+neither logits nor probabilities are kept. Where several candidates y of a place are asked for, W_y and Wᵀ p are kept
+apart. f is the identity or what a few architectures do after the head: a factor, a soft cap.
 """
 
 from __future__ import annotations
@@ -49,6 +49,10 @@ class LabelHead:
     def vocabulary(self) -> int:
         return self._head.out_features
 
+    def initial(self) -> dict[str, Tensor]:
+        """What a trial trains beside its adapter, by name: nothing."""
+        return {}
+
     def outputs(self, batch: Batch) -> Outputs:
         """The model's word on a batch: (B, T') each, aligned with the labels."""
         flat = batch.where
@@ -61,10 +65,19 @@ class LabelHead:
         weight, bias = self._head.weight, self._head.bias
         logprobs, correct = _LabelLogprobs.apply(hidden, weight, bias, labels, self._factor, self._cap)
         size, shape = batch.mask.numel(), batch.mask.shape
+        said: dict[str, Tensor] = {}
+        if batch.candidates is not None and batch.teacher is not None:
+            ids = batch.candidates.long()
+            student = _CandidateLogprobs.apply(hidden, weight, bias, ids, self._factor, self._cap)
+            for name, values in (("candidates", student), ("teacher", batch.teacher.to(student.dtype))):
+                empty = values.new_zeros(size, values.shape[-1])
+                said[name] = empty.index_copy(0, flat, values).view(*shape, -1)
         return Outputs(
             logprobs.new_zeros(size).index_copy(0, flat, logprobs).view(shape),
             batch.mask.to(logprobs.dtype),
             correct.new_zeros(size).index_copy(0, flat, correct).view(shape),
+            reference=None if batch.reference is None else batch.reference.to(logprobs.dtype),
+            **said,
         )
 
     def _run(self, where: Tensor, **inputs: Tensor) -> Tensor:
@@ -159,3 +172,37 @@ class _LabelLogprobs(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         (slope,) = ctx.saved_tensors
         return (slope * grad.unsqueeze(1).to(slope.dtype), None, None, None, None, None)
+
+
+class _CandidateLogprobs(torch.autograd.Function):
+    """log p of k candidates in each place, (K, k), from hidden states (K, H) and ids (K, k)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, factor: float, cap: float | None
+    ) -> Tensor:
+        exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        logprobs = torch.empty(ids.shape, dtype=exact, device=hidden.device)
+        gains = torch.full_like(logprobs, factor)
+        mean = torch.empty_like(hidden)
+        rows = max(1, CHUNK_ELEMENTS[hidden.device.type] // weight.shape[0])
+        for start in range(0, len(ids), rows):
+            part = slice(start, start + rows)
+            logits = F.linear(hidden[part], weight, bias).to(exact) * factor
+            if cap is not None:
+                logits = (logits / cap).tanh() * cap
+            logprobs[part] = logits.gather(1, ids[part]) - logits.logsumexp(1, keepdim=True)
+            slopes = torch.softmax(logits, dim=1) * factor
+            if cap is not None:
+                bend = 1 - (logits / cap).square()
+                slopes, gains[part] = slopes * bend, factor * bend.gather(1, ids[part])
+            torch.mm(slopes.to(weight.dtype), weight, out=mean[part])
+        ctx.save_for_backward(mean, gains, ids, weight)
+        return logprobs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        mean, gains, ids, weight = ctx.saved_tensors
+        own = F.embedding_bag(ids, weight, mode="sum", per_sample_weights=(grad * gains).to(weight.dtype))
+        return (own - grad.sum(1, keepdim=True).to(mean.dtype) * mean, None, None, None, None, None)

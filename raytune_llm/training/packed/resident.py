@@ -50,6 +50,8 @@ class Member:
     run: Run
     scratch: Path
     seconds: float
+    step: int
+    """Optimizer steps done."""
     train_losses: list[float] = field(default_factory=list)
 
 
@@ -63,7 +65,8 @@ class Resident:
         none."""
         assert isinstance(job.adapter, LoRA)
         self.job, self.say = job, say
-        self.model = job.model.load(own_dropout=job.adapter.trains_base).to(device)
+        self.model = job.model.load(own_dropout=job.adapter.trains_base, score=job.method.needs.score)
+        self.model = self.model.to(device)
         self.config = job.adapter.config(self.model, rank=max_rank)
         names = target_names(self.config, self.model)
         is_encoder_decoder = bool(self.model.config.is_encoder_decoder)
@@ -95,8 +98,12 @@ class Resident:
                 state = SlotState.load(Path(folder, "state"))
                 shutil.copytree(Path(folder, "best"), scratch / "best")
         self.pack.join(spec_of(placement), self.train, placement.job.method.terms, state=state)
-        self.members[trial_id] = Member(placement, history, run, scratch, history.seconds)
+        self.members[trial_id] = Member(placement, history, run, scratch, history.seconds, state.step if state else 0)
         return list(history.reports), self._why_ended(trial_id)
+
+    def reports_next(self, trial_id: str) -> bool:
+        """Whether the trial's next step ends in a report."""
+        return self._is_due(trial_id, self.members[trial_id].step + 1)
 
     def leave(self, trial_id: str, *, failed: bool = False) -> None:
         """Free a trial's slot; its checkpoint stays."""
@@ -143,6 +150,7 @@ class Resident:
 
     def _log(self, trial_id: str, report: StepReport) -> None:
         member = self.members[trial_id]
+        member.step = report.step
         member.train_losses.append(report.metrics["loss"])
         if report.step % LOG_EVERY == 0:
             said = {"train/learning_rate": report.learning_rate, "train/grad_norm": report.grad_norm}
@@ -174,7 +182,13 @@ class Resident:
         if member.history.best.step == step or not best.is_dir():
             shutil.rmtree(best, ignore_errors=True)
             config = self._config_of(spec_of(member.placement))
-            export_adapter(best, self.pack.weights(trial_id), config, base=self.job.model.name_or_path)
+            export_adapter(
+                best,
+                self.pack.weights(trial_id),
+                config,
+                base=self.job.model.name_or_path,
+                heads=self.pack.heads(trial_id),
+            )
         self.pack.state(trial_id).save(member.scratch / "state")
         member.history.save(member.scratch)
         checkpoints.save(member.placement.directory, step, member.scratch)

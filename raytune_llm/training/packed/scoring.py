@@ -6,18 +6,25 @@ Scores are evaluation/loss.py's, so packed trials and trials alone report the sa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from raytune_llm.evaluation.loss import Score, Scores
-from raytune_llm.training.packed.batching import Cut, Terms, TokenTable, cut_shared
-from raytune_llm.training.packed.projection import LabelHead
+from raytune_llm.method import Outputs
+from raytune_llm.training.packed.batching import Batch, Cut, Terms, TokenTable, cut_shared
 from raytune_llm.training.packed.tally import by_slots
 
 
+class Head(Protocol):
+    """What reads the model's word off a batch."""
+
+    def outputs(self, batch: Batch) -> Outputs: ...
+
+
 @torch.no_grad()
-def score(head: LabelHead, table: TokenTable, terms: Sequence[Terms], cut: Cut, device: torch.device) -> list[Scores]:
+def score(head: Head, table: TokenTable, terms: Sequence[Terms], cut: Cut, device: torch.device) -> list[Scores]:
     """Scores of all examples for each of `terms`, through the model's present route of as many slots."""
     sums: list[dict[str, np.ndarray]] = [{} for _ in terms]
     coefficients: list[dict[str, float]] = [{} for _ in terms]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from raytune_llm.job import Schedule, require
+from raytune_llm.models.lora_weights import Weights
 from raytune_llm.training.packed.batching import Terms, TokenTable
 from raytune_llm.training.packed.tally import Metrics
 
@@ -136,7 +137,24 @@ class SlotState:
     step: int
     """Optimizer steps done. The data position follows from it: every step takes batch_size examples."""
     tensors: dict[str, Tensor]
-    """`{theta,m,v}.{a,b}.{module}` of the spec's own rank, and `generator`, the dropout stream's state."""
+    """`{theta,m,v}.{a,b}.{module}` of the spec's own rank, `{theta,m,v}.head.{name}` of what is trained beside it, and
+    `generator`, the dropout stream's state."""
+
+    def adapter(self, key: str, names: Sequence[str]) -> Weights:
+        """theta, m or v of the adapter on these modules. Raises ValueError when it was made for other modules."""
+        missing = [name for name in names if f"{key}.a.{name}" not in self.tensors]
+        if missing:
+            raise ValueError(
+                f"the saved slot has nothing for modules {missing[:3]}; it was made for another base or other targets"
+            )
+        return {name: (self.tensors[f"{key}.a.{name}"], self.tensors[f"{key}.b.{name}"]) for name in names}
+
+    def heads(self, key: str, names: Iterable[str]) -> dict[str, Tensor]:
+        """theta, m or v of what was trained beside the adapter. Raises ValueError when there is no such head."""
+        missing = [name for name in names if f"{key}.head.{name}" not in self.tensors]
+        if missing:
+            raise ValueError(f"the saved slot has no heads {missing}; it was trained by another method")
+        return {name: self.tensors[f"{key}.head.{name}"] for name in names}
 
     def save(self, folder: str | Path) -> None:
         """Write one safetensors file."""

@@ -77,13 +77,7 @@ def by_slots(terms: Sequence[Terms], outputs: dict[str, Outputs]) -> Iterator[tu
         if end < len(terms) and terms[end] == terms[start]:
             continue
         part = slice(start * num_rows, end * num_rows)
-        yield (
-            start,
-            end,
-            terms[start](
-                {name: Outputs(o.logprobs[part], o.mask[part], o.correct[part]) for name, o in outputs.items()}
-            ),
-        )
+        yield start, end, terms[start]({name: said.rows(part) for name, said in outputs.items()})
         start = end
 
 

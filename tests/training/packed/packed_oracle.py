@@ -59,11 +59,12 @@ CONFIGS = {
 }  # fmt: skip
 
 
-def make_model(kind: str = "llama", dtype: torch.dtype = torch.float64) -> PreTrainedModel:
+def make_model(kind: str = "llama", dtype: torch.dtype = torch.float64, *, score: bool = False) -> PreTrainedModel:
     """The same random weights on every call."""
     torch.manual_seed(1)
     config = CONFIGS[kind]()
-    model = auto_class(config.is_encoder_decoder).from_config(config)
+    config.num_labels = 1
+    model = auto_class(config.is_encoder_decoder, score=score).from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():  # so that logits are neither nearly uniform nor chaotic
             parameter.mul_(0.5 if kind == "t5" else 2.0)
@@ -127,9 +128,10 @@ def make_pack(model: PreTrainedModel, capacity: int = 8, max_rank: int = 16, cut
     return Pack(model, linear_targets(model), capacity=capacity, max_rank=max_rank, cut=cut)
 
 
-def lora_config(spec: SlotSpec, names: Sequence[str], is_encoder_decoder: bool) -> LoraConfig:
+def lora_config(spec: SlotSpec, names: Sequence[str], is_encoder_decoder: bool, score: bool = False) -> LoraConfig:
+    kind = "SEQ_2_SEQ_LM" if is_encoder_decoder else "CAUSAL_LM"
     return LoraConfig(
-        task_type="SEQ_2_SEQ_LM" if is_encoder_decoder else "CAUSAL_LM",
+        task_type="SEQ_CLS" if score else kind,
         r=spec.rank,
         lora_alpha=spec.alpha,
         lora_dropout=spec.dropout,
@@ -140,9 +142,10 @@ def lora_config(spec: SlotSpec, names: Sequence[str], is_encoder_decoder: bool) 
 
 @dataclass(frozen=True)
 class Solo:
-    """weights: module → (A, B); one entry a step in losses and grad_norms."""
+    """weights: module → (A, B); head: a score head's; one entry a step in losses and grad_norms."""
 
     weights: dict[str, tuple[Tensor, Tensor]]
+    head: Tensor | None
     losses: list[float]
     grad_norms: list[float]
 
@@ -158,7 +161,8 @@ def solo(
     names = linear_targets(model)
     is_encoder_decoder = bool(model.config.is_encoder_decoder)
     torch.manual_seed(spec.seed)
-    adapted = get_peft_model(model, lora_config(spec, names, is_encoder_decoder), autocast_adapter_dtype=False).train()
+    config = lora_config(spec, names, is_encoder_decoder, score=is_scorer(model))
+    adapted = get_peft_model(model, config, autocast_adapter_dtype=False).train()
     if model.dtype == torch.bfloat16:
         for parameter in adapted.parameters():
             parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
@@ -189,7 +193,12 @@ def solo(
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
-    return Solo(peft_weights(adapted), losses, grad_norms)
+    heads = [p.detach() for name, p in adapted.named_parameters() if ".modules_to_save." in name]
+    return Solo(peft_weights(adapted), heads[0][0] if heads else None, losses, grad_norms)
+
+
+def is_scorer(model: PreTrainedModel) -> bool:
+    return "ForSequenceClassification" in type(model).__name__
 
 
 def plain_outputs(model: PreTrainedModel, sequences: Sequence[Tokens]) -> Outputs:
@@ -200,6 +209,10 @@ def plain_outputs(model: PreTrainedModel, sequences: Sequence[Tokens]) -> Output
         _padded([[1] * len(s.input_ids) for s in sequences], 0),
     )
     labels = _padded([s.labels for s in sequences], IGNORED)
+    if is_scorer(model.get_base_model() if hasattr(model, "get_base_model") else model):
+        scores = model(input_ids=ids, attention_mask=attention).logits.squeeze(-1)
+        nothing = torch.zeros(len(ids), 1)
+        return Outputs(nothing, nothing, nothing, score=scores)
     if is_encoder_decoder:
         logits = model(input_ids=ids, attention_mask=attention, labels=labels).logits
     else:
@@ -215,7 +228,7 @@ def _mask_only(batch: Sequence[Example], name: str, is_encoder_decoder: bool) ->
     mask = (_padded([example[name].labels for example in batch], IGNORED) != IGNORED).double()
     if not is_encoder_decoder:
         mask[:, 0] = 0
-    return Outputs(torch.zeros_like(mask), mask, torch.zeros_like(mask))
+    return Outputs(torch.zeros_like(mask), mask, torch.zeros_like(mask), score=torch.zeros(len(mask)))
 
 
 def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
@@ -225,7 +238,7 @@ def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
 def peft_weights(adapted: object) -> dict[str, tuple[Tensor, Tensor]]:
     found: dict[str, list[Tensor]] = {}
     for name, parameter in adapted.named_parameters():  # type: ignore[attr-defined]
-        if parameter.requires_grad:
+        if parameter.requires_grad and ".lora_" in name:
             found.setdefault(name.removeprefix("base_model.model.").split(".lora_")[0], []).append(
                 parameter.detach().clone()
             )

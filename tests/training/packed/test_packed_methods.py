@@ -19,8 +19,10 @@ from raytune_llm.data.records import RecordError, parse
 from raytune_llm.data.tokens import Tokens
 from raytune_llm.job import Schedule
 from raytune_llm.models.lora_weights import initial_weights
+from raytune_llm.precomputation import precompute
 from raytune_llm.training.packed.eligible import target_names, why_not_packable
 from raytune_llm.training.packed.pack import Pack
+from raytune_llm.training.trial import Examples
 
 CONF = Path(__file__).parents[3] / "conf" / "method"
 DEMO = Path(demo.__file__).parent
@@ -35,24 +37,34 @@ def demo_examples(method, tokens, count=30):
             records = [parse(line, method.records) for line in lines]
         except RecordError:
             continue
-        return [example for record in records if (example := method.encode(record, tokens)) is not None]
+        examples = [example for record in records if (example := method.encode(record, tokens)) is not None]
+        if examples:
+            return examples
     raise AssertionError(f"no demo data of kinds {method.records}")
 
 
-@pytest.mark.parametrize("name", sorted(file.stem for file in CONF.glob("*.yaml")))
-def test_packed_equals_the_methods_own_trainer(name, tmp_path):
-    job = config.load("train", [f"method={name}", "model=demo", "data=demo_sarcasm", "adapter=lora", "name=t"])
-    model, tokenizer = job.model.load(), job.model.tokenizer()
+SETTINGS = [*([file.stem] for file in sorted(CONF.glob("*.yaml"))), ["dpo", "method.sft_weight=0"]]
+"""Every method as it stands in conf/, and settings that take another trainer."""
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids="-".join)
+def test_packed_equals_the_methods_own_trainer(settings, tmp_path):
+    name, *others = settings
+    job = config.load("train", [f"method={name}", "model=demo", "data=demo_sarcasm", "adapter=lora", "name=t", *others])
+    model, tokenizer = job.model.load(score=job.method.needs.score), job.model.tokenizer()
     lora = job.adapter.config(model, rank=4)
-    if (reason := why_not_packable(lora, job.method, model)) is not None:
-        pytest.skip(reason)
+    if job.method.needs.sampling:
+        assert "samples" in str(why_not_packable(lora, job.method, model))
+        return
+    assert why_not_packable(lora, job.method, model) is None
     tokens = Tokens(tokenizer, max_tokens=128, is_encoder_decoder=False)
     examples = demo_examples(job.method, tokens)
+    examples = precompute(job, Examples(examples, []), use_gpu=False).train
     spec = make_spec(
         "t", rank=4, learning_rate=1e-3, batch_size=BATCH_SIZE, seed=3, schedule=Schedule.linear, num_steps=STEPS,
         warmup_steps=2, weight_decay=0.1,
     )  # fmt: skip
-    adapted = job.adapter.apply(job.model.load(), rank=spec.rank, seed=spec.seed)
+    adapted = job.adapter.apply(job.model.load(score=job.method.needs.score), rank=spec.rank, seed=spec.seed)
     trainer = job.method.trainer(
         adapted,
         examples,
@@ -81,4 +93,10 @@ def test_packed_equals_the_methods_own_trainer(name, tmp_path):
     moved = distance(start, expected)
     assert moved > 1e-3
     assert distance(pack.weights("t"), expected) < 1e-2 * moved
+    heads = {name.split(".")[-4]: p for name, p in adapted.named_parameters() if ".modules_to_save." in name}
+    assert pack.heads("t").keys() == heads.keys()
+    for head, trained in pack.heads("t").items():
+        moved = (heads[head].flatten() - model.get_submodule(head).weight.flatten()).norm()
+        assert moved > 1e-3
+        assert (trained - heads[head].flatten()).norm() < 1e-2 * moved
     assert torch.isfinite(torch.tensor(found)).all()

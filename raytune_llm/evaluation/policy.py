@@ -1,0 +1,146 @@
+"""What a policy does with prompts, against its reference: reward, divergence, entropy, length, repetition, wins.
+
+One completion is sampled for each prompt. Divergence and entropy are exact at every position that was visited, from
+the whole distributions and not from the sampled token alone (a Rao-Blackwell estimate, Amini et al., 2025, arXiv
+2504.10637):
+
+    KL(policy ‖ reference) of a completion = Σ_t Σ_v π(v | t) · (log π(v | t) − log π_ref(v | t)), nats
+    objective = reward − kl_coefficient · KL
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raytune_llm.evaluation.generate import sample
+from raytune_llm.evaluation.metrics import Array, Metric, mean, ratio
+from raytune_llm.method import IGNORED
+from raytune_llm.method import Sequence as Tokens
+from raytune_llm.models.forward import batches, inference, label_logits
+from raytune_llm.rewards.mixture import Rollout
+
+REPEATED = 4
+"""Length of the word pieces whose repetition is counted, tokens."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt to be answered by the policy."""
+
+    prompt_ids: list[int]
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn."""
+
+    max_new_tokens: int
+    temperature: float
+    stop_ids: tuple[int, ...]
+    pad_id: int
+    batch_size: int
+    seed: int
+
+
+def roll_out(
+    model: Any, asked: Sequence[Asked], sampling: Sampling, decode: Callable[[list[int]], str]
+) -> list[Rollout]:
+    """One sampled completion for each prompt, in their order."""
+    rows = sample(
+        model,
+        [one.prompt_ids for one in asked],
+        max_new_tokens=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        stop_ids=sampling.stop_ids,
+        pad_id=sampling.pad_id,
+        batch_size=sampling.batch_size,
+        seed=sampling.seed,
+    )
+    return [
+        Rollout(one.prompt_ids, row, one.prompt, decode(row), one.answer, row[-1] in sampling.stop_ids)
+        for one, row in zip(asked, rows, strict=True)
+    ]
+
+
+@torch.no_grad()
+def divergence(
+    model: Any,
+    as_reference: Callable[[], AbstractContextManager[Any]],
+    rollouts: Sequence[Rollout],
+    sampling: Sampling,
+) -> tuple[Array, Array]:
+    """KL(policy ‖ reference) and entropy of each completion, nats, summed over its tokens, (n,) each.
+
+    as_reference: gives, as a context, the model that speaks for the reference; inside, `model` may be that one.
+    """
+    kl, entropy = np.zeros(len(rollouts)), np.zeros(len(rollouts))
+    lengths = [len(r.prompt_ids) + len(r.completion_ids) for r in rollouts]
+    with inference(model):
+        for batch in batches(lengths, sampling.batch_size):
+            sequences = [_sequence(rollouts[i]) for i in batch]
+            logits, labels = label_logits(model, sequences, pad_id=sampling.pad_id)
+            policy = (logits.float() / sampling.temperature).log_softmax(-1)
+            with as_reference() as reference, inference(reference):
+                theirs = label_logits(reference, sequences, pad_id=sampling.pad_id)[0]
+            reference_policy = (theirs.float() / sampling.temperature).log_softmax(-1)
+            shares = policy.exp()
+            rows = (labels != IGNORED).nonzero()[:, 0]
+            kl[batch] = _by_row((shares * (policy - reference_policy)).sum(-1), rows, len(batch))
+            entropy[batch] = _by_row(-(shares * policy).sum(-1), rows, len(batch))
+    return kl, entropy
+
+
+def policy_metrics(
+    rollouts: Sequence[Rollout],
+    rewards: Array,
+    kl: Array,
+    entropy: Array,
+    wins: Mapping[str, Array],
+    *,
+    kl_coefficient: float,
+    prefix: str = "eval",
+) -> dict[str, Metric]:
+    """Everything said of a policy, resamplable over prompts. wins: by metric, 1, 0, or 0.5 for a tie with the
+    reference."""
+    tokens = np.array([len(r.completion_ids) for r in rollouts], dtype=np.float64)
+    found = {
+        "objective": mean(rewards - kl_coefficient * kl),
+        "reward": mean(rewards),
+        "kl": mean(kl),
+        "kl_per_token": ratio(kl, tokens),
+        **{name: mean(won) for name, won in wins.items()},
+        "entropy": ratio(entropy, tokens),
+        "completion_tokens": mean(tokens),
+        "ended": mean([float(r.ended) for r in rollouts]),
+        "repetition": mean([repetition(r.completion_ids) for r in rollouts]),
+    }
+    return {f"{prefix}/{name}": metric for name, metric in found.items()}
+
+
+def repetition(ids: Sequence[int]) -> float:
+    """The share of a completion's 4-grams of tokens that have occurred in it before, 0 to 1."""
+    grams = [tuple(ids[i : i + REPEATED]) for i in range(len(ids) - REPEATED + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def won(verdicts: Array, reference_verdicts: Array) -> Array:
+    """1 where the policy's completion is judged better than the reference's, 0.5 where alike, else 0; (n,)."""
+    return (np.sign(verdicts - reference_verdicts) + 1) / 2
+
+
+def _sequence(rollout: Rollout) -> Tokens:
+    ids = rollout.prompt_ids + rollout.completion_ids
+    return Tokens(ids, [IGNORED] * len(rollout.prompt_ids) + rollout.completion_ids)
+
+
+def _by_row(values: Tensor, rows: Tensor, count: int) -> Array:
+    return torch.zeros(count, dtype=torch.float64).index_add_(0, rows.cpu(), values.double().cpu()).numpy()

@@ -1,0 +1,149 @@
+"""Direct preference optimisation (Rafailov et al., 2023, arXiv 2305.18290): learn preferences without a reward model.
+
+    r(y) = beta · (log π(y | x) − log π_ref(y | x))        loss = mean over pairs of −log σ(r(chosen) − r(rejected))
+
+The reference is the base without an adapter; what it says of each answer is computed once, before training. A large
+margin can be had by making both answers unlikely, and a small base then says neither: `sft_weight` adds next-token loss
+on the chosen ones (Pang et al., 2024, arXiv 2404.19733). TRL's DPOTrainer trains causal bases; encoder-decoder ones,
+and sft_weight, whose token mean TRL takes within micro-batches, a transformers Trainer with the same terms. Leaves out:
+the many other variants of the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from raytune_llm.data.question import question
+from raytune_llm.data.records import Preference, Record, Text
+from raytune_llm.job import require
+from raytune_llm.method import IGNORED, Example, Needs, Outputs, Term
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, Trainer, TrainerCallback
+
+    from raytune_llm.data.tokens import Tokens
+
+NAMES = ("chosen", "rejected")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPO:
+    """Learn to prefer the answers that the records prefer, without leaving the reference further than beta allows."""
+
+    metric: str
+    """The eval metric that stops, ranks and selects trials."""
+    beta: float
+    """Strength of the leash to the reference: larger stays closer. > 0; 0.01 to 0.5 is usual."""
+    sft_weight: float
+    """Weight of next-token loss on the chosen answers, which keeps a policy from losing both answers; ≥ 0, 0 = none."""
+
+    records = (Preference,)
+    needs = Needs(reference=True)
+
+    def __post_init__(self) -> None:
+        require(self.beta > 0, "method.beta", self.beta, "> 0")
+        require(self.sft_weight >= 0, "method.sft_weight", self.sft_weight, "≥ 0")
+
+    def question(self, record: Record) -> tuple[Text, str] | None:
+        return question(record)
+
+    def encode(self, record: Record, tokens: Tokens) -> Example | None:
+        assert isinstance(record, Preference)
+        chosen, rejected = (tokens.completion(record.prompt, answer) for answer in (record.chosen, record.rejected))
+        return None if chosen is None or rejected is None else {"chosen": chosen, "rejected": rejected}
+
+    def terms(self, outputs: dict[str, Outputs]) -> dict[str, Term]:
+        import torch
+        from torch.nn.functional import logsigmoid
+
+        chosen, rejected = self._reward(outputs["chosen"]), self._reward(outputs["rejected"])
+        margin = chosen - rejected
+        pair = torch.ones_like(margin)
+        right = (margin > 0).to(margin.dtype) + 0.5 * (margin == 0).to(margin.dtype)
+        metrics = {"accuracies": right, "margins": margin, "chosen": chosen, "rejected": rejected}
+        found = {f"rewards/{name}": Term(value.detach(), pair, coefficient=0.0) for name, value in metrics.items()}
+        said = outputs["chosen"]
+        sft = Term(-(said.logprobs * said.mask).sum(-1), said.mask.sum(-1), self.sft_weight)
+        return {"preference_loss": Term(-logsigmoid(margin), pair), "sft_loss": sft, **found}
+
+    def _reward(self, said: Outputs) -> Tensor:
+        """The reward that the policy implies, (B,)."""
+        assert said.reference is not None
+        return self.beta * ((said.logprobs * said.mask).sum(-1) - said.reference)
+
+    def trainer(
+        self,
+        model: PreTrainedModel,
+        examples: Seq[Example],
+        indices: list[int],
+        *,
+        tokenizer: Any,
+        arguments: dict[str, Any],
+        callbacks: list[TrainerCallback],
+    ) -> Trainer:
+        if model.config.is_encoder_decoder or self.sft_weight:
+            from raytune_llm.terms_trainer import terms_trainer
+
+            return terms_trainer(
+                self.terms, model, examples, indices, tokenizer=tokenizer, arguments=arguments, callbacks=callbacks
+            )
+        from datasets import Dataset
+        from trl import DPOConfig
+
+        rows = [columns(example) for example in examples]
+        return _trainer_class()(
+            model=model,
+            args=DPOConfig(
+                **arguments | {"remove_unused_columns": False},
+                beta=self.beta,
+                max_length=None,
+                disable_dropout=False,
+                precompute_ref_log_probs=True,
+            ),
+            data_collator=partial(collate, pad_id=tokenizer.pad_token_id),
+            train_dataset=Dataset.from_list(rows).select(indices),
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
+
+
+def columns(example: Example) -> dict[str, Any]:
+    """An example as a row of TRL's dataset."""
+    row: dict[str, Any] = {}
+    for name, sequence in example.items():
+        row |= {f"{name}_ids": sequence.input_ids, f"{name}_labels": sequence.labels}
+        row[f"ref_{name}_logps"] = sequence.reference
+    return row
+
+
+def collate(rows: Seq[dict[str, Any]], *, pad_id: int) -> dict[str, Tensor]:
+    """TRL's batch: the chosen answers above the rejected ones, (2·B, T), padded on the right."""
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    ids = [torch.tensor(row[f"{name}_ids"]) for name in NAMES for row in rows]
+    labels = [torch.tensor(row[f"{name}_labels"]) for name in NAMES for row in rows]
+    return {
+        "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad_id),
+        "attention_mask": pad_sequence([torch.ones_like(one) for one in ids], batch_first=True),
+        "completion_mask": pad_sequence([(one != IGNORED).long() for one in labels], batch_first=True),
+        **{f"ref_{name}_logps": torch.tensor([row[f"ref_{name}_logps"] for row in rows]) for name in NAMES},
+    }
+
+
+def _trainer_class() -> type[Trainer]:
+    """TRL's DPOTrainer on a dataset that is encoded and has its reference log-probabilities."""
+    from trl import DPOTrainer
+
+    class PrecomputedDPOTrainer(DPOTrainer):
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            return dataset
+
+        def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
+            return dataset
+
+    return PrecomputedDPOTrainer

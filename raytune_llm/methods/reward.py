@@ -1,0 +1,101 @@
+"""A reward model from preferences (Bradley and Terry, 1952; as in Ouyang et al., 2022, arXiv 2203.02155).
+
+    p(chosen beats rejected) = σ(s(chosen) − s(rejected))        loss = mean over pairs of −log p
+
+A score s is a linear function of the last token's hidden state. Only differences of scores are learned; `centering`
+adds centering · mean (s(chosen) + s(rejected))² (Eisenstein et al., 2023, arXiv 2312.09244), so that scores of
+different prompts can be averaged. TRL's RewardTrainer trains causal bases, a transformers Trainer with the same terms
+encoder-decoder ones. Leaves out: margins given in the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from raytune_llm.data.question import question
+from raytune_llm.data.records import Preference, Record, Text
+from raytune_llm.job import require
+from raytune_llm.method import Example, Needs, Outputs, Term
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, Trainer, TrainerCallback
+
+    from raytune_llm.data.tokens import Tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reward:
+    """Learn to score answers as the preferences rank them."""
+
+    metric: str
+    """The eval metric that stops, ranks and selects trials."""
+    centering: float
+    """Weight of the mean squared sum of a pair's scores, which keeps scores around 0; ≥ 0, 0 = none."""
+
+    records = (Preference,)
+    needs = Needs(score=True)
+
+    def __post_init__(self) -> None:
+        require(self.centering >= 0, "method.centering", self.centering, "≥ 0")
+
+    def question(self, record: Record) -> tuple[Text, str] | None:
+        return question(record)
+
+    def encode(self, record: Record, tokens: Tokens) -> Example | None:
+        assert isinstance(record, Preference)
+        chosen, rejected = (tokens.judged(record.prompt, answer) for answer in (record.chosen, record.rejected))
+        return None if chosen is None or rejected is None else {"chosen": chosen, "rejected": rejected}
+
+    def terms(self, outputs: dict[str, Outputs]) -> dict[str, Term]:
+        import torch
+        from torch.nn.functional import logsigmoid
+
+        chosen, rejected = outputs["chosen"].score, outputs["rejected"].score
+        assert chosen is not None and rejected is not None
+        margin = chosen - rejected
+        pair = torch.ones_like(margin)
+        right = (margin > 0).to(margin.dtype) + 0.5 * (margin == 0).to(margin.dtype)
+        found = {
+            "preference_loss": Term(-logsigmoid(margin), pair),
+            "accuracy": Term(right.detach(), pair, coefficient=0.0),
+            "margin": Term(margin.detach(), pair, coefficient=0.0),
+        }
+        if self.centering:
+            found["centering_loss"] = Term((chosen + rejected).square(), pair, self.centering)
+        return found
+
+    def trainer(
+        self,
+        model: PreTrainedModel,
+        examples: Seq[Example],
+        indices: list[int],
+        *,
+        tokenizer: Any,
+        arguments: dict[str, Any],
+        callbacks: list[TrainerCallback],
+    ) -> Trainer:
+        if model.config.is_encoder_decoder:
+            from raytune_llm.terms_trainer import terms_trainer
+
+            return terms_trainer(
+                self.terms, model, examples, indices, tokenizer=tokenizer, arguments=arguments, callbacks=callbacks
+            )
+        from datasets import Dataset
+        from trl import RewardConfig, RewardTrainer
+
+        columns = [{f"{name}_ids": e[name].input_ids for name in ("chosen", "rejected")} for e in examples]
+        return RewardTrainer(
+            model=model,
+            args=RewardConfig(
+                **arguments,
+                max_length=None,
+                disable_dropout=False,
+                center_rewards_coefficient=self.centering or None,
+                pad_token=tokenizer.convert_ids_to_tokens(model.config.get_text_config().pad_token_id),
+            ),
+            train_dataset=Dataset.from_list(columns).select(indices),
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )

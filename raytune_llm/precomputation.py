@@ -1,0 +1,44 @@
+"""What frozen models say of a job's examples, computed once before training where its method needs it.
+
+Runs as one Ray task on the accelerator; every trial shares what comes back, which travels with the examples.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+
+from raytune_llm.companions import teacher
+from raytune_llm.evaluation.candidates import with_candidates
+from raytune_llm.evaluation.reference import with_references
+from raytune_llm.job import SweepJob, TrainJob
+from raytune_llm.proving import load
+from raytune_llm.training.trial import Examples
+
+
+def precompute(job: TrainJob, examples: Examples, *, use_gpu: bool) -> Examples:
+    """The examples with all that `job.method.needs` names, computed here."""
+    needs, tokenizer = job.method.needs, job.model.tokenizer()
+    common = {"pad_id": tokenizer.pad_token_id, "batch_size": job.evaluation.batch_size}
+    parts = [examples.train, examples.eval]
+    if needs.reference:
+        model: Any = load(job.model, None, use_gpu=use_gpu)
+        parts = [with_references(model, part, **common) for part in parts]
+    if needs.num_candidates:
+        model = load(*teacher(needs.teacher, job.model, job.registry_dir), use_gpu=use_gpu)
+        size = {"num_candidates": needs.num_candidates, "vocabulary": len(tokenizer)}
+        parts = [with_candidates(model, part, **size, **common) for part in parts]
+    return Examples(*parts)
+
+
+def precompute_on_cluster(job: TrainJob, examples: Examples, *, use_gpu: bool) -> Examples:
+    """The same in a Ray task; the examples as they are when the method needs nothing."""
+    needs = job.method.needs
+    if not needs.reference and not needs.num_candidates:
+        return examples
+    what = "the reference policy's log-probabilities" if needs.reference else "what the teacher says"
+    print(f"computing {what} …", flush=True)
+    task = ray.remote(num_cpus=1, num_gpus=1 if use_gpu else 0)(precompute)
+    job = job.of_trials() if isinstance(job, SweepJob) else job
+    return ray.get(task.remote(job, examples, use_gpu=use_gpu))

@@ -1,0 +1,91 @@
+"""A scheduler of Ray Tune that knows, after a restart, what the trials had reported before.
+
+Ray Tune stores its searcher and its callbacks, but not its scheduler: a restored sweep's rungs would be empty and its
+medians unknown. The reports themselves are in the trials' checkpoints, so they are told to the scheduler again as each
+trial comes back. A report that a resumed trial repeats is not told twice; a stop that was decided on it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+
+from raytune_llm.job import Report
+from raytune_llm.storage import open_storage
+from raytune_llm.sweep.scheduler import STEP
+from raytune_llm.training import checkpoints
+from raytune_llm.training.history import FILE, History
+
+
+class Replaying(TrialScheduler):
+    """Each report of each trial reaches `scheduler` once, over any number of restarts."""
+
+    def __init__(
+        self, scheduler: TrialScheduler, reported: Callable[[str], Sequence[Report]], *, finished_too: bool
+    ) -> None:
+        """`reported` gives what the trial of an id had reported before it was added, in order of its steps. Without
+        `finished_too` the scheduler is told of unfinished trials only."""
+        super().__init__()
+        self.scheduler, self.reported, self.finished_too = scheduler, reported, finished_too
+        self.last: dict[str, tuple[int, bool]] = {}
+        """The last step told of each trial, and whether that stopped it."""
+
+    @property
+    def metric(self) -> str | None:
+        metric: str | None = self.scheduler.metric
+        return metric
+
+    @property
+    def supports_buffered_results(self) -> bool:
+        return bool(self.scheduler.supports_buffered_results)
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        return bool(self.scheduler.set_search_properties(metric, mode, **spec))
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        finished = trial.status == Trial.TERMINATED
+        if finished and not self.finished_too:
+            return
+        self.scheduler.on_trial_add(tune_controller, trial)
+        if not self.finished_too:
+            return
+        result: dict[str, Any] = {}
+        for report in self.reported(trial.trial_id):
+            result = {**report.metrics, STEP: report.step}
+            self.on_trial_result(tune_controller, trial, result)
+        if result and finished:
+            self.scheduler.on_trial_complete(tune_controller, trial, result)
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        step, was_stopped = self.last.get(trial.trial_id, (0, False))
+        if result[STEP] > step:
+            decision = str(self.scheduler.on_trial_result(tune_controller, trial, result))
+            self.last[trial.trial_id] = result[STEP], decision == TrialScheduler.STOP
+            return decision
+        repeats_last = result[STEP] == step
+        return TrialScheduler.STOP if repeats_last and was_stopped else TrialScheduler.CONTINUE
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        self.scheduler.on_trial_error(tune_controller, trial)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        self.scheduler.on_trial_complete(tune_controller, trial, result)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        self.scheduler.on_trial_remove(tune_controller, trial)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        chosen: Trial | None = self.scheduler.choose_trial_to_run(tune_controller)
+        return chosen
+
+    def debug_string(self) -> str:
+        return str(self.scheduler.debug_string())
+
+
+def checkpointed(directory: str, trial_id: str) -> Sequence[Report]:
+    """The reports in the newest checkpoint of a trial below a folder or URI; none before its first."""
+    stored = checkpoints.latest(f"{directory}/{trial_id}")
+    return () if stored is None else History.read(open_storage(stored).read(FILE)).reports

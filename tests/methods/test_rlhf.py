@@ -1,0 +1,241 @@
+"""A policy learns what is rewarded; TRL's advantages against their formula; what can't be trained is refused first."""
+
+import json
+import re
+import shutil
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from worlds import write_base, write_records
+
+from raytune_llm import companions
+from raytune_llm.config import load
+from raytune_llm.data.records import Preference
+from raytune_llm.evaluation.policy import roll_out
+from raytune_llm.job import InputError
+from raytune_llm.method import Sequence
+from raytune_llm.models.forward import outputs
+from raytune_llm.preparation import check_knobs, check_rewards, prepare
+from raytune_llm.training.history import History
+from raytune_llm.training.trial import Place, fit, start_model, training_arguments
+
+OWN = ["method.function=own_rewards:vowels", "method.function_weight=1.0", "allow_modules=[own_rewards]"]
+
+
+@pytest.fixture(autouse=True)
+def own_rewards(monkeypatch):
+    module = types.ModuleType("own_rewards")
+    module.vowels = lambda prompt, completion, answer: sum(completion.count(vowel) for vowel in "aeiou")
+    monkeypatch.setitem(sys.modules, "own_rewards", module)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return write_base(tmp_path_factory.mktemp("llama"), "llama")
+
+
+def job_of(base, folder, *overrides, model=0.0):
+    train, evaluation = write_records(folder, kinds=[Preference])
+    return load(
+        "train",
+        [
+            "method=rlhf", f"method.model_weight={model}", f"model.name_or_path={base}", f"data.train={train}",
+            f"data.eval={evaluation}", f"home={folder}", "tuning.warmup_steps=0", "tuning.batch_size=4",
+            "tuning.steps=4", "tuning.eval_every=2", "method.max_completion_tokens=8", "method.eval_prompts=4",
+            "model.learning_rate=1e-2", *overrides,
+        ],
+    )  # fmt: skip
+
+
+class Log:
+    def __init__(self):
+        self.said = {}
+
+    def log(self, step, metrics):
+        self.said[step] = self.said.get(step, {}) | dict(metrics)
+
+    def finish(self, summary, failed): ...
+
+
+def train(job, folder: Path, resume=None, keep=None):
+    """Run a trial here; its reports, why it ended, its checkpoint's folder."""
+    reports, log = [], Log()
+    folder.mkdir()
+
+    def report(metrics, checkpoint):
+        reports.append(metrics)
+        if keep is not None and metrics["step"] == keep[0]:
+            shutil.copytree(checkpoint, keep[1])
+
+    ended = fit(
+        job, prepare(job).examples, Place(folder, 0, 1, False), milestones=(), report=report, run=log,
+        progress=lambda step, metrics: None, resume=resume,
+    )  # fmt: skip
+    return reports, ended, folder / "checkpoint", log
+
+
+def session_of(job):
+    return companions.session(
+        job.method, job.model, registry_dir=job.registry_dir, allow_modules=job.allow_modules, batch_size=4, seed=0,
+        use_gpu=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_it_learns_what_a_function_rewards(base, tmp_path, algorithm):
+    job = job_of(
+        base, tmp_path, *OWN, f"method.algorithm={algorithm}", "method.kl_coefficient=0.0",
+        "method.unended_penalty=0.0", "method.reward_clip=null", "method.eval_prompts=8", "method.num_generations=8",
+        "tuning.steps=30", "tuning.eval_every=15", "tuning.batch_size=8", "model.learning_rate=2e-2",
+        "method.max_kl=null",
+    )  # fmt: skip
+    reports, ended, checkpoint, log = train(job, tmp_path / "run")
+    assert ended == "complete"
+    with session_of(job) as session:
+        model = start_model(job, session).eval()
+        start = session.measure(model, prepare(job).examples.eval, session.reference_model()).metrics
+    assert start["eval/kl"].whole() == pytest.approx(0.0, abs=1e-6) and start["eval/win_rate"].whole() == 0.5
+    assert reports[-1]["eval/reward"] > start["eval/reward"].whole() + 1
+    assert reports[-1]["eval/kl"] > 0.01 and reports[-1]["eval/win_rate"] > 0.5
+    assert reports[-1]["eval/objective"] == pytest.approx(reports[-1]["eval/reward"])
+    assert {"train/reward", "train/grad_norm"} <= log.said[10].keys()
+    assert sorted(file.name for file in (checkpoint / "best").iterdir() if file.is_dir()) == []
+
+
+def test_a_resumed_policy_ends_as_an_uninterrupted_one(base, tmp_path):
+    job = job_of(base, tmp_path, *OWN)
+    whole, *_ = train(job, tmp_path / "whole", keep=(2, tmp_path / "kept"))
+    resumed, *_ = train(job, tmp_path / "resumed", resume=tmp_path / "kept")
+    assert [report["step"] for report in resumed] == [4]
+    assert resumed[-1]["eval/kl"] == pytest.approx(whole[-1]["eval/kl"], rel=1e-4)
+
+
+def test_advantages_are_leave_one_out_with_the_divergence_taken_off(base, tmp_path):
+    """Eq. 8 of arXiv 2402.14740, with r − kl_coefficient · (log π − log π_ref) for r."""
+    job = job_of(base, tmp_path, *OWN, "method.kl_coefficient=0.3", "method.reward_clip=null")
+    examples = prepare(job).examples.train
+    with session_of(job) as session:
+        trainer = session.trainer(
+            start_model(job, session), examples, list(range(16)), tokenizer=job.model.tokenizer(),
+            arguments=training_arguments(job, Place(tmp_path, 0, 1, False)), callbacks=[],
+        )  # fmt: skip
+        trainer.train()
+        batch = [row for row in trainer.train_dataset.select(range(2)) for _ in range(4)]
+        trainer.model.train()
+        made = trainer._generate_and_score_completions(batch)
+        reference = session.reference_model()
+        asked = [one for one in session.asked(examples[:2]) for _ in range(4)]
+        rewards = []
+        for row, one in enumerate(asked):
+            mask = made["completion_mask"][row].bool()
+            ids = made["completion_ids"][row][mask].tolist()
+            sequence = Sequence(one.prompt_ids + ids, [-100] * len(one.prompt_ids) + ids)
+            with torch.no_grad():
+                ours, theirs = (
+                    outputs(m.eval(), [sequence], pad_id=0).logprobs.sum().item() for m in (trainer.model, reference)
+                )
+            ended = ids[-1] in session.sampling.stop_ids
+            vowels = sum(session.decode(ids).count(vowel) for vowel in "aeiou")
+            rewards.append(vowels - (not ended) * job.method.unended_penalty - 0.3 * (ours - theirs))
+    groups = np.array(rewards).reshape(2, 4)
+    expected = groups - (groups.sum(1, keepdims=True) - groups) / 3
+    assert made["advantages"].tolist() == pytest.approx(expected.ravel().tolist(), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "method.max_kl=1e-9",
+            r"KL runaway: eval/kl_per_token=.* is above method\.max_kl=1e-09; raise method\.kl_coefficient",
+        ),
+        ("method.min_entropy=1e3", r"entropy collapse: eval/entropy=.* nats per token is below method\.min_entropy"),
+        ("method.max_repetition=-1.0", r"repeated text: eval/repetition=.*; raise method\.length_penalty"),
+    ],
+)
+def test_it_stops_when_the_policy_goes_astray(base, tmp_path, override, message):
+    reports, ended, checkpoint, _ = train(job_of(base, tmp_path, *OWN, override), tmp_path / "run")
+    assert [report["step"] for report in reports] == [2]
+    assert re.match(message, ended)
+    assert History.load(checkpoint).stopped == ended
+
+
+def test_a_function_that_raises_ends_the_run_with_its_prompt(base, tmp_path):
+    sys.modules["own_rewards"].vowels = lambda prompt, completion, answer: float("nan")
+    with pytest.raises(ValueError, match=r"the function reward is nan for the prompt '"):
+        train(job_of(base, tmp_path, *OWN), tmp_path / "run")
+
+
+def refused(job, message):
+    with pytest.raises(InputError, match=message):
+        check_knobs(job)
+
+
+def test_encoder_decoder_bases_are_refused(tmp_path):
+    t5 = write_base(tmp_path / "t5", "t5")
+    refused(job_of(t5, tmp_path, *OWN), "is an encoder-decoder base.*take method=dpo on the same preferences")
+
+
+def test_full_tuning_is_refused(base, tmp_path):
+    refused(job_of(base, tmp_path, *OWN, "adapter=full"), "adapter=model is not allowed; allowed: lora")
+
+
+def test_an_unknown_reward_adapter_is_refused(base, tmp_path):
+    job = job_of(base, tmp_path, "method.reward_adapter=kind@1", model=1.0)
+    refused(job, "kind has no version in")
+
+
+def test_a_function_of_a_module_that_is_not_allowed_is_refused(base, tmp_path):
+    refused(job_of(base, tmp_path, *OWN[:2]), r"method\.function=own_rewards:vowels is not allowed.*allow_modules=\[\]")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "method.model_weight=0 is not allowed; allowed: one of"),
+        (
+            ["method.exact_weight=1.0", "method.pattern=x"],
+            "method.pattern_weight=0.0 is not allowed; allowed: above 0 with method.pattern",
+        ),
+        (
+            ["method.exact_weight=1.0", "method.num_generations=1"],
+            "method.num_generations=1 is not allowed; allowed: ≥ 2",
+        ),
+        (["method.exact_weight=1.0", "method.kl_coefficient=-1.0"], "method.kl_coefficient=-1.0 is not allowed"),
+    ],
+)
+def test_knobs_that_make_no_sense_are_refused(base, tmp_path, overrides, message):
+    with pytest.raises(InputError, match=message):
+        job_of(base, tmp_path, *overrides)
+
+
+def test_rewards_need_what_they_look_at_in_the_data(base, tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"say {word}"}) + "\n" for word in "abcdefgh"))
+    for overrides, weight, message in (
+        ([], 1.0, "no preferences to train a reward model on; name one with method.reward_adapter"),
+        (["method.exact_weight=1.0"], 0.0, "no record of data.train has an answer to compare with"),
+    ):
+        job = job_of(base, tmp_path, f"data.train={prompts}", *overrides, model=weight)
+        with pytest.raises(InputError, match=message):
+            check_rewards(job, prepare(job).splits.train)
+
+
+def test_an_empty_prompt_is_refused_with_its_line(base, tmp_path):
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text('{"prompt": "a"}\n{"prompt": "  "}\n')
+    with pytest.raises(InputError, match=r"empty\.jsonl.*2.*the record has no prompt"):
+        prepare(job_of(base, tmp_path, *OWN, f"data.train={empty}"))
+
+
+def test_prompts_are_read_from_preferences_supervised_records_and_prompts(base, tmp_path):
+    job = job_of(base, tmp_path, *OWN)
+    with session_of(job) as session:
+        asked = session.asked(prepare(job).examples.train)
+        assert asked[0].prompt.endswith(asked[0].answer)  # the worlds' preferences: the last word is right
+        rollouts = roll_out(session.reference_model(), asked[:2], session.sampling, session.decode)
+    assert [rollout.prompt for rollout in rollouts] == [one.prompt for one in asked[:2]]

@@ -1,0 +1,52 @@
+"""From preferences to a policy, on Ray: the reward model is a stage of its own and made once; dpo's references are
+computed in one task."""
+
+import pytest
+from worlds import write_base, write_records
+
+from raytune_llm import pipeline
+from raytune_llm.config import load
+from raytune_llm.data.records import Preference
+from raytune_llm.registry import Registry
+
+SMALL = [
+    "tuning.steps=4", "tuning.eval_every=2", "tuning.batch_size=4", "tuning.adapter_size=4", "tuning.warmup_steps=0",
+    "name=cats", "run=first", "evaluation.bootstrap_draws=20", "evaluation.max_new_tokens=8",
+]  # fmt: skip
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    base = write_base(tmp_path / "base", "llama")
+    train, evaluation = write_records(tmp_path, kinds=[Preference])
+    files = [f"model.name_or_path={base}", f"data.train={train}", f"data.eval={evaluation}", f"home={tmp_path}"]
+    return [*files, *SMALL]
+
+
+@pytest.mark.slow  # four Ray Train jobs, each with its own start and imports: a minute and a half
+def test_a_policy_from_preferences_and_again_with_the_same_reward_model(arguments, tmp_path, ray_session, capsys):
+    policy = ["method=rlhf", "method.reward_steps=4", "method.max_completion_tokens=6", "method.eval_prompts=4"]
+    assert pipeline.train(load("train", [*arguments, *policy])) == 0
+    registry = Registry(f"{tmp_path}/registry")
+    assert [version.reference for version in registry.list()] == ["cats@1", "cats-reward@1"]
+    card = registry.resolve("cats@1").card
+    assert card.config["method"]["reward_adapter"] == "cats-reward@1" and card.probes
+    assert {"eval/objective", "eval/kl", "eval/win_rate"} <= card.intervals.keys()
+    said = capsys.readouterr().out
+    assert (
+        "first stage: a reward model from the preferences, cats-reward" in said and "second stage: the policy" in said
+    )
+    assert pipeline.train(load("train", [*arguments, *policy, "method.init_adapter=cats@1", "name=dogs"])) == 0
+    dogs = registry.resolve("dogs@1").card
+    assert dogs.parent == "cats@1" and dogs.config["method"]["reward_adapter"] == "dogs-reward@1"
+
+
+def test_references_are_computed_once_and_dpo_sweeps_packed(arguments, tmp_path, ray_session, capsys):
+    space = ["sweep.space.method.beta=[0.1,1.0]", "sweep.space.tuning.steps=[2,4]", "sweep/scheduler=none"]
+    space += [f"sweep.space.tuning.{key}=null" for key in ("learning_rate_multiplier", "adapter_size")]
+    pipeline.run_sweep(load("sweep", [*arguments, "method=dpo", *space]))
+    said = capsys.readouterr().out
+    assert said.count("computing the reference policy's log-probabilities") == 1
+    assert "packed: " in said and "not packed" not in said
+    card = Registry(f"{tmp_path}/registry").resolve("cats@1").card
+    assert card.kind == "adapter" and "eval/rewards/accuracies" in card.intervals

@@ -1,0 +1,173 @@
+"""The stages before a policy's training: which reward model, which adapter, and whose base they must have; what
+proves reward models and policies; all in this process, without Ray."""
+
+from pathlib import Path
+
+import pytest
+from worlds import write_base, write_records
+
+from raytune_llm import companions
+from raytune_llm.conclusion import make_card
+from raytune_llm.config import load
+from raytune_llm.data.records import Preference
+from raytune_llm.job import InputError, Outcome, Report, Trial
+from raytune_llm.preparation import check_knobs, prepare
+from raytune_llm.proving import prove
+from raytune_llm.registry import Registry
+from raytune_llm.serving.catalogue import read_catalogue
+from raytune_llm.stages import finished, inherited, reward_job
+from raytune_llm.training.trial import Place, fit, start_model
+
+
+class Silent:
+    def log(self, step, metrics): ...
+
+    def finish(self, summary, failed): ...
+
+
+def job_of(root, base, folder, *overrides):
+    train, evaluation = write_records(folder, kinds=[Preference])
+    return load(
+        root,
+        [
+            f"model.name_or_path={base}", f"data.train={train}", f"data.eval={evaluation}", f"home={folder}",
+            "tuning.warmup_steps=0", "tuning.batch_size=4", "tuning.steps=30", "tuning.eval_every=15", "name=cats",
+            "run=first", "tuning.adapter_size=4", "model.learning_rate=1e-2", *overrides,
+        ],
+    )  # fmt: skip
+
+
+def trained(job, folder: Path) -> Path:
+    """What a trial of the job leaves as its best."""
+    folder.mkdir(parents=True)
+    fit(
+        job, prepare(job).examples, Place(folder, 0, 1, False), milestones=(), report=lambda *_: None, run=Silent(),
+        progress=lambda *_: None, resume=None,
+    )  # fmt: skip
+    return folder / "checkpoint" / "best"
+
+
+def published(job, files: Path):
+    best = Report(step=1, metrics={job.method.metric: 0.5, "train/loss": 0.5})
+    outcome = Outcome(
+        trial=Trial(id="t", values={}), reports=(best,), best=best, checkpoint=str(files), seconds=0.0, ended="complete"
+    )
+    return Registry(job.registry_dir).publish(job.name, files, make_card(job, prepare(job), outcome, {}, None))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A home with a reward model cats-reward@1 and an adapter kind@1 of rank 4."""
+    folder = tmp_path_factory.mktemp("home")
+    base = write_base(folder / "base", "llama")
+    stage = reward_job(job_of("train", base, folder, "method=rlhf", "method.reward_steps=30"))
+    published(stage, trained(stage, folder / "reward"))
+    adapter = job_of(
+        "train", base, folder, "method=rlhf", "method.model_weight=0", "method.exact_weight=1", "name=kind",
+        "tuning.steps=2", "method.max_completion_tokens=4", "method.eval_prompts=2",
+    )  # fmt: skip
+    published(adapter, trained(adapter, folder / "adapter"))
+    return base, folder
+
+
+def test_the_reward_job_is_the_same_job_with_the_reward_method(world):
+    base, folder = world
+    job = job_of("train", base, folder, "method=rlhf", "tuning.learning_rate_multiplier=0.1", "method.reward_steps=7")
+    stage = reward_job(job)
+    assert (stage.name, stage.run, stage.kind) == ("cats-reward", "first", "reward")
+    assert (stage.tuning.steps, stage.tuning.learning_rate_multiplier, stage.tuning.adapter_size) == (7, 1.0, 4)
+    assert stage.data == job.data and stage.method == job.method.reward
+
+
+def test_a_run_that_goes_on_takes_the_reward_model_that_it_made(world):
+    base, folder = world
+    stage = reward_job(job_of("train", base, folder, "method=rlhf"))
+    assert finished(stage).reference == "cats-reward@1"
+    assert finished(reward_job(job_of("train", base, folder, "method=rlhf", "run=second"))) is None
+
+
+def test_training_goes_on_in_an_adapter_of_its_own_size(world):
+    base, folder = world
+    job = job_of("train", base, folder, "method=rlhf", "method.init_adapter=kind", "tuning.adapter_size=8")
+    goes_on = inherited(job)
+    assert goes_on.method.init_adapter == "kind@1" and goes_on.tuning.adapter_size == 4
+    with companions.session(
+        goes_on.method.__class__(**vars(goes_on.method) | {"reward_adapter": "cats-reward@1"}), job.model,
+        registry_dir=job.registry_dir, allow_modules=[], batch_size=4, seed=0, use_gpu=False,
+    ) as session:  # fmt: skip
+        model = start_model(goes_on, session)
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        assert trainable and model.peft_config["default"].r == 4
+        learned = session.measure(model, prepare(job).examples.eval[:2], session.reference_model()).metrics
+        assert learned["eval/kl"].whole() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["method.reward_adapter=kind@1"],
+            r"method\.reward_adapter=kind@1 is of kind adapter; allowed: .* kind reward",
+        ),
+        (
+            ["method.init_adapter=cats-reward@1"],
+            r"method\.init_adapter=cats-reward@1 is of kind reward; allowed: .* ada",
+        ),
+        (["method.judge_adapter=kind@1"], r"method\.judge_adapter=kind@1 is of kind adapter"),
+        (["method.reward_adapter=nobody@1"], "nobody has no version"),
+    ],
+)
+def test_companions_of_another_kind_are_refused(world, overrides, message):
+    base, folder = world
+    with pytest.raises(InputError, match=message):
+        check_knobs(job_of("train", base, folder, "method=rlhf", *overrides))
+
+
+def test_companions_of_another_base_are_refused(world, tmp_path):
+    _, folder = world
+    other = write_base(tmp_path / "other", "qwen")
+    with pytest.raises(InputError, match=r"method\.reward_adapter=cats-reward@1 was trained on .*same base"):
+        check_knobs(job_of("train", other, folder, "method=rlhf", "method.reward_adapter=cats-reward@1"))
+
+
+def test_the_size_of_an_adapter_that_is_gone_on_with_cannot_be_swept(world):
+    base, folder = world
+    with pytest.raises(InputError, match=r"adapter_size can't be swept with method\.init_adapter=kind.*=null"):
+        check_knobs(job_of("sweep", base, folder, "method=rlhf", "method.init_adapter=kind"))
+
+
+def test_a_reward_model_is_not_served(world):
+    _, folder = world
+    with pytest.raises(InputError, match="cats-reward@1 is of kind reward, which gives no answers"):
+        read_catalogue(Registry(f"{folder}/registry"), ["cats-reward"])
+
+
+def proof_of(job, systems):
+    prepared = prepare(job)
+    return prove(
+        job.model, job.method, systems, prepared.splits.train, job.evaluation, max_tokens=64, seed=0, use_gpu=False,
+        registry_dir=job.registry_dir, allow_modules=[],
+    )  # fmt: skip
+
+
+def test_a_reward_model_is_proven_by_how_it_ranks(world):
+    base, folder = world
+    job = reward_job(job_of("train", base, folder, "method=rlhf"))
+    proof = proof_of(job, {"base": None, "tuned": f"{folder}/registry/cats-reward/v1"})
+    metrics = proof.comparison.metrics
+    assert metrics["eval/accuracy"]["base"].value == 0.5
+    assert metrics["eval/accuracy"]["tuned"].value > 0.9 and metrics["eval/margin"]["tuned"].low > 0
+    assert metrics["eval/calibration_error"]["tuned"].value < 0.5
+    assert list(proof.tables) == ["Calibration of tuned"] and "rejected: " in proof.samples[0].prompt
+
+
+def test_a_policy_is_proven_by_the_reward_model(world):
+    base, folder = world
+    job = job_of("train", base, folder, "method=rlhf", "method.reward_adapter=cats-reward@1",
+                 "method.judge_adapter=cats-reward@1", "method.max_completion_tokens=4")  # fmt: skip
+    proof = proof_of(job, {"base": None, "tuned": f"{folder}/registry/kind/v1"})
+    metrics = proof.comparison.metrics
+    assert metrics["eval/kl"]["base"].value == 0.0 and metrics["eval/kl"]["tuned"].value > 0.0
+    assert metrics["eval/win_rate"]["base"].value == 0.5
+    assert metrics["eval/judge_win_rate"] == metrics["eval/win_rate"]  # the same reward model
+    assert proof.samples[0].answers.keys() == {"base", "tuned"}

@@ -1,0 +1,40 @@
+"""The packed head's word on a teacher's candidates is the model's own, value and gradient, in every architecture."""
+
+import pytest
+import torch
+from packed_oracle import CONFIGS, make_examples, make_model, table_of
+
+from raytune_llm.evaluation.candidates import with_candidates
+from raytune_llm.models.forward import outputs
+from raytune_llm.training.packed.projection import LabelHead
+
+K = 4
+
+
+@pytest.mark.parametrize("kind", list(CONFIGS))
+def test_candidates_equal_the_models_own(kind):
+    model = make_model(kind)
+    if kind == "gemma2":  # transformers caps its logits in fp32
+        model = model.float()
+    is_encoder_decoder = bool(model.config.is_encoder_decoder)
+    examples = make_examples(6, is_encoder_decoder=is_encoder_decoder)
+    teacher = make_model(kind).to(model.dtype)
+    with torch.no_grad():
+        for parameter in teacher.parameters():
+            parameter.mul_(0.9)
+    taught = with_candidates(teacher, examples, num_candidates=K, vocabulary=50, pad_id=0, batch_size=4)
+    rows = torch.tensor([3, 0, 5, 3]).numpy()
+    expected = outputs(model, [taught[row]["completion"] for row in rows], pad_id=0)
+    parameter = next(p for name, p in model.named_parameters() if name.endswith("q_proj.weight") or "query_key" in name
+                     or name.endswith(".q.weight"))  # fmt: skip
+    probe = torch.randn(expected.candidates.shape, dtype=expected.candidates.dtype)
+    (slope,) = torch.autograd.grad((expected.candidates * probe).sum(), parameter)
+    head = LabelHead(model)
+    found = head.outputs(table_of(taught, model).batch("completion", rows))
+    width = expected.candidates.shape[1]
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if model.dtype == torch.float32 else {"rtol": 1e-9, "atol": 1e-11}
+    torch.testing.assert_close(found.candidates[:, :width], expected.candidates, **tolerance)
+    torch.testing.assert_close(found.teacher[:, :width], expected.teacher, rtol=0, atol=0)
+    (packed_slope,) = torch.autograd.grad((found.candidates[:, :width] * probe).sum(), parameter)
+    torch.testing.assert_close(packed_slope, slope, **tolerance)
+    head.remove()
