@@ -3,7 +3,9 @@
 An answer through an adapter that isn't in memory here is decoded by a replica that has it, when one has a place for
 it; else the adapter is read here. So each adapter stays with few replicas, one that is asked for more than a replica
 can decode spreads to more, and together they hold more adapters than one could. Every replica is known to Ray Serve's
-routers by its own name, as the one `multiplexed` model it has loaded: that is how a peer is reached.
+routers by its own name, as the one `multiplexed` model it has loaded: that is how a peer is reached. A peer says at
+once that it has taken an answer on: replicas that are full, each with requests for the other's adapters, would wait
+for each other else.
 """
 
 from __future__ import annotations
@@ -30,6 +32,10 @@ logger = logging.getLogger(__name__)
 POST_EVERY_SECONDS = 1.0
 SCRAPE_SECONDS = 2.0
 """How long a scrape waits for each peer."""
+TAKEN_ON_SECONDS = 2.0
+"""How long a peer has to take an answer on before it is decoded here."""
+BOARD_SECONDS = 5.0
+"""How long the board has to answer."""
 LOST = (RayError, RayServeException, TimeoutError)
 
 
@@ -46,10 +52,14 @@ class Peers:
 
     @property
     def draw(self) -> Draw:
-        """The board's ledger."""
+        """The board's ledger. Raises ConnectionError when the board doesn't answer."""
 
         async def draw(what: str, key: str, returned: float, wants_more: bool) -> Drawn:
-            drawn: Drawn = await self._board.draw.remote(self._me, what, key, returned, wants_more)
+            asked = self._board.draw.remote(self._me, what, key, returned, wants_more)
+            try:
+                drawn: Drawn = await asyncio.wait_for(asked, BOARD_SECONDS)
+            except LOST as error:
+                raise ConnectionError("the board doesn't answer") from error
             return drawn
 
         return draw
@@ -60,15 +70,16 @@ class Peers:
         while True:
             try:
                 posting = Posting(self._me, tuple(self._engine.held()), self._engine.num_running)
-                self._others = await self._board.post.remote(posting)
+                self._others = await asyncio.wait_for(self._board.post.remote(posting), BOARD_SECONDS)
                 self._sent.clear()
                 await quota.settle()
-            except LOST:
+            except (*LOST, ConnectionError):
                 logger.warning("the board doesn't answer; trying again", exc_info=True)
             await asyncio.sleep(POST_EVERY_SECONDS)
 
     async def generate(self, model: str, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
-        """The answer, from here or from a peer. For a peer that is lost before its first word this replica steps in."""
+        """The answer, from here or from a peer. For a peer that doesn't take it on, or is lost before its first word,
+        this replica steps in."""
         holder = self._holder(model) if self._engine.is_cold(model) else None
         if holder is not None:
             has_begun = False
@@ -104,6 +115,8 @@ class Peers:
         self._metrics.handed_over(model)
         answer = _handle(peer).options(method_name="answer", stream=True).remote(model, prompt, sampling)
         try:
+            async with asyncio.timeout(TAKEN_ON_SECONDS):
+                await anext(answer)
             async for delta in answer:
                 yield delta
         finally:

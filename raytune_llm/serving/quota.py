@@ -81,7 +81,7 @@ class Ledger:
 
 
 Draw = Callable[[str, str, float, bool], Awaitable[Drawn]]
-"""what, key, returned, wants_more → Drawn: a ledger, wherever it is."""
+"""what, key, returned, wants_more → Drawn: a ledger, wherever it is. Raises ConnectionError when it doesn't answer."""
 
 
 class Quota:
@@ -95,8 +95,13 @@ class Quota:
         self._locks: dict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def admit(self, key: str) -> None:
-        """Count one more request. Raises ApiError 429, saying how long to wait."""
-        waits = {what: await self._wait(what, key) for what in self._limits.limited}
+        """Count one more request. Raises ApiError 429, saying how long to wait; 503 when the ledger doesn't answer."""
+        try:
+            waits = {what: await self._wait(what, key) for what in self._limits.limited}
+        except ConnectionError as error:
+            raise ApiError(
+                503, "this key's limits can't be looked up at the moment; try again", code="unavailable"
+            ) from error
         longest = max(waits, key=lambda what: waits[what], default=None)
         if longest is not None and waits[longest] > 0:
             raise _refusal(waits[longest], f"{self._limits.of(longest)} {longest}")
@@ -134,7 +139,11 @@ class Quota:
 
     async def _exchange(self, bucket: tuple[str, str], *, wants_more: bool) -> Drawn:
         returned, self._left[bucket] = self._left[bucket], 0.0
-        drawn = await self._draw(*bucket, returned, wants_more)
+        try:
+            drawn = await self._draw(*bucket, returned, wants_more)
+        except ConnectionError:
+            self._left[bucket] += returned
+            raise
         self._left[bucket] += drawn.amount
         return drawn
 

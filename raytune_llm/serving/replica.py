@@ -82,7 +82,8 @@ class Replica:
             self._posting = asyncio.create_task(self._peers.keep_posting(self._quota))
 
     async def answer(self, model: str, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
-        """An answer for a peer."""
+        """An answer for a peer; before it an empty delta, which says that it was taken on."""
+        yield Delta("", 0)
         async with aclosing(self._engine.generate(model, prompt, sampling)) as deltas:
             async for delta in deltas:
                 yield delta
