@@ -188,7 +188,7 @@ def run_ours(task: dict[str, Any]) -> None:
     """jobs/sweep.py as far as its leaderboard."""
     import ray
 
-    from raytune_llm import pipeline
+    from raytune_llm.chain import ready
     from raytune_llm.config import load
     from raytune_llm.sweep import select, tuner
     from raytune_llm.sweep.report import leaderboard_table
@@ -201,7 +201,7 @@ def run_ours(task: dict[str, Any]) -> None:
     scheduler = [] if any("scheduler" in override for override in own) else asha
     job = load("sweep", [*task["overrides"], *axes, *scheduler, f"home={task['home']}", *own])
     planned = plan(job, job.sweep)
-    started = pipeline.start(job)
+    started = ready(job)
     outcomes = tuner.run(job, planned, ray.put(started.prepared.examples), started.use_gpu, False)
     print(leaderboard_table(select.leaderboard(outcomes, planned, "eval/loss"), "eval/loss", 10))
     steps = sum(outcome.reports[-1].step for outcome in outcomes)

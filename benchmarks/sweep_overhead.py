@@ -42,7 +42,7 @@ def run(home: Path, trials: int) -> None:
     """The sweep; each ended trial adds a character to a file."""
     import ray
 
-    from raytune_llm import pipeline
+    from raytune_llm.chain import ready
     from raytune_llm.config import load
     from raytune_llm.demo import path as demo
     from raytune_llm.sweep import live, tuner
@@ -67,7 +67,7 @@ def run(home: Path, trials: int) -> None:
         ],
     )
     planned = plan(job, job.sweep)
-    started = pipeline.start(job)
+    started = ready(job)
     outcomes = tuner.run(job, planned, ray.put(started.prepared.examples), started.use_gpu, False)
     assert len(outcomes) == trials and all(outcome.ended == "complete" for outcome in outcomes)
 

@@ -71,6 +71,8 @@ class Needs:
     """Of Outputs.candidates and Outputs.teacher: what `teacher` says is computed once before training; 0 = neither."""
     teacher: str | None = None
     """NAME@VERSION of the registry, or a base; null = this job's base without an adapter."""
+    init_adapter: str | None = None
+    """NAME@VERSION of the registry: the adapter that training goes on in; null = a new one on the base."""
     sampling: bool = False
     """Completions of the model itself: the method has no terms and no trainer but a `session` that has both a trainer
     and a measure, and it runs on ray_train."""

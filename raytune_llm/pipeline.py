@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from raytune_llm import cluster, summary
+from raytune_llm import annotating, cluster, summary
+from raytune_llm.chain import ready, train_version
 from raytune_llm.full_disk import full_disk_explained
 from raytune_llm.job import (
     AnnotateJob,
     CheckJob,
     EvaluateJob,
-    InputError,
-    Outcome,
     RegistryAction,
     RegistryJob,
     ServeJob,
     SweepJob,
     TrainJob,
-    Trial,
-    input_errors,
-    require,
 )
 
 if TYPE_CHECKING:
-    from raytune_llm.annotation.outcome import Annotated
     from raytune_llm.conclusion import Conclusion
-    from raytune_llm.preparation import Prepared
     from raytune_llm.serving.catalogue import Endpoint
 
 
@@ -45,79 +36,17 @@ def check(job: CheckJob) -> int:
 def annotate(job: AnnotateJob) -> int:
     """A teacher writes rationales and labels; the terminal says what came of it."""
     output = job.output or f"{job.run_dir}/train.jsonl"
-    print(run_annotation(job, output).text())
+    print(annotating.run_annotation(job, output).text())
     print(summary.next_step(f"python jobs/train.py method=dss data.train={output}", "tunes on it"))
     return 0
 
 
-def run_annotation(job: AnnotateJob | TrainJob, output: str) -> Annotated:
-    """The stage itself. Raises InputError."""
-    from raytune_llm.annotation.stage import annotate as annotate_records
-
-    with input_errors():
-        workers = job.teacher.workers
-        train = job.data.train
-        require(train is not None, "data.train", train, "a location of records to annotate")
-        cluster.connect()
-        use_gpu = cluster.uses_gpu(workers.use_gpu)
-    assert train is not None
-    return annotate_records(
-        train,
-        output,
-        teacher=job.teacher,
-        prompt=job.prompt,
-        annotation=job.annotation,
-        home=job.home,
-        seed=job.seed,
-        use_gpu=use_gpu,
-    )
-
-
-def annotated(job: TrainJob, check: Callable[[], None] = lambda: None) -> TrainJob:
-    """The job on what its teacher writes. Raises InputError, before anything is asked and paid for where it can."""
-    from raytune_llm.data.files import load
-    from raytune_llm.preparation import check_knobs
-
-    check()
-    check_knobs(job)
-    if job.data.eval or job.data.test:
-        with input_errors():
-            load(replace(job.data, train=None), job.method.records, job.seed)
-    output = f"{job.run_dir}/annotated.jsonl"
-    print(run_annotation(job, output).text(), flush=True)
-    return job.with_values({"data.train": output})
-
-
 def train(job: TrainJob) -> int:
     """One tuning run, from records to a registry version; the reward model of a policy before it."""
-    started = start(job)
+    started = ready(job)
     outcome, conclusion = train_version(started)
     print(summary.of_training(started.job, outcome, conclusion))
     return 0
-
-
-def train_version(started: Started, parent: str | None = None) -> tuple[Outcome, Conclusion]:
-    """Train a started job's one trial and publish what came of it."""
-    job = started.job
-    with full_disk_explained(job):
-        import ray
-
-        from raytune_llm.conclusion import conclude
-        from raytune_llm.training.ray_train import TrialSetup
-        from raytune_llm.training.ray_train import train as run_trial
-
-        setup = TrialSetup(
-            job=job,
-            trial=Trial(id="train", values={}),
-            examples=ray.put(started.prepared.examples),
-            milestones=(job.tuning.steps,),
-            use_gpu=started.use_gpu,
-            group=None,
-            interactive=started.interactive,
-        )
-        outcome = run_trial(setup)
-        parent = parent or parent_of(job)
-        return outcome, conclude(job, started.prepared, outcome, parent=parent, use_gpu=started.use_gpu)
 
 
 def sweep(job: SweepJob) -> int:
@@ -138,7 +67,7 @@ def run_sweep(job: SweepJob) -> Conclusion:
         check_sweep(job, planned)
 
     planned = plan(job, job.sweep)
-    started = start(job, check)
+    started = ready(job, check)
     job = started.job
     print(f"{job.sweep.search.num_trials(planned)} trials; {planned.sentence()}", flush=True)
     with full_disk_explained(job):
@@ -267,79 +196,3 @@ def registry(job: RegistryJob) -> int:
             store.rollback(reference)
             print(registries.table(store.versions(reference)))
     return 0
-
-
-@dataclass(frozen=True)
-class Started:
-    """A job whose input is sound and whose Ray session is up."""
-
-    job: Any
-    """With what came of its earlier stages."""
-    prepared: Prepared
-    use_gpu: bool
-    interactive: bool
-
-
-def start(job: TrainJob, check: Callable[[], None] = lambda: None) -> Started:
-    """Check everything that can be checked, `check` too: records before Ray starts, the rest beside it. Raises
-    InputError."""
-    from raytune_llm.data.files import load
-
-    def prepared() -> Prepared:
-        from raytune_llm.preparation import check_knobs, check_rewards, prepare
-
-        check()
-        check_knobs(job)
-        found = prepare(job, read)
-        check_rewards(job, found.splits.train)
-        return found
-
-    if job.teacher.is_present:
-        job = annotated(job, check)
-    with input_errors():
-        read = load(job.data, job.method.records, job.seed)
-    found = beside_ray(prepared)
-    print(found.diagnosis.text(), flush=True)
-    with input_errors():
-        use_gpu = cluster.uses_gpu(job.scaling.use_gpu)
-    from raytune_llm.precomputation import precompute_on_cluster
-
-    examples = precompute_on_cluster(job, found.examples, use_gpu=use_gpu)
-    started = Started(job, replace(found, examples=examples), use_gpu, sys.stderr.isatty())
-    return with_reward(started) if job.method.needs.sampling else started
-
-
-def beside_ray(prepared: Callable[[], Prepared]) -> Prepared:
-    """What it returns, computed while Ray starts; of input that can't be used no session is left."""
-    with ThreadPoolExecutor(1) as beside:
-        preparing = beside.submit(prepared)
-        cluster.connect()
-        try:
-            return preparing.result()
-        except InputError:
-            cluster.end_own_session()
-            raise
-
-
-def with_reward(started: Started) -> Started:
-    """The job with a reward model: the one it names, or one trained here first, which all its trials share. A run
-    that is gone on with takes the one it made before."""
-    from raytune_llm.stages import finished, inherited, reward_job
-
-    job = inherited(started.job)
-    if not job.method.trains_reward:
-        return replace(started, job=job)
-    stage = reward_job(job)
-    version = finished(stage)
-    if version is None:
-        print(f"\nfirst stage: a reward model from the preferences, {stage.name}", flush=True)
-        outcome, conclusion = train_version(start(stage))
-        print(summary.of_training(stage, outcome, conclusion), flush=True)
-        version = conclusion.version
-        print("\nsecond stage: the policy", flush=True)
-    return replace(started, job=job.with_values({"method.reward_adapter": version.reference}))
-
-
-def parent_of(job: TrainJob) -> str | None:
-    """The version that a trained one goes on from."""
-    return job.method.init_adapter if job.method.needs.sampling else None  # type: ignore[attr-defined]

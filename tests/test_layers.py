@@ -10,6 +10,9 @@ PACKAGE = Path(__file__).parents[1] / "raytune_llm"
 
 LAYERS = [  # top to bottom; a module imports from its own layer or from those below
     ["pipeline"],
+    ["chain"],
+    ["starting"],
+    ["annotating"],
     ["summary"],
     ["conclusion"],
     ["precomputation", "stages"],

@@ -94,7 +94,6 @@ class RLHF:
     """The method that trains it."""
 
     records = (Preference, Supervised, Prompt)
-    needs = Needs(sampling=True)
 
     def __post_init__(self) -> None:
         weights = ("model_weight", "exact_weight", "pattern_weight", "function_weight")
@@ -111,6 +110,10 @@ class RLHF:
             given = getattr(self, name) is not None
             weight = getattr(self, f"{name}_weight")
             require(given == (weight > 0), f"method.{name}_weight", weight, f"above 0 with method.{name}, 0 without it")
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(sampling=True, init_adapter=self.init_adapter)
 
     @property
     def trains_reward(self) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from fake_openai import serving
 
-from raytune_llm import config, pipeline
+from raytune_llm import annotating, config, pipeline
 from raytune_llm.data.files import load as load_data
 from raytune_llm.data.records import Rationale
 from raytune_llm.job import InputError
@@ -103,11 +103,11 @@ def test_the_first_stage_of_a_tuning_job(ray_session, tmp_path):
         given += ["method=dss", "model=demo", "run=r1"]
         missing = config.load("train", [*given, f"data.eval={tmp_path / 'missing.jsonl'}"])
         with pytest.raises(InputError, match=r"data\.eval"):
-            pipeline.annotated(missing)
+            annotating.annotated(missing)
         assert server.num_requests == 0
         held_out = tmp_path / "eval.jsonl"
         held_out.write_text(json.dumps({"input_text": "say 1", "output_text": "1"}) + "\n")
-        job = pipeline.annotated(config.load("train", [*given, f"data.eval={held_out}"]))
+        job = annotating.annotated(config.load("train", [*given, f"data.eval={held_out}"]))
         assert job.data.train == f"{tmp_path}/home/runs/tuned/r1/annotated.jsonl"
         assert len(prepare(job).examples.train) == NUM_RECORDS + 1
 
