@@ -137,7 +137,9 @@ def reports(placement: Placement, actors: list[Any]) -> Iterator[Report]:
 
 
 def join(placement: Placement, actors: list[Any]) -> Any:
-    """An actor that has taken the trial in; the emptiest first, waiting while all are full."""
+    """An actor that has taken the trial in; the emptiest first, waiting while all are full. A proxy of this trial that
+    died may have left a seat behind, at which the others in that pack would wait for it until its lease runs out."""
+    ray.get([actor.leave.remote(placement.trial.id) for actor in actors])
     while True:
         free = ray.get([actor.num_free.remote() for actor in actors])
         for _, actor in sorted(zip(free, actors, strict=True), key=lambda pair: -pair[0]):
