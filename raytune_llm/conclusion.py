@@ -54,7 +54,7 @@ def conclude(job: TrainJob, prepared: Prepared, outcome: Outcome, *, parent: str
     systems = {"base": None, **({"champion": champion.path} if champion else {}), "tuned": tuned}
     splits = {"eval": prepared.splits.eval} | ({"test": prepared.splits.test} if prepared.splits.test else {})
     proofs = {
-        name: run_proof(job.model, job, systems, records, prepared.tokens.max_tokens, use_gpu)
+        name: run_proof(job.model, job, job.method, systems, records, prepared.tokens.max_tokens, use_gpu)
         for name, records in splits.items()
     }
     comparison = proofs["eval"].comparison
@@ -100,11 +100,11 @@ def evaluate_version(job: EvaluateJob) -> str:
     proof = run_proof(
         base,
         job,
+        method,
         {"base": None, "tuned": version.path},
         records,
         max_tokens,
         use_gpu,
-        method,
     )
     path = write_report(job.run_dir, name, proof, f"{version.reference} on {name} set", method.metric, facts(version))
     verdict = better(proof.comparison, method.metric)
@@ -114,17 +114,16 @@ def evaluate_version(job: EvaluateJob) -> str:
 def run_proof(
     base: Base,
     job: TrainJob | EvaluateJob,
+    method: Any,
     systems: Mapping[str, str | None],
     records: Sequence[Record],
     max_tokens: int,
     use_gpu: bool,
-    method: Any = None,
 ) -> Proof:
     """Compare in a Ray task, where the accelerators are."""
     import ray
 
     task = ray.remote(num_cpus=1, num_gpus=1 if use_gpu else 0)(proving.prove)
-    method = method or job.method  # type: ignore[union-attr]
     try:
         return ray.get(
             task.remote(

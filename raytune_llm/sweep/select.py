@@ -26,11 +26,12 @@ class Row:
 def winner(outcomes: Sequence[Outcome], metric: str) -> Outcome:
     """The trial with the best value of the metric. Raises RuntimeError when none has a finite one."""
     sign = 1 if lower_is_better(metric) else -1
-    finite = [o for o in outcomes if o.best is not None and math.isfinite(o.best.metrics[metric])]
+    values = [(sign * o.best.metrics[metric], o) for o in outcomes if o.best is not None]
+    finite = [(value, outcome) for value, outcome in values if math.isfinite(value)]
     if not finite:
         endings = "; ".join(f"{outcome.trial.id} {outcome.ended}" for outcome in outcomes)
         raise RuntimeError(f"no trial came to a finite {metric}: {endings}")
-    return min(finite, key=lambda outcome: sign * outcome.best.metrics[metric])  # type: ignore[union-attr]
+    return min(finite, key=lambda pair: pair[0])[1]
 
 
 def leaderboard(outcomes: Sequence[Outcome], plan: Plan, metric: str) -> list[Row]:

@@ -136,9 +136,10 @@ class Taught:
     def batch(self, rows: np.ndarray, device: torch.device | None) -> tuple[Tensor, Tensor]:
         """Ids (K, k) and log-probabilities (K, k + 1) of these sequences, in their order."""
         index = np.concatenate([np.arange(self._starts[row], self._ends[row]) for row in rows])
-        return tuple(  # type: ignore[return-value]
+        ids, logprobs = (
             torch.from_numpy(array[index]).to(device, non_blocking=True) for array in (self._ids, self._logprobs)
         )
+        return ids, logprobs
 
 
 class _Ragged:
