@@ -90,7 +90,9 @@ def run(cluster, *command, **more):  # noqa: F811
 def num_nodes(cluster):  # noqa: F811
     listed = f"{sys.executable} -m ray.scripts.scripts list nodes --format json --address {cluster.dashboard}".split()
     status, said = run(cluster, *listed)
-    return 0 if status else sum(node["state"] == "ALIVE" for node in json.loads(said[said.index("[") :]))
+    if status or "[" not in said:
+        return 0
+    return sum(node["state"] == "ALIVE" for node in json.loads(said[said.index("[") :]))
 
 
 def deployed(cluster, file, **more):  # noqa: F811
