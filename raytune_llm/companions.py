@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from raytune_llm.job import InputError
-from raytune_llm.method import Companions, Session
+from raytune_llm.method import Companions, Needs, Session
+from raytune_llm.models.adapter import load_tuned
 from raytune_llm.models.base import Base
 from raytune_llm.registry import Registry
 from raytune_llm.version import Version
@@ -79,6 +80,22 @@ def teacher(reference: str | None, base: Base, registry_dir: str) -> tuple[Base,
     except (ValueError, OSError) as error:
         raise ValueError(f"method.teacher={reference}: {error}") from error
     return found, folder
+
+
+@contextmanager
+def teacher_model(needs: Needs, base: Base, registry_dir: str) -> Iterator[dict[str, Any]]:
+    """What a method's trainer is given of its teacher: the model itself where it needs that, else nothing."""
+    if not needs.teacher_model:
+        yield {}
+        return
+    found, folder = teacher(needs.teacher, base, registry_dir)
+    if folder is None:
+        yield {"teacher": found.load().eval()}
+        return
+    with tempfile.TemporaryDirectory(prefix="teacher-") as scratch:
+        registry = Registry(registry_dir)
+        version = registry.resolve(str(needs.teacher))
+        yield {"teacher": load_tuned(registry.local_copy(version, Path(scratch)), found)}
 
 
 def _vocabulary(base: Base) -> dict[str, int]:

@@ -53,6 +53,9 @@ class Sequence:
     """log p(labels) under the reference policy, nats; set before training where the method needs it."""
     teacher: Candidates | None = None
     """What a teacher says in the labels' places; set before training where the method needs it."""
+    features: NDArray[np.float32] | None = None
+    """A teacher's hidden states where it predicts the label tokens that count, (L, layers, its width); set before
+    training where the method needs it."""
 
 
 Example = dict[str, Sequence]
@@ -69,13 +72,30 @@ class Needs:
     log-probabilities."""
     num_candidates: int = 0
     """Of Outputs.candidates and Outputs.teacher: what `teacher` says is computed once before training; 0 = neither."""
+    layers: tuple[int, ...] = ()
+    """Of Outputs.features: hidden states of the student, 0 = embeddings, n = after the n-th block, −1 = the last."""
+    teacher_layers: tuple[int, ...] = ()
+    """Of Outputs.teacher_features: the teacher's, computed once before training."""
+    mates: int = 0
+    """Other examples that the loss couples each one with, as its sequences mate1, mate2 …, drawn before training."""
     teacher: str | None = None
     """NAME@VERSION of the registry, or a base; null = this job's base without an adapter."""
     init_adapter: str | None = None
     """NAME@VERSION of the registry: the adapter that training goes on in; null = a new one on the base."""
+    teacher_model: bool = False
+    """Of `trainer`: it is given the teacher itself, as `teacher`."""
+    causal: str | None = None
+    """Why it takes no encoder-decoder base; None = it does."""
+    alone: str | None = None
+    """Why its trials can't share one base although it has terms; None = they can."""
     sampling: bool = False
     """Completions of the model itself: the method has no terms and no trainer but a `session` that has both a trainer
     and a measure, and it runs on ray_train."""
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether a teacher has to speak of the examples before training."""
+        return bool(self.num_candidates or self.teacher_layers)
 
 
 @dataclass(frozen=True)
@@ -96,6 +116,11 @@ class Outputs:
     """The model's log p of the teacher's candidates for each label token, nats, (B, T, k)."""
     teacher: Tensor | None = None
     """The teacher's, and that of all other tokens together, (B, T, k + 1)."""
+    features: Tensor | None = None
+    """The model's hidden states where it predicts each label token, (B, T, layers, width): its own width, or the
+    teacher's where the model carries a projection to it (models/features.py)."""
+    teacher_features: Tensor | None = None
+    """The teacher's, (B, T, layers, its width)."""
 
     def rows(self, part: slice) -> Outputs:
         """What was said of some of the examples."""
@@ -158,7 +183,7 @@ class Method(Protocol):
     ) -> Trainer:
         """A TRL or transformers trainer for this method. `indices` are the examples in the order of training, as many
         as the run needs; `arguments` are TrainingArguments that take them sequentially; the model is already
-        adapted."""
+        adapted. With Needs.teacher_model there is a further argument `teacher`, the model itself."""
         ...
 
 
@@ -228,4 +253,4 @@ def lower_is_better(metric: str) -> bool:
     """Losses, perplexities, divergences and errors fall; every other metric rises."""
     name = metric.rsplit("/", 1)[-1]
     falling = {"perplexity", "kl", "kl_per_token", "repetition", "calibration_error", "divergence"}
-    return name.endswith("loss") or name in falling
+    return name.endswith(("loss", "distance")) or name in falling

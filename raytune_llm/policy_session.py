@@ -70,7 +70,7 @@ class PolicySession:
         unwrapped(model).generation_config.eos_token_id = list(self.sampling.stop_ids)
         rows = [{"prompt": one.prompt_ids, "text": one.prompt, "answer": one.answer} for one in self.asked(examples)]
         per_device = arguments["per_device_train_batch_size"] * self.method.num_generations
-        return _encoded(trainer_class)(
+        return encoded(trainer_class)(
             model=model,
             reward_funcs=self._rewards,
             args=config_class(
@@ -201,7 +201,7 @@ def _unlearned(model: Any) -> AbstractContextManager[Any]:
     return switched()
 
 
-def _encoded(trainer_class: Any) -> Any:
+def encoded(trainer_class: Any) -> Any:
     """TRL's trainer on prompts that are token ids already."""
 
     class EncodedTrainer(trainer_class):

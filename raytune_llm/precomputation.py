@@ -11,6 +11,7 @@ import ray
 
 from raytune_llm.companions import teacher
 from raytune_llm.evaluation.candidates import with_candidates
+from raytune_llm.evaluation.features import with_features, with_mates
 from raytune_llm.evaluation.reference import with_references
 from raytune_llm.job import SweepJob, TrainJob
 from raytune_llm.proving import load
@@ -25,17 +26,22 @@ def precompute(job: TrainJob, examples: Examples, *, use_gpu: bool) -> Examples:
     if needs.reference:
         model: Any = load(job.model, None, use_gpu=use_gpu)
         parts = [with_references(model, part, **common) for part in parts]
-    if needs.num_candidates:
+    if needs.asks_teacher:
         model = load(*teacher(needs.teacher, job.model, job.registry_dir), use_gpu=use_gpu)
-        size = {"num_candidates": needs.num_candidates, "vocabulary": len(tokenizer)}
-        parts = [with_candidates(model, part, **size, **common) for part in parts]
+        if needs.num_candidates:
+            size = {"num_candidates": needs.num_candidates, "vocabulary": len(tokenizer)}
+            parts = [with_candidates(model, part, **size, **common) for part in parts]
+        if needs.teacher_layers:
+            parts = [with_features(model, part, layers=needs.teacher_layers, **common) for part in parts]
+    if needs.mates:
+        parts = [with_mates(part, needs.mates, job.seed) for part in parts]
     return Examples(*parts)
 
 
 def precompute_on_cluster(job: TrainJob, examples: Examples, *, use_gpu: bool) -> Examples:
     """The same in a Ray task; the examples as they are when the method needs nothing."""
     needs = job.method.needs
-    if not needs.reference and not needs.num_candidates:
+    if not needs.reference and not needs.asks_teacher:
         return examples
     what = "the reference policy's log-probabilities" if needs.reference else "what the teacher says"
     print(f"computing {what} …", flush=True)

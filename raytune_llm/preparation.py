@@ -31,7 +31,8 @@ class Prepared:
     diagnosis: Diagnosis
 
 
-SHARED_BY_TRIALS = ("method.teacher", "method.num_candidates")
+SHARED_BY_TRIALS = ("method.teacher", "method.num_candidates", "method.teacher_layers", "method.teacher_layer",
+                    "method.group_size")  # fmt: skip
 """Keys by which a teacher is asked once, before the trials."""
 
 
@@ -44,7 +45,7 @@ def prepare(job: CheckJob, read: Splits | None = None) -> Prepared:
         max_tokens = facts.max_tokens(job.data.max_tokens)
         tokens = Tokens(job.model.tokenizer(), max_tokens=max_tokens, is_encoder_decoder=facts.is_encoder_decoder)
         diagnosis = examine(splits, tokens, job.method.encode)
-        teacher(job.method.needs.teacher, job.model, job.registry_dir)
+        check_teacher(job)
     if job.model.ending.note is not None:
         diagnosis.warnings.append(job.model.ending.note)
     if diagnosis.problems:
@@ -53,13 +54,27 @@ def prepare(job: CheckJob, read: Splits | None = None) -> Prepared:
     return Prepared(splits, tokens, examples, diagnosis)
 
 
+def check_teacher(job: CheckJob) -> None:
+    """Refuse a teacher that can't speak of the student's tokens, layers that aren't there, and a base that the method
+    can't train. Reads no weights. Raises ValueError."""
+    needs, facts = job.method.needs, job.model.facts
+    if needs.causal is not None and facts.is_encoder_decoder:
+        raise ValueError(f"model.name_or_path={job.model.name_or_path} is an encoder-decoder base: {needs.causal}")
+    found, _ = teacher(needs.teacher, job.model, job.registry_dir)
+    for key, layers, base in (("layers", needs.layers, job.model), ("teacher_layers", needs.teacher_layers, found)):
+        most = base.facts.num_layers
+        for layer in layers:
+            require(-most - 1 <= layer <= most, f"method.{key}", layer,
+                    f"{-most - 1} to {most}: {base.name_or_path} has {most} blocks")  # fmt: skip
+
+
 def check_knobs(job: TrainJob) -> None:
     """Refuse an adapter that the base can't take and a batch that can't be divided. Raises InputError."""
     with input_errors():
         swept = job.sweep.axes() if isinstance(job, SweepJob) else {}
         if job.method.needs.sampling:
             check_sampling(job, swept)
-        for key in SHARED_BY_TRIALS if job.method.needs.num_candidates else ():
+        for key in SHARED_BY_TRIALS if job.method.needs.asks_teacher else ():
             require(key not in swept, f"sweep.space.{key}", swept.get(key), f"no axis: all trials share one {key}")
         if "tuning.adapter_size" not in swept:
             job.adapter.check(job.tuning.adapter_size, job.model.facts)

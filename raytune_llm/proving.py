@@ -99,8 +99,9 @@ def prove(
             reference, examples, pad_id=tokens.tokenizer.pad_token_id, batch_size=evaluation.batch_size
         )
     mentor = None
-    if method.needs.num_candidates:
+    if method.needs.asks_teacher:
         mentor = load(*companions.teacher(method.needs.teacher, base, registry_dir), use_gpu=use_gpu)
+    if method.needs.num_candidates:
         examples = with_candidates(
             mentor,
             examples,

@@ -9,20 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from raytune_llm.method import Example, Outputs, Term
 from raytune_llm.models.forward import outputs, unsaid, unwrapped
 
+Terms = Callable[[dict[str, Outputs]], dict[str, Term]]
 EXAMPLES = "examples"
+BESIDE = "beside.safetensors"
+"""Of a checkpoint: what the trainer keeps beside the model's own weights."""
 
 
 def terms_trainer(
-    terms: Callable[[dict[str, Outputs]], dict[str, Term]],
+    terms: Terms,
     model: Any,
     examples: Seq[Example],
     indices: list[int],
@@ -30,9 +35,15 @@ def terms_trainer(
     tokenizer: Any,
     arguments: dict[str, Any],
     callbacks: list[TrainerCallback],
+    beside: dict[str, Tensor] | None = None,
+    kind: type[TermsTrainer] | None = None,
 ) -> Trainer:
-    """A trainer as Method.trainer wants it, by the method's terms alone."""
-    return TermsTrainer(
+    """A trainer as Method.trainer wants it, by the method's terms alone.
+
+    beside: tensors that a checkpoint must hold although they are no part of what is stored as the tuned model.
+    kind: a subclass of TermsTrainer.
+    """
+    return (kind or TermsTrainer)(
         model=model,
         args=TrainingArguments(**arguments | {"remove_unused_columns": False}),
         train_dataset=[examples[i] for i in indices],
@@ -40,17 +51,18 @@ def terms_trainer(
         processing_class=tokenizer,
         callbacks=callbacks,
         terms=terms,
+        beside=beside or {},
     )
 
 
 class TermsTrainer(Trainer):
-    """The trainer itself; `terms` are the method's."""
+    """The trainer itself; `terms` are the method's, `beside` what its checkpoints hold more than the model."""
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *args: Any, terms: Callable[[dict[str, Outputs]], dict[str, Term]], **options: Any) -> None:
+    def __init__(self, *args: Any, terms: Terms, beside: dict[str, Tensor], **options: Any) -> None:
         super().__init__(*args, **options)
-        self._terms = terms
+        self._terms, self.beside = terms, beside
         self._weights: dict[str, float] = {}
 
     def get_batch_samples(
@@ -83,6 +95,18 @@ class TermsTrainer(Trainer):
             if term.coefficient
         ]
         return torch.stack(parts).sum() * self.accelerator.num_processes
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.beside and self.args.should_save:
+            kept = {name: tensor.detach().contiguous() for name, tensor in self.beside.items()}
+            save_file(kept, Path(output_dir or self.args.output_dir, BESIDE))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.beside:
+            for name, tensor in load_file(Path(resume_from_checkpoint, BESIDE)).items():
+                self.beside[name].data.copy_(tensor)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: transformers' estimate needs tensors by the model's own names."""

@@ -49,8 +49,8 @@ class Scores:
 
     def resamplable(self, prefix: str = "eval") -> dict[str, Metric]:
         """loss; each term, when there are several of them in the loss or it isn't in it; perplexity = exp(loss), when
-        the loss is one term, averaged over label tokens. Raises ValueError when a term among several is called loss or
-        perplexity."""
+        the loss is one term that is a loss by name, averaged over label tokens. Raises ValueError when a term among
+        several is called loss or perplexity."""
         counted = {name: term for name, term in self.terms.items() if term.weight.any()} or self.terms
         losses = {name: term for name, term in self.terms.items() if term.coefficient != 0}
         found = {name: ratio(term.sum, term.weight) for name, term in counted.items()}
@@ -66,8 +66,9 @@ class Scores:
             coefficients = tuple(term.coefficient for term in losses.values())
             total = Metric(np.stack(columns, -1), partial(_total, coefficients))
             found = {"loss": total, **found}
-            only = next(iter(losses.values()))
-            if len(losses) == 1 and only.coefficient == 1 and np.array_equal(only.weight, self.num_label_tokens):
+            name, only = next(iter(losses.items()))
+            whole = len(losses) == 1 and only.coefficient == 1 and name.endswith("loss")
+            if whole and np.array_equal(only.weight, self.num_label_tokens):
                 found["perplexity"] = Metric(total.statistics, _perplexity)
         return {f"{prefix}/{name}": metric for name, metric in found.items()}
 

@@ -132,6 +132,8 @@ class Facts:
     architecture: str
     is_encoder_decoder: bool
     hidden_size: int
+    num_layers: int
+    """Blocks; of an encoder-decoder model the decoder's."""
     context_tokens: int | None
     """Longest sequence it was built for; None = no bound (relative positions)."""
     num_parameters: int
@@ -186,6 +188,7 @@ def read_facts(base: Base) -> Facts:
         architecture=type(model).__name__,
         is_encoder_decoder=bool(config.is_encoder_decoder),
         hidden_size=config.get_text_config().hidden_size,
+        num_layers=_num_layers(config),
         context_tokens=_context(config),
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         largest_adapter_size=min(sides, default=0),
@@ -238,6 +241,13 @@ def auto_class(is_encoder_decoder: bool, *, score: bool = False) -> Any:
     if score:
         return AutoModelForSequenceClassification
     return AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
+
+
+def _num_layers(config: PretrainedConfig) -> int:
+    for name in ("num_decoder_layers", "decoder_layers") if config.is_encoder_decoder else ():
+        if hasattr(config, name):
+            return int(getattr(config, name))
+    return int(config.get_text_config().num_hidden_layers)
 
 
 def _context(config: PretrainedConfig) -> int | None:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from raytune_llm.method import IGNORED, Candidates, Outputs, Sequence
+from raytune_llm.models.features import reader
 from raytune_llm.models.score import heads, score
 
 
@@ -45,25 +46,45 @@ def outputs(model: Any, sequences: Seq[Sequence], *, pad_id: int) -> Outputs:
         _check(sequences, bool(unwrapped(model).config.is_encoder_decoder))
         inputs = _inputs(sequences, pad_id, next(model.parameters()).device)
         return scored(score(model, unwrapped(model), inputs, [len(s.input_ids) for s in sequences]))
-    logits, labels = label_logits(model, sequences, pad_id=pad_id)
+    read = reader(unwrapped(model))
+    logits, labels, states = label_states(model, sequences, pad_id=pad_id, layers=read.layers if read else ())
     counts = labels != IGNORED
     said = replace(_read(logits, labels, counts), reference=_references(sequences, logits))
     taught = [sequence.teacher for sequence in sequences if sequence.teacher is not None]
-    return said if len(taught) < len(sequences) else _with_candidates(said, taught, logits, counts)
+    if len(taught) == len(sequences):
+        said = _with_candidates(said, taught, logits, counts)
+    shown = [sequence.features for sequence in sequences if sequence.features is not None]
+    return _with_features(said, shown, read(states), counts) if read and len(shown) == len(sequences) else said
 
 
 def label_logits(model: Any, sequences: Seq[Sequence], *, pad_id: int) -> tuple[Tensor, Tensor]:
     """The logits that predict each label that counts, (K, V), differentiable, and the labels, (B, T), IGNORED where
     they don't count; row by row, the K are those. Arguments and errors as in `outputs`."""
+    logits, labels, _ = label_states(model, sequences, pad_id=pad_id, layers=())
+    return logits, labels
+
+
+def label_states(
+    model: Any, sequences: Seq[Sequence], *, pad_id: int, layers: Seq[int]
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Also the hidden states of some layers (models/features.py counts them; the decoder's of an encoder-decoder base)
+    in the same places, each (K, width). Raises IndexError for a layer that the model doesn't have."""
     is_encoder_decoder = bool(unwrapped(model).config.is_encoder_decoder)
     _check(sequences, is_encoder_decoder)
     device = next(model.parameters()).device
     inputs, labels = _inputs(sequences, pad_id, device), _pad([s.labels for s in sequences], IGNORED, device)
+    if layers:
+        inputs["output_hidden_states"] = True
     if is_encoder_decoder:
-        return model(**inputs, labels=labels).logits[labels != IGNORED], labels
-    labels[:, 0] = IGNORED
-    predicts = torch.nn.functional.pad(labels[:, 1:] != IGNORED, (0, 1))
-    return _causal_logits(model, inputs, predicts=predicts), labels
+        places = labels != IGNORED
+        found = model(**inputs, labels=labels)
+        logits, states = found.logits[places], found.decoder_hidden_states if layers else ()
+    else:
+        labels[:, 0] = IGNORED
+        places = torch.nn.functional.pad(labels[:, 1:] != IGNORED, (0, 1))
+        found, logits = _causal_logits(model, inputs, predicts=places)
+        states = found.hidden_states if layers else ()
+    return logits, labels, [states[layer][places] for layer in layers]
 
 
 def unsaid(sequences: Seq[Sequence], is_encoder_decoder: bool) -> Outputs:
@@ -73,7 +94,8 @@ def unsaid(sequences: Seq[Sequence], is_encoder_decoder: bool) -> Outputs:
         mask[:, 0] = 0
     none, zero = torch.zeros_like(mask), mask.new_zeros(len(sequences))
     candidates, teacher = mask.new_zeros(*mask.shape, 1), mask.new_zeros(*mask.shape, 2)
-    return Outputs(none, mask, none, score=zero, reference=zero, candidates=candidates, teacher=teacher)
+    features = mask.new_zeros(*mask.shape, 1, 1)
+    return Outputs(none, mask, none, zero, zero, candidates, teacher, features, features)
 
 
 def scored(scores: Tensor) -> Outputs:
@@ -111,11 +133,14 @@ def unwrapped(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _causal_logits(model: Any, inputs: dict[str, Any], *, predicts: Tensor) -> Tensor:
-    """Logits (labels that count, V) at the positions that predict them; predicts is boolean, (B, T)."""
+def _causal_logits(model: Any, inputs: dict[str, Any], *, predicts: Tensor) -> tuple[Any, Tensor]:
+    """What the model returns, and logits (labels that count, V) at the positions that predict them; predicts is
+    boolean, (B, T)."""
     if "logits_to_keep" in inspect.signature(unwrapped(model).forward).parameters:
-        return model(**inputs, logits_to_keep=predicts).logits
-    return model(**inputs).logits[predicts]
+        found = model(**inputs, logits_to_keep=predicts)
+        return found, found.logits
+    found = model(**inputs)
+    return found, found.logits[predicts]
 
 
 def _read(logits: Tensor, labels: Tensor, counts: Tensor) -> Outputs:
@@ -144,6 +169,18 @@ def _with_candidates(said: Outputs, taught: Seq[Candidates], logits: Tensor, cou
         said,
         candidates=exact.new_zeros(*counts.shape, ids.shape[-1]).index_put(places, logprobs),
         teacher=exact.new_zeros(*counts.shape, teacher.shape[-1]).index_put(places, teacher),
+    )
+
+
+def _with_features(said: Outputs, shown: Seq[np.ndarray], states: Tensor, counts: Tensor) -> Outputs:
+    """With the model's states (K, layers, width) and the teacher's, which stand where counts (B, T) is true."""
+    exact = states if states.dtype == torch.float64 else states.float()
+    teacher = torch.from_numpy(np.concatenate(shown)).to(exact)
+    places = counts.to(states.device).nonzero(as_tuple=True)
+    return replace(
+        said,
+        features=exact.new_zeros(*counts.shape, *exact.shape[1:]).index_put(places, exact),
+        teacher_features=exact.new_zeros(*counts.shape, *teacher.shape[1:]).index_put(places, teacher),
     )
 
 

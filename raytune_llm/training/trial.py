@@ -86,15 +86,18 @@ def fit(
     from transformers import PrinterCallback, set_seed
 
     set_seed(job.seed)
-    with companions.session(
-        job.method,
-        job.model,
-        registry_dir=job.registry_dir,
-        allow_modules=job.allow_modules,
-        batch_size=job.evaluation.batch_size,
-        seed=job.seed,
-        use_gpu=place.use_gpu,
-    ) as session:
+    with (
+        companions.session(
+            job.method,
+            job.model,
+            registry_dir=job.registry_dir,
+            allow_modules=job.allow_modules,
+            batch_size=job.evaluation.batch_size,
+            seed=job.seed,
+            use_gpu=place.use_gpu,
+        ) as session,
+        companions.teacher_model(job.method.needs, job.model, job.registry_dir) as taught,
+    ):
         evaluator = Evaluator(job, examples.eval, place, set(milestones), report, run, progress, resume, session)
         trainer = (session or job.method).trainer(
             start_model(job, session),
@@ -103,6 +106,7 @@ def fit(
             tokenizer=job.model.tokenizer(),
             arguments=training_arguments(job, place),
             callbacks=[evaluator],
+            **taught,
         )
         trainer.remove_callback(PrinterCallback)
         evaluator.trainer = trainer

@@ -14,6 +14,7 @@ def test_sizes_speeds_and_right_answers(tmp_path):
         {"teacher": model, "student": model}, tokenizer, prompts, ["no such answer"] * 70, max_new_tokens=3,
         stop_ids=[1],
     )  # fmt: skip
-    assert header == ["", "parameters", "answer tokens per second", "exact answers of 64"]
+    assert header == ["", "parameters", "weights, MB", "answer tokens per second", "exact answers of 64"]
     assert teacher[0] == "teacher" and student[0] == "student"
-    assert teacher[1] == f"{base.facts.num_parameters:,}" and float(student[2]) > 0 and student[3] == "0"
+    assert teacher[1] == f"{base.facts.num_parameters:,}" and float(student[3]) > 0 and student[4] == "0"
+    assert float(teacher[2]) == round(4 * base.facts.num_parameters / 1e6, 1)

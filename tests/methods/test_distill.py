@@ -8,10 +8,10 @@ from torch.nn.functional import kl_div
 from worlds import tokenizer, write_base, write_records
 
 from raytune_llm import config
+from raytune_llm.distillation import DIVERGENCES, Divergence, softened
 from raytune_llm.evaluation.candidates import with_candidates
 from raytune_llm.job import InputError
 from raytune_llm.method import Outputs
-from raytune_llm.methods.distill import DIVERGENCES, Divergence, softened
 from raytune_llm.models.forward import outputs
 from raytune_llm.preparation import check_knobs, prepare
 

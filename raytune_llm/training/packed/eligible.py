@@ -36,6 +36,9 @@ def why_not_packable(config: LoraConfig | None, method: object, model: Any) -> s
     """
     if not callable(getattr(method, "terms", None)):
         return f"{type(method).__name__} gives no terms: it samples, or its loss is its trainer's own"
+    reason = method.needs.alone  # type: ignore[attr-defined]
+    if reason is not None:
+        return f"{type(method).__name__}: {reason}"
     if config is None:
         return "full tuning changes the base itself, which packed trials share"
     if not isinstance(config, LoraConfig):

@@ -56,6 +56,9 @@ def test_packed_equals_the_methods_own_trainer(settings, tmp_path):
     if job.method.needs.sampling:
         assert "samples" in str(why_not_packable(lora, job.method, model))
         return
+    if job.method.needs.alone:
+        assert job.method.needs.alone in str(why_not_packable(lora, job.method, model))
+        return
     assert why_not_packable(lora, job.method, model) is None
     tokens = Tokens(tokenizer, max_tokens=128, is_encoder_decoder=False)
     examples = demo_examples(job.method, tokens)

@@ -1,0 +1,104 @@
+"""Feature-based distillation (Romero et al., 2015, arXiv 1412.6550): a student's hidden states come near a teacher's.
+
+    loss = alpha · cross-entropy on the labels + (1 − alpha) · distance,      both means over the label tokens
+    relative   ‖W s + b − t‖² / ‖t‖²
+    cosine     1 − cos(W s + b, t)
+
+s and t are hidden states of student and teacher where each predicts a label token, in pairs of chosen layers whose
+distances are averaged. W and b, one map a layer, are trained where the widths differ and are no part of the result;
+where they are equal there is none. The teacher runs once, before training. Leaves out attention maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from raytune_llm.distillation import Student, cosine_distance, label_terms, named, relative_error
+from raytune_llm.job import require
+from raytune_llm.method import Example, Needs, Outputs, Term
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, Trainer, TrainerCallback
+
+
+class Distance(Enum):
+    """How far two hidden states are; the module has the formulas."""
+
+    relative = "relative"
+    cosine = "cosine"
+
+
+DISTANCES: dict[Distance, Callable[[Tensor, Tensor], Tensor]] = {
+    Distance.relative: relative_error,
+    Distance.cosine: cosine_distance,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillFeature(Student):
+    """Learn to think as a teacher does, in the same places."""
+
+    teacher: str | None
+    """NAME@VERSION of the registry, or a base by its folder or id on the hub, of the student's vocabulary and any
+    width; null = the student's own base."""
+    alpha: float
+    """Weight of the labels' own cross-entropy, 1 − alpha being the hidden states'; 0 ≤ alpha ≤ 1."""
+    distance: Distance
+    """relative (squared error over the teacher's square) or cosine."""
+    layers: list[int]
+    """Layers of the student: 0 = embeddings, n = after its n-th block, negative from the end."""
+    teacher_layers: list[int]
+    """Layers of the teacher, one for each of `layers`, counted alike."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.alpha <= 1, "method.alpha", self.alpha, "0 ≤ alpha ≤ 1")
+        require(len(self.layers) >= 1, "method.layers", self.layers, "at least one layer")
+        require(len(self.layers) == len(self.teacher_layers), "method.teacher_layers", self.teacher_layers,
+                f"as many layers as method.layers={self.layers}")  # fmt: skip
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(
+            layers=tuple(self.layers),
+            teacher_layers=tuple(self.teacher_layers),
+            teacher=self.teacher,
+            alone="it reads hidden states and may train a projection of them, which the slots of a pack don't have",
+        )
+
+    def terms(self, outputs: dict[str, Outputs]) -> dict[str, Term]:
+        said = outputs["completion"]
+        labels = label_terms(said, self.alpha)
+        if said.features is None or said.teacher_features is None:
+            return named(labels)
+        apart = DISTANCES[self.distance](said.features, said.teacher_features).mean(-1)
+        distance = Term((apart * said.mask).sum(-1), said.mask.sum(-1), 1 - self.alpha)
+        return named(labels | {"feature_distance": distance})
+
+    def trainer(
+        self,
+        model: PreTrainedModel,
+        examples: Seq[Example],
+        indices: list[int],
+        *,
+        tokenizer: Any,
+        arguments: dict[str, Any],
+        callbacks: list[TrainerCallback],
+    ) -> Trainer:
+        from raytune_llm.models.features import attach
+        from raytune_llm.models.forward import unwrapped
+        from raytune_llm.terms_trainer import terms_trainer
+
+        features = examples[0]["completion"].features
+        assert features is not None
+        beside = attach(
+            unwrapped(model), self.layers, other_width=features.shape[-1], seed=arguments.get("seed", 0)
+        )  # fmt: skip
+        return terms_trainer(
+            self.terms, model, examples, indices, tokenizer=tokenizer, arguments=arguments, callbacks=callbacks,
+            beside=beside,
+        )  # fmt: skip

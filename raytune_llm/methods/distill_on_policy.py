@@ -1,0 +1,110 @@
+"""On-policy distillation (Agarwal et al., 2024, arXiv 2306.13649): a student samples answers and learns what its
+teacher would have said in each of their places.
+
+    loss = D(p, q) at temperature τ, mean over the tokens that the student sampled at τ
+
+by TRL's DistillationTrainer, over the whole vocabulary. No answer of the records is learned; they are used at
+evaluation: `terms` are the divergence on the records' own answers, over the teacher's k likeliest tokens, and the loss
+and first choices there. The teacher stays beside the student in memory. Of a chat the last assistant turn is sampled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from raytune_llm.distillation import Divergence, Student, divergence_term, label_terms, named
+from raytune_llm.job import require
+from raytune_llm.method import IGNORED, Example, Needs, Outputs, Sequence, Term
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, Trainer, TrainerCallback
+
+BETAS = {Divergence.forward: 0.0, Divergence.jensen_shannon: 0.5, Divergence.reverse: 1.0}
+"""What TRL calls each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillOnPolicy(Student):
+    """Learn what a teacher would have said in one's own place."""
+
+    teacher: str | None
+    """NAME@VERSION of the registry, or a base by its folder or id on the hub, of the student's vocabulary; null = the
+    student's own base."""
+    divergence: Divergence
+    """forward KL(teacher ‖ student), reverse KL(student ‖ teacher) or jensen_shannon."""
+    temperature: float
+    """Of sampling and of both distributions in the loss; > 0."""
+    max_completion_tokens: int
+    """Tokens sampled at most for a prompt; ≥ 1."""
+    num_candidates: int
+    """The teacher's likeliest tokens that are compared for each label token at evaluation; ≥ 1."""
+
+    def __post_init__(self) -> None:
+        require(self.temperature > 0, "method.temperature", self.temperature, "> 0")
+        for name in ("max_completion_tokens", "num_candidates"):
+            require(getattr(self, name) >= 1, f"method.{name}", getattr(self, name), "≥ 1")
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(
+            num_candidates=self.num_candidates,
+            teacher=self.teacher,
+            teacher_model=True,
+            causal="TRL's trainer that samples has no path for those; take method=distill with the same teacher",
+            alone="it learns from what the student samples, by TRL's trainer",
+        )
+
+    def terms(self, outputs: dict[str, Outputs]) -> dict[str, Term]:
+        said = outputs["completion"]
+        labels = label_terms(said, 0.0)
+        if said.teacher is None:
+            return named(labels)
+        return labels | {"divergence": divergence_term(said, self.divergence, 1.0, 1.0)}
+
+    def trainer(
+        self,
+        model: PreTrainedModel,
+        examples: Seq[Example],
+        indices: list[int],
+        *,
+        tokenizer: Any,
+        arguments: dict[str, Any],
+        callbacks: list[TrainerCallback],
+        teacher: Any = None,
+    ) -> Trainer:
+        from datasets import Dataset
+        from trl import DistillationConfig, DistillationTrainer
+
+        from raytune_llm.data.tokens import Tokens
+        from raytune_llm.models.forward import unwrapped
+        from raytune_llm.policy_session import encoded
+
+        stop_ids = Tokens(tokenizer, max_tokens=None, is_encoder_decoder=False).stop_ids()
+        unwrapped(model).generation_config.eos_token_id = list(stop_ids)
+        prompts = [{"prompt": prompt_of(example["completion"])} for example in examples]
+        return encoded(DistillationTrainer)(
+            model=model,
+            teacher_model=teacher,
+            args=DistillationConfig(
+                **arguments,
+                max_completion_length=self.max_completion_tokens,
+                temperature=self.temperature,
+                beta=BETAS[self.divergence],
+                shuffle_dataset=False,
+            ),
+            train_dataset=Dataset.from_list(prompts).select(indices),
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
+
+
+def prompt_of(sequence: Sequence) -> list[int]:
+    """What stands before the last stretch of label tokens."""
+    end = len(sequence.labels)
+    while sequence.labels[end - 1] == IGNORED:
+        end -= 1
+    while end and sequence.labels[end - 1] != IGNORED:
+        end -= 1
+    return sequence.input_ids[:end]

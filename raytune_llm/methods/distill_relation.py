@@ -1,0 +1,102 @@
+"""Relation-based distillation (Park et al., 2019, arXiv 1904.05068): examples lie to each other as a teacher sees them.
+
+    loss = alpha · cross-entropy + (1 − alpha) · (D + angle_weight · A)
+    D   Huber(‖sᵢ − sⱼ‖ / mean, ‖tᵢ − tⱼ‖ / mean), mean over the pairs of a group, each over its group's mean distance
+    A   Huber(cos ∠sᵢsⱼsₖ, cos ∠tᵢtⱼtₖ), mean over the triples of a group
+
+An example's point is the mean, over its label tokens, of the hidden state that predicts each. The widths of student
+and teacher don't matter, and nothing is trained beside the student. A group is an example and the mates that are drawn
+for it once, before training: it is one example to every backend, so no batch, accumulation or worker takes it apart.
+Only the example's own labels are learned; a step costs group_size times what it would without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from raytune_llm.distillation import Student, angles, distances, label_terms, named, relation_error
+from raytune_llm.job import require
+from raytune_llm.method import Example, Needs, Outputs, Term
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, Trainer, TrainerCallback
+
+MATE = "mate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillRelation(Student):
+    """Learn which examples a teacher finds alike."""
+
+    teacher: str | None
+    """NAME@VERSION of the registry, or a base by its folder or id on the hub, of the student's vocabulary and any
+    width; null = the student's own base."""
+    alpha: float
+    """Weight of the labels' own cross-entropy, 1 − alpha being the relations'; 0 ≤ alpha ≤ 1."""
+    angle_weight: float
+    """Weight of angles, that of distances being 1; ≥ 0 (the paper takes 2)."""
+    group_size: int
+    """Examples whose relations are compared; ≥ 3, fewer have no angle."""
+    layer: int
+    """Layer of the student: 0 = embeddings, n = after its n-th block, negative from the end."""
+    teacher_layer: int
+    """Layer of the teacher, counted alike."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.alpha <= 1, "method.alpha", self.alpha, "0 ≤ alpha ≤ 1")
+        require(self.angle_weight >= 0, "method.angle_weight", self.angle_weight, "≥ 0")
+        require(self.group_size >= 3, "method.group_size", self.group_size, "≥ 3")
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(
+            layers=(self.layer,),
+            teacher_layers=(self.teacher_layer,),
+            mates=self.group_size - 1,
+            teacher=self.teacher,
+            alone="it reads hidden states, which the slots of a pack don't give",
+        )
+
+    def terms(self, outputs: dict[str, Outputs]) -> dict[str, Term]:
+        import torch
+
+        labels = label_terms(outputs["completion"], self.alpha)
+        group = [said for name, said in outputs.items() if name == "completion" or name.startswith(MATE)]
+        if len(group) < 3 or any(said.features is None for said in group):
+            return named(labels)
+        student = torch.stack([_point(said.features, said.mask) for said in group], 1)
+        teacher = torch.stack([_point(said.teacher_features, said.mask) for said in group], 1)
+        one = student.new_ones(len(student))
+        weight = 1 - self.alpha
+        relations = {
+            "relation_distance": Term(relation_error(distances(student), distances(teacher)), one, weight),
+            "angle_distance": Term(relation_error(angles(student), angles(teacher)), one, weight * self.angle_weight),
+        }
+        return named(labels | relations)
+
+    def trainer(
+        self,
+        model: PreTrainedModel,
+        examples: Seq[Example],
+        indices: list[int],
+        *,
+        tokenizer: Any,
+        arguments: dict[str, Any],
+        callbacks: list[TrainerCallback],
+    ) -> Trainer:
+        from raytune_llm.models.features import attach
+        from raytune_llm.models.forward import unwrapped
+
+        attach(unwrapped(model), [self.layer], other_width=None, seed=0)
+        return super().trainer(
+            model, examples, indices, tokenizer=tokenizer, arguments=arguments, callbacks=callbacks
+        )  # fmt: skip
+
+
+def _point(features: Tensor | None, mask: Tensor) -> Tensor:
+    """The mean over label tokens of the first layer's states, (B, width), from (B, T, layers, width) and (B, T)."""
+    assert features is not None
+    return (features[..., 0, :] * mask.unsqueeze(-1)).sum(1) / mask.sum(-1, keepdim=True).clamp(min=1)
