@@ -25,11 +25,11 @@ from typing import Any
 
 import torch
 from peft import get_peft_model
+from token_trials import terms, trial
 from torch.nn.utils import clip_grad_norm_
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from raytune_llm.job import Schedule
-from raytune_llm.method import Outputs, Sequence, Term
+from raytune_llm.method import Sequence
 from raytune_llm.models.base import linear_targets
 from raytune_llm.training.packed.batching import Cut, TokenTable
 from raytune_llm.training.packed.export import peft_config
@@ -123,28 +123,8 @@ def peak_gigabytes(device: torch.device) -> float | None:
     return round(torch.cuda.max_memory_allocated(device) / 1e9, 2) if device.type == "cuda" else None
 
 
-def terms(outputs: dict[str, Outputs]) -> dict[str, Term]:
-    completion = outputs["completion"]
-    return {"loss": Term(-completion.logprobs.sum(-1), completion.mask.sum(-1))}
-
-
 def make_spec(index: int, load: Load) -> SlotSpec:
-    return SlotSpec(
-        trial_id=str(index),
-        rank=RANK,
-        alpha=16.0,
-        rslora=False,
-        dropout=0.0,
-        learning_rate=1e-4,
-        schedule=Schedule.constant,
-        warmup_steps=0,
-        num_steps=None,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        batch_size=load.batch_size,
-        micro_batch_size=None,
-        seed=index,
-    )
+    return trial(index, rank=RANK, batch_size=load.batch_size)
 
 
 def token_ids(load: Load, vocabulary: int) -> list[list[int]]:

@@ -22,13 +22,13 @@ from dataclasses import dataclass
 
 import torch
 from peft import get_peft_model
+from token_trials import terms, trial
 from torch.nn.utils import clip_grad_norm_
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from raytune_llm.data.order import first_indices
-from raytune_llm.job import Schedule
-from raytune_llm.method import IGNORED, Example, Outputs, Sequence, Term
+from raytune_llm.method import IGNORED, Example, Sequence
 from raytune_llm.models.base import linear_targets
 from raytune_llm.training.packed.batching import Cut, TokenTable
 from raytune_llm.training.packed.export import peft_config
@@ -99,28 +99,8 @@ def make_examples(row: Row, count: int = 256) -> list[Example]:
     return examples
 
 
-def terms(outputs: dict[str, Outputs]) -> dict[str, Term]:
-    completion = outputs["completion"]
-    return {"loss": Term(-completion.logprobs.sum(-1), completion.mask.sum(-1))}
-
-
 def make_spec(index: int, row: Row) -> SlotSpec:
-    return SlotSpec(
-        trial_id=str(index),
-        rank=RANKS[index % len(RANKS)],
-        alpha=16.0,
-        rslora=False,
-        dropout=0.0,
-        learning_rate=1e-3,
-        schedule=Schedule.constant,
-        warmup_steps=0,
-        num_steps=None,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        batch_size=row.batch_size,
-        micro_batch_size=None,
-        seed=index,
-    )
+    return trial(index, rank=RANKS[index % len(RANKS)], batch_size=row.batch_size)
 
 
 class Solo:

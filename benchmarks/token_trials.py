@@ -1,0 +1,33 @@
+"""Trials on random tokens, as the benchmarks of packed steps train them."""
+
+from __future__ import annotations
+
+from raytune_llm.job import Schedule
+from raytune_llm.method import Outputs, Term
+from raytune_llm.training.packed.slot import SlotSpec
+
+
+def terms(outputs: dict[str, Outputs]) -> dict[str, Term]:
+    """Next-token loss."""
+    completion = outputs["completion"]
+    return {"loss": Term(-completion.logprobs.sum(-1), completion.mask.sum(-1))}
+
+
+def trial(index: int, *, rank: int, batch_size: int) -> SlotSpec:
+    """A trial without warm-up, decay and dropout."""
+    return SlotSpec(
+        trial_id=str(index),
+        rank=rank,
+        alpha=16.0,
+        rslora=False,
+        dropout=0.0,
+        learning_rate=1e-3,
+        schedule=Schedule.constant,
+        warmup_steps=0,
+        num_steps=None,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        batch_size=batch_size,
+        micro_batch_size=None,
+        seed=index,
+    )
