@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from raytune_llm import summary
 from raytune_llm.full_disk import full_disk_explained
 from raytune_llm.job import Outcome, TrainJob, Trial
 from raytune_llm.starting import Started, start
+from raytune_llm.worker_errors import input_errors_of_workers
 
 if TYPE_CHECKING:
     from raytune_llm.conclusion import Conclusion
@@ -23,36 +24,40 @@ def ready(job: J, check: Callable[[], None] = lambda: None) -> Started[J]:
     from raytune_llm.precomputation import precompute_on_cluster
 
     started = start(job, check)
-    if job.method.needs.sampling:
-        started = with_reward(started)
+    if job.method.needs.stages or job.method.needs.init_adapter:
+        started = after_stages(started)
     examples = precompute_on_cluster(started.job, started.prepared.examples, use_gpu=started.use_gpu)
     return replace(started, prepared=replace(started.prepared, examples=examples))
 
 
-def with_reward(started: Started[J]) -> Started[J]:
-    """The job with a reward model: the one it names, or one trained here first, which all its trials share. A run
-    that is gone on with takes the one it made before."""
-    from raytune_llm.stages import finished, inherited, reward_job
+def after_stages(started: Started[J]) -> Started[J]:
+    """The job with what its method has trained first, once for all its trials. A run that is gone on with takes what
+    it made before."""
+    from raytune_llm.stages import finished, inherited, stage_job
 
-    job = inherited(started.job)
-    method: Any = job.method
-    if not method.trains_reward:
-        return replace(started, job=job)
-    stage = reward_job(job)
-    version = finished(stage)
-    if version is None:
-        print(f"\nfirst stage: a reward model from the preferences, {stage.name}", flush=True)
-        outcome, conclusion = train_version(ready(stage))
-        print(summary.of_training(stage, outcome, conclusion), flush=True)
-        version = conclusion.version
-        print("\nsecond stage: the policy", flush=True)
-    return replace(started, job=job.with_values({"method.reward_adapter": version.reference}))
+    job, made = inherited(started.job), []
+    stages = job.method.needs.stages
+    for place, stage in enumerate(stages, start=1):
+        own = stage_job(job, stage)
+        version = finished(own)
+        print(f"\nstage {place} of {len(stages) + 1}: {stage.meaning}, {own.name}", flush=True)
+        if version is None:
+            outcome, conclusion = train_version(ready(own))
+            print(summary.of_stage(own, outcome, conclusion), flush=True)
+            version = conclusion.version
+        else:
+            print(f"made already: {version.reference}", flush=True)
+        job = inherited(job.with_values({f"method.{stage.key}": version.reference}))
+        made.append(version)
+    if stages:
+        print(f"\nstage {len(stages) + 1} of {len(stages) + 1}: the policy, {job.name}", flush=True)
+    return replace(started, job=job, earlier=tuple(made))
 
 
 def train_version(started: Started[J]) -> tuple[Outcome, Conclusion]:
     """Train a started job's one trial and publish what came of it."""
     job = started.job
-    with full_disk_explained(job):
+    with full_disk_explained(job), input_errors_of_workers():
         import ray
 
         from raytune_llm.conclusion import conclude

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from raytune_llm.job import InputError
-from raytune_llm.method import Companions, Needs, Session
+from raytune_llm.method import Companions, Method, Needs, Session
 from raytune_llm.models.adapter import load_tuned
 from raytune_llm.models.base import Base
 from raytune_llm.registry import Registry
@@ -51,6 +51,19 @@ def session(
                 device="cuda" if use_gpu else "cpu",
             )
         )
+
+
+@contextmanager
+def initial_adapter(method: Method, registry_dir: str) -> Iterator[Path | None]:
+    """The files of the adapter that a method goes on in, for as long as the context lasts; None where it begins with
+    the base."""
+    reference = method.needs.init_adapter
+    if reference is None:
+        yield None
+        return
+    registry = Registry(registry_dir)
+    with tempfile.TemporaryDirectory(prefix="initial-") as scratch:
+        yield registry.local_copy(registry.resolve(reference), Path(scratch))
 
 
 def teacher(reference: str | None, base: Base, registry_dir: str) -> tuple[Base, str | None]:

@@ -1,5 +1,5 @@
-"""From a trained trial to a registry version: compared with base and champion, described by its card, promoted if it
-has earned it."""
+"""From a trained trial to a registry version: compared with base, champion and the adapter it began with, described by
+its card, promoted if it has earned it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Conclusion:
     proven_on: str
     """test or eval."""
     verdicts: tuple[Verdict, ...]
-    """On the eval set, against base and champion: what promotion went by."""
+    """On the eval set, against all others that were compared: what promotion went by."""
     promoted: bool
 
 
@@ -51,7 +51,10 @@ def conclude(job: TrainJob, prepared: Prepared, outcome: Outcome, *, parent: str
     registry = Registry(job.registry_dir)
     champion = champion_of(registry, job)
     tuned = f"{outcome.checkpoint}/best"
-    systems = {"base": None, **({"champion": champion.path} if champion else {}), "tuned": tuned}
+    others = {"base": None} | ({"champion": champion.path} if champion else {})
+    if (begun := job.method.needs.init_adapter) is not None:
+        others["initial"] = registry.resolve(begun).path
+    systems = others | {"tuned": tuned}
     splits = {"eval": prepared.splits.eval} | ({"test": prepared.splits.test} if prepared.splits.test else {})
     proofs = {
         name: run_proof(job.model, job, job.method, systems, records, prepared.tokens.max_tokens, use_gpu)

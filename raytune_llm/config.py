@@ -42,6 +42,7 @@ PATHS = (
     "teacher.model.chat_template",
     "prompt.examples",
     "method.teacher",
+    "method.sft_data",
     "output",
 )
 """Keys whose relative local paths are made absolute on the driver, before they cross to workers with another folder."""

@@ -11,7 +11,7 @@ Shape letters: B examples, T tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, Trainer, TrainerCallback
 
+    from raytune_llm.data.files import Data
     from raytune_llm.data.records import Record, Text
     from raytune_llm.data.tokens import Tokens
     from raytune_llm.evaluation.metrics import Metric
@@ -62,11 +63,38 @@ Example = dict[str, Sequence]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A version that a method needs and that is trained before it, by a job of its own, once for all trials."""
+
+    name: str
+    """The version is named after the job and this: NAME-sft."""
+    meaning: str
+    """What it is, for the terminal."""
+    method: Method
+    steps: int
+    data: str | None
+    """Location of its records; null = those of the job."""
+    key: str
+    """Of the method, which then names the version."""
+    instead: str
+    """What the user may do where the job's records don't suit it."""
+
+    def decides(self, key: str) -> bool:
+        """Whether a key of the job, like method.sft_steps, is this stage's."""
+        name = f"method.{self.name}"
+        return key in (f"{name}_steps", f"{name}_data", f"method.{self.key}") or key.startswith(f"{name}.")
+
+    def records_of(self, data: Data) -> Data:
+        """The job's records, or the stage's own, of which an eval set is carved."""
+        return data if self.data is None else replace(data, train=self.data, eval=None, test=None)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a method's terms read of Outputs besides the label log-probabilities."""
+    """What a method needs besides a base and records."""
 
     reference: bool = False
-    """Outputs.reference: computed once before training, under the base without an adapter."""
+    """Outputs.reference: computed once before training, under what training begins with."""
     score: bool = False
     """Outputs.score: the model is then a reward model, whose head is trained beside the adapter; it gives no label
     log-probabilities."""
@@ -81,13 +109,18 @@ class Needs:
     teacher: str | None = None
     """NAME@VERSION of the registry, or a base; null = this job's base without an adapter."""
     init_adapter: str | None = None
-    """NAME@VERSION of the registry: the adapter that training goes on in; null = a new one on the base."""
+    """NAME@VERSION of the registry: the adapter that training goes on in and that is the reference; null = a new one on
+    the base, which then is."""
+    stages: tuple[Stage, ...] = ()
+    """What is trained first, in this order."""
     teacher_model: bool = False
     """Of `trainer`: it is given the teacher itself, as `teacher`."""
     causal: str | None = None
     """Why it takes no encoder-decoder base; None = it does."""
     alone: str | None = None
     """Why its trials can't share one base although it has terms; None = they can."""
+    gpu_for: str | None = None
+    """What needs a GPU, in the user's words; None = a CPU will do."""
     sampling: bool = False
     """Completions of the model itself: the method has no terms and no trainer but a `session` that has both a trainer
     and a measure, and it runs on ray_train."""
@@ -155,7 +188,7 @@ class Method(Protocol):
 
     @property
     def needs(self) -> Needs:
-        """What its terms read besides label log-probabilities."""
+        """What it reads besides label log-probabilities, goes on in, and has trained first."""
         ...
 
     def encode(self, record: Record, tokens: Tokens) -> Example | None:

@@ -42,10 +42,10 @@ def annotate(job: AnnotateJob) -> int:
 
 
 def train(job: TrainJob) -> int:
-    """One tuning run, from records to a registry version; the reward model of a policy before it."""
+    """One tuning run, from records to a registry version; the stages that its method needs before it."""
     started = ready(job)
     outcome, conclusion = train_version(started)
-    print(summary.of_training(started.job, outcome, conclusion))
+    print(summary.of_training(started.job, outcome, conclusion, started.earlier))
     return 0
 
 
@@ -90,7 +90,7 @@ def run_sweep(job: SweepJob) -> Conclusion:
             parent=f"{job.name}/{job.run}",
             use_gpu=started.use_gpu,
         )
-    print(summary.of_sweep(job, outcomes, won, conclusion), flush=True)
+    print(summary.of_sweep(job, outcomes, won, conclusion, started.earlier), flush=True)
     return conclusion
 
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 Judge = Callable[[Seq[Rollout]], Array]
 """Numbers that completions are compared by."""
-TRAINERS = {"rloo": ("RLOOTrainer", "RLOOConfig"), "grpo": ("GRPOTrainer", "GRPOConfig")}
+TRAINERS = {"rloo": "RLOOTrainer", "grpo": "GRPOTrainer"}
+CONFIGS = {"rloo": "RLOOConfig", "grpo": "GRPOConfig"}
 """TRL's classes of each algorithm."""
 
 
@@ -66,25 +67,33 @@ class PolicySession:
         import trl
         from datasets import Dataset
 
-        trainer_class, config_class = (getattr(trl, name) for name in TRAINERS[self.method.algorithm.value])
         unwrapped(model).generation_config.eos_token_id = list(self.sampling.stop_ids)
         rows = [{"prompt": one.prompt_ids, "text": one.prompt, "answer": one.answer} for one in self.asked(examples)]
-        per_device = arguments["per_device_train_batch_size"] * self.method.num_generations
-        return encoded(trainer_class)(
+        longest = max(len(row["prompt"]) for row in rows)
+        return encoded(getattr(trl, TRAINERS[self.method.algorithm.value]))(
             model=model,
             reward_funcs=self._rewards,
-            args=config_class(
-                **arguments | {"per_device_train_batch_size": per_device},
-                num_generations=self.method.num_generations,
-                max_completion_length=self.method.max_completion_tokens,
-                temperature=self.method.temperature,
-                beta=self.method.kl_coefficient,
-                shuffle_dataset=False,
-                disable_dropout=False,
-            ),
+            args=self.config(arguments, longest_prompt=longest),
             train_dataset=Dataset.from_list(rows).select(indices),
             processing_class=tokenizer,
             callbacks=callbacks,
+        )
+
+    def config(self, arguments: dict[str, Any], *, longest_prompt: int) -> Any:
+        """TRL's config of this training; longest_prompt in tokens."""
+        import trl
+
+        method = self.method
+        per_device = arguments["per_device_train_batch_size"] * method.num_generations
+        return getattr(trl, CONFIGS[method.algorithm.value])(
+            **arguments | {"per_device_train_batch_size": per_device},
+            num_generations=method.num_generations,
+            max_completion_length=method.max_completion_tokens,
+            temperature=method.temperature,
+            beta=method.kl_coefficient,
+            shuffle_dataset=False,
+            disable_dropout=False,
+            **method.sampler.arguments(self.sampling.stop_ids, longest_prompt + method.max_completion_tokens),
         )
 
     def measure(self, model: Any, examples: Seq[Example], reference: Any = None) -> Measured:

@@ -14,7 +14,7 @@ from raytune_llm.evaluation.candidates import with_candidates
 from raytune_llm.evaluation.features import with_features, with_mates
 from raytune_llm.evaluation.reference import with_references
 from raytune_llm.job import SweepJob, TrainJob
-from raytune_llm.proving import load
+from raytune_llm.proving import load, load_reference
 from raytune_llm.training.trial import Examples
 
 
@@ -24,7 +24,7 @@ def precompute(job: TrainJob, examples: Examples, *, use_gpu: bool) -> Examples:
     common = {"pad_id": tokenizer.pad_token_id, "batch_size": job.evaluation.batch_size}
     parts = [examples.train, examples.eval]
     if needs.reference:
-        model: Any = load(job.model, None, use_gpu=use_gpu)
+        model: Any = load_reference(job.model, job.method, job.registry_dir, use_gpu=use_gpu)
         parts = [with_references(model, part, **common) for part in parts]
     if needs.asks_teacher:
         model = load(*teacher(needs.teacher, job.model, job.registry_dir), use_gpu=use_gpu)

@@ -4,18 +4,19 @@ is touched."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from raytune_llm.companions import companion, teacher
 from raytune_llm.data.doctor import Diagnosis, examine
 from raytune_llm.data.files import Splits, load
-from raytune_llm.data.records import Preference, Prompt, Record
+from raytune_llm.data.records import Prompt
 from raytune_llm.data.tokens import Tokens
 from raytune_llm.job import CheckJob, InputError, SweepJob, TrainJob, input_errors, require
+from raytune_llm.method import IGNORED
 from raytune_llm.registry import Registry
-from raytune_llm.rewards.function import load_function
+from raytune_llm.rewards.function import Function, load_function
+from raytune_llm.rewards.mixture import Rollout, Weighed, scores
 from raytune_llm.rewards.text import Pattern
 from raytune_llm.sweep.space import Plan
 from raytune_llm.training.trial import Examples, split_batch
@@ -73,7 +74,7 @@ def check_knobs(job: TrainJob) -> None:
     with input_errors():
         swept = job.sweep.axes() if isinstance(job, SweepJob) else {}
         if job.method.needs.sampling:
-            check_sampling(job, swept)
+            check_sampling(job)
         for key in SHARED_BY_TRIALS if job.method.needs.asks_teacher else ():
             require(key not in swept, f"sweep.space.{key}", swept.get(key), f"no axis: all trials share one {key}")
         if "tuning.adapter_size" not in swept:
@@ -82,7 +83,7 @@ def check_knobs(job: TrainJob) -> None:
             split_batch(job.tuning, job.scaling.num_workers)
 
 
-def check_sampling(job: TrainJob, swept: Mapping[str, object]) -> None:
+def check_sampling(job: TrainJob) -> None:
     """Refuse a policy that can't be trained, before anything is loaded. Raises ValueError."""
     method: Any = job.method
     if job.model.facts.is_encoder_decoder:
@@ -90,42 +91,39 @@ def check_sampling(job: TrainJob, swept: Mapping[str, object]) -> None:
             f"model.name_or_path={job.model.name_or_path} is an encoder-decoder base, and TRL's trainers that sample "
             "have no path for those; take method=dpo on the same preferences, or a causal base"
         )
-    require(job.adapter.kind == "adapter", "adapter", job.adapter.kind, "lora: the reference is the base without it")
+    given = type(job.adapter).__name__.lower()
+    require(job.adapter.kind == "adapter", "adapter", given, "lora: the reference is the base without it")
     registry = Registry(job.registry_dir)
     if method.model_weight and method.reward_adapter is not None:
         companion(registry, "method.reward_adapter", method.reward_adapter, kind="reward", base=job.model)
     if method.judge_adapter is not None:
         companion(registry, "method.judge_adapter", method.judge_adapter, kind="reward", base=job.model)
-    if method.init_adapter is not None:
-        companion(registry, "method.init_adapter", method.init_adapter, kind="adapter", base=job.model)
-        if "tuning.adapter_size" in swept:
-            raise ValueError(
-                f"sweep.space.tuning.adapter_size can't be swept with method.init_adapter={method.init_adapter}: "
-                "training goes on in that adapter and its size is inherited; take the axis out of the space with "
-                "sweep.space.tuning.adapter_size=null"
-            )
+    method.sampler.check()
     if method.pattern is not None:
         Pattern(method.pattern)
     if method.function is not None:
         load_function(method.function, job.allow_modules)
 
 
-def check_rewards(job: TrainJob, records: Sequence[Record]) -> None:
-    """Refuse prompts that lack what the method's rewards look at. Raises InputError."""
+def check_rewards(job: TrainJob, prepared: Prepared) -> None:
+    """Refuse prompts that lack what the method's rewards look at, and a function that fails on the first of them with
+    its own answer. Raises InputError."""
     method: Any = job.method
     if not method.needs.sampling:
         return
     with input_errors():
-        if method.trains_reward and not any(isinstance(record, Preference) for record in records):
-            raise ValueError(
-                "data.train has prompts but no preferences to train a reward model on; name one with "
-                "method.reward_adapter=NAME@version, or set method.model_weight=0 and another reward's weight"
-            )
-        if method.exact_weight and all(isinstance(record, Prompt) for record in records):
+        if method.exact_weight and all(isinstance(record, Prompt) for record in prepared.splits.train):
             raise ValueError(
                 f"method.exact_weight={method.exact_weight}: no record of data.train has an answer to compare with; "
                 "give output_text beside input_text, or another reward"
             )
+        if method.function is not None:
+            sequence, decode = prepared.examples.train[0]["completion"], prepared.tokens.tokenizer.decode
+            start = sequence.labels.count(IGNORED)
+            prompt_ids, answer_ids = sequence.input_ids[:start], sequence.input_ids[start:]
+            prompt, answer = (decode(ids, skip_special_tokens=True) for ids in (prompt_ids, answer_ids))
+            rollout = Rollout(prompt_ids, answer_ids, prompt, answer, answer, ended=True)
+            scores(Weighed("function", 1.0, Function(method.function, job.allow_modules)), [rollout])
 
 
 def check_sweep(job: SweepJob, planned: Plan) -> None:

@@ -94,7 +94,7 @@ def prove(
         raise ValueError(f"none of the {len(records)} records has an answer to compare with")
     examples = [question.example for question in asked]
     if method.needs.reference:
-        reference = load(base, None, use_gpu=use_gpu)
+        reference = load_reference(base, method, registry_dir, use_gpu=use_gpu)
         examples = with_references(
             reference, examples, pad_id=tokens.tokenizer.pad_token_id, batch_size=evaluation.batch_size
         )
@@ -239,6 +239,12 @@ def load(base: Base, folder: str | None, *, score: bool = False, use_gpu: bool) 
         with fetched(folder) as local:
             model = load_tuned(local, base, score=score)
     return model.to("cuda") if use_gpu else model
+
+
+def load_reference(base: Base, method: Method, registry_dir: str, *, use_gpu: bool) -> Any:
+    """What a method's training begins with, in eval mode: the base, or an adapter on it."""
+    with companions.initial_adapter(method, registry_dir) as folder:
+        return load(base, None if folder is None else str(folder), use_gpu=use_gpu)
 
 
 @contextmanager

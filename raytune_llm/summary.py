@@ -11,6 +11,7 @@ from raytune_llm.job import Outcome, TrainJob
 if TYPE_CHECKING:
     from raytune_llm.conclusion import Conclusion
     from raytune_llm.serving.catalogue import Endpoint
+    from raytune_llm.version import Version
 
 
 SERVE = ("python jobs/serve.py adapter={version}", "an OpenAI-compatible endpoint")
@@ -22,31 +23,34 @@ NEXT = {
 """What to type next, by the kind of what was made."""
 
 
-def of_training(job: TrainJob, outcome: Outcome, conclusion: Conclusion) -> str:
-    """The end of a single run."""
-    assert outcome.best is not None
-    best, last = outcome.best.step, outcome.reports[-1].step
-    ending = f"best at step {best} of {last} ({outcome.ended}), {outcome.seconds:.0f} s of training"
-    return _text(job, conclusion, [("trained", ending)])
+def of_training(job: TrainJob, outcome: Outcome, conclusion: Conclusion, earlier: Sequence[Version] = ()) -> str:
+    """The end of a single run, and what its earlier stages made."""
+    lines = [*_stages(earlier), ("trained", _ending(outcome))]
+    return _text(job, conclusion, lines) + _following(job, conclusion)
 
 
-def of_sweep(job: TrainJob, outcomes: Sequence[Outcome], won: Outcome, conclusion: Conclusion) -> str:
-    """The end of a sweep."""
+def of_stage(job: TrainJob, outcome: Outcome, conclusion: Conclusion) -> str:
+    """The end of a stage that others follow."""
+    return _text(job, conclusion, [("trained", _ending(outcome))])
+
+
+def of_sweep(
+    job: TrainJob, outcomes: Sequence[Outcome], won: Outcome, conclusion: Conclusion, earlier: Sequence[Version] = ()
+) -> str:
+    """The end of a sweep, and what its earlier stages made."""
     assert won.best is not None
     trained = sum(outcome.reports[-1].step for outcome in outcomes if outcome.reports)
     values = ", ".join(
         f"{key.rsplit('.', 1)[-1]} {value:g}" if isinstance(value, float) else f"{key.rsplit('.', 1)[-1]} {value}"
         for key, value in won.trial.values.items()
     )
-    return _text(
-        job,
-        conclusion,
-        [
-            ("winner", f"{values}, best at step {won.best.step} (trial {won.trial.id})"),
-            ("trained", f"{len(outcomes)} trials, {trained} steps in all"),
-            ("leaderboard", f"{job.run_dir}/leaderboard.csv"),
-        ],
-    )
+    lines = [
+        *_stages(earlier),
+        ("winner", f"{values}, best at step {won.best.step} (trial {won.trial.id})"),
+        ("trained", f"{len(outcomes)} trials, {trained} steps in all"),
+        ("leaderboard", f"{job.run_dir}/leaderboard.csv"),
+    ]
+    return _text(job, conclusion, lines) + _following(job, conclusion)
 
 
 def of_endpoint(endpoint: Endpoint) -> str:
@@ -70,11 +74,28 @@ def next_step(command: str, meaning: str) -> str:
     return f"\nnext  {command}" + (f"   # {meaning}" if meaning else "")
 
 
+def _ending(outcome: Outcome) -> str:
+    assert outcome.best is not None
+    best, last = outcome.best.step, outcome.reports[-1].step
+    return f"best at step {best} of {last} ({outcome.ended}), {outcome.seconds:.0f} s of training"
+
+
+def _stages(earlier: Sequence[Version]) -> list[tuple[str, str]]:
+    """A line for each version that was made first, with the metric that it was chosen by."""
+    lines = []
+    for place, version in enumerate(earlier, start=1):
+        metric = version.card.config["method"]["metric"]
+        value = version.card.metrics[metric]
+        low, high = version.card.intervals[metric]
+        said = f"{version.reference} ({version.card.method}), {metric} {value:.3f} [{low:.3f}, {high:.3f}]"
+        lines.append((f"stage {place}", said))
+    return lines
+
+
 def _text(job: TrainJob, conclusion: Conclusion, lines: list[tuple[str, str]]) -> str:
     version = conclusion.version
-    standing = (
-        "champion" if conclusion.promoted else "not promoted: it has not beaten base and champion by more than chance"
-    )
+    others = " and ".join(conclusion.proof.comparison.systems[:-1])
+    standing = "champion" if conclusion.promoted else f"not promoted: it has not beaten {others} by more than chance"
     if not conclusion.promoted and job.promote.value == "never":
         standing = "not promoted, as asked"
     lines = [
@@ -86,8 +107,10 @@ def _text(job: TrainJob, conclusion: Conclusion, lines: list[tuple[str, str]]) -
     width = max(len(key) for key, _ in lines)
     table = report.table(conclusion.proof.comparison)
     body = "\n".join(f"{key.ljust(width)}  {value}" for key, value in lines)
-    command, meaning = NEXT[version.card.kind]
-    following = next_step(
-        command.format(version=version.reference) + (f" home={job.home}" if job.home else ""), meaning
-    )
-    return f"\nOn the {conclusion.proven_on} set:\n{table}\n\n{body}\n{following}"
+    return f"\nOn the {conclusion.proven_on} set:\n{table}\n\n{body}"
+
+
+def _following(job: TrainJob, conclusion: Conclusion) -> str:
+    command, meaning = NEXT[conclusion.version.card.kind]
+    command = command.format(version=conclusion.version.reference)
+    return "\n" + next_step(command + (f" home={job.home}" if job.home else ""), meaning)

@@ -41,6 +41,8 @@ EXTRA = {
     ("teacher", "openai"): ["teacher.model=m", "teacher.api_key_env=null"],
     ("teacher", "local"): ["teacher.model.name_or_path=org/name"],
     ("teacher", "version"): ["teacher.version=tuned"],
+    ("method/sampler", "transformers"): ["method=rlhf"],
+    ("method/sampler", "vllm"): ["method=rlhf"],
 }
 """What an option needs besides being chosen."""
 OPTIONS = [

@@ -26,17 +26,17 @@ LAYERS = [  # top to bottom; a module imports from its own layer or from those b
     ["companions"],
     ["registry", "weights", "version"],
     ["methods"],
-    ["distillation", "average_trainer", "policy_session"],
+    ["beginning", "distillation", "average_trainer", "policy_session"],
     ["terms_trainer"],
     ["evaluation"],
-    ["rewards"],
+    ["rewards", "samplers"],
     ["models"],
     ["data"],
     ["tracking"],
     ["cluster"],
     ["config", "config_help"],
     ["demo"],
-    ["full_disk"],
+    ["full_disk", "worker_errors"],
     ["storage", "json_text"],
     ["method"],
     ["job"],
@@ -44,6 +44,7 @@ LAYERS = [  # top to bottom; a module imports from its own layer or from those b
 NO_RAY = [
     "teachers",
     "methods",
+    "beginning",
     "evaluation",
     "models",
     "data",
@@ -57,6 +58,7 @@ NO_RAY = [
     "terms_trainer",
     "policy_session",
     "rewards",
+    "samplers",
     "companions",
     "method",
     "job",
@@ -119,7 +121,7 @@ def test_the_lower_house_knows_no_ray(file):
     assert not [name for name in imports(file) if name == "ray" or name.startswith("ray.")]
 
 
-@pytest.mark.parametrize("folder", ["methods", "teachers", "tracking"])
+@pytest.mark.parametrize("folder", ["methods", "teachers", "tracking", "samplers"])
 def test_siblings_do_not_import_each_other(folder):
     files = list((PACKAGE / folder).glob("[!_]*.py"))
     modules = tuple(f"raytune_llm.{folder}.{file.stem}" for file in files)

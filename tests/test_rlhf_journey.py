@@ -5,9 +5,11 @@ import pytest
 from worlds import write_base, write_records
 
 from raytune_llm import pipeline
+from raytune_llm.chain import after_stages
 from raytune_llm.config import load
 from raytune_llm.data.records import Preference
 from raytune_llm.registry import Registry
+from raytune_llm.starting import start
 
 SMALL = [
     "tuning.steps=4", "tuning.eval_every=2", "tuning.batch_size=4", "tuning.adapter_size=4", "tuning.warmup_steps=0",
@@ -23,19 +25,24 @@ def arguments(tmp_path):
     return [*files, *SMALL]
 
 
-@pytest.mark.slow  # four Ray Train jobs, each with its own start and imports: a minute and a half
-def test_a_policy_from_preferences_and_again_with_the_same_reward_model(arguments, tmp_path, ray_session, capsys):
+@pytest.mark.slow  # five Ray Train jobs, each with its own start and imports: two minutes
+def test_a_policy_from_answers_and_preferences_and_another_from_it(arguments, tmp_path, ray_session, capsys):
     policy = ["method=rlhf", "method.reward_steps=4", "method.max_completion_tokens=6", "method.eval_prompts=4"]
-    assert pipeline.train(load("train", [*arguments, *policy])) == 0
+    answers = ["method.sft_data=chosen", "method.sft_steps=4"]
+    assert pipeline.train(load("train", [*arguments, *policy, *answers])) == 0
     registry = Registry(f"{tmp_path}/registry")
-    assert [version.reference for version in registry.list()] == ["cats@1", "cats-reward@1"]
+    assert [version.reference for version in registry.list()] == ["cats@1", "cats-reward@1", "cats-sft@1"]
+    assert registry.resolve("cats@1").card.parent == "cats-sft@1"
     card = registry.resolve("cats@1").card
     assert card.config["method"]["reward_adapter"] == "cats-reward@1" and card.probes
     assert {"eval/objective", "eval/kl", "eval/win_rate"} <= card.intervals.keys()
     said = capsys.readouterr().out
-    assert (
-        "first stage: a reward model from the preferences, cats-reward" in said and "second stage: the policy" in said
-    )
+    assert "stage 1 of 3: an adapter that learns given answers, cats-sft" in said
+    assert "stage 2 of 3: a reward model from the preferences, cats-reward" in said
+    assert "stage 3 of 3: the policy, cats" in said and "stage 1  cats-sft@1 (sft), eval/loss " in said
+    started = after_stages(start(load("train", [*arguments, *policy, *answers])))
+    assert [version.reference for version in started.earlier] == ["cats-sft@1", "cats-reward@1"]
+    assert started.job.method.init_adapter == "cats-sft@1"
     assert pipeline.train(load("train", [*arguments, *policy, "method.init_adapter=cats@1", "name=dogs"])) == 0
     dogs = registry.resolve("dogs@1").card
     assert dogs.parent == "cats@1" and dogs.config["method"]["reward_adapter"] == "dogs-reward@1"

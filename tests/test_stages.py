@@ -1,28 +1,46 @@
 """The stages before a policy's training: which reward model, which adapter, and whose base they must have; what
 proves reward models and policies; all in this process, without Ray."""
 
+import math
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 from worlds import write_base, write_records
 
 from raytune_llm import companions
 from raytune_llm.conclusion import make_card
 from raytune_llm.config import load
+from raytune_llm.data.files import load as load_records
 from raytune_llm.data.records import Preference
-from raytune_llm.job import InputError, Outcome, Report, Trial
+from raytune_llm.job import InputError, Outcome, Report, Trial, input_errors
+from raytune_llm.precomputation import precompute
 from raytune_llm.preparation import check_knobs, prepare
 from raytune_llm.proving import prove
 from raytune_llm.registry import Registry
 from raytune_llm.serving.catalogue import read_catalogue
-from raytune_llm.stages import finished, inherited, reward_job
+from raytune_llm.stages import check, finished, inherited, stage_job
+from raytune_llm.training.packed.placement import Placement
+from raytune_llm.training.packed.resident import Resident
 from raytune_llm.training.trial import Place, fit, start_model
+
+
+def reward_job(job):
+    """The job of the reward model before a policy."""
+    return stage_job(job, next(stage for stage in job.method.needs.stages if stage.name == "reward"))
 
 
 class Silent:
     def log(self, step, metrics): ...
 
     def finish(self, summary, failed): ...
+
+
+def refusing(job):
+    """What is checked of a job before it runs."""
+    check_knobs(job)
+    with input_errors():
+        check(job, load_records(job.data, job.method.records, job.seed).train)
 
 
 def job_of(root, base, folder, *overrides):
@@ -95,7 +113,7 @@ def test_training_goes_on_in_an_adapter_of_its_own_size(world):
         goes_on.method.__class__(**vars(goes_on.method) | {"reward_adapter": "cats-reward@1"}), job.model,
         registry_dir=job.registry_dir, allow_modules=[], batch_size=4, seed=0, use_gpu=False,
     ) as session:  # fmt: skip
-        model = start_model(goes_on, session)
+        model = start_model(goes_on)
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         assert trainable and model.peft_config["default"].r == 4
         learned = session.measure(model, prepare(job).examples.eval[:2], session.reference_model()).metrics
@@ -120,7 +138,7 @@ def test_training_goes_on_in_an_adapter_of_its_own_size(world):
 def test_companions_of_another_kind_are_refused(world, overrides, message):
     base, folder = world
     with pytest.raises(InputError, match=message):
-        check_knobs(job_of("train", base, folder, "method=rlhf", *overrides))
+        refusing(job_of("train", base, folder, "method=rlhf", *overrides))
 
 
 def test_companions_of_another_base_are_refused(world, tmp_path):
@@ -130,10 +148,94 @@ def test_companions_of_another_base_are_refused(world, tmp_path):
         check_knobs(job_of("train", other, folder, "method=rlhf", "method.reward_adapter=cats-reward@1"))
 
 
-def test_the_size_of_an_adapter_that_is_gone_on_with_cannot_be_swept(world):
+SIZES = "sweep.space.tuning.adapter_size=null"
+
+
+@pytest.mark.parametrize("method", ["rlhf", "dpo"])
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["method.init_adapter=kind"], r"adapter_size can't be swept with method\.init_adapter=kind: .*=null"),
+        (["method.sft_data=chosen"], r"adapter_size can't be swept with method\.sft_data=chosen: .*=null"),
+        (
+            ["method.sft_data=chosen", SIZES, "sweep.space.adapter.alpha=[8,16]"],
+            r"space\.adapter\.alpha can't be swept",
+        ),
+        (["method.sft_data=chosen", SIZES, "sweep.space.method.sft_steps=[8,16]"], r"sft_steps=\[8, 16\].*no axis"),
+        (["method.init_adapter=kind", "method.sft_data=chosen", SIZES], "both say where training begins; give one"),
+        (["method.init_adapter=cats-reward", SIZES], "is of kind reward; allowed: a version of kind adapter"),
+        (["method.sft_data=chosen", SIZES, "adapter=full"], "adapter=full is not allowed; allowed: lora"),
+        (["method.sft_steps=0"], r"method\.sft_steps=0 is not allowed; allowed: ≥ 1"),
+    ],
+)
+def test_a_beginning_that_cannot_be_had_is_refused(world, method, overrides, message):
     base, folder = world
-    with pytest.raises(InputError, match=r"adapter_size can't be swept with method\.init_adapter=kind.*=null"):
-        check_knobs(job_of("sweep", base, folder, "method=rlhf", "method.init_adapter=kind"))
+    with pytest.raises(InputError, match=message):
+        refusing(job_of("sweep", base, folder, f"method={method}", *overrides))
+
+
+def test_a_stage_needs_records_that_it_can_learn_from(world, tmp_path):
+    base, folder = world
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two"}\n')
+    given = f"data.train={tmp_path}/prompts.jsonl"
+    with pytest.raises(
+        InputError, match=r"a reward model .*: 2 of its 2 records are of kind Prompt; name one with meth"
+    ):
+        refusing(job_of("train", base, folder, "method=rlhf", given))
+    own = ["method.model_weight=0", "method.pattern=x", "method.pattern_weight=1", "method.sft_data=chosen"]
+    with pytest.raises(
+        InputError, match=r"learns given answers: 2 of its 2 .*; name records of answers with method\.sft"
+    ):
+        refusing(job_of("train", base, folder, "method=rlhf", given, *own))
+
+
+def test_the_stage_that_learns_given_answers(world, tmp_path):
+    base, folder = world
+    answers = write_records(tmp_path / "answers")[0]
+    job = job_of("train", base, folder, "method=dpo", f"method.sft_data={answers}", "method.sft_steps=3")
+    (stage,) = job.method.needs.stages
+    own = stage_job(job, stage)
+    assert (own.name, own.kind, own.tuning.steps, own.tuning.adapter_size) == ("cats-sft", "adapter", 3, 4)
+    assert own.data.train == str(answers) and own.data.eval is None and own.method == job.method.sft
+    whole = job_of("train", base, folder, "method=rlhf", "method.sft_data=chosen")
+    assert [one.name for one in whole.method.needs.stages] == ["sft", "reward"]
+    learned = prepare(stage_job(whole, whole.method.needs.stages[0])).examples.train
+    right = prepare(job_of("train", base, folder, "method=dpo")).examples.train
+    assert [example["completion"] for example in learned] == [example["chosen"] for example in right]
+    filled = job.with_values({"method.init_adapter": "kind@1"})
+    assert not filled.method.needs.stages and inherited(filled).tuning.adapter_size == 4
+
+
+def test_dpo_from_an_adapter_is_the_same_packed_and_alone(world, tmp_path):
+    """The reference is that adapter, so the first loss is log 2; both backends go on from its weights."""
+    base, folder = world
+    job = inherited(job_of("train", base, folder, "method=dpo", "method.init_adapter=kind", "tuning.adapter_size=2",
+                           "method.sft_weight=0", "tuning.steps=4", "tuning.eval_every=4"))  # fmt: skip
+    examples = precompute(job, prepare(job).examples, use_gpu=False)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    reports = []
+    fit(
+        job, examples, Place(alone, 0, 1, False), milestones=[1], report=lambda said, _: reports.append(said),
+        run=Silent(), progress=lambda *_: None, resume=None,
+    )  # fmt: skip
+    assert reports[0]["train/loss"] == pytest.approx(math.log(2), rel=1e-5)
+    resident = Resident(job, examples, wanted=1, max_rank=4, device="cpu", say=lambda _: None)
+    placement = Placement(job=job, trial=Trial(id="t", values={}), directory=str(tmp_path / "packed"), milestones=(1,))
+    resident.join(placement, Silent())
+    packed = [report for _ in range(4) for report, _ in resident.advance().values()]
+    assert [report.metrics["eval/loss"] for report in packed] == pytest.approx(
+        [r["eval/loss"] for r in reports], rel=1e-4
+    )
+    found, expected = (
+        load_file(next(path.rglob("best/adapter_model.safetensors"))) for path in (tmp_path / "packed", alone)
+    )
+    assert found.keys() == expected.keys()
+    begun = load_file(folder / "registry" / "kind" / "v1" / "adapter_model.safetensors")
+    for name, weights in expected.items():
+        moved = (weights - begun[name]).norm()
+        assert moved > 0 and (found[name] - weights).norm() < 0.02 * moved
+    resident.close()
 
 
 def test_a_reward_model_is_not_served(world):

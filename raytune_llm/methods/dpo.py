@@ -2,11 +2,11 @@
 
     r(y) = beta · (log π(y | x) − log π_ref(y | x))        loss = mean over pairs of −log σ(r(chosen) − r(rejected))
 
-The reference is the base without an adapter; what it says of each answer is computed once, before training. A large
-margin can be had by making both answers unlikely, and a small base then says neither: `sft_weight` adds next-token loss
-on the chosen ones (Pang et al., 2024, arXiv 2404.19733). TRL's DPOTrainer trains causal bases; encoder-decoder ones,
-and sft_weight, whose token mean TRL takes within micro-batches, a transformers Trainer with the same terms. Leaves out:
-the many other variants of the loss.
+The reference is what training begins with, the base or an adapter on it; what it says of each answer is computed once,
+before training. A large margin can be had by making both answers unlikely, and a small base then says neither:
+`sft_weight` adds next-token loss on the chosen ones (Pang et al., 2024, arXiv 2404.19733). TRL's DPOTrainer trains
+causal bases; encoder-decoder ones, and sft_weight, whose token mean TRL takes within micro-batches, a transformers
+Trainer with the same terms. Leaves out: the many other variants of the loss.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from raytune_llm.beginning import Beginning
 from raytune_llm.data.question import question
 from raytune_llm.data.records import Preference, Record, Text
 from raytune_llm.job import require
@@ -31,7 +32,7 @@ NAMES = ("chosen", "rejected")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPO:
+class DPO(Beginning):
     """Learn to prefer the answers that the records prefer, without leaving the reference further than beta allows."""
 
     metric: str
@@ -42,11 +43,15 @@ class DPO:
     """Weight of next-token loss on the chosen answers, which keeps a policy from losing both answers; ≥ 0, 0 = none."""
 
     records = (Preference,)
-    needs = Needs(reference=True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.beta > 0, "method.beta", self.beta, "> 0")
         require(self.sft_weight >= 0, "method.sft_weight", self.sft_weight, "≥ 0")
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(reference=True, init_adapter=self.init_adapter, stages=self.sft_stages())
 
     def question(self, record: Record) -> tuple[Text, str] | None:
         return question(record)

@@ -16,14 +16,16 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from raytune_llm.beginning import Beginning
 from raytune_llm.data.question import question
 from raytune_llm.data.records import Message, Preference, Prompt, Record, Supervised, Text
 from raytune_llm.job import require
-from raytune_llm.method import IGNORED, Example, Needs, Sequence
+from raytune_llm.method import IGNORED, Example, Needs, Sequence, Stage
 
 if TYPE_CHECKING:
     from raytune_llm.data.tokens import Tokens
     from raytune_llm.method import Companions, Session
+    from raytune_llm.samplers import Sampler
 
 
 class Algorithm(Enum):
@@ -34,7 +36,7 @@ class Algorithm(Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RLHF:
+class RLHF(Beginning):
     """Sample completions of the prompts and learn from their rewards."""
 
     metric: str
@@ -50,15 +52,14 @@ class RLHF:
     """Longest completion; ≥ 1. One that is cut off there pays unended_penalty."""
     temperature: float
     """Of sampling, in training and evaluation; > 0."""
+    sampler: Sampler
+    """Who draws the completions of a training (conf/method/sampler)."""
     reward_adapter: str | None
     """Registry reference of a reward model of the same base, NAME@version; null = trained first, from the
     preferences."""
     judge_adapter: str | None
     """Registry reference of a second reward model, best trained on other preferences: it has no say in training and
     counts eval/judge_win_rate, so that a policy that learned to please the first one alone is seen. null = none."""
-    init_adapter: str | None
-    """Registry reference of an adapter that training goes on in and that is the reference; its size is inherited.
-    null = a new adapter on the base."""
     model_weight: float
     """Weight of the reward model's score; 0 = no reward model."""
     exact_weight: float
@@ -96,6 +97,7 @@ class RLHF:
     records = (Preference, Supervised, Prompt)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         weights = ("model_weight", "exact_weight", "pattern_weight", "function_weight")
         for name in ("kl_coefficient", "length_penalty", "unended_penalty", *weights):
             require(getattr(self, name) >= 0, f"method.{name}", getattr(self, name), "≥ 0")
@@ -113,12 +115,19 @@ class RLHF:
 
     @property
     def needs(self) -> Needs:
-        return Needs(sampling=True, init_adapter=self.init_adapter)
-
-    @property
-    def trains_reward(self) -> bool:
-        """Whether a reward model is to be trained first."""
-        return self.model_weight > 0 and self.reward_adapter is None
+        reward = Stage(
+            name="reward",
+            meaning="a reward model from the preferences",
+            method=self.reward,
+            steps=self.reward_steps,
+            data=None,
+            key="reward_adapter",
+            instead="name one with method.reward_adapter=NAME@version, or set method.model_weight=0 and another "
+            "reward's weight",
+        )
+        stages = self.sft_stages() + ((reward,) if self.model_weight > 0 and self.reward_adapter is None else ())
+        gpu_for = self.sampler.gpu_for
+        return Needs(sampling=True, init_adapter=self.init_adapter, stages=stages, gpu_for=gpu_for)
 
     def question(self, record: Record) -> tuple[Text, str] | None:
         """A prompt alone may be asked, too: no answer of it is expected."""

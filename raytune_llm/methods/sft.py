@@ -1,4 +1,5 @@
-"""Supervised fine-tuning: next-token loss on the completion alone; in chats, on every assistant turn.
+"""Supervised fine-tuning: next-token loss on the completion alone; in chats, on every assistant turn; of preferences,
+on the answer preferred.
 
     loss = Σ_tokens −log p(token | prompt, tokens before) / number of completion tokens in the step
 
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from raytune_llm.data.question import question
-from raytune_llm.data.records import Chat, Record, Supervised, Text
+from raytune_llm.data.records import Chat, Preference, Record, Supervised, Text
 from raytune_llm.method import Example, Needs, Outputs, Term
 
 if TYPE_CHECKING:
@@ -30,12 +31,14 @@ class SFT:
     metric: str
     """The eval metric that stops, ranks and selects trials."""
 
-    records = (Supervised, Chat)
+    records = (Supervised, Chat, Preference)
     needs = Needs()
 
     def encode(self, record: Record, tokens: Tokens) -> Example | None:
         if isinstance(record, Chat):
             sequence = tokens.conversation(record.messages)
+        elif isinstance(record, Preference):
+            sequence = tokens.completion(record.prompt, record.chosen)
         else:
             assert isinstance(record, Supervised)
             sequence = tokens.completion(record.prompt, record.completion)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -95,6 +96,18 @@ class RowLayout:
             name: (a[0].clone(), b[0].T.clone(memory_format=torch.contiguous_format))
             for name, (a, b) in zip(self.sizes, views, strict=True)
         }
+
+
+def read_weights(folder: str | Path, names: Sequence[str]) -> Weights:
+    """The weights of a PEFT folder. Raises ValueError unless it is a plain LoRA adapter on exactly these modules."""
+    from safetensors.torch import load_file
+
+    found = load_file(Path(folder, "adapter_model.safetensors"))
+    keys = {name: [f"base_model.model.{name}.lora_{side}.weight" for side in "AB"] for name in names}
+    wrong = sorted(found.keys() ^ {key for pair in keys.values() for key in pair})
+    if wrong:
+        raise ValueError(f"the adapter in {folder} is not plain LoRA on these modules; they differ in {wrong[:3]}")
+    return {name: (found[a], found[b]) for name, (a, b) in keys.items()}
 
 
 def initial_weights(model: nn.Module, names: Sequence[str], *, rank: int, seed: int) -> Weights:

@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from raytune_llm.job import require
+from raytune_llm.job import InputError, require
 from raytune_llm.rewards.mixture import Rollout, where
 
 
@@ -21,13 +21,13 @@ class Function:
         self._name, self._function = name, load_function(name, allow_modules)
 
     def __call__(self, rollouts: Sequence[Rollout]) -> list[float]:
-        """Raises ValueError naming the prompt on which the function failed."""
+        """Raises InputError naming the prompt on which the function failed."""
         found = []
         for rollout in rollouts:
             try:
                 found.append(float(self._function(rollout.prompt, rollout.completion, rollout.answer)))
             except Exception as error:
-                raise ValueError(
+                raise InputError(
                     f"method.function={self._name} raised {type(error).__name__}: {error} for {where(rollout)}"
                 ) from error
         return found

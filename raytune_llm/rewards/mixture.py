@@ -10,6 +10,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from raytune_llm.job import InputError
+
 Array = NDArray[np.float64]
 LONGEST_SHOWN = 200
 
@@ -62,7 +64,7 @@ class Mixture:
     """Taken off when the completion was cut off."""
 
     def __call__(self, rollouts: Sequence[Rollout]) -> Array:
-        """The reward of each rollout, (n,). Raises ValueError naming source and prompt when one isn't a number."""
+        """The reward of each rollout, (n,). Raises InputError naming source and prompt when one isn't a number."""
         total = np.zeros(len(rollouts))
         for part in self.parts:
             total += part.weight * scores(part, rollouts)
@@ -79,11 +81,11 @@ class Mixture:
 
 
 def scores(part: Weighed, rollouts: Sequence[Rollout]) -> Array:
-    """A source's own numbers, (n,). Raises ValueError naming the prompt of one that isn't finite."""
+    """A source's own numbers, (n,). Raises InputError naming the prompt of one that isn't finite."""
     found = np.array(part.source(rollouts), dtype=np.float64)
     for rollout, value in zip(rollouts, found, strict=True):
         if not math.isfinite(value):
-            raise ValueError(f"the {part.name} reward is {value} for {where(rollout)}; it must be a finite number")
+            raise InputError(f"the {part.name} reward is {value} for {where(rollout)}; it must be a finite number")
     return found
 
 

@@ -100,7 +100,7 @@ def fit(
     ):
         evaluator = Evaluator(job, examples.eval, place, set(milestones), report, run, progress, resume, session)
         trainer = (session or job.method).trainer(
-            start_model(job, session),
+            start_model(job),
             examples.train,
             first_indices(len(examples.train), job.seed, job.tuning.steps * job.tuning.batch_size),
             tokenizer=job.model.tokenizer(),
@@ -114,11 +114,12 @@ def fit(
         return evaluator.ended
 
 
-def start_model(job: TrainJob, session: Session | None) -> Any:
-    """What is trained: a new adapter on the base (or all of it), or the adapter that the session goes on in."""
+def start_model(job: TrainJob) -> Any:
+    """What is trained: a new adapter on the base (or all of it), or the adapter that the method goes on in."""
     base = job.model.load(own_dropout=job.adapter.trains_base, score=job.method.needs.score)
-    if session is not None and session.companions.init_folder is not None:
-        return continued(session.companions.init_folder, base)
+    with companions.initial_adapter(job.method, job.registry_dir) as folder:
+        if folder is not None:
+            return continued(folder, base)
     return job.adapter.apply(base, rank=job.tuning.adapter_size, seed=job.seed)
 
 

@@ -16,13 +16,19 @@ def said(logprobs, reference):
     return Outputs(found, torch.ones_like(found), torch.zeros_like(found), reference=torch.tensor(reference))
 
 
+def dpo(sft_weight):
+    return DPO(
+        metric="eval/loss", beta=0.5, sft_weight=sft_weight, init_adapter=None, sft_data=None, sft_steps=1, sft=None
+    )
+
+
 def test_the_loss_in_closed_form():
     """Eq. 7 of arXiv 2305.18290."""
     outputs = {
         "chosen": said([[-1.0, -2.0], [-1.0, 0.0]], [-4.0, -1.0]),
         "rejected": said([[-5.0], [-2.0]], [-4.0, -4.0]),
     }
-    terms = DPO(metric="eval/loss", beta=0.5, sft_weight=0.0).terms(outputs)
+    terms = dpo(sft_weight=0.0).terms(outputs)
     chosen, rejected = [0.5, 0.0], [-0.5, 1.0]
     margins = [c - r for c, r in zip(chosen, rejected, strict=True)]
     assert terms["preference_loss"].sum.tolist() == pytest.approx([math.log(1 + math.exp(-m)) for m in margins])
@@ -33,7 +39,7 @@ def test_the_loss_in_closed_form():
 
 def test_the_chosen_answers_may_be_learned_too():
     outputs = {"chosen": said([[-1.0, -2.0]], [-4.0]), "rejected": said([[-5.0, 0.0]], [-4.0])}
-    term = DPO(metric="eval/loss", beta=0.5, sft_weight=0.3).terms(outputs)["sft_loss"]
+    term = dpo(sft_weight=0.3).terms(outputs)["sft_loss"]
     assert (term.sum.tolist(), term.weight.tolist(), term.coefficient) == ([3.0], [2.0], 0.3)
 
 

@@ -6,6 +6,7 @@ import shutil
 import sys
 import types
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from raytune_llm.models.forward import outputs
 from raytune_llm.preparation import check_knobs, check_rewards, prepare
 from raytune_llm.training.history import History
 from raytune_llm.training.trial import Place, fit, start_model, training_arguments
+from raytune_llm.worker_errors import input_errors_of_workers
 
 OWN = ["method.function=own_rewards:vowels", "method.function_weight=1.0", "allow_modules=[own_rewards]"]
 
@@ -96,7 +98,7 @@ def test_it_learns_what_a_function_rewards(base, tmp_path, algorithm):
     reports, ended, checkpoint, log = train(job, tmp_path / "run")
     assert ended == "complete"
     with session_of(job) as session:
-        model = start_model(job, session).eval()
+        model = start_model(job).eval()
         start = session.measure(model, prepare(job).examples.eval, session.reference_model()).metrics
     assert start["eval/kl"].whole() == pytest.approx(0.0, abs=1e-6) and start["eval/win_rate"].whole() == 0.5
     assert reports[-1]["eval/reward"] > start["eval/reward"].whole() + 1
@@ -120,7 +122,7 @@ def test_advantages_are_leave_one_out_with_the_divergence_taken_off(base, tmp_pa
     examples = prepare(job).examples.train
     with session_of(job) as session:
         trainer = session.trainer(
-            start_model(job, session), examples, list(range(16)), tokenizer=job.model.tokenizer(),
+            start_model(job), examples, list(range(16)), tokenizer=job.model.tokenizer(),
             arguments=training_arguments(job, Place(tmp_path, 0, 1, False)), callbacks=[],
         )  # fmt: skip
         trainer.train()
@@ -164,10 +166,25 @@ def test_it_stops_when_the_policy_goes_astray(base, tmp_path, override, message)
     assert History.load(checkpoint).stopped == ended
 
 
-def test_a_function_that_raises_ends_the_run_with_its_prompt(base, tmp_path):
+def test_a_function_that_fails_ends_the_run_with_its_prompt(base, tmp_path):
+    job = job_of(base, tmp_path, *OWN)
     sys.modules["own_rewards"].vowels = lambda prompt, completion, answer: float("nan")
-    with pytest.raises(ValueError, match=r"the function reward is nan for the prompt '"):
-        train(job_of(base, tmp_path, *OWN), tmp_path / "run")
+    for failing in (lambda: train(job, tmp_path / "run"), lambda: check_rewards(job, prepare(job))):
+        with pytest.raises(InputError, match=r"the function reward is nan for the prompt '"):
+            failing()
+    sys.modules["own_rewards"].vowels = lambda prompt, completion, answer: completion.nothing
+    with pytest.raises(InputError, match=r"method\.function=own_rewards:vowels raised AttributeError: .* for the "):
+        check_rewards(job, prepare(job))
+
+
+def test_what_a_worker_found_wrong_is_told_on_the_driver():
+    class WorkerGroupError(Exception):
+        worker_failures: ClassVar = {0: OSError("lost"), 1: InputError("the function reward is nan")}
+
+    with pytest.raises(InputError, match="the function reward is nan"), input_errors_of_workers():
+        raise WorkerGroupError
+    with pytest.raises(OSError, match="lost"), input_errors_of_workers():
+        raise OSError("lost")
 
 
 def refused(job, message):
@@ -181,7 +198,33 @@ def test_encoder_decoder_bases_are_refused(tmp_path):
 
 
 def test_full_tuning_is_refused(base, tmp_path):
-    refused(job_of(base, tmp_path, *OWN, "adapter=full"), "adapter=model is not allowed; allowed: lora")
+    refused(job_of(base, tmp_path, *OWN, "adapter=full"), "adapter=full is not allowed; allowed: lora")
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_trl_is_told_of_vllm(base, tmp_path, algorithm):
+    """Constructing TRL's config needs no vLLM; nothing here runs it."""
+    arguments = {"output_dir": str(tmp_path), "per_device_train_batch_size": 2, "use_cpu": True, "bf16": False}
+    own = [*OWN, f"method.algorithm={algorithm}"]
+    with session_of(job_of(base, tmp_path, *own)) as session:
+        assert not session.config(arguments, longest_prompt=10).use_vllm
+    vllm = [*own, "method/sampler=vllm", "method.sampler.gpu_memory_share=0.4", "method.max_completion_tokens=6"]
+    with session_of(job_of(base, tmp_path, *vllm)) as session:
+        inside = session.config(arguments, longest_prompt=10)
+        assert inside.use_vllm and inside.vllm_mode == "colocate"
+        assert (inside.vllm_gpu_memory_utilization, inside.vllm_max_model_length) == (0.4, 16)
+        assert inside.generation_kwargs == {"stop_token_ids": list(session.sampling.stop_ids)}
+    with session_of(job_of(base, tmp_path, *vllm, "method.sampler.server_url=http://gpu:8000")) as session:
+        server = session.config(arguments, longest_prompt=10)
+        assert server.use_vllm and (server.vllm_mode, server.vllm_server_base_url) == ("server", "http://gpu:8000")
+
+
+def test_vllm_is_refused_where_it_is_not_installed(base, tmp_path, monkeypatch):
+    monkeypatch.setattr("raytune_llm.samplers.vllm.find_spec", lambda name: None)
+    message = r"method/sampler=vllm needs vLLM, which isn't installed: pip install 'raytune-llm\[vllm\]', or take"
+    refused(job_of(base, tmp_path, *OWN, "method/sampler=vllm"), message)
+    with pytest.raises(InputError, match=r"method\.sampler\.server_url=gpu:8000 is not allowed; allowed: http://"):
+        job_of(base, tmp_path, *OWN, "method/sampler=vllm", "method.sampler.server_url=gpu:8000")
 
 
 def test_an_unknown_reward_adapter_is_refused(base, tmp_path):
@@ -216,13 +259,9 @@ def test_knobs_that_make_no_sense_are_refused(base, tmp_path, overrides, message
 def test_rewards_need_what_they_look_at_in_the_data(base, tmp_path):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"say {word}"}) + "\n" for word in "abcdefgh"))
-    for overrides, weight, message in (
-        ([], 1.0, "no preferences to train a reward model on; name one with method.reward_adapter"),
-        (["method.exact_weight=1.0"], 0.0, "no record of data.train has an answer to compare with"),
-    ):
-        job = job_of(base, tmp_path, f"data.train={prompts}", *overrides, model=weight)
-        with pytest.raises(InputError, match=message):
-            check_rewards(job, prepare(job).splits.train)
+    job = job_of(base, tmp_path, f"data.train={prompts}", "method.exact_weight=1.0", model=0.0)
+    with pytest.raises(InputError, match=r"no record of data\.train has an answer to compare with"):
+        check_rewards(job, prepare(job))
 
 
 def test_an_empty_prompt_is_refused_with_its_line(base, tmp_path):

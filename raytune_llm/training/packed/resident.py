@@ -20,8 +20,10 @@ from pathlib import Path
 import torch
 from peft import LoraConfig
 
+from raytune_llm import companions
 from raytune_llm.job import Report, TrainJob
 from raytune_llm.models.adapter import LoRA
+from raytune_llm.models.lora_weights import read_weights
 from raytune_llm.tracking import Run
 from raytune_llm.training import checkpoints
 from raytune_llm.training.history import History
@@ -78,6 +80,8 @@ class Resident:
         self.pack = Pack(
             self.model, names, capacity=self.capacity, max_rank=max_rank, cut=Cut(self.capacity, 1 << 30, 128)
         )
+        with companions.initial_adapter(job.method, job.registry_dir) as folder:
+            self.beginning = None if folder is None else read_weights(folder, names)
         self._budget, self._longest = budget, longest
         self._planner: Planner | None = None
         self._most_at_once = 0
@@ -97,7 +101,8 @@ class Resident:
                 history = History.load(Path(folder))
                 state = SlotState.load(Path(folder, "state"))
                 shutil.copytree(Path(folder, "best"), scratch / "best")
-        self.pack.join(spec_of(placement), self.train, placement.job.method.terms, state=state)
+        spec, terms = spec_of(placement), placement.job.method.terms
+        self.pack.join(spec, self.train, terms, weights=self.beginning, state=state)
         self.members[trial_id] = Member(placement, history, run, scratch, history.seconds, state.step if state else 0)
         return list(history.reports), self._why_ended(trial_id)
 
