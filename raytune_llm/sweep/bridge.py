@@ -3,7 +3,7 @@
 A proxy joins an actor that has a free slot, hands each report on to Tune, and leaves when Tune stops it; the slot
 is taken by the next trial at a step boundary. It imports no torch. An actor that died is started again by Ray and
 joined again: the trial goes on from its checkpoint, and reports that Tune has seen are not given to it twice by the
-same proxy.
+same proxy. In the same way a trial moves, after a report, from a crowded actor to an emptier one.
 """
 
 from __future__ import annotations
@@ -120,20 +120,33 @@ def reports(placement: Placement, actors: list[Any]) -> Iterator[Report]:
             try:
                 actor = join(placement, actors)
                 slot.callback(partial(actor.leave.remote, trial_id))
-                ended = None
-                while ended is None:
+                ended, moves = None, False
+                while ended is None and not moves:
                     new, ended = ray.get(actor.next.remote(trial_id))
                     lost_since = None
                     for report in new:
                         if report.step > last_step:
                             last_step = report.step
                             yield report
-                return
+                    moves = bool(new) and ended is None and is_crowded(actor, actors)
+                if not moves:
+                    return
+                slot.pop_all()
             except RayActorError:
                 lost_since = lost_since or time.monotonic()
                 if time.monotonic() - lost_since > GIVE_UP_SECONDS:
                     raise
                 time.sleep(REJOIN_SECONDS)
+
+
+def is_crowded(actor: Any, actors: list[Any]) -> bool:
+    """Whether another actor has two trials fewer, so that one from here is better off there: at the end of a sweep the
+    last trials may all be on one, and the others idle."""
+    try:
+        free = ray.get([one.num_free.remote() for one in actors])
+    except RayActorError:
+        return False
+    return max(free) - free[actors.index(actor)] >= 2
 
 
 def join(placement: Placement, actors: list[Any]) -> Any:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -15,7 +16,7 @@ from worlds import write_base, write_records
 
 from raytune_llm import pipeline
 from raytune_llm.config import load
-from raytune_llm.job import InputError
+from raytune_llm.job import InputError, Report
 from raytune_llm.preparation import check_sweep, prepare
 from raytune_llm.sweep import bridge, select, tuner
 from raytune_llm.sweep.space import plan
@@ -134,6 +135,42 @@ def test_a_killed_proxy_is_retried(world, undisturbed, tmp_path):
     watcher.join()
     assert watcher.killed
     assert_alike(curves(found), undisturbed)
+
+
+class Crowd:
+    """As a pack actor: how many slots are free each time it is asked, and the reports it has for whoever joins."""
+
+    def __init__(self, free, steps, ended):
+        self.free, self.ended = free, ended
+        self.steps = steps
+        self.seated = False
+
+    def num_free(self):
+        return self.free.pop(0)
+
+    def join(self, placement):
+        self.seated = True
+        return True
+
+    def next(self, trial_id):
+        assert self.seated
+        return [Report(step=step, metrics={}) for step in self.steps], self.ended
+
+    def leave(self, trial_id):
+        self.seated = False
+
+
+def test_a_trial_moves_from_a_crowded_actor_to_an_emptier_one_and_repeats_no_report():
+    kind = ray.remote(num_cpus=0)(Crowd)
+    crowded, empty = kind.remote([4, 1, 2], [1], None), kind.remote([3, 3, 3], [1, 2], "complete")
+    placement = SimpleNamespace(trial=SimpleNamespace(id="t"))
+    assert [report.step for report in bridge.reports(placement, [crowded, empty])] == [1, 2]
+    assert not ray.get(crowded.__ray_call__.remote(lambda actor: actor.seated))
+
+
+def test_one_trial_more_than_elsewhere_is_no_crowd():
+    kind = ray.remote(num_cpus=0)(Crowd)
+    assert not bridge.is_crowded(first := kind.remote([2], [], None), [first, kind.remote([3], [], None)])
 
 
 SCHEDULERS = {
