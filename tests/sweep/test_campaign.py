@@ -83,13 +83,22 @@ def kill_one(victim, home, chance, process):
     return True
 
 
-def disturbed(world, home, victim, seed, seconds, *overrides):
-    """Run a sweep whose victim dies at a random moment of its `seconds` of training."""
+def num_steps(home):
+    """Steps that the trials whose checkpoints are kept have made together."""
+    last = {}
+    for checkpoint in home.glob("runs/*/r/trials/*/checkpoint_*"):
+        last[checkpoint.parent] = max(last.get(checkpoint.parent, 0), int(checkpoint.name.rpartition("_")[2]))
+    return sum(last.values())
+
+
+def disturbed(world, home, victim, seed, most_steps, *overrides):
+    """Run a sweep whose victim dies at a random moment, about when its trials have made up to so many steps."""
     chance = random.Random(seed)
     process = start(world, home, *overrides)
-    while not list(home.glob("runs/*/r/trials/*/checkpoint_*")) and process.poll() is None:
-        time.sleep(0.02)
-    time.sleep(chance.uniform(0, seconds))
+    moment = chance.randint(1, most_steps)
+    while num_steps(home) < moment and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(chance.uniform(0, 0.3))
     killed = kill_one(victim, home, chance, process)
     if victim == "driver":
         process.communicate()
@@ -104,13 +113,8 @@ def disturbed(world, home, victim, seed, seconds, *overrides):
 @pytest.fixture(scope="module")
 def undisturbed(world, tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
-    process = start(world, home, "sweep/scheduler=none")
-    while not list(home.glob("runs/*/r/trials/*/checkpoint_*")):
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.02)
-    began = time.monotonic()
-    finish(process)
-    return result_of(home), time.monotonic() - began - 3.0
+    finish(start(world, home, "sweep/scheduler=none"))
+    return result_of(home)
 
 
 def weights(trial):
@@ -128,8 +132,8 @@ def losses(trial):
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("victim", VICTIMS)
 def test_a_grid_comes_to_the_same(world, undisturbed, tmp_path, victim, seed):
-    expected, seconds = undisturbed
-    found = disturbed(world, tmp_path, victim, seed, max(0.5, seconds / 2), "sweep/scheduler=none")
+    expected = undisturbed
+    found = disturbed(world, tmp_path, victim, seed, 240, "sweep/scheduler=none")
     assert {key: trial["id"].split("_")[1] for key, trial in found.items()} == {
         key: trial["id"].split("_")[1] for key, trial in expected.items()
     }
@@ -143,8 +147,8 @@ def test_a_grid_comes_to_the_same(world, undisturbed, tmp_path, victim, seed):
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("victim", VICTIMS)
 def test_under_asha_no_report_is_lost_and_every_curve_is_a_prefix(world, undisturbed, tmp_path, victim, seed):
-    expected, seconds = undisturbed
-    found = disturbed(world, tmp_path, victim, seed, max(0.5, seconds / 4), *ASHA)
+    expected = undisturbed
+    found = disturbed(world, tmp_path, victim, seed, 30, *ASHA)
     assert found.keys() == expected.keys()
     for key, trial in found.items():
         assert steps(trial) == steps(expected[key])[: len(steps(trial))]
