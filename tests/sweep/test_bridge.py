@@ -160,17 +160,21 @@ class Crowd:
         self.seated = False
 
 
+def crowd(*arguments):
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    return ray.remote(num_cpus=0)(Crowd).remote(*arguments)
+
+
 def test_a_trial_moves_from_a_crowded_actor_to_an_emptier_one_and_repeats_no_report():
-    kind = ray.remote(num_cpus=0)(Crowd)
-    crowded, empty = kind.remote([4, 1, 2], [1], None), kind.remote([3, 3, 3], [1, 2], "complete")
+    crowded, empty = crowd([4, 1, 2], [1], None), crowd([3, 3, 3], [1, 2], "complete")
     placement = SimpleNamespace(trial=SimpleNamespace(id="t"))
     assert [report.step for report in bridge.reports(placement, [crowded, empty])] == [1, 2]
     assert not ray.get(crowded.__ray_call__.remote(lambda actor: actor.seated))
 
 
 def test_one_trial_more_than_elsewhere_is_no_crowd():
-    kind = ray.remote(num_cpus=0)(Crowd)
-    assert not bridge.is_crowded(first := kind.remote([2], [], None), [first, kind.remote([3], [], None)])
+    first, second = crowd([2], [], None), crowd([3], [], None)
+    assert not bridge.is_crowded(first, [first, second])
 
 
 SCHEDULERS = {
