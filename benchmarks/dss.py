@@ -2,7 +2,7 @@
 
     python benchmarks/dss.py                  the whole grid, half an hour of one core; goes on where it was stopped
     python benchmarks/dss.py --only 0 0.1     one seed and one share of the records
-    python benchmarks/dss.py --report         the table and docs/dss.svg from what has been run
+    python benchmarks/dss.py --report         the table and docs/dss.svg from what has been run (docs/dss.jsonl)
 
 Frozen before the first run: the committed demo rationales (500 train, 80 eval, 140 test), the shares, three seeds, one
 setting for every arm (rank 16, rate 3e-3, 16 records a step, 800 steps), and the metric: greedy answers on the test
@@ -19,6 +19,7 @@ import random
 import tempfile
 import time
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ class Arm:
             self.best = (accuracy, step, weights)
 
     def row(self, names: list[str]) -> dict[str, Any]:
-        """What came of it; `right` says of each test record whether its greedy answer is the label."""
+        """What came of it; `right` says of each test record whether its greedy answer is the label, 1 or 0."""
         from raytune_llm.evaluation.generate import generate
         from raytune_llm.evaluation.metrics import after, exact_match
         from raytune_llm.models.adapter import load_tuned
@@ -122,8 +123,7 @@ class Arm:
         return {
             "arm": self.name, "seed": self.seed, "share": self.share, "records": len(self.examples["train"]),
             "step": self.best[1], "eval_accuracy": self.best[0], "curve": self.curve,
-            "test_accuracy": float(right.mean()), "right": right.astype(int).tolist(),
-            "pairs": [" ".join(sorted(record.prompt.split())) for record in records],
+            "test_accuracy": float(right.mean()), "right": "".join(str(int(one)) for one in right),
         }  # fmt: skip
 
 
@@ -135,17 +135,27 @@ def _cut() -> Any:
 
 def interval(cells: list[list[dict[str, Any]]]) -> tuple[float, float, float]:
     """Mean and 95 % interval of the accuracy of one cell (its rows, a seed each), or of the difference of two cells."""
-    right = [np.array([row["right"] for row in sorted(rows, key=lambda row: row["seed"])], float) for rows in cells]
+    right = [
+        np.array([list(row["right"]) for row in sorted(rows, key=lambda row: row["seed"])], float) for rows in cells
+    ]
     values = right[0] - right[1] if len(right) == 2 else right[0]
-    names = sorted(set(cells[0][0]["pairs"]))
-    by_pair = np.stack(
-        [values[:, [i for i, pair in enumerate(cells[0][0]["pairs"]) if pair == name]].mean(1) for name in names], 1
-    )
+    asked = tested_pairs()
+    names = sorted(set(asked))
+    by_pair = np.stack([values[:, [i for i, pair in enumerate(asked) if pair == name]].mean(1) for name in names], 1)
     draws = np.random.default_rng(0)
     seeds = draws.integers(len(by_pair), size=(NUM_DRAWS, len(by_pair)))
     pairs = draws.integers(len(names), size=(NUM_DRAWS, len(names)))
     means = [by_pair[np.ix_(chosen, some)].mean() for chosen, some in zip(seeds, pairs, strict=True)]
     return float(values.mean()), *(float(q) for q in np.quantile(means, (0.025, 0.975)))
+
+
+@cache
+def tested_pairs() -> list[str]:
+    """Of each test record, the two people it asks about, in either order the same."""
+    from raytune_llm.demo import path
+
+    lines = path("data/rationale/test.jsonl").read_text().splitlines()
+    return [" ".join(sorted(json.loads(line)["input_text"].split())) for line in lines]
 
 
 def report(rows: list[dict[str, Any]], picture: Path) -> str:
@@ -208,7 +218,8 @@ def plot(means: dict[str, list[tuple[float, float, float, float]]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("outputs/dss.jsonl"), help="a row an arm; appended to")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs" / "dss.jsonl",
+                        help="a row an arm; appended to")  # fmt: skip
     parser.add_argument("--only", nargs=2, type=float, metavar=("SEED", "SHARE"))
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--picture", type=Path, default=Path(__file__).parents[1] / "docs" / "dss.svg")

@@ -6,8 +6,8 @@ batch of each of its workers, and the same command goes on from there.
 
 from __future__ import annotations
 
+import itertools
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import ray
 
 from raytune_llm.annotation.answers import Answers, digest
+from raytune_llm.annotation.noise import RESTART, quiet, without_line
 from raytune_llm.annotation.outcome import Annotated, Progress
 from raytune_llm.annotation.prompt import Prompt
 from raytune_llm.annotation.reading import read
@@ -113,7 +114,7 @@ def ask_all(
     quiet()
     teacher, use_gpu = opening[0], opening[3]
     batches = [asks[start : start + batch_size] for start in range(0, len(asks), batch_size)]
-    rows = [{"batch": [[ask.prompt, ask.sample] for ask in batch]} for batch in batches]
+    rows = [{"batch": json.dumps([[ask.prompt, ask.sample] for ask in batch])} for batch in batches]
     said = ray.data.from_items(rows, override_num_blocks=min(len(rows), MOST_BLOCKS)).map(
         Asking,
         fn_constructor_args=(opening, sampling, root),
@@ -121,7 +122,10 @@ def ask_all(
         num_cpus=teacher.workers.cpus_per_worker,
         num_gpus=1 if use_gpu else 0,
     )
-    for row in said.iter_rows():
+    answered = iter(said.iter_rows())
+    with without_line(RESTART):  # printed before the first answer
+        first = next(answered)
+    for row in itertools.chain([first], answered):
         if row["failure"]:
             raise InputError(
                 f"{row['failure']}\nWhat was answered so far is kept; the same command goes on from there."
@@ -142,7 +146,7 @@ class Asking:
         self._ask: Asker | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        asks = [Ask(str(prompt), int(sample)) for prompt, sample in row["batch"]]
+        asks = [Ask(str(prompt), int(sample)) for prompt, sample in json.loads(row["batch"])]
         try:
             said = self._answers.batch(asks) or self._answered(asks)
         except TeacherError as error:
@@ -180,11 +184,3 @@ def chosen(
         }
         outcome.decide(record, choice, origin, num_cut=sum(answer.is_cut for answer in said))
     return outcome
-
-
-def quiet() -> None:
-    """Ray Data's own bars and messages would break up the job's."""
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False

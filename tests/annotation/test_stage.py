@@ -49,11 +49,12 @@ def arguments(url, folder, *overrides):
     ]  # fmt: skip
 
 
-def test_asked_once_kept_and_filtered_anew(ray_session, tmp_path, capsys):
+def test_asked_once_kept_and_filtered_anew(ray_session, tmp_path, capfd):
     with serving(teach) as server:
         given = arguments(server.url, tmp_path)
         assert pipeline.annotate(config.load("annotate", given)) == 0
-        said = capsys.readouterr().out
+        said, errors = capfd.readouterr()
+        assert not [word for word in ("Dataset", "Progress bars", "pyarrow", "max_restarts") if word in errors + said]
         assert server.num_requests == NUM_RECORDS
         records = load_data(
             config.load("check", ["model=demo", f"data.train={tmp_path / 'out.jsonl'}", "data.eval_size=2"]).data,
@@ -73,7 +74,7 @@ def test_asked_once_kept_and_filtered_anew(ray_session, tmp_path, capsys):
         assert len(row["prompt_hash"]) == 64
         # other filters ask nothing; other questions ask only what is new
         assert pipeline.annotate(config.load("annotate", [*given, "annotation.agreement=false"])) == 0
-        assert "24 of them answered before" in capsys.readouterr().out and server.num_requests == NUM_RECORDS
+        assert "24 of them answered before" in capfd.readouterr().out and server.num_requests == NUM_RECORDS
 
 
 def test_a_teacher_that_fails_ends_the_job_with_its_reason(ray_session, tmp_path):
