@@ -134,7 +134,9 @@ def test_a_keys_limit_holds_over_all_replicas_and_a_scrape_tells_of_all(endpoint
     assert by(found, "raytune_llm_refused_total", "status")["429"] == 3 * PER_MINUTE - num_admitted
 
 
+@pytest.mark.slow
 def test_replicas_divide_the_adapters_and_a_hot_one_is_held_by_both(endpoint, registry, tmp_path):
+    """Half a minute: by load alone, as long as two replicas on two cores take to settle."""
     answers, keys = expected(endpoint, registry, 100, tmp_path), itertools.cycle(KEYS[2:])
 
     def are_divided():
