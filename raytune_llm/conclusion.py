@@ -44,9 +44,9 @@ class Conclusion:
 
 
 def conclude(job: TrainJob, prepared: Prepared, outcome: Outcome, *, parent: str | None, use_gpu: bool) -> Conclusion:
-    """Compare, publish, promote. Raises RuntimeError when the trial left nothing to publish."""
+    """Compare, publish, promote. Raises InputError when the trial left nothing to publish."""
     if outcome.checkpoint is None or outcome.best is None or not math.isfinite(outcome.best.metrics[job.method.metric]):
-        raise RuntimeError(f"nothing to publish: the run ended with {outcome.ended}")
+        raise InputError(f"nothing to publish, no evaluation was sound: the run ended with {outcome.ended}")
     print("comparing with the base …", flush=True)
     registry = Registry(job.registry_dir)
     champion = champion_of(registry, job)

@@ -17,7 +17,9 @@ from raytune_llm.job import (
     ServeJob,
     SweepJob,
     TrainJob,
+    input_errors,
 )
+from raytune_llm.starting import read_given
 
 if TYPE_CHECKING:
     from raytune_llm.conclusion import Conclusion
@@ -25,10 +27,15 @@ if TYPE_CHECKING:
 
 
 def check(job: CheckJob) -> int:
-    """Read, parse and tokenize everything; print what was found. Raises InputError for data that can't be used."""
+    """Read, parse and tokenize everything, also of earlier stages; print what was found. Raises InputError for data
+    that can't be used."""
     from raytune_llm.preparation import prepare
 
     print(prepare(job).diagnosis.text())
+    with input_errors():
+        given = read_given(job)
+    for own, records in given:
+        print(f"\nearlier stage: {own.data.train}\n{prepare(own, records).diagnosis.text()}")
     print(summary.next_step("python jobs/train.py", "with the same overrides tunes on this data"))
     return 0
 

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from raytune_llm import cluster
 from raytune_llm.annotating import annotated
-from raytune_llm.job import InputError, TrainJob, input_errors, require
+from raytune_llm.job import CheckJob, InputError, TrainJob, input_errors
 
 if TYPE_CHECKING:
+    from raytune_llm.data.files import Splits
+    from raytune_llm.method import Needs
     from raytune_llm.preparation import Prepared
     from raytune_llm.version import Version
 
@@ -47,26 +49,40 @@ def start(job: J, check: Callable[[], None] = lambda: None) -> Started[J]:
             stages.check(job, read.train)
         found = prepare(job, read)
         check_rewards(job, found)
-        for stage, own in given:
-            prepare(stages.stage_job(job, stage), own)
+        for own, records in given:
+            prepare(own, records)
         return found
 
     if job.teacher.is_present:
         job = annotated(job, check)
     with input_errors():
         read = load(job.data, job.method.records, job.seed)
-        given = [
-            (stage, load(stage.records_of(job.data), stage.method.records, job.seed))
-            for stage in job.method.needs.stages
-            if stage.data is not None
-        ]
+        given = read_given(job)
     found = beside_ray(prepared)
     print(found.diagnosis.text(), flush=True)
     with input_errors():
         use_gpu = cluster.uses_gpu(job.scaling.use_gpu)
-        wanting = None if use_gpu else job.method.needs.gpu_for
-        require(wanting is None, "scaling.use_gpu", job.scaling.use_gpu, f"a cluster with a GPU, for {wanting}")
+        check_gpu(job.method.needs, use_gpu)
     return Started(job, found, use_gpu, sys.stderr.isatty())
+
+
+def read_given(job: CheckJob) -> list[tuple[CheckJob, Splits]]:
+    """What is to be checked of each stage that has records of its own, and these. Raises ValueError."""
+    from raytune_llm.data.files import load
+
+    found = []
+    for stage in job.method.needs.stages:
+        if stage.data is not None:
+            data = stage.records_of(job.data)
+            own = CheckJob(home=job.home, seed=job.seed, model=job.model, data=data, method=stage.method)
+            found.append((own, load(data, stage.method.records, job.seed, train_key=f"method.{stage.name}_data")))
+    return found
+
+
+def check_gpu(needs: Needs, use_gpu: bool) -> None:
+    """Refuse a setting that needs a GPU where there is none. Raises ValueError."""
+    if needs.gpu_for is not None and not use_gpu:
+        raise ValueError(f"{needs.gpu_for} needs a GPU, and this job has none; take another, or a cluster with GPUs")
 
 
 def beside_ray(prepared: Callable[[], Prepared]) -> Prepared:

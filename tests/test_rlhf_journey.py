@@ -1,6 +1,8 @@
 """From preferences to a policy, on Ray: the reward model is a stage of its own and made once; dpo's references are
 computed in one task."""
 
+import signal
+
 import pytest
 from worlds import write_base, write_records
 
@@ -51,7 +53,9 @@ def test_a_policy_from_answers_and_preferences_and_another_from_it(arguments, tm
 def test_references_are_computed_once_and_dpo_sweeps_packed(arguments, tmp_path, ray_session, capsys):
     space = ["sweep.space.method.beta=[0.1,1.0]", "sweep.space.tuning.steps=[2,4]", "sweep/scheduler=none"]
     space += [f"sweep.space.tuning.{key}=null" for key in ("learning_rate_multiplier", "adapter_size")]
+    answers_ctrl_c = signal.getsignal(signal.SIGINT)
     pipeline.run_sweep(load("sweep", [*arguments, "method=dpo", *space]))
+    assert signal.getsignal(signal.SIGINT) is answers_ctrl_c, "Ray Tune has kept it"
     said = capsys.readouterr().out
     assert said.count("computing the reference policy's log-probabilities") == 1
     assert "packed: " in said and "not packed" not in said

@@ -110,8 +110,9 @@ class _Problems:
             self.shown.append(problem)
 
 
-def load(data: Data, kinds: Sequence[type], seed: int) -> Splits:
-    """All records that the job names, as one of `kinds` each (what its method takes); `seed` carves the eval set.
+def load(data: Data, kinds: Sequence[type], seed: int, *, train_key: str = "data.train") -> Splits:
+    """All records that the job names, as one of `kinds` each (what its method takes); `seed` carves the eval set;
+    messages call the location of train by `train_key`.
 
     Raises:
         DataError: naming file, line, key, what was found and what was expected, for the first 20 of all problems.
@@ -122,7 +123,8 @@ def load(data: Data, kinds: Sequence[type], seed: int) -> Splits:
     problems, splits, fingerprints = _Problems(), dict[str, list[Record]](), dict[str, str]()
     for name, uri in named.items():
         digest = hashlib.sha256()
-        splits[name] = list(_records(uri, f"data.{name}", kinds, digest, problems))
+        key = train_key if name == "train" else f"data.{name}"
+        splits[name] = list(_records(uri, key, kinds, digest, problems))
         fingerprints[name] = digest.hexdigest()
     if problems.total:
         raise DataError(problems.shown, problems.total)

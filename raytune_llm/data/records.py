@@ -94,19 +94,21 @@ def parse(raw: object, kinds: Sequence[type]) -> Record:
     """The record in `raw`, of the first of `kinds` that it has all the keys for.
 
     Raises:
-        RecordError: with the key at fault, what was found and what was expected.
+        RecordError: with the key at fault, what was found and what was expected. One that has more keys of another of
+            `kinds` lacks the rest of them: a prompt with one candidate is no prompt alone.
     """
     if not isinstance(raw, dict):
         raise RecordError("record", show(raw), "a JSON object")
     row = {key: value for key, value in raw.items() if value is not None}
-    for kind in kinds:
-        for dialect in DIALECTS:
-            if kind in dialect.kinds and row.keys() >= set(dialect.needs):
-                record = dialect.read(row)
-                if type(record) in kinds:
-                    return record
-                raise RecordError("record", f"a {type(record).__name__} record", _wanted(kinds))
-    raise _misfit(raw, row, kinds)
+    wanted = [dialect for dialect in DIALECTS if set(dialect.kinds) & set(kinds)]
+    largest = max(wanted, key=lambda dialect: (len(row.keys() & set(dialect.needs)), -len(dialect.needs)))
+    if not row.keys() >= set(largest.needs):
+        raise _misfit(raw, row, kinds)
+    dialect = next(d for kind in kinds for d in wanted if kind in d.kinds and row.keys() >= set(d.needs))
+    record = dialect.read(row)
+    if type(record) not in kinds:
+        raise RecordError("record", f"a {type(record).__name__} record", _wanted(kinds))
+    return record
 
 
 def _misfit(raw: Row, row: Row, kinds: Sequence[type]) -> RecordError:

@@ -85,7 +85,10 @@ def scores(part: Weighed, rollouts: Sequence[Rollout]) -> Array:
     found = np.array(part.source(rollouts), dtype=np.float64)
     for rollout, value in zip(rollouts, found, strict=True):
         if not math.isfinite(value):
-            raise InputError(f"the {part.name} reward is {value} for {where(rollout)}; it must be a finite number")
+            raise InputError(
+                f"the {part.name} reward (method.{part.name}_weight) is {value} for {where(rollout)}; it must be a "
+                "finite number"
+            )
     return found
 
 

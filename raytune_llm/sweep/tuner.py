@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -28,13 +32,27 @@ def run(job: SweepJob, plan: Plan, examples: Any, use_gpu: bool, interactive: bo
             tuner = tune.Tuner.restore(path, runner.trainable, resume_unfinished=True, resume_errored=True)
         else:
             tuner = new_tuner(job, plan, runner, interactive)
-        results = list(tuner.fit())
+        with interrupts_given_back():
+            results = list(tuner.fit())
         for result in results:
             if result.error is not None:
                 raise_if_full(result.error, job)
         return [runner.outcome(result) for result in results]
     finally:
         runner.close()
+
+
+@contextmanager
+def interrupts_given_back() -> Iterator[None]:
+    """Ray Tune takes the process's next Ctrl-C, and keeps it when the sweep has ended: an endpoint that comes after it
+    would not stop."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in kept.items():
+                signal.signal(number, handler)
 
 
 def new_tuner(job: SweepJob, plan: Plan, runner: Runner, interactive: bool) -> tune.Tuner:

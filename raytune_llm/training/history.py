@@ -37,22 +37,25 @@ class History:
     def last(self) -> Report:
         return self.reports[-1]
 
-    def add(self, step: int, metrics: dict[str, float]) -> Report:
-        """Append a report; one at a step already there replaces it and what followed (work redone after a crash)."""
+    def add(self, step: int, metrics: dict[str, float], *, stopped: str | None = None) -> Report:
+        """Append a report; one at a step already there replaces it and what followed (work redone after a crash). One
+        that isn't finite, or at which the method itself ends the training, counts as the worst: it is never kept."""
         self.reports = [report for report in self.reports if report.step < step]
         worst = math.inf if lower_is_better(self.metric) else -math.inf
         value = metrics[self.metric]
-        scored = {**metrics, self.metric: value if math.isfinite(value) else worst}
+        sound = math.isfinite(value) and stopped is None
+        scored = {**metrics, self.metric: value if sound else worst}
+        self.stopped = stopped
         self.reports.append(Report(step=step, metrics=scored))
         return self.last
 
     def why_stop(self, stopping: EarlyStopping) -> str | None:
         """Why the trial should stop now, or None."""
+        if self.stopped is not None:
+            return self.stopped
         if diverged(self.values):
             found = f"{self.metric} is not finite at step {self.last.step}"
             return f"diverged: {found}; try a smaller tuning.learning_rate_multiplier"
-        if self.stopped is not None:
-            return self.stopped
         if out_of_patience(self.values, stopping, lower_is_better(self.metric)):
             return "early stopping"
         return None

@@ -217,9 +217,9 @@ class Evaluator(TrainerCallback):
             **self.cost(),
         }
         self.train_losses.clear()
-        report = self.history.add(step, metrics)
+        stopped = self.session.why_stop(metrics) if self.session is not None else None
+        report = self.history.add(step, metrics, stopped=stopped)
         self.history.seconds = metrics["time/seconds"]
-        self.history.stopped = self.session.why_stop(metrics) if self.session is not None else None
         why = self.history.why_stop(self.job.tuning.early_stopping)
         if why is not None:
             control.should_training_stop, self.ended = True, why

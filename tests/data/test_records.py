@@ -98,6 +98,7 @@ NO_COMPLETION = "a string that is not empty: the record has no completion"
     ("row", "kinds", "message"),
     [
         ([1, 2], SFT, "record: found a list of 2, expected a JSON object"),
+        ({"prompt": "Hi", "chosen": "A"}, (Preference, Prompt), "rejected: found no such key among 'prompt', 'chosen'"),
         (None, SFT, "record: found null, expected a JSON object"),
         (
             {"input_text": "Hi"},

@@ -1,6 +1,7 @@
 """A policy learns what is rewarded; TRL's advantages against their formula; what can't be trained is refused first."""
 
 import json
+import math
 import re
 import shutil
 import sys
@@ -21,6 +22,7 @@ from raytune_llm.job import InputError
 from raytune_llm.method import Sequence
 from raytune_llm.models.forward import outputs
 from raytune_llm.preparation import check_knobs, check_rewards, prepare
+from raytune_llm.starting import check_gpu
 from raytune_llm.training.history import History
 from raytune_llm.training.trial import Place, fit, start_model, training_arguments
 from raytune_llm.worker_errors import input_errors_of_workers
@@ -163,14 +165,15 @@ def test_it_stops_when_the_policy_goes_astray(base, tmp_path, override, message)
     reports, ended, checkpoint, _ = train(job_of(base, tmp_path, *OWN, override), tmp_path / "run")
     assert [report["step"] for report in reports] == [2]
     assert re.match(message, ended)
-    assert History.load(checkpoint).stopped == ended
+    history = History.load(checkpoint)
+    assert history.stopped == ended and history.best.metrics["eval/objective"] == -math.inf, "it is never kept"
 
 
 def test_a_function_that_fails_ends_the_run_with_its_prompt(base, tmp_path):
     job = job_of(base, tmp_path, *OWN)
     sys.modules["own_rewards"].vowels = lambda prompt, completion, answer: float("nan")
     for failing in (lambda: train(job, tmp_path / "run"), lambda: check_rewards(job, prepare(job))):
-        with pytest.raises(InputError, match=r"the function reward is nan for the prompt '"):
+        with pytest.raises(InputError, match=r"the function reward .method.function_weight. is nan for the prompt '"):
             failing()
     sys.modules["own_rewards"].vowels = lambda prompt, completion, answer: completion.nothing
     with pytest.raises(InputError, match=r"method\.function=own_rewards:vowels raised AttributeError: .* for the "):
@@ -219,10 +222,13 @@ def test_trl_is_told_of_vllm(base, tmp_path, algorithm):
         assert server.use_vllm and (server.vllm_mode, server.vllm_server_base_url) == ("server", "http://gpu:8000")
 
 
-def test_vllm_is_refused_where_it_is_not_installed(base, tmp_path, monkeypatch):
+def test_vllm_is_refused_where_it_cannot_be_had(base, tmp_path, monkeypatch):
     monkeypatch.setattr("raytune_llm.samplers.vllm.find_spec", lambda name: None)
     message = r"method/sampler=vllm needs vLLM, which isn't installed: pip install 'raytune-llm\[vllm\]', or take"
     refused(job_of(base, tmp_path, *OWN, "method/sampler=vllm"), message)
+    with pytest.raises(ValueError, match="method/sampler=vllm needs a GPU, and this job has none"):
+        check_gpu(job_of(base, tmp_path, *OWN, "method/sampler=vllm").method.needs, use_gpu=False)
+    check_gpu(job_of(base, tmp_path, *OWN).method.needs, use_gpu=False)
     with pytest.raises(InputError, match=r"method\.sampler\.server_url=gpu:8000 is not allowed; allowed: http://"):
         job_of(base, tmp_path, *OWN, "method/sampler=vllm", "method.sampler.server_url=gpu:8000")
 

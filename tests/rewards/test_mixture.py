@@ -40,7 +40,8 @@ def test_a_reward_that_is_not_a_number_names_its_prompt(bad):
     def source(rollouts):
         return [0.0, bad, 1.0]
 
-    with pytest.raises(ValueError, match=rf"the model reward is {bad} for the prompt 'is it\?' and completion ' yes"):
+    message = rf"the model reward .method.model_weight. is {bad} for the prompt 'is it\?' and completion ' yes"
+    with pytest.raises(ValueError, match=message):
         mixture(Weighed("model", 1.0, source))(ROLLOUTS)
 
 

@@ -18,6 +18,12 @@ def test_best_and_last():
     assert (h.best.step, h.last.step) == (20, 30)
 
 
+def test_a_report_at_which_the_method_ends_the_training_is_not_the_best():
+    h = history(3.0, 2.0)
+    h.add(30, {"eval/loss": 1.0}, stopped="repeated text: lower it")
+    assert (h.best.step, h.last.step, h.why_stop(STOP)) == (20, 30, "repeated text: lower it")
+
+
 def test_work_redone_after_a_crash_replaces_what_was_reported():
     h = history(3.0, 1.0, 2.0)
     h.add(20, {"eval/loss": 1.5})
