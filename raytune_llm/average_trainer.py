@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from raytune_llm.evaluation.candidates import with_candidates
 from raytune_llm.method import Example
@@ -63,16 +63,19 @@ class AverageTrainer(TermsTrainer):
 
 
 class Follow(TrainerCallback):
-    """Moves the average after each step."""
+    """Moves the average after each step, at first faster: of step n at least 1 / (n + 1) is the model's."""
 
     def __init__(self, average: dict[str, Tensor], decay: float) -> None:
         self.average, self.decay = average, decay
 
-    def on_step_end(self, *_: Any, model: Any, **__: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        decay = min(self.decay, 1 - 1 / (state.global_step + 1))
         with torch.no_grad():
             for name, weight in trained(model).items():
                 mean = self.average[name]
-                self.average[name] = mean.to(weight.device).lerp(weight.detach(), 1 - self.decay)
+                self.average[name] = mean.to(weight.device).lerp(weight.detach(), 1 - decay)
 
 
 def trained(model: Any) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 agree with the exponential moving average of its own weights.
 
     loss = alpha · cross-entropy on the labels + (1 − alpha) · τ² · D(p, q),      both means over the label tokens
-    w̄ ← decay · w̄ + (1 − decay) · w      after each step, beginning with the weights that training began with
+    w̄ ← d · w̄ + (1 − d) · w,  d = min(decay, 1 − 1/(n + 1))      after step n; w̄ begins with what training began with
 
 q is the student, p the same model with the averaged weights, over its k likeliest tokens and the rest as one more
 outcome (methods/distill.py has the same loss with a teacher that stands still). A step costs a forward pass more. The
@@ -36,7 +36,8 @@ class DistillAverage(Student):
     num_candidates: int
     """The average's likeliest tokens that are compared for each label token; ≥ 1."""
     decay: float
-    """What of the average stays at each step; 0 ≤ decay < 1."""
+    """What of the average stays at each step; less in the first steps, when it would hold the student back; 0 ≤ decay
+    < 1."""
 
     needs = Needs(alone="its teacher is an average of its own weights, which moves with it")
 

@@ -95,9 +95,7 @@ class DistillFeature(Student):
 
         features = examples[0]["completion"].features
         assert features is not None
-        beside = attach(
-            unwrapped(model), self.layers, other_width=features.shape[-1], seed=arguments.get("seed", 0)
-        )  # fmt: skip
+        beside = attach(unwrapped(model), self.layers, other_width=features.shape[-1], seed=arguments.get("seed", 0))
         return terms_trainer(
             self.terms, model, examples, indices, tokenizer=tokenizer, arguments=arguments, callbacks=callbacks,
             beside=beside,

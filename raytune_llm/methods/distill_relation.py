@@ -91,9 +91,7 @@ class DistillRelation(Student):
         from raytune_llm.models.forward import unwrapped
 
         attach(unwrapped(model), [self.layer], other_width=None, seed=0)
-        return super().trainer(
-            model, examples, indices, tokenizer=tokenizer, arguments=arguments, callbacks=callbacks
-        )  # fmt: skip
+        return super().trainer(model, examples, indices, tokenizer=tokenizer, arguments=arguments, callbacks=callbacks)
 
 
 def _point(features: Tensor | None, mask: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from worlds import tokenizer, write_base, write_records
 from raytune_llm import config
 from raytune_llm.distillation import DIVERGENCES, Divergence, softened
 from raytune_llm.evaluation.candidates import with_candidates
+from raytune_llm.evaluation.loss import evaluate
 from raytune_llm.job import InputError
 from raytune_llm.method import Outputs
 from raytune_llm.models.forward import outputs
@@ -119,6 +120,18 @@ def test_what_is_cached_is_what_the_teacher_says(shape, tmp_path):
     said = outputs(model, [example["completion"] for example in taught], pad_id=0)
     terms = job.method.terms({"completion": said})
     assert terms["divergence"].sum.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_the_metric_is_there_and_means_the_same_whatever_alpha_is(alpha, base, tmp_path):
+    job = job_of(base, tmp_path, f"method.alpha={alpha}")
+    model, few = job.model.load().eval(), prepare(job).examples.train[:5]
+    taught = with_candidates(model, few, num_candidates=K, vocabulary=len(tokenizer()), pad_id=0, batch_size=5)
+    metrics = evaluate(model, taught, job.method.terms, pad_id=0, batch_size=5).metrics()
+    said = [outputs(model, [example["completion"]], pad_id=0) for example in few]
+    expected = -sum((one.logprobs * one.mask).sum() for one in said) / sum(one.mask.sum() for one in said)
+    assert metrics[job.method.metric] == pytest.approx(expected.item(), rel=1e-5)
+    assert ("eval/perplexity" in metrics) == (alpha == 1)
 
 
 def test_a_teacher_of_another_vocabulary_is_refused_before_weights_are_read(base, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch.nn.functional import kl_div
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, TrainerState
 from worlds import tokenizer, write_base, write_records
 
 from raytune_llm import config
@@ -217,13 +217,14 @@ def test_the_average_follows_and_is_lent_only(base, tmp_path):
     model = job.adapter.apply(job.model.load(), rank=4, seed=0)
     first = {name: weight.detach().clone() for name, weight in trained(model).items()}
     average, expected = dict(first), dict(first)
-    follow = Follow(average, decay=0.75)
-    for step in range(3):
+    follow = Follow(average, decay=0.6)
+    for step, decay in enumerate((1 / 2, 0.6, 0.6)):  # 1 - 1 / (n + 1) would be 1 / 2, 2 / 3, 3 / 4
         with torch.no_grad():
             for weight in trained(model).values():
                 weight += step + 1
-        follow.on_step_end(None, None, None, model=model)
-        expected = {name: 0.75 * mean + 0.25 * trained(model)[name].detach() for name, mean in expected.items()}
+        follow.on_step_end(None, TrainerState(global_step=step + 1), None, model=model)
+        now = trained(model)
+        expected = {name: decay * mean + (1 - decay) * now[name].detach() for name, mean in expected.items()}
     torch.testing.assert_close(average, expected)
     with holding(model, average):
         torch.testing.assert_close(dict(trained(model)), average, check_stride=False)
