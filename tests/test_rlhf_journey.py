@@ -41,7 +41,7 @@ def test_a_policy_from_answers_and_preferences_and_another_from_it(arguments, tm
     said = capsys.readouterr().out
     assert "stage 1 of 3: an adapter that learns given answers, cats-sft" in said
     assert "stage 2 of 3: a reward model from the preferences, cats-reward" in said
-    assert "stage 3 of 3: the policy, cats" in said and "stage 1  cats-sft@1 (sft), eval/loss " in said
+    assert "stage 3 of 3: the policy, cats" in said and "cats-sft@1 (sft), eval/loss " in said
     started = after_stages(start(load("train", [*arguments, *policy, *answers])))
     assert [version.reference for version in started.earlier] == ["cats-sft@1", "cats-reward@1"]
     assert started.job.method.init_adapter == "cats-sft@1"
