@@ -29,16 +29,15 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
 }
 
 
-def why_not_packable(config: LoraConfig | None, method: object, model: Any) -> str | None:
+def why_not_packable(config: LoraConfig | None, method: Any, model: Any) -> str | None:
     """The reason why trials with this adapter (None = full tuning) can't share one base, or None when they can.
 
     `model` may be a weightless skeleton.
     """
     if not callable(getattr(method, "terms", None)):
         return f"{type(method).__name__} gives no terms: it samples, or its loss is its trainer's own"
-    reason = method.needs.alone  # type: ignore[attr-defined]
-    if reason is not None:
-        return f"{type(method).__name__}: {reason}"
+    if method.needs.alone is not None:
+        return f"{type(method).__name__}: {method.needs.alone}"
     if config is None:
         return "full tuning changes the base itself, which packed trials share"
     if not isinstance(config, LoraConfig):

@@ -8,6 +8,7 @@ from packed_oracle import make_examples, make_model, make_pack, make_spec, sft_t
 from peft import LoraConfig, PeftModel
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from raytune_llm.method import Needs
 from raytune_llm.models.base import linear_targets
 from raytune_llm.training.packed.eligible import target_names, why_not_packable
 from raytune_llm.training.packed.export import export_adapter, peft_config
@@ -41,6 +42,8 @@ def test_peft_loads_an_exported_slot_with_equal_logits(tmp_path, kind, rslora):
 
 
 class Learner:
+    needs = Needs()
+
     def terms(self, outputs):
         raise NotImplementedError
 

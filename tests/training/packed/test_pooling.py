@@ -6,7 +6,7 @@ from packed_oracle import CUT, distance, make_examples, make_model, make_pack, m
 from peft import PeftModel
 
 from raytune_llm.job import Schedule
-from raytune_llm.method import Outputs, Term
+from raytune_llm.method import Needs, Outputs, Term
 from raytune_llm.models.adapter import LoRA
 from raytune_llm.models.base import linear_targets
 from raytune_llm.training.packed.batching import Cut
@@ -122,6 +122,8 @@ def test_peft_loads_an_exported_slot_with_equal_scores(tmp_path):
 
 def test_only_linear_heads_pack():
     class Learner:
+        needs = Needs()
+
         def terms(self, outputs):
             raise NotImplementedError
 
