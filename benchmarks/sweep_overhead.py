@@ -19,6 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 from sweep_makespan import MARK, POLL_SECONDS, ROOT, count_cpu
@@ -53,7 +54,6 @@ def run(home: Path, trials: int) -> None:
         with (home / "ended").open("a") as ended:
             ended.write(".")
 
-    live.LiveTable.on_trial_complete = on_trial_complete  # type: ignore[method-assign]
     rows = Path(demo("data/sarcasm/eval.jsonl")).read_text().splitlines()[:4]
     (home / "eval.jsonl").write_text("\n".join(rows) + "\n")
     rates = "{min: 0.1, max: 3.0, distribution: log_uniform}"
@@ -68,7 +68,8 @@ def run(home: Path, trials: int) -> None:
     )
     planned = plan(job, job.sweep)
     started = ready(job)
-    outcomes = tuner.run(job, planned, ray.put(started.prepared.examples), started.use_gpu, False)
+    with patch.object(live.LiveTable, "on_trial_complete", on_trial_complete):
+        outcomes = tuner.run(job, planned, ray.put(started.prepared.examples), started.use_gpu, False)
     assert len(outcomes) == trials and all(outcome.ended == "complete" for outcome in outcomes)
 
 

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from raytune_llm.by_terms import ByTerms
 from raytune_llm.data.question import question
 from raytune_llm.data.records import Chat, Record, Supervised, Text
 from raytune_llm.method import Example, Outputs, Term
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, Trainer, TrainerCallback
 
     from raytune_llm.data.tokens import Tokens
 
@@ -37,7 +36,7 @@ class Divergence(Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Student:
+class Student(ByTerms):
     """A method that learns answers, and something more of a teacher; it says what by its `terms`."""
 
     metric: str
@@ -55,25 +54,6 @@ class Student:
 
     def question(self, record: Record) -> tuple[Text, str] | None:
         return question(record)
-
-    def terms(self, outputs: dict[str, Outputs]) -> dict[str, Term]:
-        raise NotImplementedError
-
-    def trainer(
-        self,
-        model: PreTrainedModel,
-        examples: Seq[Example],
-        indices: list[int],
-        *,
-        tokenizer: Any,
-        arguments: dict[str, Any],
-        callbacks: list[TrainerCallback],
-    ) -> Trainer:
-        from raytune_llm.terms_trainer import terms_trainer
-
-        return terms_trainer(
-            self.terms, model, examples, indices, tokenizer=tokenizer, arguments=arguments, callbacks=callbacks
-        )
 
 
 def label_terms(said: Outputs, coefficient: float) -> dict[str, Term]:
@@ -119,7 +99,7 @@ def softened(teacher: Tensor, candidates: Tensor, temperature: float) -> tuple[T
     rest = torch.where(whole, torch.full_like(rest, NOTHING), rest)
     teacher = teacher.double().clamp(min=NOTHING)
     student = torch.cat([known, rest], -1)
-    return tuple((logprobs / temperature).log_softmax(-1) for logprobs in (teacher, student))  # type: ignore[return-value]
+    return (teacher / temperature).log_softmax(-1), (student / temperature).log_softmax(-1)
 
 
 SMALLEST = 1e-12

@@ -11,18 +11,17 @@ answers, rationale_target "{label}" two tasks without any reasons. Leaves out wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from string import Formatter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from raytune_llm.by_terms import ByTerms
 from raytune_llm.data.records import Rationale, Record, Text
 from raytune_llm.job import require
 from raytune_llm.method import IGNORED, Example, Needs, Outputs, Sequence, Term
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, Trainer, TrainerCallback
 
     from raytune_llm.data.tokens import Tokens
 
@@ -30,7 +29,7 @@ FIELDS = ("label", "rationale")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DSS:
+class DSS(ByTerms):
     """Learn labels and the reasons for them as two tasks."""
 
     metric: str
@@ -93,22 +92,6 @@ class DSS:
             # All target tokens being first choices is what greedy generation needs to give the whole target.
             "accuracy": Term(has_label * (label.correct.sum(-1) == num_tokens), has_label, coefficient=0.0),
         }
-
-    def trainer(
-        self,
-        model: PreTrainedModel,
-        examples: Seq[Example],
-        indices: list[int],
-        *,
-        tokenizer: Any,
-        arguments: dict[str, Any],
-        callbacks: list[TrainerCallback],
-    ) -> Trainer:
-        from raytune_llm.terms_trainer import terms_trainer
-
-        return terms_trainer(
-            self.terms, model, examples, indices, tokenizer=tokenizer, arguments=arguments, callbacks=callbacks
-        )
 
     def _task(self, record: Rationale, prefix: str, target: str, tokens: Tokens) -> Sequence | None:
         """The sequence of a task, or None where the record lacks what its target names."""
