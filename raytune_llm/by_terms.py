@@ -1,0 +1,37 @@
+"""A method that is trained by its own terms, because TRL has no trainer for it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence as Seq
+from typing import TYPE_CHECKING, Any
+
+from raytune_llm.method import Example, Outputs, Term
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, Trainer, TrainerCallback
+
+
+class ByTerms(ABC):
+    """Has the `trainer` of a Method; it gives the terms."""
+
+    @abstractmethod
+    def terms(self, outputs: dict[str, Outputs]) -> dict[str, Term]:
+        """As Method.terms."""
+
+    def trainer(
+        self,
+        model: PreTrainedModel,
+        examples: Seq[Example],
+        indices: list[int],
+        *,
+        tokenizer: Any,
+        arguments: dict[str, Any],
+        callbacks: list[TrainerCallback],
+    ) -> Trainer:
+        """As Method.trainer."""
+        from raytune_llm.terms_trainer import terms_trainer
+
+        return terms_trainer(
+            self.terms, model, examples, indices, tokenizer=tokenizer, arguments=arguments, callbacks=callbacks
+        )
