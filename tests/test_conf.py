@@ -2,6 +2,8 @@
 
 import dataclasses
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,16 @@ def test_every_root_has_a_job_and_loads(root):
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda value: value)
 def test_every_option_loads(group, option):
     assert load("sweep", given("sweep", f"{group}={option}", *EXTRA.get((group, option), [])))
+
+
+def test_whatever_is_chosen_composing_waits_for_no_large_package():
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import test_conf\n"
+        "for option in test_conf.OPTIONS: test_conf.test_every_option_loads(*option)\n"
+        "print({'torch', 'transformers', 'ray', 'pandas'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(Path(__file__).parent)], capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
 
 
 def test_jobs_are_short():

@@ -99,8 +99,14 @@ def test_one_learning_rate_from_base_adapter_and_multiplier():
     assert by_size == pytest.approx(5e-4 * (2000 / 128) ** 0.781)
 
 
-def run(*arguments):
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
+def run(job, *arguments, cwd=ROOT):
+    command = [sys.executable, ROOT / job, *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def test_a_job_leaves_nothing_in_the_folder_it_is_called_from(tmp_path):
+    assert run("jobs/check.py", *DEMO, cwd=tmp_path).returncode == 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_job_refuses_in_one_message_with_status_2():

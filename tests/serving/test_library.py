@@ -13,10 +13,10 @@ from raytune_llm.data.records import Message
 from raytune_llm.models.adapter import load_tuned
 from raytune_llm.registry import Registry
 from raytune_llm.serving import library, lora_files
+from raytune_llm.serving.decoder import LocalDecoder
 from raytune_llm.serving.engine import Sampling
 from raytune_llm.serving.errors import ApiError
 from raytune_llm.serving.library import read_model
-from raytune_llm.serving.local import LocalDecoder
 from raytune_llm.serving.proof import PROBES, probes
 from raytune_llm.serving.reference import reference_answer
 

@@ -18,7 +18,8 @@ from test_failures import expected, free_port
 from raytune_llm.registry import Registry
 from raytune_llm.serving import deploy
 from raytune_llm.serving.application import APPLICATION, DEPLOYMENT
-from raytune_llm.serving.local import LocalDecoder, LocalEngine
+from raytune_llm.serving.decoder import LocalDecoder
+from raytune_llm.serving.local import LocalEngine
 from raytune_llm.serving.peers import POST_EVERY_SECONDS
 
 PROMPT = "Miss the bus"
@@ -134,9 +135,7 @@ def test_a_keys_limit_holds_over_all_replicas_and_a_scrape_tells_of_all(endpoint
     assert by(found, "raytune_llm_refused_total", "status")["429"] == 3 * PER_MINUTE - num_admitted
 
 
-@pytest.mark.slow
 def test_replicas_divide_the_adapters_and_a_hot_one_is_held_by_both(endpoint, registry, tmp_path):
-    """Half a minute: by load alone, as long as two replicas on two cores take to settle."""
     answers, keys = expected(endpoint, registry, 100, tmp_path), itertools.cycle(KEYS[2:])
 
     def are_divided():

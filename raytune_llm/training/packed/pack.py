@@ -54,7 +54,7 @@ class Pack:
         self._base: dict[tuple[Terms, int], tuple[TokenTable, Scores]] = {}
         self._checkpointing = False
         self.num_passes = 0
-        """Passes through the model in the last step."""
+        """Passes through the model in the last step or rehearsal."""
         self.padded_tokens = 0
         """Tokens that went through it, padding counted."""
         self._largest_pass = SMALLEST_EVAL_PASS
@@ -68,6 +68,11 @@ class Pack:
     @property
     def trial_ids(self) -> list[str]:
         return [slot.spec.trial_id for slot in self._slots]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest example of any slot."""
+        return max(int(slot.table.lengths.max()) for slot in self._slots)
 
     @property
     def checkpointing(self) -> bool:
@@ -183,6 +188,19 @@ class Pack:
             slot.step += 1
             reports[slot.spec.trial_id] = StepReport(slot.step, said, norm, rate, int(slot.table.lengths[rows].sum()))
         return reports
+
+    def rehearse(self, num_rows: int) -> int:
+        """Send this many examples of the first slot forward and backward in one pass, of which nothing stays, and wait
+        for it; returns their padded tokens."""
+        slot, rows = self._slots[0], np.arange(num_rows) % self._slots[0].table.num_examples
+        stream = slot.generator.get_state()
+        micro_pack = MicroPack([0], slot.table, rows[None])
+        self._backward(micro_pack, Tally([dict.fromkeys(slot.weights, 1.0)]))
+        slot.generator.set_state(stream)
+        assert self.stack.grad is not None
+        self.stack.grad[0].sum().item()
+        self.num_passes, self.padded_tokens = 1, micro_pack.padded_tokens
+        return micro_pack.padded_tokens
 
     def _gradients(self, indices: Sequence[np.ndarray]) -> list[Metrics]:
         """Fill grad for one step of every slot; returns their metrics."""

@@ -4,10 +4,13 @@
 
 Packing gains where a, the cost of a pass itself, is large, and nothing where matmuls already saturate or caches
 overflow. Steps with k = 1 slot a pass, then with all, a half, a quarter … of them are timed until they get slower; if
-the best gains under 5 %, trials go one after another (k = 1) on the warm base. a / b weighs padding against passes
-(batching.py). Now and then one step goes to another k, so that a choice made while the machine was busy doesn't last.
-Every timed step is a real one: how a step is cut changes no result. Out of memory, the pack halves its cut and the
-planner keeps below it.
+the best gains under 5 %, trials go one after another (k = 1) on the warm base. Now and then one step goes to another
+k, so that a choice made while the machine was busy doesn't last. Every timed step is a real one: how a step is cut
+changes no result. Out of memory, the pack halves its cut and the planner keeps below it.
+
+a / b weighs padding against passes (batching.py). Steps say little of it, because the numbers of passes and of tokens
+change with k together; so beside each timed step two passes are rehearsed, of one example and of a few, and the fastest
+of each tell it.
 """
 
 from __future__ import annotations
@@ -15,9 +18,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-
-import numpy as np
 
 from raytune_llm.training.packed.batching import Cut
 from raytune_llm.training.packed.pack import Pack
@@ -29,18 +29,11 @@ CLEARLY_SLOWER = 1.02
 FIRST_VISITS = 2
 """Timed steps at each k before a choice; the fastest counts."""
 KEPT_VISITS = 8
-REVISIT_STEPS = 64
+REVISIT_STEPS = 32
 """Steps between two looks at another k."""
 FIRST_OVERHEAD_TOKENS = 128
-
-
-@dataclass(frozen=True)
-class Timing:
-    """One timed step, divided by its own (unpadded) tokens."""
-
-    seconds: float
-    passes: float
-    padded: float
+REHEARSED_ROWS = 8
+"""At most, in the larger of two rehearsed passes."""
 
 
 class Planner:
@@ -56,7 +49,10 @@ class Planner:
     ) -> None:
         self.pack, self._say, self._clock = pack, say, clock
         self._max_tokens, self._overhead_tokens = max_tokens, FIRST_OVERHEAD_TOKENS
-        self._timings: dict[int, deque[Timing]] = {}
+        self._timings: dict[int, deque[float]] = {}
+        """Of timed steps with so many slots a pass: seconds for each of their own (unpadded) tokens."""
+        self._rehearsed: dict[int, float] = {}
+        """Seconds of the fastest pass of so many padded tokens."""
         self._ceiling = 1 << (pack.capacity - 1).bit_length()
         self._chosen: int | None = None
         self._num_steps = 0
@@ -73,9 +69,8 @@ class Planner:
             self._shrink()
         elif is_visit and self._num_steps > 0:
             tokens = sum(report.num_tokens for report in reports.values())
-            timing = Timing(seconds / tokens, self.pack.num_passes / tokens, self.pack.padded_tokens / tokens)
-            self._timings.setdefault(at_once, deque(maxlen=KEPT_VISITS)).append(timing)
-            self._fit()
+            self._timings.setdefault(at_once, deque(maxlen=KEPT_VISITS)).append(seconds / tokens)
+            self._rehearse()
         self._num_steps += 1
         return reports
 
@@ -123,14 +118,19 @@ class Planner:
         """Whether the last of these was slower than the one before it, of those that share passes."""
         return len(timed) > 2 and self._seconds(timed[-1]) > CLEARLY_SLOWER * self._seconds(timed[-2])
 
-    def _fit(self) -> None:
-        """a / b from the smallest and the largest pass."""
-        small, large = self._fastest(min(self._timings)), self._fastest(max(self._timings))
-        passes, padded = [small.passes, large.passes], [small.padded, large.padded]
-        if np.linalg.matrix_rank([passes, padded]) == 2:
-            a, b = np.linalg.solve(np.transpose([passes, padded]), [small.seconds, large.seconds])
-            if b > 0:
-                self._overhead_tokens = int(np.clip(a / b, 0, self._max_tokens))
+    def _rehearse(self) -> None:
+        """Bring a / b up to date, where more than one example fits into a pass."""
+        for num_rows in (1, min(REHEARSED_ROWS, self._max_tokens // self.pack.longest)):
+            start = self._clock()
+            tokens = self.pack.rehearse(max(1, num_rows))
+            seconds = self._clock() - start
+            self._rehearsed[tokens] = min(seconds, self._rehearsed.get(tokens, seconds))
+        few, many = min(self._rehearsed), max(self._rehearsed)
+        if few < many:
+            a_token = (self._rehearsed[many] - self._rehearsed[few]) / (many - few)
+            a_pass = self._rehearsed[few] - a_token * few
+            costly = a_token * self._max_tokens <= a_pass
+            self._overhead_tokens = self._max_tokens if costly else max(0, round(a_pass / a_token))
 
     def _shrink(self) -> None:
         """Take over what the pack halved when it ran out of memory."""
@@ -140,8 +140,6 @@ class Planner:
         self._chosen = None
         self._say(f"packing: out of memory; now at most {self._ceiling} trials and {self._max_tokens} tokens a pass")
 
-    def _fastest(self, at_once: int) -> Timing:
-        return min(self._timings[at_once], key=lambda timing: timing.seconds)
-
     def _seconds(self, at_once: int) -> float:
-        return self._fastest(at_once).seconds
+        """Of the fastest step."""
+        return min(self._timings[at_once])

@@ -92,11 +92,12 @@ def test_a_choice_made_while_the_machine_was_busy_does_not_last(monkeypatch):
     steps = itertools.count()
 
     def seconds(pack):  # the timed steps with all slots are hit by something else
-        busy = 10 if next(steps) in (3, 4) else 1
-        return pack.num_passes * busy
+        busy = 10 if next(steps) in (7, 10) else 1
+        return (pack.num_passes + pack.padded_tokens * 1e-2) * busy
 
-    _, cuts, said = plan(seconds, steps=26)
+    pack, cuts, said = plan(seconds, steps=26)
     assert "4 trials a pass" in said[0] and "8 trials a pass" in said[-1] and cuts[-1] == 8
+    assert pack.cut.overhead_tokens == 100
 
 
 def test_out_of_memory_halves_and_changes_no_result(monkeypatch):
