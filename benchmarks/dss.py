@@ -28,10 +28,13 @@ import numpy as np
 ARMS = {
     "dss": ["method.alpha=0.5"],
     "finetuning": ["method.alpha=1"],
-    "single-task": ["method.alpha=1", "method.label_target='{rationale} The answer is {label}'",
-                    "evaluation.answer_after='The answer is '"],
+    "single-task": [
+        "method.alpha=1",
+        "method.label_target='{rationale} The answer is {label}'",
+        "evaluation.answer_after='The answer is '",
+    ],
     "no rationale": ["method.alpha=0.5", "method.rationale_target='{label}'"],
-}  # fmt: skip
+}
 SHARES = (0.1, 0.25, 0.5, 1.0)
 SEEDS = (0, 1, 2)
 STEPS, EVAL_EVERY, RANK, RATE, BATCH_SIZE, MAX_NEW_TOKENS = 800, 100, 16, 3e-3, 16, 40
@@ -91,10 +94,21 @@ class Arm:
         from raytune_llm.training.packed.slot import SlotSpec
 
         return SlotSpec(
-            trial_id=self.name, rank=RANK, alpha=self.job.adapter.alpha, rslora=False, dropout=0.0, learning_rate=RATE,
-            schedule=Schedule.constant, warmup_steps=10, num_steps=None, weight_decay=0.0, max_grad_norm=1.0,
-            batch_size=BATCH_SIZE, micro_batch_size=None, seed=self.seed,
-        )  # fmt: skip
+            trial_id=self.name,
+            rank=RANK,
+            alpha=self.job.adapter.alpha,
+            rslora=False,
+            dropout=0.0,
+            learning_rate=RATE,
+            schedule=Schedule.constant,
+            warmup_steps=10,
+            num_steps=None,
+            weight_decay=0.0,
+            max_grad_norm=1.0,
+            batch_size=BATCH_SIZE,
+            micro_batch_size=None,
+            seed=self.seed,
+        )
 
     def note(self, step: int, accuracy: float, weights: Any) -> None:
         self.curve.append(round(accuracy, 4))
@@ -115,16 +129,26 @@ class Arm:
             model = load_tuned(folder, self.job.model)
         asked = [self.job.method.question(record) for record in records]
         said = generate(
-            model, tokens.tokenizer, [tokens.prompt(prompt) for prompt, _ in asked], max_new_tokens=MAX_NEW_TOKENS,
-            stop_ids=tokens.stop_ids(), batch_size=70,
-        )  # fmt: skip
+            model,
+            tokens.tokenizer,
+            [tokens.prompt(prompt) for prompt, _ in asked],
+            max_new_tokens=MAX_NEW_TOKENS,
+            stop_ids=tokens.stop_ids(),
+            batch_size=70,
+        )
         answers = [after(text, self.job.evaluation.answer_after) for text in said]
         right = exact_match([reference for _, reference in asked], answers)
         return {
-            "arm": self.name, "seed": self.seed, "share": self.share, "records": len(self.examples["train"]),
-            "step": self.best[1], "eval_accuracy": self.best[0], "curve": self.curve,
-            "test_accuracy": float(right.mean()), "right": "".join(str(int(one)) for one in right),
-        }  # fmt: skip
+            "arm": self.name,
+            "seed": self.seed,
+            "share": self.share,
+            "records": len(self.examples["train"]),
+            "step": self.best[1],
+            "eval_accuracy": self.best[0],
+            "curve": self.curve,
+            "test_accuracy": float(right.mean()),
+            "right": "".join(str(int(one)) for one in right),
+        }
 
 
 def _cut() -> Any:
@@ -218,8 +242,9 @@ def plot(means: dict[str, list[tuple[float, float, float, float]]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs" / "dss.jsonl",
-                        help="a row an arm; appended to")  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parents[1] / "docs" / "dss.jsonl", help="a row an arm; appended to"
+    )
     parser.add_argument("--only", nargs=2, type=float, metavar=("SEED", "SHARE"))
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--picture", type=Path, default=Path(__file__).parents[1] / "docs" / "dss.svg")
@@ -234,8 +259,12 @@ def main() -> None:
         found = run(seed, share)
         with given.out.open("a") as file:
             file.write("".join(json.dumps(row) + "\n" for row in found))
-        print(f"seed {seed} share {share:g}: " + ", ".join(f"{row['arm']} {row['test_accuracy']:.3f}" for row in found)
-              + f" ({found[0]['pack_cpu_seconds']:.0f} s)", flush=True)  # fmt: skip
+        print(
+            f"seed {seed} share {share:g}: "
+            + ", ".join(f"{row['arm']} {row['test_accuracy']:.3f}" for row in found)
+            + f" ({found[0]['pack_cpu_seconds']:.0f} s)",
+            flush=True,
+        )
         rows += found
     print(report(rows, given.picture))
 

@@ -25,10 +25,18 @@ def main() -> None:
     torch.manual_seed(0)
     model = T5ForConditionalGeneration(
         T5Config(
-            vocab_size=len(tokenizer), d_model=64, d_ff=256, d_kv=16, num_heads=4, num_layers=4, dropout_rate=0.0,
-            pad_token_id=pad_id, decoder_start_token_id=pad_id, eos_token_id=tokenizer.eos_token_id,
+            vocab_size=len(tokenizer),
+            d_model=64,
+            d_ff=256,
+            d_kv=16,
+            num_heads=4,
+            num_layers=4,
+            dropout_rate=0.0,
+            pad_token_id=pad_id,
+            decoder_start_token_id=pad_id,
+            eos_token_id=tokenizer.eos_token_id,
         )
-    )  # fmt: skip
+    )
     model.save_pretrained(given.folder)
     tokenizer.save_pretrained(given.folder)
     print(f"{given.folder}: {sum(parameter.numel() for parameter in model.parameters()):,} parameters")

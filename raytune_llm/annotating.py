@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from raytune_llm import cluster
-from raytune_llm.job import AnnotateJob, TrainJob, input_errors, require
+from raytune_llm.input_error import input_errors, require
+from raytune_llm.job import AnnotateJob, TrainJob
 
 if TYPE_CHECKING:
     from raytune_llm.annotation.outcome import Annotated

@@ -34,9 +34,16 @@ def average_trainer(
     """
     average = {name: weight.detach().clone() for name, weight in trained(model).items()}
     found = terms_trainer(
-        terms, model, examples, indices, tokenizer=tokenizer, arguments=arguments,
-        callbacks=[Follow(average, decay), *callbacks], beside=average, kind=AverageTrainer,
-    )  # fmt: skip
+        terms,
+        model,
+        examples,
+        indices,
+        tokenizer=tokenizer,
+        arguments=arguments,
+        callbacks=[Follow(average, decay), *callbacks],
+        beside=average,
+        kind=AverageTrainer,
+    )
     assert isinstance(found, AverageTrainer)
     found.num_candidates = num_candidates
     return found
@@ -56,9 +63,13 @@ class AverageTrainer(TermsTrainer):
     ) -> Any:
         with holding(self.model, self.beside):
             examples = with_candidates(
-                model, inputs[EXAMPLES], num_candidates=self.num_candidates, vocabulary=len(self.processing_class),
-                pad_id=self.processing_class.pad_token_id, batch_size=len(inputs[EXAMPLES]),
-            )  # fmt: skip
+                model,
+                inputs[EXAMPLES],
+                num_candidates=self.num_candidates,
+                vocabulary=len(self.processing_class),
+                pad_id=self.processing_class.pad_token_id,
+                batch_size=len(inputs[EXAMPLES]),
+            )
         return super().compute_loss(model, {EXAMPLES: examples}, return_outputs, num_items_in_batch)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from raytune_llm.job import require
+from raytune_llm.input_error import require
 from raytune_llm.method import Stage
 
 CHOSEN = "chosen"

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 from raytune_llm.method import Companions, Method, Needs, Session
 from raytune_llm.models.adapter import load_tuned
 from raytune_llm.models.base import Base

@@ -18,7 +18,8 @@ from raytune_llm.data.records import Record
 from raytune_llm.evaluation import report
 from raytune_llm.evaluation.compare import Outcome as Result
 from raytune_llm.evaluation.compare import Verdict, better
-from raytune_llm.job import Card, EvaluateJob, InputError, Outcome, Promotion, TrainJob, input_errors
+from raytune_llm.input_error import InputError, input_errors
+from raytune_llm.job import Card, EvaluateJob, Outcome, Promotion, TrainJob
 from raytune_llm.method import Method
 from raytune_llm.models.base import Base
 from raytune_llm.preparation import Prepared

@@ -26,7 +26,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from raytune_llm.config_help import help_text
 from raytune_llm.demo import path as demo_path
-from raytune_llm.job import InputError, Job
+from raytune_llm.input_error import InputError
+from raytune_llm.job import Job
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 SPACE = "sweep.space."

@@ -8,7 +8,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from raytune_llm.job import InputError, RunJob
+from raytune_llm.input_error import InputError
+from raytune_llm.job import RunJob
 from raytune_llm.storage import is_local
 
 FULL_BYTES = 1 << 20

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Self
+
+from raytune_llm.input_error import check_name, require
 
 if TYPE_CHECKING:
     from raytune_llm.annotation.prompt import Prompt
@@ -360,36 +361,6 @@ class Card:
     parent: str | None = None
     """Name of the sweep or the version it came from."""
     created: str = dataclasses.field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
-
-
-class InputError(ValueError):
-    """What the user gave can't be used. Jobs print it without a traceback and exit with status 2."""
-
-
-@contextmanager
-def input_errors() -> Iterator[None]:
-    """What is found wrong in here was given by the user: say so without a traceback."""
-    try:
-        yield
-    except ValueError as error:
-        raise InputError(str(error)) from error
-
-
-def require(condition: bool, key: str, found: object, allowed: str) -> None:
-    """Raise ValueError naming the config key, what was found and what is allowed, unless the condition holds."""
-    if not condition:
-        raise ValueError(f"{key}={found} is not allowed; allowed: {allowed}")
-
-
-def check_name(key: str, name: str) -> None:
-    """Refuse a name that could not safely become a folder."""
-    legal = (
-        bool(name)
-        and len(name) <= 128
-        and name[0].isalnum()
-        and all((c.isalnum() and c.isascii()) or c in "._-" for c in name)
-    )
-    require(legal, key, repr(name), "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 128")
 
 
 def _replace(node: Any, path: list[str], value: Any, key: str) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from raytune_llm import annotating, cluster, summary
 from raytune_llm.chain import ready, train_version
 from raytune_llm.full_disk import full_disk_explained
+from raytune_llm.input_error import input_errors
 from raytune_llm.job import (
     AnnotateJob,
     CheckJob,
@@ -17,7 +18,6 @@ from raytune_llm.job import (
     ServeJob,
     SweepJob,
     TrainJob,
-    input_errors,
 )
 from raytune_llm.starting import read_given
 

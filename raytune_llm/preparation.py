@@ -12,7 +12,8 @@ from raytune_llm.data.doctor import Diagnosis, examine
 from raytune_llm.data.files import Splits, load
 from raytune_llm.data.records import Prompt
 from raytune_llm.data.tokens import Tokens
-from raytune_llm.job import CheckJob, InputError, SweepJob, TrainJob, input_errors, require
+from raytune_llm.input_error import InputError, input_errors, require
+from raytune_llm.job import CheckJob, SweepJob, TrainJob
 from raytune_llm.method import IGNORED
 from raytune_llm.registry import Registry
 from raytune_llm.rewards.function import Function, load_function
@@ -32,8 +33,13 @@ class Prepared:
     diagnosis: Diagnosis
 
 
-SHARED_BY_TRIALS = ("method.teacher", "method.num_candidates", "method.teacher_layers", "method.teacher_layer",
-                    "method.group_size")  # fmt: skip
+SHARED_BY_TRIALS = (
+    "method.teacher",
+    "method.num_candidates",
+    "method.teacher_layers",
+    "method.teacher_layer",
+    "method.group_size",
+)
 """Keys by which a teacher is asked once, before the trials."""
 
 
@@ -65,8 +71,12 @@ def check_teacher(job: CheckJob) -> None:
     for key, layers, base in (("layers", needs.layers, job.model), ("teacher_layers", needs.teacher_layers, found)):
         most = base.facts.num_layers
         for layer in layers:
-            require(-most - 1 <= layer <= most, f"method.{key}", layer,
-                    f"{-most - 1} to {most}: {base.name_or_path} has {most} blocks")  # fmt: skip
+            require(
+                -most - 1 <= layer <= most,
+                f"method.{key}",
+                layer,
+                f"{-most - 1} to {most}: {base.name_or_path} has {most} blocks",
+            )
 
 
 def check_knobs(job: TrainJob) -> None:

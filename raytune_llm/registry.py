@@ -24,7 +24,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from raytune_llm.job import Card, InputError, check_name
+from raytune_llm.input_error import InputError, check_name
+from raytune_llm.job import Card
 from raytune_llm.json_text import to_json
 from raytune_llm.storage import is_local, open_storage
 from raytune_llm.version import Version, card_json, describe, parse_card, table

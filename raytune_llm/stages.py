@@ -10,7 +10,8 @@ from raytune_llm.beginning import Beginning
 from raytune_llm.companions import companion
 from raytune_llm.config import restore
 from raytune_llm.data.records import Record
-from raytune_llm.job import Promotion, SweepJob, TrainJob, require
+from raytune_llm.input_error import require
+from raytune_llm.job import Promotion, SweepJob, TrainJob
 from raytune_llm.method import Stage
 from raytune_llm.registry import Registry
 from raytune_llm.version import Version

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from raytune_llm import cluster
 from raytune_llm.annotating import annotated
-from raytune_llm.job import CheckJob, InputError, TrainJob, input_errors
+from raytune_llm.input_error import InputError, input_errors
+from raytune_llm.job import CheckJob, TrainJob
 
 if TYPE_CHECKING:
     from raytune_llm.data.files import Splits

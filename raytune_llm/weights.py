@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 CHUNK_BYTES = 1 << 24

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 
 
 @contextmanager

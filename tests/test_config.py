@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from raytune_llm.config import all_keys, compose, describe, load, restore
-from raytune_llm.job import InputError, Schedule
+from raytune_llm.input_error import InputError
+from raytune_llm.job import Schedule
 
 ROOT = Path(__file__).parents[1]
 DEMO = ["model=demo", "data=demo_sarcasm"]

@@ -14,7 +14,7 @@ from worlds import write_base, write_records
 
 from raytune_llm import pipeline
 from raytune_llm.config import load
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 from raytune_llm.registry import Registry
 
 GOOD = {"input_text": "one two red", "output_text": "red"}

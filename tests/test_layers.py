@@ -41,6 +41,7 @@ LAYERS = [  # top to bottom; a module imports from its own layer or from those b
     ["storage", "json_text"],
     ["method"],
     ["job"],
+    ["input_error"],
 ]
 NO_RAY = [
     "teachers",

@@ -27,8 +27,9 @@ METHODS = [
 ]
 """Those that learn from records alone; a method that samples answers has tests of its own."""
 SHAPES = ["llama", "qwen", "t5"]
-CASES = [(method, shape) for method in METHODS for shape in SHAPES if not config_of(method).needs.alone
-         or shape == "llama"]  # fmt: skip
+CASES = [
+    (method, shape) for method in METHODS for shape in SHAPES if not config_of(method).needs.alone or shape == "llama"
+]
 """Methods that don't pack on one shape: what shapes differ in, they share with the others."""
 
 

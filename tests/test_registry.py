@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from raytune_llm.job import Card, InputError
+from raytune_llm.input_error import InputError
+from raytune_llm.job import Card
 from raytune_llm.registry import Registry, describe, table
 from raytune_llm.storage import is_local, open_storage
 

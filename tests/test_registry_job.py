@@ -6,7 +6,8 @@ from safetensors.torch import save_file
 
 from raytune_llm import pipeline
 from raytune_llm.config import load
-from raytune_llm.job import Card, InputError
+from raytune_llm.input_error import InputError
+from raytune_llm.job import Card
 from raytune_llm.registry import Registry
 
 CARD = Card(

@@ -14,9 +14,16 @@ from raytune_llm.registry import Registry
 from raytune_llm.starting import start
 
 SMALL = [
-    "tuning.steps=4", "tuning.eval_every=2", "tuning.batch_size=4", "tuning.adapter_size=4", "tuning.warmup_steps=0",
-    "name=cats", "run=first", "evaluation.bootstrap_draws=20", "evaluation.max_new_tokens=8",
-]  # fmt: skip
+    "tuning.steps=4",
+    "tuning.eval_every=2",
+    "tuning.batch_size=4",
+    "tuning.adapter_size=4",
+    "tuning.warmup_steps=0",
+    "name=cats",
+    "run=first",
+    "evaluation.bootstrap_draws=20",
+    "evaluation.max_new_tokens=8",
+]
 
 
 @pytest.fixture

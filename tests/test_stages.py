@@ -13,7 +13,8 @@ from raytune_llm.conclusion import make_card
 from raytune_llm.config import load
 from raytune_llm.data.files import load as load_records
 from raytune_llm.data.records import Preference
-from raytune_llm.job import InputError, Outcome, Report, Trial, input_errors
+from raytune_llm.input_error import InputError, input_errors
+from raytune_llm.job import Outcome, Report, Trial
 from raytune_llm.precomputation import precompute
 from raytune_llm.preparation import check_knobs, prepare
 from raytune_llm.proving import prove
@@ -48,20 +49,36 @@ def job_of(root, base, folder, *overrides):
     return load(
         root,
         [
-            f"model.name_or_path={base}", f"data.train={train}", f"data.eval={evaluation}", f"home={folder}",
-            "tuning.warmup_steps=0", "tuning.batch_size=4", "tuning.steps=30", "tuning.eval_every=15", "name=cats",
-            "run=first", "tuning.adapter_size=4", "model.learning_rate=1e-2", *overrides,
+            f"model.name_or_path={base}",
+            f"data.train={train}",
+            f"data.eval={evaluation}",
+            f"home={folder}",
+            "tuning.warmup_steps=0",
+            "tuning.batch_size=4",
+            "tuning.steps=30",
+            "tuning.eval_every=15",
+            "name=cats",
+            "run=first",
+            "tuning.adapter_size=4",
+            "model.learning_rate=1e-2",
+            *overrides,
         ],
-    )  # fmt: skip
+    )
 
 
 def trained(job, folder: Path) -> Path:
     """What a trial of the job leaves as its best."""
     folder.mkdir(parents=True)
     fit(
-        job, prepare(job).examples, Place(folder, 0, 1, False), milestones=(), report=lambda *_: None, run=Silent(),
-        progress=lambda *_: None, resume=None,
-    )  # fmt: skip
+        job,
+        prepare(job).examples,
+        Place(folder, 0, 1, False),
+        milestones=(),
+        report=lambda *_: None,
+        run=Silent(),
+        progress=lambda *_: None,
+        resume=None,
+    )
     return folder / "checkpoint" / "best"
 
 
@@ -81,9 +98,17 @@ def world(tmp_path_factory):
     stage = reward_job(job_of("train", base, folder, "method=rlhf", "method.reward_steps=30"))
     published(stage, trained(stage, folder / "reward"))
     adapter = job_of(
-        "train", base, folder, "method=rlhf", "method.model_weight=0", "method.exact_weight=1", "name=kind",
-        "tuning.steps=2", "method.max_completion_tokens=4", "method.eval_prompts=2",
-    )  # fmt: skip
+        "train",
+        base,
+        folder,
+        "method=rlhf",
+        "method.model_weight=0",
+        "method.exact_weight=1",
+        "name=kind",
+        "tuning.steps=2",
+        "method.max_completion_tokens=4",
+        "method.eval_prompts=2",
+    )
     published(adapter, trained(adapter, folder / "adapter"))
     return base, folder
 
@@ -110,9 +135,14 @@ def test_training_goes_on_in_an_adapter_of_its_own_size(world):
     goes_on = inherited(job)
     assert goes_on.method.init_adapter == "kind@1" and goes_on.tuning.adapter_size == 4
     with companions.session(
-        goes_on.method.__class__(**vars(goes_on.method) | {"reward_adapter": "cats-reward@1"}), job.model,
-        registry_dir=job.registry_dir, allow_modules=[], batch_size=4, seed=0, use_gpu=False,
-    ) as session:  # fmt: skip
+        goes_on.method.__class__(**vars(goes_on.method) | {"reward_adapter": "cats-reward@1"}),
+        job.model,
+        registry_dir=job.registry_dir,
+        allow_modules=[],
+        batch_size=4,
+        seed=0,
+        use_gpu=False,
+    ) as session:
         model = start_model(goes_on)
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         assert trainable and model.peft_config["default"].r == 4
@@ -209,16 +239,33 @@ def test_the_stage_that_learns_given_answers(world, tmp_path):
 def test_dpo_from_an_adapter_is_the_same_packed_and_alone(world, tmp_path):
     """The reference is that adapter, so the first loss is log 2; both backends go on from its weights."""
     base, folder = world
-    job = inherited(job_of("train", base, folder, "method=dpo", "method.init_adapter=kind", "tuning.adapter_size=2",
-                           "method.sft_weight=0", "tuning.steps=4", "tuning.eval_every=4"))  # fmt: skip
+    job = inherited(
+        job_of(
+            "train",
+            base,
+            folder,
+            "method=dpo",
+            "method.init_adapter=kind",
+            "tuning.adapter_size=2",
+            "method.sft_weight=0",
+            "tuning.steps=4",
+            "tuning.eval_every=4",
+        )
+    )
     examples = precompute(job, prepare(job).examples, use_gpu=False)
     alone = tmp_path / "alone"
     alone.mkdir()
     reports = []
     fit(
-        job, examples, Place(alone, 0, 1, False), milestones=[1], report=lambda said, _: reports.append(said),
-        run=Silent(), progress=lambda *_: None, resume=None,
-    )  # fmt: skip
+        job,
+        examples,
+        Place(alone, 0, 1, False),
+        milestones=[1],
+        report=lambda said, _: reports.append(said),
+        run=Silent(),
+        progress=lambda *_: None,
+        resume=None,
+    )
     assert reports[0]["train/loss"] == pytest.approx(math.log(2), rel=1e-5)
     resident = Resident(job, examples, wanted=1, max_rank=4, device="cpu", say=lambda _: None)
     placement = Placement(job=job, trial=Trial(id="t", values={}), directory=str(tmp_path / "packed"), milestones=(1,))
@@ -247,9 +294,17 @@ def test_a_reward_model_is_not_served(world):
 def proof_of(job, systems):
     prepared = prepare(job)
     return prove(
-        job.model, job.method, systems, prepared.splits.train, job.evaluation, max_tokens=64, seed=0, use_gpu=False,
-        registry_dir=job.registry_dir, allow_modules=[],
-    )  # fmt: skip
+        job.model,
+        job.method,
+        systems,
+        prepared.splits.train,
+        job.evaluation,
+        max_tokens=64,
+        seed=0,
+        use_gpu=False,
+        registry_dir=job.registry_dir,
+        allow_modules=[],
+    )
 
 
 def test_a_reward_model_is_proven_by_how_it_ranks(world):
@@ -265,8 +320,15 @@ def test_a_reward_model_is_proven_by_how_it_ranks(world):
 
 def test_a_policy_is_proven_by_the_reward_model(world):
     base, folder = world
-    job = job_of("train", base, folder, "method=rlhf", "method.reward_adapter=cats-reward@1",
-                 "method.judge_adapter=cats-reward@1", "method.max_completion_tokens=4")  # fmt: skip
+    job = job_of(
+        "train",
+        base,
+        folder,
+        "method=rlhf",
+        "method.reward_adapter=cats-reward@1",
+        "method.judge_adapter=cats-reward@1",
+        "method.max_completion_tokens=4",
+    )
     proof = proof_of(job, {"base": None, "tuned": f"{folder}/registry/kind/v1"})
     metrics = proof.comparison.metrics
     assert metrics["eval/kl"]["base"].value == 0.0 and metrics["eval/kl"]["tuned"].value > 0.0

@@ -11,9 +11,14 @@ from raytune_llm.terms_trainer import terms_trainer
 
 PAIRS = ["dpo", "method.sft_weight=0"]
 SETTINGS = [
-    (["sft"], "llama", 1), (["sft"], "llama", 2), (["sft"], "t5", 1), (["reward"], "llama", 1),
-    (["reward"], "llama", 2), (PAIRS, "llama", 1), (PAIRS, "llama", 2),
-]  # fmt: skip
+    (["sft"], "llama", 1),
+    (["sft"], "llama", 2),
+    (["sft"], "t5", 1),
+    (["reward"], "llama", 1),
+    (["reward"], "llama", 2),
+    (PAIRS, "llama", 1),
+    (PAIRS, "llama", 2),
+]
 """Not T5 with accumulation: transformers' loss for it ignores the number of labels in a step, which it is given."""
 
 
@@ -25,17 +30,32 @@ def test_it_learns_as_the_methods_own_trainer(settings, shape, accumulation, tmp
     train, evaluation = write_records(tmp_path, kinds=kinds)
     job = load(
         "train",
-        [f"method={method}", f"model.name_or_path={base}", f"data.train={train}", f"data.eval={evaluation}",
-         f"home={tmp_path}", *others],
-    )  # fmt: skip
+        [
+            f"method={method}",
+            f"model.name_or_path={base}",
+            f"data.train={train}",
+            f"data.eval={evaluation}",
+            f"home={tmp_path}",
+            *others,
+        ],
+    )
     prepared = prepare(job)
     examples = precompute(job, prepared.examples, use_gpu=False).train
     arguments = dict(
-        output_dir=str(tmp_path / "out"), max_steps=4, per_device_train_batch_size=4 // accumulation,
-        gradient_accumulation_steps=accumulation, learning_rate=1e-3, use_cpu=True, bf16=False, report_to=[],
-        disable_tqdm=True, save_strategy="no", train_sampling_strategy="sequential", logging_steps=1,
+        output_dir=str(tmp_path / "out"),
+        max_steps=4,
+        per_device_train_batch_size=4 // accumulation,
+        gradient_accumulation_steps=accumulation,
+        learning_rate=1e-3,
+        use_cpu=True,
+        bf16=False,
+        report_to=[],
+        disable_tqdm=True,
+        save_strategy="no",
+        train_sampling_strategy="sequential",
+        logging_steps=1,
         activation_checkpointing=False,
-    )  # fmt: skip
+    )
     losses, weights = [], []
     for make in (job.method.trainer, lambda *args, **options: terms_trainer(job.method.terms, *args, **options)):
         model = job.adapter.apply(job.model.load(score=job.method.needs.score), rank=4, seed=0)

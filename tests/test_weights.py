@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 from raytune_llm.weights import CHUNK_BYTES, check_file, check_folder, count_nonfinite
 
 BF16 = {

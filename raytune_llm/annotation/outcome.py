@@ -86,8 +86,10 @@ class Annotated:
             share = self.num_right / self.num_judged
             lines.append(f"agreement   the teacher gives the known label in {share:.1%} of {self.num_judged} records")
         if self.num_cut:
-            lines.append(f"! {self.num_cut} prompts lost their beginning: lower prompt.num_examples or "
-                         "annotation.max_new_tokens, or take a teacher of longer context")  # fmt: skip
+            lines.append(
+                f"! {self.num_cut} prompts lost their beginning: lower prompt.num_examples or "
+                "annotation.max_new_tokens, or take a teacher of longer context"
+            )
         lines.append(f"asked now   {self.num_new} questions, {self.num_tokens} tokens, {self.cost_usd:.4f} USD")
         return "\n".join(lines)
 
@@ -106,8 +108,12 @@ class Progress:
         self._cost_usd += sum(answer.cost_usd for answer in batch.values())
         now = time.monotonic()
         if self._interactive:
-            print(f"\r{self.line(now - self._started)}\033[K", end="" if self._done < self._total else "\n",
-                  file=sys.stderr, flush=True)  # fmt: skip
+            print(
+                f"\r{self.line(now - self._started)}\033[K",
+                end="" if self._done < self._total else "\n",
+                file=sys.stderr,
+                flush=True,
+            )
         elif now - self._said >= LINE_SECONDS or self._done == self._total:
             self._said = now
             print(self.line(now - self._started), flush=True)

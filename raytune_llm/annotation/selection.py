@@ -14,7 +14,7 @@ from enum import Enum
 
 from raytune_llm.annotation.reading import Reading, normal, same
 from raytune_llm.data.records import Rationale
-from raytune_llm.job import require
+from raytune_llm.input_error import require
 from raytune_llm.teachers import Sampling
 
 REPEATED_WORDS = 3
@@ -63,8 +63,12 @@ class Annotation:
         for name in ("num_samples", "max_new_tokens", "batch_size", "max_words"):
             require(getattr(self, name) >= 1, f"annotation.{name}", getattr(self, name), "≥ 1")
         require(self.temperature >= 0, "annotation.temperature", self.temperature, "≥ 0")
-        require(self.num_samples == 1 or self.temperature > 0, "annotation.num_samples", self.num_samples,
-                "1 at annotation.temperature=0, where all samples are the same")  # fmt: skip
+        require(
+            self.num_samples == 1 or self.temperature > 0,
+            "annotation.num_samples",
+            self.num_samples,
+            "1 at annotation.temperature=0, where all samples are the same",
+        )
         require(0 < self.top_p <= 1, "annotation.top_p", self.top_p, "0 < top_p ≤ 1")
         require(self.min_words >= 0, "annotation.min_words", self.min_words, "≥ 0")
         for name in ("min_vote_share", "max_repetition"):

@@ -22,7 +22,7 @@ from raytune_llm.annotation.reading import read
 from raytune_llm.annotation.selection import Annotation
 from raytune_llm.data.files import read_records
 from raytune_llm.data.records import Rationale
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 from raytune_llm.storage import open_storage
 from raytune_llm.teachers import Ask, Asker, Said, Sampling, Secret, Teacher, TeacherError
 

@@ -29,9 +29,7 @@ def side_by_side(
     asked, wanted = prompts[:MOST_ANSWERED], references[:MOST_ANSWERED]
     on_gpu = all(model.device.type == "cuda" for model in models.values())
     peak = ["peak memory, MB"] if on_gpu else []
-    rows = [
-        ["", "parameters", "weights, MB", *peak, "answer tokens per second", f"exact answers of {len(asked)}"]
-    ]  # fmt: skip
+    rows = [["", "parameters", "weights, MB", *peak, "answer tokens per second", f"exact answers of {len(asked)}"]]
     for name, model in models.items():
         weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
         others = torch.cuda.memory_allocated() - weights if on_gpu else 0

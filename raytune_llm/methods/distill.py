@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from raytune_llm.distillation import Divergence, Student, divergence_term, label_terms, named
-from raytune_llm.job import require
+from raytune_llm.input_error import require
 from raytune_llm.method import Needs, Outputs, Term
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from raytune_llm.distillation import Divergence, Student, divergence_term, label_terms, named
-from raytune_llm.job import require
+from raytune_llm.input_error import require
 from raytune_llm.method import Example, Needs, Outputs, Term
 
 if TYPE_CHECKING:
@@ -67,6 +67,13 @@ class DistillAverage(Student):
         from raytune_llm.average_trainer import average_trainer
 
         return average_trainer(
-            self.terms, model, examples, indices, decay=self.decay, num_candidates=self.num_candidates,
-            tokenizer=tokenizer, arguments=arguments, callbacks=callbacks,
-        )  # fmt: skip
+            self.terms,
+            model,
+            examples,
+            indices,
+            decay=self.decay,
+            num_candidates=self.num_candidates,
+            tokenizer=tokenizer,
+            arguments=arguments,
+            callbacks=callbacks,
+        )

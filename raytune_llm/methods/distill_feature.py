@@ -18,7 +18,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from raytune_llm.distillation import Student, cosine_distance, label_terms, named, relative_error
-from raytune_llm.job import require
+from raytune_llm.input_error import require
 from raytune_llm.method import Example, Needs, Outputs, Term
 
 if TYPE_CHECKING:
@@ -58,8 +58,12 @@ class DistillFeature(Student):
     def __post_init__(self) -> None:
         require(0 <= self.alpha <= 1, "method.alpha", self.alpha, "0 ≤ alpha ≤ 1")
         require(len(self.layers) >= 1, "method.layers", self.layers, "at least one layer")
-        require(len(self.layers) == len(self.teacher_layers), "method.teacher_layers", self.teacher_layers,
-                f"as many layers as method.layers={self.layers}")  # fmt: skip
+        require(
+            len(self.layers) == len(self.teacher_layers),
+            "method.teacher_layers",
+            self.teacher_layers,
+            f"as many layers as method.layers={self.layers}",
+        )
 
     @property
     def needs(self) -> Needs:
@@ -97,6 +101,12 @@ class DistillFeature(Student):
         assert features is not None
         beside = attach(unwrapped(model), self.layers, other_width=features.shape[-1], seed=arguments.get("seed", 0))
         return terms_trainer(
-            self.terms, model, examples, indices, tokenizer=tokenizer, arguments=arguments, callbacks=callbacks,
+            self.terms,
+            model,
+            examples,
+            indices,
+            tokenizer=tokenizer,
+            arguments=arguments,
+            callbacks=callbacks,
             beside=beside,
-        )  # fmt: skip
+        )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from raytune_llm.distillation import Divergence, Student, divergence_term, label_terms, named
-from raytune_llm.job import require
+from raytune_llm.input_error import require
 from raytune_llm.method import IGNORED, Example, Needs, Outputs, Sequence, Term
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from raytune_llm.distillation import Student, angles, distances, label_terms, named, relation_error
-from raytune_llm.job import require
+from raytune_llm.input_error import require
 from raytune_llm.method import Example, Needs, Outputs, Term
 
 if TYPE_CHECKING:

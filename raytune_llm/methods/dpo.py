@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from raytune_llm.beginning import Beginning
 from raytune_llm.data.question import question
 from raytune_llm.data.records import Preference, Record, Text
-from raytune_llm.job import require
+from raytune_llm.input_error import require
 from raytune_llm.method import IGNORED, Example, Needs, Outputs, Term
 
 if TYPE_CHECKING:

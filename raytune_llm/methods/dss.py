@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from raytune_llm.by_terms import ByTerms
 from raytune_llm.data.records import Rationale, Record, Text
-from raytune_llm.job import require
+from raytune_llm.input_error import require
 from raytune_llm.method import IGNORED, Example, Needs, Outputs, Sequence, Term
 
 if TYPE_CHECKING:
@@ -57,10 +57,18 @@ class DSS(ByTerms):
             repr(self.rationale_prefix),
             "anything but method.label_prefix: without it the student can't know which task is asked",
         )
-        require("label" in _fields("label_target", self.label_target), "method.label_target", self.label_target,
-                "a template with {label}")  # fmt: skip
-        require(bool(_fields("rationale_target", self.rationale_target)), "method.rationale_target",
-                self.rationale_target, "a template with {rationale} or {label}")  # fmt: skip
+        require(
+            "label" in _fields("label_target", self.label_target),
+            "method.label_target",
+            self.label_target,
+            "a template with {label}",
+        )
+        require(
+            bool(_fields("rationale_target", self.rationale_target)),
+            "method.rationale_target",
+            self.rationale_target,
+            "a template with {rationale} or {label}",
+        )
 
     def encode(self, record: Record, tokens: Tokens) -> Example | None:
         assert isinstance(record, Rationale)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from raytune_llm.job import require
+from raytune_llm.input_error import require
 from raytune_llm.models.base import Base, Facts, linear_targets, torch_dtype
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from raytune_llm.job import InputError, require
+from raytune_llm.input_error import InputError, require
 from raytune_llm.rewards.mixture import Rollout, where
 
 

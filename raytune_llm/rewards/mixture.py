@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 
 Array = NDArray[np.float64]
 LONGEST_SHOWN = 200

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from raytune_llm.job import require
+from raytune_llm.input_error import require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 from raytune_llm.models.base import Base
 from raytune_llm.registry import Registry, Version
 

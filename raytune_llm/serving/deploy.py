@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raytune_llm.job import InputError, require
+from raytune_llm.input_error import InputError, require
 from raytune_llm.registry import Registry
 from raytune_llm.serving.application import APPLICATION, QUIET, make_application
 from raytune_llm.serving.catalogue import Endpoint, read_catalogue

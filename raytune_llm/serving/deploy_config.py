@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 from raytune_llm.registry import Registry
 from raytune_llm.serving.application import APPLICATION, DEPLOYMENT, QUIET, make_application
 from raytune_llm.serving.catalogue import read_catalogue

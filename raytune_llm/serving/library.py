@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raytune_llm.data.tokens import Tokens, supply_template
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 from raytune_llm.models.base import Base
 from raytune_llm.registry import Registry
 from raytune_llm.serving.catalogue import Catalogue, Entry, can_be_more, read_servable, with_version

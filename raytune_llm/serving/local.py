@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from raytune_llm.job import InputError, require
+from raytune_llm.input_error import InputError, require
 from raytune_llm.serving.catalogue import Catalogue
 from raytune_llm.serving.engine import Engine
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 
 KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 PLAIN = {

@@ -10,7 +10,7 @@ import itertools
 from dataclasses import dataclass
 from typing import Any
 
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 from raytune_llm.models.adapter import load_tuned
 from raytune_llm.models.base import Base, skeleton
 from raytune_llm.serving.batch import Batch, can_batch

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 from raytune_llm.serving.reference import num_adapted
 from raytune_llm.serving.sampling import Choice, Rules, Stream
 from raytune_llm.serving.sequence import Sequence

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raytune_llm.job import InputError, require
+from raytune_llm.input_error import InputError, require
 from raytune_llm.models.base import Base
 from raytune_llm.serving.catalogue import Catalogue
 from raytune_llm.serving.engine import Engine

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from raytune_llm.job import Outcome, SweepJob, require
+from raytune_llm.input_error import require
+from raytune_llm.job import Outcome, SweepJob
 from raytune_llm.sweep.space import Plan
 
 PACKABLE_KEYS = ("tuning.", "adapter.", "method.", "seed")

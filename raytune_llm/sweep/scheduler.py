@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from raytune_llm.job import require
+from raytune_llm.input_error import require
 
 STEP = "step"
 """The report's key that holds the optimizer step: monotonic, kept over restarts, unlike Tune's training_iteration."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from raytune_llm.job import require
+from raytune_llm.input_error import require
 from raytune_llm.sweep.space import Axis, Plan
 
 

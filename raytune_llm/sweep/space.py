@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raytune_llm.job import TrainJob, require
+from raytune_llm.input_error import require
+from raytune_llm.job import TrainJob
 
 STEPS = "tuning.steps"
 DISTRIBUTIONS = ("uniform", "log_uniform", "int_uniform")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from raytune_llm.job import require
+from raytune_llm.input_error import require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from raytune_llm.job import require
+from raytune_llm.input_error import require
 from raytune_llm.teachers import Ask, Asker, Said, Sampling, Secret, TeacherError, Workers
 
 LONGEST_PAUSE_SECONDS = 60.0
@@ -62,13 +62,25 @@ class OpenAITeacher:
 
     def __post_init__(self) -> None:
         url = urllib.parse.urlsplit(self.base_url)
-        require(url.scheme in ("http", "https") and bool(url.hostname), "teacher.base_url", self.base_url,
-                "http:// or https:// with a host")  # fmt: skip
-        require(self.api_key_env is None or url.scheme == "https" or _is_loopback(url.hostname or ""),
-                "teacher.base_url", self.base_url, "https:// when a key is sent to another machine")  # fmt: skip
+        require(
+            url.scheme in ("http", "https") and bool(url.hostname),
+            "teacher.base_url",
+            self.base_url,
+            "http:// or https:// with a host",
+        )
+        require(
+            self.api_key_env is None or url.scheme == "https" or _is_loopback(url.hostname or ""),
+            "teacher.base_url",
+            self.base_url,
+            "https:// when a key is sent to another machine",
+        )
         require(self.concurrent_requests >= 1, "teacher.concurrent_requests", self.concurrent_requests, "≥ 1")
-        require(self.requests_per_minute is None or self.requests_per_minute > 0, "teacher.requests_per_minute",
-                self.requests_per_minute, "> 0 or null")  # fmt: skip
+        require(
+            self.requests_per_minute is None or self.requests_per_minute > 0,
+            "teacher.requests_per_minute",
+            self.requests_per_minute,
+            "> 0 or null",
+        )
         require(self.max_retries >= 0, "teacher.max_retries", self.max_retries, "≥ 0")
         require(self.timeout_seconds > 0, "teacher.timeout_seconds", self.timeout_seconds, "> 0")
         for name in ("usd_per_million_prompt_tokens", "usd_per_million_completion_tokens"):

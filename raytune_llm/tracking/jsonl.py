@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 from raytune_llm.json_text import to_json
 from raytune_llm.storage import Storage, is_local, open_storage
 from raytune_llm.tracking import Run, RunInfo

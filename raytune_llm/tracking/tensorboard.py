@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 from raytune_llm.storage import is_local
 from raytune_llm.tracking import Run, RunInfo
 

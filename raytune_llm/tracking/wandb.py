@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 from raytune_llm.json_text import to_json
 from raytune_llm.storage import is_local
 from raytune_llm.tracking import Run, RunInfo

@@ -7,8 +7,9 @@ from raytune_llm.annotation.reading import Reading, read, same
 
 
 def prompt_of(option):
-    return config.load("annotate", ["teacher=local", "teacher.model.name_or_path=x/y", f"prompt={option}",
-                                    "data.train=x.jsonl"]).prompt  # fmt: skip
+    return config.load(
+        "annotate", ["teacher=local", "teacher.model.name_or_path=x/y", f"prompt={option}", "data.train=x.jsonl"]
+    ).prompt
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from fake_openai import serving
 from raytune_llm import annotating, config, pipeline
 from raytune_llm.data.files import load as load_data
 from raytune_llm.data.records import Rationale
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 from raytune_llm.preparation import prepare
 
 ROOT = Path(__file__).parents[2]
@@ -42,11 +42,18 @@ def teach(prompt: str) -> str:
 
 def arguments(url, folder, *overrides):
     return [
-        "teacher=openai", f"teacher.base_url={url}", "teacher.model=big", "teacher.api_key_env=null",
-        "teacher.concurrent_requests=2", "teacher.usd_per_million_prompt_tokens=5", f"home={folder / 'home'}",
-        f"data.train={write_questions(folder)}", f"output={folder / 'out.jsonl'}",
-        f"annotation.batch_size={BATCH_SIZE}", *overrides,
-    ]  # fmt: skip
+        "teacher=openai",
+        f"teacher.base_url={url}",
+        "teacher.model=big",
+        "teacher.api_key_env=null",
+        "teacher.concurrent_requests=2",
+        "teacher.usd_per_million_prompt_tokens=5",
+        f"home={folder / 'home'}",
+        f"data.train={write_questions(folder)}",
+        f"output={folder / 'out.jsonl'}",
+        f"annotation.batch_size={BATCH_SIZE}",
+        *overrides,
+    ]
 
 
 def test_asked_once_kept_and_filtered_anew(ray_session, tmp_path, capfd):
@@ -58,8 +65,9 @@ def test_asked_once_kept_and_filtered_anew(ray_session, tmp_path, capfd):
         assert server.num_requests == NUM_RECORDS
         records = load_data(
             config.load("check", ["model=demo", f"data.train={tmp_path / 'out.jsonl'}", "data.eval_size=2"]).data,
-            (Rationale,), seed=0,
-        )  # fmt: skip
+            (Rationale,),
+            seed=0,
+        )
         by_prompt = {record.prompt: record for record in [*records.train, *records.eval]}
         assert by_prompt["say 5"] == Rationale("say 5", "5", "the question names 5 itself.")
         assert by_prompt["say 9"] == Rationale("say 9", "9", None)  # contradicted
@@ -88,9 +96,14 @@ def test_a_teacher_that_fails_ends_the_job_with_its_reason(ray_session, tmp_path
 def test_a_local_teacher_and_a_missing_one(ray_session, tmp_path, capsys):
     """An untuned base answers no question as asked, but it is loaded, asked in batches and its words are kept."""
     given = [
-        "teacher=local", "teacher.model.name_or_path=${demo:base}", "teacher.chat=false", "prompt=plain",
-        "annotation.max_new_tokens=8", f"home={tmp_path}", f"data.train={write_questions(tmp_path, 5)}",
-    ]  # fmt: skip
+        "teacher=local",
+        "teacher.model.name_or_path=${demo:base}",
+        "teacher.chat=false",
+        "prompt=plain",
+        "annotation.max_new_tokens=8",
+        f"home={tmp_path}",
+        f"data.train={write_questions(tmp_path, 5)}",
+    ]
     assert pipeline.annotate(config.load("annotate", given)) == 0
     assert "asked now   5 questions" in capsys.readouterr().out
     assert len(list(tmp_path.glob("annotations/*/*.jsonl"))) == 1

@@ -147,8 +147,10 @@ def test_test_combinations_are_never_met_earlier(task, documents):
 
 
 def test_test_situations_of_preferences_get_no_reply_earlier(documents):
-    asked = {split: {EVENTS[e] for r in read("preference", split) for e in EVENTS if f'"{e}"' in r["input_text"]}
-             for split in world.SPLITS}  # fmt: skip
+    asked = {
+        split: {EVENTS[e] for r in read("preference", split) for e in EVENTS if f'"{e}"' in r["input_text"]}
+        for split in world.SPLITS
+    }
     replied = {EVENTS[e] for d in documents[:30_000] for e in re.findall(r'told a friend: "(.*?)"', d)}
     assert len(asked["test"]) == 16
     assert not asked["test"] & (asked["train"] | asked["eval"] | replied)

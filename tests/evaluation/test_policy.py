@@ -61,11 +61,17 @@ def test_the_objective_is_reward_less_the_price_of_divergence():
     found = {name: metric.whole() for name, metric in metrics.items()}
     assert found == pytest.approx(
         {
-            "eval/objective": (0.5 + 2.75) / 2, "eval/reward": 2.0, "eval/kl": 1.5, "eval/kl_per_token": 3.0 / 5,
-            "eval/win_rate": 0.75, "eval/entropy": 2.5 / 5, "eval/completion_tokens": 2.5, "eval/ended": 0.5,
+            "eval/objective": (0.5 + 2.75) / 2,
+            "eval/reward": 2.0,
+            "eval/kl": 1.5,
+            "eval/kl_per_token": 3.0 / 5,
+            "eval/win_rate": 0.75,
+            "eval/entropy": 2.5 / 5,
+            "eval/completion_tokens": 2.5,
+            "eval/ended": 0.5,
             "eval/repetition": 0.0,
         }
-    )  # fmt: skip
+    )
 
 
 def test_repetition_counts_four_grams_that_occurred_before():

@@ -11,9 +11,13 @@ def test_sizes_speeds_and_right_answers(tmp_path):
     model, tokenizer = base.load().eval(), base.tokenizer()
     prompts = [[5, 6, 7]] * 70
     header, teacher, student = side_by_side(
-        {"teacher": model, "student": model}, tokenizer, prompts, ["no such answer"] * 70, max_new_tokens=3,
+        {"teacher": model, "student": model},
+        tokenizer,
+        prompts,
+        ["no such answer"] * 70,
+        max_new_tokens=3,
         stop_ids=[1],
-    )  # fmt: skip
+    )
     assert header == ["", "parameters", "weights, MB", "answer tokens per second", "exact answers of 64"]
     assert teacher[0] == "teacher" and student[0] == "student"
     assert teacher[1] == f"{base.facts.num_parameters:,}" and float(student[3]) > 0 and student[4] == "0"

@@ -11,7 +11,7 @@ from raytune_llm import config
 from raytune_llm.distillation import DIVERGENCES, Divergence, softened
 from raytune_llm.evaluation.candidates import with_candidates
 from raytune_llm.evaluation.loss import evaluate
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 from raytune_llm.method import Outputs
 from raytune_llm.models.forward import outputs
 from raytune_llm.preparation import check_knobs, prepare
@@ -73,9 +73,15 @@ def job_of(base, folder, *overrides):
     train, evaluation = write_records(folder)
     return config.load(
         "train",
-        ["method=distill", f"model.name_or_path={base}", f"data.train={train}", f"data.eval={evaluation}",
-         f"home={folder}", *overrides],
-    )  # fmt: skip
+        [
+            "method=distill",
+            f"model.name_or_path={base}",
+            f"data.train={train}",
+            f"data.eval={evaluation}",
+            f"home={folder}",
+            *overrides,
+        ],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -157,9 +163,14 @@ def test_what_all_trials_share_is_no_axis(base, tmp_path):
     train, evaluation = write_records(tmp_path)
     job = config.load(
         "sweep",
-        ["method=distill", f"model.name_or_path={base}", f"data.train={train}", f"data.eval={evaluation}",
-         "sweep.space.method.num_candidates=[8,16]"],
-    )  # fmt: skip
+        [
+            "method=distill",
+            f"model.name_or_path={base}",
+            f"data.train={train}",
+            f"data.eval={evaluation}",
+            "sweep.space.method.num_candidates=[8,16]",
+        ],
+    )
     with pytest.raises(InputError, match=r"sweep\.space\.method\.num_candidates=.*all trials share one"):
         check_knobs(job)
 

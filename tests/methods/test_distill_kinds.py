@@ -14,7 +14,7 @@ from raytune_llm import config
 from raytune_llm.average_trainer import Follow, holding, trained
 from raytune_llm.distillation import Divergence, angles, cosine_distance, distances, relation_error, relative_error
 from raytune_llm.evaluation.features import with_features, with_mates
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 from raytune_llm.method import Outputs
 from raytune_llm.methods.distill_on_policy import BETAS, prompt_of
 from raytune_llm.models.features import attach
@@ -76,8 +76,9 @@ def said(features, teacher, mask):
 
 
 def test_terms_of_features_are_means_over_label_tokens(base, tmp_path):
-    method = job_of("distill_feature", base, tmp_path, "method.alpha=0.25", "method.layers=[0,1]",
-                    "method.teacher_layers=[1,2]").method  # fmt: skip
+    method = job_of(
+        "distill_feature", base, tmp_path, "method.alpha=0.25", "method.layers=[0,1]", "method.teacher_layers=[1,2]"
+    ).method
     mask = torch.tensor([[1, 1, 0], [0, 1, 0]], dtype=torch.float64)
     student, teacher = points(2, 3, 2, 5), points(2, 3, 2, 5, seed=1)
     terms = method.terms({"completion": said(student, teacher, mask)})
@@ -112,9 +113,17 @@ def job_of(method, base, folder, *overrides):
     train, evaluation = write_records(folder)
     return config.load(
         "train",
-        [f"method={method}", f"model.name_or_path={base}", f"data.train={train}", f"data.eval={evaluation}",
-         f"home={folder}", "tuning.adapter_size=4", "tuning.warmup_steps=0", *overrides],
-    )  # fmt: skip
+        [
+            f"method={method}",
+            f"model.name_or_path={base}",
+            f"data.train={train}",
+            f"data.eval={evaluation}",
+            f"home={folder}",
+            "tuning.adapter_size=4",
+            "tuning.warmup_steps=0",
+            *overrides,
+        ],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -172,10 +181,15 @@ def run(job, folder, resume=None, report=None):
     reports = []
     folder.mkdir()
     fit(
-        job, precompute(job, prepare(job).examples, use_gpu=False), Place(folder, 0, 1, False), milestones=(),
-        report=report or (lambda metrics, checkpoint: reports.append(metrics)), run=Quiet(),
-        progress=lambda step, metrics: None, resume=resume,
-    )  # fmt: skip
+        job,
+        precompute(job, prepare(job).examples, use_gpu=False),
+        Place(folder, 0, 1, False),
+        milestones=(),
+        report=report or (lambda metrics, checkpoint: reports.append(metrics)),
+        run=Quiet(),
+        progress=lambda step, metrics: None,
+        resume=resume,
+    )
     return reports, folder / "checkpoint"
 
 
@@ -191,8 +205,17 @@ class KilledError(Exception):
 
 @pytest.mark.parametrize("adapter", ["lora", "full"])
 def test_a_projection_is_trained_and_resumed_but_no_part_of_the_result(adapter, base, wide, tmp_path):
-    job = job_of("distill_feature", base, tmp_path, f"method.teacher={wide}", f"adapter={adapter}", "tuning.steps=4",
-                 "tuning.eval_every=2", "method.teacher_layers=[3]", "model.learning_rate=1e-2")  # fmt: skip
+    job = job_of(
+        "distill_feature",
+        base,
+        tmp_path,
+        f"method.teacher={wide}",
+        f"adapter={adapter}",
+        "tuning.steps=4",
+        "tuning.eval_every=2",
+        "method.teacher_layers=[3]",
+        "model.learning_rate=1e-2",
+    )
     whole, checkpoint = run(job, tmp_path / "whole")
     assert whole[-1]["eval/feature_distance"] < whole[0]["eval/feature_distance"]
     kept = tmp_path / "kept"
@@ -254,8 +277,17 @@ def test_trls_beta_is_the_divergence_of_that_name(kind):
 
 
 def test_on_policy_runs_and_asks_what_comes_before_the_answer(base, wide, tmp_path):
-    job = job_of("distill_on_policy", base, tmp_path, f"method.teacher={wide}", "tuning.steps=4", "tuning.eval_every=2",
-                 "method.max_completion_tokens=4", "tuning.batch_size=4", "tuning.micro_batch_size=2")  # fmt: skip
+    job = job_of(
+        "distill_on_policy",
+        base,
+        tmp_path,
+        f"method.teacher={wide}",
+        "tuning.steps=4",
+        "tuning.eval_every=2",
+        "method.max_completion_tokens=4",
+        "tuning.batch_size=4",
+        "tuning.micro_batch_size=2",
+    )
     reports, _ = run(job, tmp_path / "run")
     assert [report["step"] for report in reports] == [2, 4]
     assert all(math.isfinite(report["eval/loss"]) and "eval/perplexity" not in report for report in reports)
@@ -276,7 +308,15 @@ def test_bad_input_is_refused_before_weights_are_read(base, wide, tmp_path):
     with pytest.raises(InputError, match=r"method\.decay=1\.0 is not allowed"):
         job_of("distill_average", base, tmp_path, "method.decay=1.0")
     train, evaluation = write_records(tmp_path)
-    sweep = config.load("sweep", ["method=distill_relation", f"model.name_or_path={base}", f"data.train={train}",
-                                  f"data.eval={evaluation}", "sweep.space.method.group_size=[3,4]"])  # fmt: skip
+    sweep = config.load(
+        "sweep",
+        [
+            "method=distill_relation",
+            f"model.name_or_path={base}",
+            f"data.train={train}",
+            f"data.eval={evaluation}",
+            "sweep.space.method.group_size=[3,4]",
+        ],
+    )
     with pytest.raises(InputError, match=r"sweep\.space\.method\.group_size=.*all trials share one"):
         check_knobs(sweep)

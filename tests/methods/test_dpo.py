@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from raytune_llm.config import load
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 from raytune_llm.method import IGNORED, Outputs, Sequence
 from raytune_llm.methods.dpo import DPO, collate, columns
 

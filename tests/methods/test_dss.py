@@ -12,7 +12,7 @@ from raytune_llm.data.records import Rationale
 from raytune_llm.data.tokens import Tokens
 from raytune_llm.evaluation.generate import generate
 from raytune_llm.evaluation.loss import evaluate
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 from raytune_llm.method import IGNORED, Outputs, lower_is_better
 from raytune_llm.preparation import prepare
 
@@ -26,9 +26,15 @@ def job_of(base, folder, *overrides, method="dss"):
     train, evaluation = write_records(folder, kinds=(Rationale,))
     return config.load(
         "train",
-        [f"method={method}", f"model.name_or_path={base}", f"data.train={train}", f"data.eval={evaluation}",
-         f"home={folder}", *overrides],
-    )  # fmt: skip
+        [
+            f"method={method}",
+            f"model.name_or_path={base}",
+            f"data.train={train}",
+            f"data.eval={evaluation}",
+            f"home={folder}",
+            *overrides,
+        ],
+    )
 
 
 def tokens_of(job):
@@ -92,12 +98,23 @@ def test_accuracy_is_that_of_greedy_answers(shape, tmp_path):
     prepared = prepare(job)
     model = job.adapter.apply(job.model.load(), rank=4, seed=0)
     trainer = job.method.trainer(
-        model, prepared.examples.train, list(range(8)) * 20, tokenizer=prepared.tokens.tokenizer,
-        arguments={"output_dir": str(tmp_path / "out"), "max_steps": 20, "per_device_train_batch_size": 8,
-                   "learning_rate": job.learning_rate, "use_cpu": True, "report_to": [], "disable_tqdm": True,
-                   "save_strategy": "no", "train_sampling_strategy": "sequential"},
+        model,
+        prepared.examples.train,
+        list(range(8)) * 20,
+        tokenizer=prepared.tokens.tokenizer,
+        arguments={
+            "output_dir": str(tmp_path / "out"),
+            "max_steps": 20,
+            "per_device_train_batch_size": 8,
+            "learning_rate": job.learning_rate,
+            "use_cpu": True,
+            "report_to": [],
+            "disable_tqdm": True,
+            "save_strategy": "no",
+            "train_sampling_strategy": "sequential",
+        },
         callbacks=[],
-    )  # fmt: skip
+    )
     trainer.train()
     records = [*prepared.splits.train, *prepared.splits.eval]
     asked = [job.method.question(record) for record in records]
@@ -105,17 +122,26 @@ def test_accuracy_is_that_of_greedy_answers(shape, tmp_path):
         model, [*prepared.examples.train, *prepared.examples.eval], job.method.terms, pad_id=0, batch_size=8
     )
     said = generate(
-        model, prepared.tokens.tokenizer, [prepared.tokens.prompt(prompt) for prompt, _ in asked],
-        max_new_tokens=16, stop_ids=prepared.tokens.stop_ids(), batch_size=8,
-    )  # fmt: skip
+        model,
+        prepared.tokens.tokenizer,
+        [prepared.tokens.prompt(prompt) for prompt, _ in asked],
+        max_new_tokens=16,
+        stop_ids=prepared.tokens.stop_ids(),
+        batch_size=8,
+    )
     right = [text == reference for text, (_, reference) in zip(said, asked, strict=True)]
     assert 0 < sum(right) < len(right)
     assert scores.terms["accuracy"].sum.astype(bool).tolist() == right
 
 
 def test_baselines_are_values(base, tmp_path):
-    single = job_of(base, tmp_path, "method.alpha=1", "method.label_target='{rationale} The answer is {label}'",
-                    "evaluation.answer_after='The answer is '")  # fmt: skip
+    single = job_of(
+        base,
+        tmp_path,
+        "method.alpha=1",
+        "method.label_target='{rationale} The answer is {label}'",
+        "evaluation.answer_after='The answer is '",
+    )
     tokens = tokens_of(single)
     record = Rationale("red cat", "cat", "a cat sleeps.")
     example = single.method.encode(record, tokens)

@@ -9,7 +9,7 @@ from worlds import tokenizer
 from raytune_llm.config import load
 from raytune_llm.data.records import Message, Preference
 from raytune_llm.data.tokens import Tokens
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 from raytune_llm.method import IGNORED
 from raytune_llm.methods.reward import Reward
 from raytune_llm.models.forward import scored

@@ -18,7 +18,7 @@ from raytune_llm import companions
 from raytune_llm.config import load
 from raytune_llm.data.records import Preference
 from raytune_llm.evaluation.policy import roll_out
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 from raytune_llm.method import Sequence
 from raytune_llm.models.forward import outputs
 from raytune_llm.preparation import check_knobs, check_rewards, prepare
@@ -47,12 +47,22 @@ def job_of(base, folder, *overrides, model=0.0):
     return load(
         "train",
         [
-            "method=rlhf", f"method.model_weight={model}", f"model.name_or_path={base}", f"data.train={train}",
-            f"data.eval={evaluation}", f"home={folder}", "tuning.warmup_steps=0", "tuning.batch_size=4",
-            "tuning.steps=4", "tuning.eval_every=2", "method.max_completion_tokens=8", "method.eval_prompts=4",
-            "model.learning_rate=1e-2", *overrides,
+            "method=rlhf",
+            f"method.model_weight={model}",
+            f"model.name_or_path={base}",
+            f"data.train={train}",
+            f"data.eval={evaluation}",
+            f"home={folder}",
+            "tuning.warmup_steps=0",
+            "tuning.batch_size=4",
+            "tuning.steps=4",
+            "tuning.eval_every=2",
+            "method.max_completion_tokens=8",
+            "method.eval_prompts=4",
+            "model.learning_rate=1e-2",
+            *overrides,
         ],
-    )  # fmt: skip
+    )
 
 
 class Log:
@@ -76,27 +86,48 @@ def train(job, folder: Path, resume=None, keep=None):
             shutil.copytree(checkpoint, keep[1])
 
     ended = fit(
-        job, prepare(job).examples, Place(folder, 0, 1, False), milestones=(), report=report, run=log,
-        progress=lambda step, metrics: None, resume=resume,
-    )  # fmt: skip
+        job,
+        prepare(job).examples,
+        Place(folder, 0, 1, False),
+        milestones=(),
+        report=report,
+        run=log,
+        progress=lambda step, metrics: None,
+        resume=resume,
+    )
     return reports, ended, folder / "checkpoint", log
 
 
 def session_of(job):
     return companions.session(
-        job.method, job.model, registry_dir=job.registry_dir, allow_modules=job.allow_modules, batch_size=4, seed=0,
+        job.method,
+        job.model,
+        registry_dir=job.registry_dir,
+        allow_modules=job.allow_modules,
+        batch_size=4,
+        seed=0,
         use_gpu=False,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
 def test_it_learns_what_a_function_rewards(base, tmp_path, algorithm):
     job = job_of(
-        base, tmp_path, *OWN, f"method.algorithm={algorithm}", "method.kl_coefficient=0.0",
-        "method.unended_penalty=0.0", "method.reward_clip=null", "method.eval_prompts=8", "method.num_generations=8",
-        "tuning.steps=30", "tuning.eval_every=15", "tuning.batch_size=8", "model.learning_rate=2e-2",
+        base,
+        tmp_path,
+        *OWN,
+        f"method.algorithm={algorithm}",
+        "method.kl_coefficient=0.0",
+        "method.unended_penalty=0.0",
+        "method.reward_clip=null",
+        "method.eval_prompts=8",
+        "method.num_generations=8",
+        "tuning.steps=30",
+        "tuning.eval_every=15",
+        "tuning.batch_size=8",
+        "model.learning_rate=2e-2",
         "method.max_kl=null",
-    )  # fmt: skip
+    )
     reports, ended, checkpoint, log = train(job, tmp_path / "run")
     assert ended == "complete"
     with session_of(job) as session:
@@ -124,9 +155,13 @@ def test_advantages_are_leave_one_out_with_the_divergence_taken_off(base, tmp_pa
     examples = prepare(job).examples.train
     with session_of(job) as session:
         trainer = session.trainer(
-            start_model(job), examples, list(range(16)), tokenizer=job.model.tokenizer(),
-            arguments=training_arguments(job, Place(tmp_path, 0, 1, False)), callbacks=[],
-        )  # fmt: skip
+            start_model(job),
+            examples,
+            list(range(16)),
+            tokenizer=job.model.tokenizer(),
+            arguments=training_arguments(job, Place(tmp_path, 0, 1, False)),
+            callbacks=[],
+        )
         trainer.train()
         batch = [row for row in trainer.train_dataset.select(range(2)) for _ in range(4)]
         trainer.model.train()

@@ -17,9 +17,17 @@ BASE = -1
 def llama(dtype: torch.dtype = torch.float64) -> PreTrainedModel:
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, attention_bias=True, pad_token_id=0, eos_token_id=None, initializer_range=0.1,
-    )  # fmt: skip
+        vocab_size=60,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        attention_bias=True,
+        pad_token_id=0,
+        eos_token_id=None,
+        initializer_range=0.1,
+    )
     return LlamaForCausalLM(config).to(dtype).eval()
 
 

@@ -110,9 +110,21 @@ def test_greedy_answers_are_pefts_on_every_shape_while_others_come_and_go(tmp_pa
         served(base, "base", "base", None),
         served(base, "one", "adapter", adapter(base, tmp_path / "one", 1, r=2, lora_alpha=7, target_modules=narrow)),
         served(base, "two", "adapter", adapter(base, tmp_path / "two", 2, r=9, target_modules=wide, use_rslora=True)),
-        served(base, "three", "adapter", adapter(base, tmp_path / "three", 3, r=4, target_modules=wide,
-               rank_pattern={narrow[0]: 6}, alpha_pattern={narrow[0]: 3})),
-    ]  # fmt: skip
+        served(
+            base,
+            "three",
+            "adapter",
+            adapter(
+                base,
+                tmp_path / "three",
+                3,
+                r=4,
+                target_modules=wide,
+                rank_pattern={narrow[0]: 6},
+                alpha_pattern={narrow[0]: 3},
+            ),
+        ),
+    ]
     engine = ENGINE.load(base, max_running=5)
     for model in models:
         engine.add(model)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from serving_world import card, make_base, publish, write_adapter, write_model
 
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 from raytune_llm.registry import Registry
 from raytune_llm.serving.catalogue import read_catalogue
 

@@ -5,7 +5,7 @@ import socket
 import pytest
 from serving_world import ENGINE
 
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 from raytune_llm.serving.deploy import Serve, is_loopback, start
 from raytune_llm.serving.guard import key_hash
 

@@ -7,7 +7,7 @@ import yaml
 from serving_world import make_base, publish, write_adapter
 from test_deploy import serve
 
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 from raytune_llm.registry import Registry
 from raytune_llm.serving import deploy_config
 from raytune_llm.serving.guard import key_hash

@@ -15,7 +15,7 @@ import ray
 from serving_world import ENGINE, make_base, publish, write_adapter, write_model
 
 from raytune_llm.data.records import Message
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 from raytune_llm.models.adapter import load_tuned
 from raytune_llm.registry import Registry
 from raytune_llm.serving import deploy

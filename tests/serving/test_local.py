@@ -11,7 +11,7 @@ from serving_world import ENGINE, make_base, write_adapter, write_model
 
 from raytune_llm.data.records import Message
 from raytune_llm.data.tokens import Tokens
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 from raytune_llm.models.adapter import load_tuned
 from raytune_llm.serving.engine import Finish, Sampling, ServedModel
 from raytune_llm.serving.reference import first_logprobs, reference_answer

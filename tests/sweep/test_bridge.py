@@ -16,7 +16,8 @@ from worlds import write_base, write_records
 
 from raytune_llm import pipeline
 from raytune_llm.config import load
-from raytune_llm.job import InputError, Report
+from raytune_llm.input_error import InputError
+from raytune_llm.job import Report
 from raytune_llm.preparation import check_sweep, prepare
 from raytune_llm.sweep import bridge, select, tuner
 from raytune_llm.sweep.space import plan

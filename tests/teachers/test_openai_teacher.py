@@ -6,7 +6,7 @@ import pytest
 from fake_openai import serving
 
 from raytune_llm import config
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 from raytune_llm.teachers import Ask, Sampling, Secret, TeacherError
 from raytune_llm.teachers.openai import Pace
 
@@ -16,9 +16,15 @@ SAMPLING = Sampling(temperature=0.7, top_p=0.9, max_new_tokens=20, stop=("\n\n",
 def teacher_at(url, *overrides):
     job = config.load(
         "annotate",
-        ["teacher=openai", "teacher.model=big", f"teacher.base_url={url}", "teacher.api_key_env=null",
-         "data.train=x.jsonl", *overrides],
-    )  # fmt: skip
+        [
+            "teacher=openai",
+            "teacher.model=big",
+            f"teacher.base_url={url}",
+            "teacher.api_key_env=null",
+            "data.train=x.jsonl",
+            *overrides,
+        ],
+    )
     return job.teacher
 
 
@@ -32,9 +38,14 @@ def test_what_is_sent_and_what_it_costs():
     assert said[0].cost_usd == pytest.approx((100 * 2 + 10 * 10) / 1e6)
     sent = sorted(server.bodies, key=lambda body: body["seed"])
     assert sent[1] == {
-        "model": "big", "messages": [{"role": "user", "content": "b"}], "temperature": 0.7, "top_p": 0.9, "seed": 6,
-        "max_tokens": 20, "stop": ["\n\n"],
-    }  # fmt: skip
+        "model": "big",
+        "messages": [{"role": "user", "content": "b"}],
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "seed": 6,
+        "max_tokens": 20,
+        "stop": ["\n\n"],
+    }
     assert server.headers[0]["Authorization"] == "Bearer hidden"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 from raytune_llm.storage import open_storage
 from raytune_llm.tracking import RunInfo, Together, start_all
 from raytune_llm.tracking.jsonl import JSONL, RemoteLines

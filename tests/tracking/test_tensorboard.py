@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 from raytune_llm.tracking import RunInfo
 from raytune_llm.tracking.tensorboard import TensorBoard
 

@@ -15,7 +15,7 @@ import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import ValidationError
 
-from raytune_llm.job import InputError
+from raytune_llm.input_error import InputError
 from raytune_llm.tracking import RunInfo
 from raytune_llm.tracking.wandb import Mode, WandB, run_id
 

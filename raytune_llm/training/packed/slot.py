@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raytune_llm.job import Schedule, require
+from raytune_llm.input_error import require
+from raytune_llm.job import Schedule
 from raytune_llm.models.lora_weights import Weights
 from raytune_llm.training.packed.batching import Terms, TokenTable
 from raytune_llm.training.packed.tally import Metrics

@@ -53,10 +53,18 @@ CONFIGS = {
     "gemma3": lambda: Gemma3TextConfig(**_COMMON, num_key_value_heads=2, head_dim=8, sliding_window=10),
     "gpt_neox": lambda: GPTNeoXConfig(**_COMMON, hidden_dropout=0.0, attention_dropout=0.0),
     "t5": lambda: T5Config(
-        vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, dropout_rate=0.0,
-        decoder_start_token_id=0, tie_word_embeddings=True, feed_forward_proj="gated-gelu",
+        vocab_size=VOCABULARY,
+        d_model=32,
+        d_kv=8,
+        d_ff=48,
+        num_layers=2,
+        num_heads=4,
+        dropout_rate=0.0,
+        decoder_start_token_id=0,
+        tie_word_embeddings=True,
+        feed_forward_proj="gated-gelu",
     ),
-}  # fmt: skip
+}
 
 
 def make_model(kind: str = "llama", dtype: torch.dtype = torch.float64, *, score: bool = False) -> PreTrainedModel:
@@ -117,10 +125,20 @@ class TwoTerms:
 
 def make_spec(trial_id: str, **changes: object) -> SlotSpec:
     settings = {
-        "rank": 4, "alpha": 16.0, "rslora": False, "dropout": 0.0, "learning_rate": 1e-2, "schedule": Schedule.constant,
-        "warmup_steps": 0, "num_steps": None, "weight_decay": 0.0, "max_grad_norm": 1.0, "batch_size": 3,
-        "micro_batch_size": None, "seed": 1,
-    }  # fmt: skip
+        "rank": 4,
+        "alpha": 16.0,
+        "rslora": False,
+        "dropout": 0.0,
+        "learning_rate": 1e-2,
+        "schedule": Schedule.constant,
+        "warmup_steps": 0,
+        "num_steps": None,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "batch_size": 3,
+        "micro_batch_size": None,
+        "seed": 1,
+    }
     return SlotSpec(trial_id=trial_id, **(settings | changes))
 
 

@@ -25,8 +25,11 @@ def test_candidates_equal_the_models_own(kind):
     taught = with_candidates(teacher, examples, num_candidates=K, vocabulary=50, pad_id=0, batch_size=4)
     rows = torch.tensor([3, 0, 5, 3]).numpy()
     expected = outputs(model, [taught[row]["completion"] for row in rows], pad_id=0)
-    parameter = next(p for name, p in model.named_parameters() if name.endswith("q_proj.weight") or "query_key" in name
-                     or name.endswith(".q.weight"))  # fmt: skip
+    parameter = next(
+        p
+        for name, p in model.named_parameters()
+        if name.endswith("q_proj.weight") or "query_key" in name or name.endswith(".q.weight")
+    )
     probe = torch.randn(expected.candidates.shape, dtype=expected.candidates.dtype)
     (slope,) = torch.autograd.grad((expected.candidates * probe).sum(), parameter)
     head = LabelHead(model)

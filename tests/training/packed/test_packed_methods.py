@@ -64,9 +64,16 @@ def test_packed_equals_the_methods_own_trainer(settings, tmp_path):
     examples = demo_examples(job.method, tokens)
     examples = precompute(job, Examples(examples, []), use_gpu=False).train
     spec = make_spec(
-        "t", rank=4, learning_rate=1e-3, batch_size=BATCH_SIZE, seed=3, schedule=Schedule.linear, num_steps=STEPS,
-        warmup_steps=2, weight_decay=0.1,
-    )  # fmt: skip
+        "t",
+        rank=4,
+        learning_rate=1e-3,
+        batch_size=BATCH_SIZE,
+        seed=3,
+        schedule=Schedule.linear,
+        num_steps=STEPS,
+        warmup_steps=2,
+        weight_decay=0.1,
+    )
     adapted = job.adapter.apply(job.model.load(score=job.method.needs.score), rank=spec.rank, seed=spec.seed)
     trainer = job.method.trainer(
         adapted,
@@ -74,14 +81,25 @@ def test_packed_equals_the_methods_own_trainer(settings, tmp_path):
         first_indices(len(examples), spec.seed, STEPS * BATCH_SIZE),
         tokenizer=tokenizer,
         arguments={
-            "output_dir": str(tmp_path), "max_steps": STEPS, "per_device_train_batch_size": BATCH_SIZE,
-            "learning_rate": spec.learning_rate, "lr_scheduler_type": "linear", "warmup_steps": spec.warmup_steps,
-            "weight_decay": spec.weight_decay, "max_grad_norm": spec.max_grad_norm, "optim": "adamw_torch",
-            "train_sampling_strategy": "sequential", "use_cpu": True, "logging_steps": 1, "save_strategy": "no",
-            "report_to": [], "disable_tqdm": True, "bf16": False,
+            "output_dir": str(tmp_path),
+            "max_steps": STEPS,
+            "per_device_train_batch_size": BATCH_SIZE,
+            "learning_rate": spec.learning_rate,
+            "lr_scheduler_type": "linear",
+            "warmup_steps": spec.warmup_steps,
+            "weight_decay": spec.weight_decay,
+            "max_grad_norm": spec.max_grad_norm,
+            "optim": "adamw_torch",
+            "train_sampling_strategy": "sequential",
+            "use_cpu": True,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": [],
+            "disable_tqdm": True,
+            "bf16": False,
         },
         callbacks=[],
-    )  # fmt: skip
+    )
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
