@@ -180,6 +180,19 @@ def test_dropout_stream_is_that_of_a_solo_run(kind, checkpointing, cut):
         assert distance(weights[spec.trial_id], solo(make_model(kind), spec, examples, 4).weights) < 1e-12
 
 
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_of_a_rehearsal_nothing_stays(kind):
+    examples = make_examples(20, is_encoder_decoder=kind == "t5")
+    pack = make_pack(make_model(kind))
+    expected, _ = run(pack, DROPOUT, table_of(examples, pack.model), 2)
+    pack = make_pack(make_model(kind))
+    run(pack, DROPOUT, table_of(examples, pack.model), 1)
+    assert pack.rehearse(1) < pack.rehearse(7)
+    pack.step()
+    for trial_id in expected:
+        assert distance(pack.weights(trial_id), expected[trial_id]) == 0
+
+
 @pytest.mark.parametrize("cut", [CUT, CUTS["single rows"]], ids=["whole", "single rows"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_terms_with_two_denominators_swept_among_slots(checkpointing, cut):
