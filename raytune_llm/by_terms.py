@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from raytune_llm.method import Example, Outputs, Term
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 
@@ -18,6 +19,11 @@ class ByTerms(ABC):
     @abstractmethod
     def terms(self, outputs: dict[str, Outputs]) -> dict[str, Term]:
         """As Method.terms."""
+
+    def beside(self, model: PreTrainedModel, examples: Seq[Example], seed: int) -> dict[str, Tensor]:
+        """Make the model give what the terms read; returns the weights, by name, that are trained for it beside the
+        model."""
+        return {}
 
     def trainer(
         self,
@@ -33,5 +39,12 @@ class ByTerms(ABC):
         from raytune_llm.terms_trainer import terms_trainer
 
         return terms_trainer(
-            self.terms, model, examples, indices, tokenizer=tokenizer, arguments=arguments, callbacks=callbacks
+            self.terms,
+            model,
+            examples,
+            indices,
+            tokenizer=tokenizer,
+            arguments=arguments,
+            callbacks=callbacks,
+            beside=self.beside(model, examples, arguments.get("seed", 0)),
         )

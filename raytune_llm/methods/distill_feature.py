@@ -15,7 +15,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raytune_llm.distillation import Student, cosine_distance, label_terms, named, relative_error
 from raytune_llm.input_error import require
@@ -23,7 +23,7 @@ from raytune_llm.method import Example, Needs, Outputs, Term
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, Trainer, TrainerCallback
+    from transformers import PreTrainedModel
 
 
 class Distance(Enum):
@@ -83,30 +83,10 @@ class DistillFeature(Student):
         distance = Term((apart * said.mask).sum(-1), said.mask.sum(-1), 1 - self.alpha)
         return named(labels | {"feature_distance": distance})
 
-    def trainer(
-        self,
-        model: PreTrainedModel,
-        examples: Seq[Example],
-        indices: list[int],
-        *,
-        tokenizer: Any,
-        arguments: dict[str, Any],
-        callbacks: list[TrainerCallback],
-    ) -> Trainer:
+    def beside(self, model: PreTrainedModel, examples: Seq[Example], seed: int) -> dict[str, Tensor]:
         from raytune_llm.models.features import attach
         from raytune_llm.models.forward import unwrapped
-        from raytune_llm.terms_trainer import terms_trainer
 
         features = examples[0]["completion"].features
         assert features is not None
-        beside = attach(unwrapped(model), self.layers, other_width=features.shape[-1], seed=arguments.get("seed", 0))
-        return terms_trainer(
-            self.terms,
-            model,
-            examples,
-            indices,
-            tokenizer=tokenizer,
-            arguments=arguments,
-            callbacks=callbacks,
-            beside=beside,
-        )
+        return attach(unwrapped(model), self.layers, other_width=features.shape[-1], seed=seed)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raytune_llm.distillation import Student, angles, distances, label_terms, named, relation_error
 from raytune_llm.input_error import require
@@ -22,7 +22,7 @@ from raytune_llm.method import Example, Needs, Outputs, Term
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, Trainer, TrainerCallback
+    from transformers import PreTrainedModel
 
 MATE = "mate"
 
@@ -77,21 +77,11 @@ class DistillRelation(Student):
         }
         return named(labels | relations)
 
-    def trainer(
-        self,
-        model: PreTrainedModel,
-        examples: Seq[Example],
-        indices: list[int],
-        *,
-        tokenizer: Any,
-        arguments: dict[str, Any],
-        callbacks: list[TrainerCallback],
-    ) -> Trainer:
+    def beside(self, model: PreTrainedModel, examples: Seq[Example], seed: int) -> dict[str, Tensor]:
         from raytune_llm.models.features import attach
         from raytune_llm.models.forward import unwrapped
 
-        attach(unwrapped(model), [self.layer], other_width=None, seed=0)
-        return super().trainer(model, examples, indices, tokenizer=tokenizer, arguments=arguments, callbacks=callbacks)
+        return attach(unwrapped(model), [self.layer], other_width=None, seed=seed)
 
 
 def _point(features: Tensor | None, mask: Tensor) -> Tensor:

@@ -253,9 +253,9 @@ def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
 
 
-def peft_weights(adapted: object) -> dict[str, tuple[Tensor, Tensor]]:
+def peft_weights(adapted: torch.nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     found: dict[str, list[Tensor]] = {}
-    for name, parameter in adapted.named_parameters():  # type: ignore[attr-defined]
+    for name, parameter in adapted.named_parameters():
         if parameter.requires_grad and ".lora_" in name:
             found.setdefault(name.removeprefix("base_model.model.").split(".lora_")[0], []).append(
                 parameter.detach().clone()

@@ -45,7 +45,7 @@ class Learner:
     needs = Needs()
 
     def terms(self, outputs):
-        raise NotImplementedError
+        return {}
 
 
 class Sampler:

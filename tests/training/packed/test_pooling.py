@@ -125,7 +125,7 @@ def test_only_linear_heads_pack():
         needs = Needs()
 
         def terms(self, outputs):
-            raise NotImplementedError
+            return {}
 
     for kind, packs in (("llama", True), ("t5", False), ("gpt_neox", False)):
         model = make_model(kind, score=True)
