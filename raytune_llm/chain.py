@@ -21,11 +21,11 @@ J = TypeVar("J", bound=TrainJob)
 def ready(job: J, check: Callable[[], None] = lambda: None) -> Started[J]:
     """A job that may train: checked by starting.start, its earlier stages done, and what frozen models say of its
     examples computed. Raises InputError."""
-    from raytune_llm.precomputation import precompute_on_cluster
-
     started = start(job, check)
     if job.method.needs.stages or job.method.needs.init_adapter:
         started = after_stages(started)
+    from raytune_llm.precomputation import precompute_on_cluster  # torch: not before Ray has begun to start
+
     examples = precompute_on_cluster(started.job, started.prepared.examples, use_gpu=started.use_gpu)
     return replace(started, prepared=replace(started.prepared, examples=examples))
 

@@ -44,32 +44,33 @@ def connect() -> None:
     if ray.is_initialized():
         return
     set_environment()
-    variables = {name: os.environ[name] for name in ENVIRONMENT}
     if canonicalize_bootstrap_address(None) is None:
-        start_session(variables)
+        start_session()
         return
-    environment: dict[str, object] = {"env_vars": variables}
+    environment: dict[str, object] = {"env_vars": {name: os.environ[name] for name in ENVIRONMENT}}
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # not submitted: its working directory is not on the workers
         environment["py_modules"] = [str(Path(__file__).parent)]
     ray.init(logging_level=logging.WARNING, runtime_env=environment)
 
 
-def start_session(variables: dict[str, str]) -> None:
+def start_session() -> None:
     """A local session on a port known beforehand, so that its workers can be told its address. Ray Train's helpers look
-    for a session of this machine otherwise, and fail where there are two."""
+    for a session of this machine otherwise, and fail where there are two. Its workers inherit this process's
+    environment: a runtime environment would start each of them twice over."""
     import ray
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    os.environ["RAY_GCS_SERVER_PORT"] = str(port)
+    told = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"127.0.0.1:{port}"}
+    os.environ |= told
     try:
-        environment = {"env_vars": variables | {"RAY_ADDRESS": f"127.0.0.1:{port}"}}
-        ray.init("local", logging_level=logging.WARNING, runtime_env=environment)
+        ray.init("local", logging_level=logging.WARNING)
         global _is_own
         _is_own = True
     finally:
-        del os.environ["RAY_GCS_SERVER_PORT"]
+        for name in told:
+            del os.environ[name]
 
 
 def end_own_session() -> bool:

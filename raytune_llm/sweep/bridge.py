@@ -53,9 +53,10 @@ class PackedRunner:
             max_concurrency=2 * wanted + 16,
         )
         arguments = {"wanted": wanted, "max_rank": max(sizes), "threads": max(1, int(each)), "use_gpu": use_gpu}
+        order = job.sweep.scheduler.order
         group = f"{job.name}-{job.run}"
         self.actors = [
-            actor.remote(self.job, ray.cloudpickle.dumps(examples), group, speaks=index == 0, **arguments)
+            actor.remote(self.job, ray.cloudpickle.dumps(examples), group, speaks=index == 0, order=order, **arguments)
             for index in range(num_actors)
         ]
         capacities = ray.get([one.capacity.remote() for one in self.actors])

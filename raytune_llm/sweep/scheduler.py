@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +18,12 @@ class Scheduler(Protocol):
     replays: bool
     """Whether it may be told of finished trials again after a restart; else it begins anew with the unfinished
     ones."""
+
+    @property
+    def order(self) -> Callable[[Sequence[float]], Sequence[int]] | None:
+        """In which order to tell it values that were found together, the lower the better: their indices. None where
+        the order says nothing to it."""
+        ...
 
     def build(self, metric: str, mode: str, steps: int) -> Any:
         """A Ray Tune scheduler for trials of at most `steps` steps."""
@@ -50,6 +57,13 @@ class ASHA:
             reduction_factor=self.reduction_factor,
         )
 
+    def order(self, values: Sequence[float]) -> list[int]:
+        """The best 1/reduction_factor from the last of them upward, then the others downward. It lets the first at a
+        rung pass, then whoever is among the best so far: told in this order, just those pass."""
+        ranked = sorted(range(len(values)), key=values.__getitem__)
+        passing = -(-len(values) // self.reduction_factor)
+        return ranked[:passing][::-1] + ranked[passing:]
+
 
 @dataclass(frozen=True, kw_only=True)
 class HyperBand:
@@ -60,6 +74,7 @@ class HyperBand:
     """At each rung the best 1/reduction_factor go on, and the next rung is this many times later; ≥ 2."""
 
     replays = False
+    order = None
 
     def __post_init__(self) -> None:
         require(self.reduction_factor >= 2, "sweep.scheduler.reduction_factor", self.reduction_factor, "≥ 2")
@@ -82,6 +97,7 @@ class Median:
     """Trials that must have reported before any is stopped; ≥ 1."""
 
     replays = True
+    order = None
 
     def __post_init__(self) -> None:
         require(self.grace_steps >= 1, "sweep.scheduler.grace_steps", self.grace_steps, "≥ 1")
@@ -104,6 +120,7 @@ class RunAll:
     """Every trial runs to its own end."""
 
     replays = True
+    order = None
 
     def build(self, metric: str, mode: str, steps: int) -> Any:
         from ray.tune.schedulers import FIFOScheduler

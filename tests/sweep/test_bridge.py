@@ -199,6 +199,16 @@ def test_schedulers_stop_or_pause_packed_trials_and_their_curves_are_prefixes(wo
         assert [loss for _, loss in curve] == pytest.approx([loss for _, loss in expected], rel=1e-4)
 
 
+def test_asha_judges_the_trials_of_a_pack_as_if_it_knew_them_all(world, undisturbed, tmp_path):
+    """Four trials begin together in one pack and report together: the best two go on, whoever's report came first."""
+    one_pack = ["sweep/backend=packed", "sweep.backend.slots=4", "scaling.cpus_per_worker=2"]
+    asha = ["sweep/scheduler=asha", "sweep.scheduler.grace_steps=4", "sweep.scheduler.reduction_factor=2"]
+    found = curves(outcomes_of(job_of(world, tmp_path, *one_pack, *asha)))
+    at_rung = {key: dict(curve)[4] for key, curve in undisturbed.items()}
+    went_on = {key for key, curve in found.items() if len(curve) > 2}
+    assert went_on == set(sorted(at_rung, key=at_rung.get)[:2])
+
+
 def test_auto_says_why_it_does_not_pack(world, tmp_path, capsys):
     job = job_of(world, tmp_path, "adapter.dora=true", "sweep.space.tuning.learning_rate_multiplier=[1.0]")
     assert all(outcome.ended == "complete" for outcome in outcomes_of(job))

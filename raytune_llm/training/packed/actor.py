@@ -20,8 +20,10 @@ from typing import Any
 import ray
 
 from raytune_llm.job import Report, TrainJob
+from raytune_llm.method import lower_is_better
 from raytune_llm.tracking import RunInfo, start_all
 from raytune_llm.tracking.jsonl import JSONL
+from raytune_llm.training.packed.turns import PATIENCE_SECONDS, Order, Turns
 
 LEASE_SECONDS = 60.0
 WAIT_SECONDS = 10.0
@@ -53,16 +55,18 @@ class PackActor:
         threads: int,
         use_gpu: bool,
         speaks: bool,
+        order: Order | None,
     ) -> None:
         """`examples` is a pickled ray.ObjectRef: one among the arguments would make Ray warn that it can't outlive its
-        owner. One of several actors `speaks` of what its planner chose; the others choose alike."""
+        owner. One of several actors `speaks` of what its planner chose; the others choose alike. Reports that are made
+        together are told in this `order`; for its sake the first `wanted` trials begin together."""
         import torch
 
         from raytune_llm.training.packed.resident import Resident
 
         logging.getLogger("ray.train").setLevel(logging.WARNING)
         torch.set_num_threads(threads)
-        self.group = group
+        self.group, self.metric = group, job.method.metric
         self.resident = Resident(
             job,
             ray.get(ray.cloudpickle.loads(examples)),
@@ -73,6 +77,10 @@ class PackActor:
         )
         self.seats: dict[str, Seat] = {}
         self.coming: deque[Any] = deque()
+        self.turns = Turns(order)
+        self.awaits_first = self.resident.capacity if order is not None else 0
+        """Trials without which the first step isn't made while they keep coming."""
+        self.joined = time.monotonic()
         self.changed = threading.Condition()
         self.failure: BaseException | None = None
         self.stopping = False
@@ -99,6 +107,7 @@ class PackActor:
                 return False
             self.seats[trial_id] = Seat(awaited=True)
             self.coming.append(placement)
+            self.joined = time.monotonic()
             self.changed.notify_all()
         return True
 
@@ -113,12 +122,16 @@ class PackActor:
                 if seat is None:
                     raise KeyError(f"trial {trial_id} has no slot here")
                 seat.contact = time.monotonic()
-                if seat.reports or seat.ended or time.monotonic() >= deadline:
+                may_speak = self.turns.has(trial_id)
+                if (may_speak and (seat.reports or seat.ended)) or time.monotonic() >= deadline:
                     break
-                if not seat.awaited:  # who is told wakes up here too: to tell again would never end
-                    seat.awaited = True
+                if not seat.awaited and not seat.reports:
+                    seat.awaited = True  # who is told wakes up here too: to tell again would never end
+                    self.turns.end(trial_id)
                     self.changed.notify_all()
-                self.changed.wait(deadline - time.monotonic())
+                self.changed.wait(min(deadline - time.monotonic(), PATIENCE_SECONDS))
+            if not may_speak:
+                return [], None
             reports = list(seat.reports)
             seat.reports.clear()
             seat.awaited = not reports and seat.ended is None
@@ -145,6 +158,7 @@ class PackActor:
 
     def _drop(self, trial_id: str) -> None:
         self.seats.pop(trial_id, None)
+        self.turns.end(trial_id)
         self.coming = deque(placement for placement in self.coming if placement.trial.id != trial_id)
 
     def _train(self) -> None:
@@ -165,7 +179,11 @@ class PackActor:
             while not self.stopping:
                 self._settle()
                 members = list(self.resident.members)
+                if len(members) < self.awaits_first and time.monotonic() < self.joined + PATIENCE_SECONDS:
+                    self.changed.wait(PATIENCE_SECONDS)
+                    continue
                 if members and all(self.seats[id].awaited or not self.resident.reports_next(id) for id in members):
+                    self.awaits_first = 0
                     return True
                 self.changed.wait(1.0)
         return False
@@ -208,6 +226,8 @@ class PackActor:
                     seat.awaited = False
                 if ended is not None:
                     self._end(trial_id, ended)
+            told = [(trial_id, report) for trial_id, (report, _) in reports.items() if trial_id in self.seats]
+            self.turns.add(told, self.metric, lower_is_better=lower_is_better(self.metric))
             self.changed.notify_all()
 
     def _end(self, trial_id: str, why: str) -> None:
