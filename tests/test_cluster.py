@@ -51,6 +51,32 @@ def test_a_session_of_its_own_beside_another_one(ray_session, tmp_path):
     assert "left:\n" in said
 
 
+BEGINS = """
+import sys
+from raytune_llm import pipeline, starting
+from raytune_llm.config import load
+
+class Begins(Exception):
+    pass
+
+def beside_ray(prepared):
+    raise Begins
+
+starting.beside_ray = beside_ray
+for root, job in (("train", pipeline.train), ("sweep", pipeline.sweep)):
+    try:
+        job(load(root, sys.argv[1:]))
+    except Begins:
+        print(root, {"ray", "torch", "transformers"} & set(sys.modules))
+"""
+
+
+def test_ray_begins_to_start_before_anything_large_is_imported(tmp_path):
+    """Those imports take as long as its start, and go on beside it."""
+    overrides = (f"data.train={write_records(tmp_path)[0]}", "model=demo", f"home={tmp_path}")
+    assert script(tmp_path, BEGINS, *overrides) == "train set()\nsweep set()\n"
+
+
 def test_gpus_are_refused_where_there_are_none(ray_session):
     assert cluster.uses_gpu(None) is cluster.uses_gpu(False) is False
     with pytest.raises(ValueError, match=r"scaling\.use_gpu=true, but the cluster has no GPU; set it to null or false"):

@@ -23,7 +23,7 @@ from raytune_llm.registry import Registry
 from raytune_llm.serving.application import APPLICATION, QUIET, make_application
 from raytune_llm.serving.catalogue import Endpoint, read_catalogue
 from raytune_llm.serving.engine import EngineChoice
-from raytune_llm.serving.guard import key_hash
+from raytune_llm.serving.keys import key_hash
 
 HEALTHY_WITHIN_SECONDS = 60.0
 WATCH_EVERY_SECONDS = 2.0

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from raytune_llm.registry import Registry
 from raytune_llm.serving.app import Limits
 from raytune_llm.serving.catalogue import read_catalogue
-from raytune_llm.serving.guard import key_hash
+from raytune_llm.serving.keys import key_hash
 from raytune_llm.serving.quota import KeyLimits
 from raytune_llm.serving.replica import Plan, Replica
 

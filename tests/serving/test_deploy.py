@@ -7,7 +7,7 @@ from serving_world import ENGINE
 
 from raytune_llm.input_error import InputError
 from raytune_llm.serving.deploy import Serve, is_loopback, start
-from raytune_llm.serving.guard import key_hash
+from raytune_llm.serving.keys import key_hash
 
 
 def serve(**changed):

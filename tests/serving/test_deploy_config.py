@@ -10,7 +10,7 @@ from test_deploy import serve
 from raytune_llm.input_error import InputError
 from raytune_llm.registry import Registry
 from raytune_llm.serving import deploy_config
-from raytune_llm.serving.guard import key_hash
+from raytune_llm.serving.keys import key_hash
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ class PackActor:
         self.coming: deque[Any] = deque()
         self.turns = Turns(order)
         self.awaits_first = self.resident.capacity if order is not None else 0
-        """Trials without which the first step isn't made while they keep coming."""
+        """How many are to begin together; 0 once they have."""
         self.joined = time.monotonic()
         self.changed = threading.Condition()
         self.failure: BaseException | None = None
@@ -179,14 +179,16 @@ class PackActor:
             while not self.stopping:
                 self._settle()
                 members = list(self.resident.members)
-                if len(members) < self.awaits_first and time.monotonic() < self.joined + PATIENCE_SECONDS:
-                    self.changed.wait(PATIENCE_SECONDS)
-                    continue
-                if members and all(self.seats[id].awaited or not self.resident.reports_next(id) for id in members):
+                decided = all(self.seats[id].awaited or not self.resident.reports_next(id) for id in members)
+                if members and decided and not self._gathers():
                     self.awaits_first = 0
                     return True
                 self.changed.wait(1.0)
         return False
+
+    def _gathers(self) -> bool:
+        """Whether the trials that are to begin together are still coming."""
+        return len(self.resident.members) < self.awaits_first and time.monotonic() < self.joined + PATIENCE_SECONDS
 
     def _settle(self) -> None:
         """Free what left or whose lease ran out; take in what came."""
