@@ -35,9 +35,9 @@ def set_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def connect() -> None:
+def connect(*, dashboard: bool = True) -> None:
     """Join the cluster of RAY_ADDRESS (as a submitted job does) or of `ray start` on this machine, else start a local
-    session; nothing when joined."""
+    session, with Ray's dashboard or without; nothing when joined."""
     import ray
     from ray._private.services import canonicalize_bootstrap_address
 
@@ -45,7 +45,7 @@ def connect() -> None:
         return
     set_environment()
     if canonicalize_bootstrap_address(None) is None:
-        start_session()
+        start_session(dashboard)
         return
     environment: dict[str, object] = {"env_vars": {name: os.environ[name] for name in ENVIRONMENT}}
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # not submitted: its working directory is not on the workers
@@ -53,7 +53,7 @@ def connect() -> None:
     ray.init(logging_level=logging.WARNING, runtime_env=environment)
 
 
-def start_session() -> None:
+def start_session(dashboard: bool) -> None:
     """A local session on a port known beforehand, so that its workers can be told its address. Ray Train's helpers look
     for a session of this machine otherwise, and fail where there are two. Its workers inherit this process's
     environment: a runtime environment would start each of them twice over."""
@@ -65,7 +65,7 @@ def start_session() -> None:
     told = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"127.0.0.1:{port}"}
     os.environ |= told
     try:
-        ray.init("local", logging_level=logging.WARNING)
+        ray.init("local", logging_level=logging.WARNING, include_dashboard=dashboard)
         global _is_own
         _is_own = True
     finally:

@@ -191,6 +191,11 @@ class TrainJob(RunJob, CheckJob):
         return "reward" if self.method.needs.score else self.adapter.kind
 
     @property
+    def drives_ray_train(self) -> bool:
+        """Whether its trials, or stages before them, are jobs of Ray Train."""
+        return True
+
+    @property
     def learning_rate(self) -> float:
         """Peak rate of AdamW."""
         return self.model.recommended_rate() * self.adapter.rate_factor * self.tuning.learning_rate_multiplier
@@ -209,6 +214,10 @@ class SweepJob(TrainJob):
 
     sweep: Sweep
     serve: Serve
+
+    @property
+    def drives_ray_train(self) -> bool:
+        return self.scaling.num_workers > 1 or bool(self.method.needs.stages)
 
     def of_trials(self) -> TrainJob:
         """What its trials have in common, without parts they don't need, whose imports cost each process seconds."""

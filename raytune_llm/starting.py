@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from raytune_llm import cluster
 from raytune_llm.annotating import annotated
+from raytune_llm.collector import collector_at_rest
 from raytune_llm.input_error import InputError, input_errors
 from raytune_llm.job import CheckJob, TrainJob
 
@@ -59,7 +60,7 @@ def start(job: J, check: Callable[[], None] = lambda: None) -> Started[J]:
     with input_errors():
         read = load(job.data, job.method.records, job.seed)
         given = read_given(job)
-    found = beside_ray(prepared)
+    found = beside_ray(prepared, dashboard=job.drives_ray_train)
     print(found.diagnosis.text(), flush=True)
     with input_errors():
         use_gpu = cluster.uses_gpu(job.scaling.use_gpu)
@@ -86,11 +87,11 @@ def check_gpu(needs: Needs, use_gpu: bool) -> None:
         raise ValueError(f"{needs.gpu_for} needs a GPU, and this job has none; take another, or a cluster with GPUs")
 
 
-def beside_ray(prepared: Callable[[], Prepared]) -> Prepared:
+def beside_ray(prepared: Callable[[], Prepared], *, dashboard: bool) -> Prepared:
     """What it returns, computed while Ray starts; of input that can't be used no session is left."""
-    with ThreadPoolExecutor(1) as beside:
+    with collector_at_rest(), ThreadPoolExecutor(1) as beside:
         preparing = beside.submit(prepared)
-        cluster.connect()
+        cluster.connect(dashboard=dashboard)
         try:
             return preparing.result()
         except InputError:

@@ -13,6 +13,7 @@ from traps import Trap
 from worlds import write_base, write_records
 
 from raytune_llm import cluster
+from raytune_llm.config import load
 
 TESTS = Path(__file__).parent
 ASKS = """
@@ -59,7 +60,7 @@ from raytune_llm.config import load
 class Begins(Exception):
     pass
 
-def beside_ray(prepared):
+def beside_ray(prepared, dashboard):
     raise Begins
 
 starting.beside_ray = beside_ray
@@ -69,12 +70,38 @@ for root, job in (("train", pipeline.train), ("sweep", pipeline.sweep)):
     except Begins:
         print(root, {"ray", "torch", "transformers"} & set(sys.modules))
 """
+DASHBOARD = """
+import sys, psutil
+from raytune_llm import cluster
+
+cluster.connect(dashboard=sys.argv[1] == "True")
+print(sum("dashboard-NodeHead" in " ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)))
+"""
 
 
 def test_ray_begins_to_start_before_anything_large_is_imported(tmp_path):
     """Those imports take as long as its start, and go on beside it."""
     overrides = (f"data.train={write_records(tmp_path)[0]}", "model=demo", f"home={tmp_path}")
     assert script(tmp_path, BEGINS, *overrides) == "train set()\nsweep set()\n"
+
+
+@pytest.mark.parametrize("dashboard", [True, False])
+def test_a_local_session_has_the_dashboard_that_it_is_asked_for(tmp_path, dashboard):
+    assert script(tmp_path, DASHBOARD, str(dashboard)) == f"{int(dashboard)}\n"
+
+
+@pytest.mark.parametrize(
+    ("root", "more", "drives"),
+    [
+        ("train", (), True),
+        ("sweep", (), False),
+        ("sweep", ("scaling.num_workers=2",), True),
+        ("sweep", ("method=rlhf",), True),
+    ],
+)
+def test_which_jobs_drive_ray_train(tmp_path, root, more, drives):
+    overrides = [f"data.train={write_records(tmp_path)[0]}", "model=demo", f"home={tmp_path}", *more]
+    assert load(root, overrides).drives_ray_train is drives
 
 
 def test_gpus_are_refused_where_there_are_none(ray_session):

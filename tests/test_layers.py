@@ -37,7 +37,7 @@ LAYERS = [  # top to bottom; a module imports from its own layer or from those b
     ["cluster"],
     ["config", "config_help"],
     ["demo"],
-    ["full_disk", "worker_errors"],
+    ["full_disk", "worker_errors", "collector"],
     ["storage", "json_text"],
     ["method"],
     ["job"],

@@ -16,9 +16,9 @@ PACKABLE_KEYS = ("tuning.", "adapter.", "method.", "seed")
 """Keys that slots of one pack may differ in."""
 OWN_PROCESS_KEYS = ("adapter.targets", "adapter.dora")
 GPU_SLOTS = 16
-CPU_SLOTS = 2
-"""A core is busy with two trials at once; trials that come later are stopped by what the first ones have shown, and
-each running trial is a process."""
+CPU_SLOTS = 3
+"""A core is busy with two trials at once, and the third is there while another's end is decided; trials that come later
+are stopped by what the first ones have shown, and each running trial is a process."""
 
 
 class Runner(Protocol):
@@ -68,7 +68,7 @@ class Packed:
     """Trials as slots of one resident base per GPU (or per scaling.cpus_per_worker CPUs)."""
 
     slots: int | None
-    """Trials that share one base at a time; ≥ 1, or null for 16 on a GPU and 2 on CPUs, where more would gain little;
+    """Trials that share one base at a time; ≥ 1, or null for 16 on a GPU and 3 on CPUs, where more would gain little;
     fewer where memory doesn't hold them."""
 
     def __post_init__(self) -> None:

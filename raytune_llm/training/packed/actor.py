@@ -19,6 +19,7 @@ from typing import Any
 
 import ray
 
+from raytune_llm.collector import collector_at_rest
 from raytune_llm.job import Report, TrainJob
 from raytune_llm.method import lower_is_better
 from raytune_llm.tracking import RunInfo, start_all
@@ -60,21 +61,22 @@ class PackActor:
         """`examples` is a pickled ray.ObjectRef: one among the arguments would make Ray warn that it can't outlive its
         owner. One of several actors `speaks` of what its planner chose; the others choose alike. Reports that are made
         together are told in this `order`; for its sake the first `wanted` trials begin together."""
-        import torch
-
-        from raytune_llm.training.packed.resident import Resident
-
         logging.getLogger("ray.train").setLevel(logging.WARNING)
-        torch.set_num_threads(threads)
+        with collector_at_rest():
+            import torch
+
+            from raytune_llm.training.packed.resident import Resident
+
+            torch.set_num_threads(threads)
+            self.resident = Resident(
+                job,
+                ray.get(ray.cloudpickle.loads(examples)),
+                wanted=wanted,
+                max_rank=max_rank,
+                device="cuda" if use_gpu else "cpu",
+                say=partial(print, flush=True) if speaks else lambda line: None,
+            )
         self.group, self.metric = group, job.method.metric
-        self.resident = Resident(
-            job,
-            ray.get(ray.cloudpickle.loads(examples)),
-            wanted=wanted,
-            max_rank=max_rank,
-            device="cuda" if use_gpu else "cpu",
-            say=partial(print, flush=True) if speaks else lambda line: None,
-        )
         self.seats: dict[str, Seat] = {}
         self.coming: deque[Any] = deque()
         self.turns = Turns(order)

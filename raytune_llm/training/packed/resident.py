@@ -139,13 +139,16 @@ class Resident:
         self.scratch.cleanup()
 
     def _plan(self) -> Planner:
-        """The planner, made at the first step, when a slot is there to measure."""
+        """The planner, made at the first step, when a slot is there to measure. On a CPU it counts the process's own
+        seconds: what else runs there, as the proxies that come while it takes its first measures, would mislead it."""
         if self._planner is None:
             longest_pass = self._longest * max(
                 m.placement.job.tuning.micro_batch_size or 1 for m in self.members.values()
             )
             tokens = fit_tokens(self.pack, longest_pass, budget_bytes=self._budget)
-            self._planner = Planner(self.pack, max_tokens=tokens, say=self._say)
+            on_cpu = self.pack.stack.device.type == "cpu"
+            clock = time.process_time if on_cpu else time.perf_counter
+            self._planner = Planner(self.pack, max_tokens=tokens, say=self._say, clock=clock)
         return self._planner
 
     def _is_due(self, trial_id: str, step: int) -> bool:
