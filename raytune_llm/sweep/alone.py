@@ -20,6 +20,8 @@ from raytune_llm.training.ray_train import TrialSetup, outcome_of, run_trial, tr
 class Alone:
     """Runs a sweep, trial by trial."""
 
+    trains_on = False
+
     def __init__(self, job: SweepJob, plan: Plan, examples: Any, use_gpu: bool) -> None:
         self.job, self.plan, self.examples, self.use_gpu = job, plan, examples, use_gpu
         parameters = {"job": job, "plan": plan, "examples": [examples], "use_gpu": use_gpu}

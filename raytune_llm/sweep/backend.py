@@ -27,6 +27,8 @@ class Runner(Protocol):
     trainable: Any
     """Ray Tune's, with the resources it needs."""
     max_concurrent: int | None
+    trains_on: bool
+    """Whether a trial trains on while Ray Tune decides about its report, so that the decision may take a moment."""
 
     def outcome(self, result: Any) -> Outcome:
         """How a trial of Ray Tune ended."""

@@ -37,6 +37,8 @@ CLOSE_SECONDS = 30.0
 class PackedRunner:
     """Runs a sweep on pack actors."""
 
+    trains_on = True
+
     def __init__(self, job: SweepJob, plan: Plan, examples: Any, use_gpu: bool, *, slots: int) -> None:
         self.job, self.plan = job.of_trials(), plan
         total = ray.cluster_resources()
@@ -53,10 +55,10 @@ class PackedRunner:
             max_concurrency=2 * wanted + 16,
         )
         arguments = {"wanted": wanted, "max_rank": max(sizes), "threads": max(1, int(each)), "use_gpu": use_gpu}
-        order = job.sweep.scheduler.order
+        arguments["together"] = job.sweep.scheduler.order is not None
         group = f"{job.name}-{job.run}"
         self.actors = [
-            actor.remote(self.job, ray.cloudpickle.dumps(examples), group, speaks=index == 0, order=order, **arguments)
+            actor.remote(self.job, ray.cloudpickle.dumps(examples), group, speaks=index == 0, **arguments)
             for index in range(num_actors)
         ]
         capacities = ray.get([one.capacity.remote() for one in self.actors])

@@ -16,11 +16,12 @@ from ray.tune.schedulers import TrialScheduler
 from raytune_llm.job import Report
 from raytune_llm.storage import open_storage
 from raytune_llm.sweep.scheduler import STEP
+from raytune_llm.sweep.wrapper import Wrapper
 from raytune_llm.training import checkpoints
 from raytune_llm.training.history import FILE, History
 
 
-class Replaying(TrialScheduler):
+class Replaying(Wrapper):
     """Each report of each trial reaches `scheduler` once, over any number of restarts."""
 
     def __init__(
@@ -28,22 +29,10 @@ class Replaying(TrialScheduler):
     ) -> None:
         """`reported` gives what the trial of an id had reported before it was added, in order of its steps. Without
         `finished_too` the scheduler is told of unfinished trials only."""
-        super().__init__()
-        self.scheduler, self.reported, self.finished_too = scheduler, reported, finished_too
+        super().__init__(scheduler)
+        self.reported, self.finished_too = reported, finished_too
         self.last: dict[str, tuple[int, bool]] = {}
         """The last step told of each trial, and whether that stopped it."""
-
-    @property
-    def metric(self) -> str | None:
-        metric: str | None = self.scheduler.metric
-        return metric
-
-    @property
-    def supports_buffered_results(self) -> bool:
-        return bool(self.scheduler.supports_buffered_results)
-
-    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
-        return bool(self.scheduler.set_search_properties(metric, mode, **spec))
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         finished = trial.status == Trial.TERMINATED
@@ -67,22 +56,6 @@ class Replaying(TrialScheduler):
             return decision
         repeats_last = result[STEP] == step
         return TrialScheduler.STOP if repeats_last and was_stopped else TrialScheduler.CONTINUE
-
-    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        self.scheduler.on_trial_error(tune_controller, trial)
-
-    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        self.scheduler.on_trial_complete(tune_controller, trial, result)
-
-    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
-        self.scheduler.on_trial_remove(tune_controller, trial)
-
-    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        chosen: Trial | None = self.scheduler.choose_trial_to_run(tune_controller)
-        return chosen
-
-    def debug_string(self) -> str:
-        return str(self.scheduler.debug_string())
 
 
 def checkpointed(directory: str, trial_id: str) -> Sequence[Report]:

@@ -19,6 +19,8 @@ from raytune_llm.sweep.backend import Runner
 from raytune_llm.sweep.live import LiveTable
 from raytune_llm.sweep.replay import Replaying, checkpointed
 from raytune_llm.sweep.space import STEPS, Plan
+from raytune_llm.sweep.together import Together
+from raytune_llm.sweep.wrapper import Wrapper
 
 
 def run(job: SweepJob, plan: Plan, examples: Any, use_gpu: bool, interactive: bool) -> list[Outcome]:
@@ -60,11 +62,13 @@ def new_tuner(job: SweepJob, plan: Plan, runner: Runner, interactive: bool) -> t
     metric = job.method.metric
     mode = "min" if lower_is_better(metric) else "max"
     search, steps, directory = job.sweep.search, longest(job, plan), f"{job.run_dir}/trials"
-    scheduler = Replaying(
+    scheduler: Wrapper = Replaying(
         job.sweep.scheduler.build(metric, mode, steps),
         partial(checkpointed, directory),
         finished_too=job.sweep.scheduler.replays,
     )
+    if runner.trains_on and job.sweep.scheduler.order is not None:
+        scheduler = Together(scheduler, job.sweep.scheduler.order, lower_is_better=lower_is_better(metric))
     return tune.Tuner(
         runner.trainable,
         param_space=search.param_space(plan),

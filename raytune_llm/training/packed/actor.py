@@ -21,14 +21,14 @@ import ray
 
 from raytune_llm.collector import collector_at_rest
 from raytune_llm.job import Report, TrainJob
-from raytune_llm.method import lower_is_better
 from raytune_llm.tracking import RunInfo, start_all
 from raytune_llm.tracking.jsonl import JSONL
-from raytune_llm.training.packed.turns import PATIENCE_SECONDS, Order, Turns
 
 LEASE_SECONDS = 60.0
 WAIT_SECONDS = 10.0
 """Longest time a call waits for a report before it is answered with none yet."""
+GATHER_SECONDS = 2.0
+"""How long the trials that are to begin together wait for the next of them to come."""
 
 
 @dataclass
@@ -56,11 +56,11 @@ class PackActor:
         threads: int,
         use_gpu: bool,
         speaks: bool,
-        order: Order | None,
+        together: bool,
     ) -> None:
         """`examples` is a pickled ray.ObjectRef: one among the arguments would make Ray warn that it can't outlive its
-        owner. One of several actors `speaks` of what its planner chose; the others choose alike. Reports that are made
-        together are told in this `order`; for its sake the first `wanted` trials begin together."""
+        owner. One of several actors `speaks` of what its planner chose; the others choose alike. For a scheduler that
+        compares reports the first `wanted` trials begin `together`."""
         logging.getLogger("ray.train").setLevel(logging.WARNING)
         with collector_at_rest():
             import torch
@@ -76,11 +76,10 @@ class PackActor:
                 device="cuda" if use_gpu else "cpu",
                 say=partial(print, flush=True) if speaks else lambda line: None,
             )
-        self.group, self.metric = group, job.method.metric
+        self.group = group
         self.seats: dict[str, Seat] = {}
         self.coming: deque[Any] = deque()
-        self.turns = Turns(order)
-        self.awaits_first = self.resident.capacity if order is not None else 0
+        self.awaits_first = self.resident.capacity if together else 0
         """How many are to begin together; 0 once they have."""
         self.joined = time.monotonic()
         self.changed = threading.Condition()
@@ -124,16 +123,12 @@ class PackActor:
                 if seat is None:
                     raise KeyError(f"trial {trial_id} has no slot here")
                 seat.contact = time.monotonic()
-                may_speak = self.turns.has(trial_id)
-                if (may_speak and (seat.reports or seat.ended)) or time.monotonic() >= deadline:
+                if seat.reports or seat.ended or time.monotonic() >= deadline:
                     break
-                if not seat.awaited and not seat.reports:
+                if not seat.awaited:
                     seat.awaited = True  # who is told wakes up here too: to tell again would never end
-                    self.turns.end(trial_id)
                     self.changed.notify_all()
-                self.changed.wait(min(deadline - time.monotonic(), PATIENCE_SECONDS))
-            if not may_speak:
-                return [], None
+                self.changed.wait(deadline - time.monotonic())
             reports = list(seat.reports)
             seat.reports.clear()
             seat.awaited = not reports and seat.ended is None
@@ -160,7 +155,6 @@ class PackActor:
 
     def _drop(self, trial_id: str) -> None:
         self.seats.pop(trial_id, None)
-        self.turns.end(trial_id)
         self.coming = deque(placement for placement in self.coming if placement.trial.id != trial_id)
 
     def _train(self) -> None:
@@ -190,7 +184,7 @@ class PackActor:
 
     def _gathers(self) -> bool:
         """Whether the trials that are to begin together are still coming."""
-        return len(self.resident.members) < self.awaits_first and time.monotonic() < self.joined + PATIENCE_SECONDS
+        return len(self.resident.members) < self.awaits_first and time.monotonic() < self.joined + GATHER_SECONDS
 
     def _settle(self) -> None:
         """Free what left or whose lease ran out; take in what came."""
@@ -230,8 +224,6 @@ class PackActor:
                     seat.awaited = False
                 if ended is not None:
                     self._end(trial_id, ended)
-            told = [(trial_id, report) for trial_id, (report, _) in reports.items() if trial_id in self.seats]
-            self.turns.add(told, self.metric, lower_is_better=lower_is_better(self.metric))
             self.changed.notify_all()
 
     def _end(self, trial_id: str, why: str) -> None:
