@@ -11,6 +11,9 @@ from raytune_llm.input_error import require
 STEP = "step"
 """The report's key that holds the optimizer step: monotonic, kept over restarts, unlike Tune's training_iteration."""
 
+Order = Callable[[Sequence[float]], Sequence[int]]
+"""In which order to tell values that were found together, the lower the better: a permutation of their indices."""
+
 
 class Scheduler(Protocol):
     """What conf/sweep/scheduler chooses."""
@@ -20,9 +23,8 @@ class Scheduler(Protocol):
     ones."""
 
     @property
-    def order(self) -> Callable[[Sequence[float]], Sequence[int]] | None:
-        """In which order to tell it values that were found together, the lower the better: their indices. None where
-        the order says nothing to it."""
+    def order(self) -> Order | None:
+        """In which order it is best told reports that come together; None where that says nothing to it."""
         ...
 
     def build(self, metric: str, mode: str, steps: int) -> Any:

@@ -16,13 +16,14 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from raytune_llm.sweep.scheduler import STEP
+from raytune_llm.sweep.scheduler import STEP, Order
 from raytune_llm.sweep.wrapper import Wrapper
 
 SHARE = 0.3
 """Longest time that a report is held back, as a share of the time that its trial took for it. A trial that is stopped
 has trained on for nothing by as much."""
 MOST_SECONDS = 10.0
+"""That time at most, however long a report takes."""
 
 
 class Together(Wrapper):
@@ -35,12 +36,11 @@ class Together(Wrapper):
     def __init__(
         self,
         scheduler: TrialScheduler,
-        order: Callable[[Sequence[float]], Sequence[int]],
+        order: Order,
         *,
         lower_is_better: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`order` permutes the indices of values of which the lower is the better."""
         super().__init__(scheduler)
         self.order, self.sign, self.clock = order, 1 if lower_is_better else -1, clock
         self.held: dict[Trial, dict[str, Any]] = {}
@@ -52,9 +52,11 @@ class Together(Wrapper):
         """Trials to be stopped, one every other time: Ray Tune keeps one process for the trial that comes next, and a
         second only once that one has begun."""
         self.ended_one = False
+        """Whether one was stopped the last time."""
 
     @property
     def supports_buffered_results(self) -> bool:
+        """No: a trial whose report is held must not go on."""
         return False
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
@@ -107,7 +109,7 @@ class Together(Wrapper):
         return now < self.began + patience and any(about_to)
 
     def _decide(self, tune_controller: Any) -> None:
-        """Tell them all, lower steps first, and let those go on that may."""
+        """Tell them all, lower steps first, let those go on that may, and line up the others to be stopped."""
         by_step: dict[int, list[tuple[Trial, dict[str, Any]]]] = {}
         for trial, result in self.held.items():
             by_step.setdefault(result[STEP], []).append((trial, result))

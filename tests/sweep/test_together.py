@@ -1,10 +1,14 @@
 """Reports that come at about the same time are decided together, in the scheduler's order."""
 
 import math
+import os
+import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
@@ -184,3 +188,35 @@ def test_asha_passes_just_the_best_of_those_held(losses, factor):
     best = best_first(losses)[: math.ceil(len(losses) / factor)]
     assert set(map(int, sweep.went_on)) == set(best)
     assert len(sweep.stopped) == len(losses) - len(best)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_ray_tune_goes_on_as_decided_and_keeps_its_processes(tmp_path):
+    """The best comes last of four, so that told as they come all of them would pass; a process serves many trials."""
+
+    def barely_a_trial(config):
+        """Reports its own number at three steps; the first four trials come to the second, the judged one, at once."""
+        tune.report({"step": 1, "loss": float(config["number"]), "process": os.getpid()})
+        Path(config["folder"], str(config["number"])).touch()
+        deadline = time.monotonic() + 60
+        while len(os.listdir(config["folder"])) < 4 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(2)
+        for step in (2, 3):
+            tune.report({"step": step, "loss": float(config["number"]), "process": os.getpid()})
+
+    (tmp_path / "begun").mkdir()
+    settings = ASHA(grace_steps=2, reduction_factor=4)
+    results = tune.Tuner(
+        tune.with_resources(barely_a_trial, {"cpu": 0.001}),
+        param_space={"number": tune.grid_search([4, 3, 2, 1, 8, 7, 6, 5]), "folder": str(tmp_path / "begun")},
+        tune_config=tune.TuneConfig(
+            scheduler=Together(settings.build("loss", "min", 3), settings.order, lower_is_better=True),
+            max_concurrent_trials=4,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
+    ).fit()
+    assert not results.errors
+    assert {r.config["number"]: r.metrics["step"] for r in results} == {1: 3, **dict.fromkeys(range(2, 9), 2)}
+    assert len({r.metrics["process"] for r in results}) == 4
