@@ -45,7 +45,7 @@ COLOURS = {"dss": "#1b7837", "finetuning": "#b2182b", "single-task": "#2166ac", 
 def run(seed: int, share: float) -> list[dict[str, Any]]:
     """All arms of one seed and share, as slots of one pack; a row an arm."""
     from raytune_llm.models.base import linear_targets
-    from raytune_llm.training.packed.batching import TokenTable
+    from raytune_llm.training.packed.batches import TokenTable
     from raytune_llm.training.packed.pack import Pack
     from raytune_llm.training.packed.planner import Planner
 
@@ -73,9 +73,9 @@ class Arm:
     """One way to learn from a share of the records."""
 
     def __init__(self, name: str, overrides: list[str], seed: int, share: float) -> None:
-        from raytune_llm import config
-        from raytune_llm.method import IGNORED, Sequence
-        from raytune_llm.preparation import prepare
+        from raytune_llm.data.examples import IGNORED, TokenSequence
+        from raytune_llm.jobs import config
+        from raytune_llm.jobs.prepare import prepare
 
         self.name, self.seed, self.share = name, seed, share
         self.job = config.load("train", ["method=dss", "model=demo", "data=demo_rationale", *overrides])
@@ -83,14 +83,14 @@ class Arm:
         train, evaluation = self.prepared.examples.train, self.prepared.examples.eval
         drawn = random.Random(f"{seed}:{share}").sample(train, round(share * len(train)))
         if self.job.method.alpha == 1:  # the other task then changes nothing, so its place is left empty to save time
-            nothing = Sequence(drawn[0]["label"].input_ids[:1], [IGNORED])
+            nothing = TokenSequence(drawn[0]["label"].input_ids[:1], [IGNORED])
             drawn = [example | {"rationale": nothing} for example in drawn]
         self.examples = {"train": drawn, "eval": evaluation}
         self.best = (-1.0, 0, None)
         self.curve: list[float] = []
 
     def spec(self) -> Any:
-        from raytune_llm.job import Schedule
+        from raytune_llm.training.config import Schedule
         from raytune_llm.training.packed.slot import SlotSpec
 
         return SlotSpec(
@@ -119,7 +119,7 @@ class Arm:
         """What came of it; `right` says of each test record whether its greedy answer is the label, 1 or 0."""
         from raytune_llm.evaluation.generate import generate
         from raytune_llm.evaluation.metrics import after, exact_match
-        from raytune_llm.models.adapter import load_tuned
+        from raytune_llm.models.loading import load_tuned
         from raytune_llm.training.packed.export import export_adapter, peft_config
 
         tokens, records = self.prepared.tokens, self.prepared.splits.test
@@ -152,9 +152,9 @@ class Arm:
 
 
 def _cut() -> Any:
-    from raytune_llm.training.packed.batching import Cut
+    from raytune_llm.training.packed.batches import PassBudget
 
-    return Cut(slots_per_pass=1, max_tokens=1 << 14, overhead_tokens=128)
+    return PassBudget(slots_per_pass=1, max_tokens=1 << 14, overhead_tokens=128)
 
 
 def interval(cells: list[list[dict[str, Any]]]) -> tuple[float, float, float]:
@@ -176,7 +176,7 @@ def interval(cells: list[list[dict[str, Any]]]) -> tuple[float, float, float]:
 @cache
 def tested_pairs() -> list[str]:
     """Of each test record, the two people it asks about, in either order the same."""
-    from raytune_llm.demo import path
+    from raytune_llm.data.demo import path
 
     lines = path("data/rationale/test.jsonl").read_text().splitlines()
     return [" ".join(sorted(json.loads(line)["input_text"].split())) for line in lines]

@@ -29,9 +29,9 @@ from token_trials import terms, trial
 from torch.nn.utils import clip_grad_norm_
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from raytune_llm.method import Sequence
+from raytune_llm.data.examples import TokenSequence
 from raytune_llm.models.base import linear_targets
-from raytune_llm.training.packed.batching import Cut, TokenTable
+from raytune_llm.training.packed.batches import PassBudget, TokenTable
 from raytune_llm.training.packed.export import peft_config
 from raytune_llm.training.packed.memory import fit_tokens, free_bytes
 from raytune_llm.training.packed.pack import Pack
@@ -160,9 +160,9 @@ def solo_seconds(base: PreTrainedModel, load: Load, device: torch.device) -> flo
 
 def packed_seconds(base: PreTrainedModel, load: Load, slots: int, device: torch.device) -> tuple[float, str]:
     """(seconds of a step of all slots, the planner's line); leaves the base as it was."""
-    examples = [{"completion": Sequence(ids, ids)} for ids in token_ids(load, base.config.vocab_size)]
+    examples = [{"completion": TokenSequence(ids, ids)} for ids in token_ids(load, base.config.vocab_size)]
     table = TokenTable(examples, is_encoder_decoder=False)
-    pack = Pack(base, linear_targets(base), capacity=slots, max_rank=RANK, cut=Cut(1, 1 << 20, 0))
+    pack = Pack(base, linear_targets(base), capacity=slots, max_rank=RANK, cut=PassBudget(1, 1 << 20, 0))
     try:
         budget = free_bytes(device)
         planner = Planner(pack, max_tokens=fit_tokens(pack, load.length, budget_bytes=budget), say=lambda line: None)

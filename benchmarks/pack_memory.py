@@ -18,7 +18,7 @@ import torch
 from pack_step import Row, make_base, make_examples, make_spec, terms
 
 from raytune_llm.models.base import linear_targets
-from raytune_llm.training.packed.batching import Cut, TokenTable
+from raytune_llm.training.packed.batches import PassBudget, TokenTable
 from raytune_llm.training.packed.pack import Pack
 
 SLOTS, TRIALS, STEPS = 16, 200, 5
@@ -36,7 +36,7 @@ def main() -> None:
     examples = make_examples(ROW)
     table = TokenTable(examples, is_encoder_decoder=False)
     base = make_base(ROW.base)
-    pack = Pack(base, linear_targets(base), capacity=SLOTS, max_rank=16, cut=Cut(SLOTS, 1 << 16, 256))
+    pack = Pack(base, linear_targets(base), capacity=SLOTS, max_rank=16, cut=PassBudget(SLOTS, 1 << 16, 256))
     started = done = 0
     seconds = {"join": 0.0, "step": 0.0, "save and leave": 0.0}
     memory: dict[int, int] = {}

@@ -27,10 +27,10 @@ from torch.nn.utils import clip_grad_norm_
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from raytune_llm.data.examples import IGNORED, Example, TokenSequence
 from raytune_llm.data.order import first_indices
-from raytune_llm.method import IGNORED, Example, Sequence
 from raytune_llm.models.base import linear_targets
-from raytune_llm.training.packed.batching import Cut, TokenTable
+from raytune_llm.training.packed.batches import PassBudget, TokenTable
 from raytune_llm.training.packed.export import peft_config
 from raytune_llm.training.packed.pack import Pack
 from raytune_llm.training.packed.planner import Planner
@@ -95,7 +95,7 @@ def make_examples(row: Row, count: int = 256) -> list[Example]:
         length = int(torch.randint(shortest, row.length + 1, (), generator=generator))
         ids = torch.randint(3, vocabulary, (length,), generator=generator).tolist()
         prompt = length // 2 if row.kind == "uneven" else 0
-        examples.append({"completion": Sequence(ids, [IGNORED] * prompt + ids[prompt:])})
+        examples.append({"completion": TokenSequence(ids, [IGNORED] * prompt + ids[prompt:])})
     return examples
 
 
@@ -137,7 +137,7 @@ def measure(row: Row, rounds: int) -> dict[str, object]:
     examples = make_examples(row)
     table = TokenTable(examples, is_encoder_decoder=False)
     base = make_base(row.base)
-    pack = Pack(base, linear_targets(base), capacity=row.slots, max_rank=max(RANKS), cut=Cut(1, 1 << 16, 0))
+    pack = Pack(base, linear_targets(base), capacity=row.slots, max_rank=max(RANKS), cut=PassBudget(1, 1 << 16, 0))
     said: list[str] = []
     planner = Planner(pack, max_tokens=1 << 16, say=said.append, clock=time.process_time)
     specs = [make_spec(i, row) for i in range(row.slots)]

@@ -14,16 +14,17 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from raytune_llm import config, demo
+from raytune_llm.data import demo
+from raytune_llm.data.demo.world import prefers
 from raytune_llm.data.tokens import Tokens
-from raytune_llm.demo.world import prefers
 from raytune_llm.evaluation.compare import compare, number
 from raytune_llm.evaluation.generate import generate
 from raytune_llm.evaluation.metrics import mean, ratio
-from raytune_llm.evaluation.policy import Asked, Sampling, divergence, roll_out
-from raytune_llm.policy_session import by_itself
-from raytune_llm.proving import load
-from raytune_llm.registry import Registry
+from raytune_llm.evaluation.policy import PolicyPrompt, Sampling, divergence, roll_out
+from raytune_llm.jobs import config
+from raytune_llm.methods.trainers.policy import by_itself
+from raytune_llm.models.loading import load_system
+from raytune_llm.stores.registry import Registry
 
 LONGEST_TOKENS = 48
 
@@ -34,13 +35,13 @@ def main(home: str, references: list[str]) -> None:
     tokens = Tokens(tokenizer, max_tokens=256, is_encoder_decoder=False)
     rows = (Path(demo.__file__).parent / "data/preference/test.jsonl").read_text().splitlines()
     prompts = list(dict.fromkeys(json.loads(row)["input_text"] for row in rows))
-    asked = [Asked(tokens.prompt(prompt), prompt, "") for prompt in prompts]
+    asked = [PolicyPrompt(tokens.prompt(prompt), prompt, "") for prompt in prompts]
     sampling = Sampling(LONGEST_TOKENS, 1.0, tuple(tokens.stop_ids()), tokenizer.pad_token_id, 64, seed=0)
-    reference = load(base, None, use_gpu=False)
+    reference = load_system(base, None, use_gpu=False)
     folders = {"base": None} | {name: Registry(f"{home}/registry").resolve(name).path for name in references}
     found = {}
     for name, folder in folders.items():
-        model = load(base, folder, use_gpu=False)
+        model = load_system(base, folder, use_gpu=False)
         rollouts = roll_out(model, asked, sampling, partial(tokenizer.decode, skip_special_tokens=True))
         greedy = generate(
             model,

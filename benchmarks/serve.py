@@ -44,14 +44,14 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from serve_paths import Ask, all_at_once, behind_uvicorn, by_handle, by_http, on_ray_serve
 
-from raytune_llm import config
+from raytune_llm.data.demo import path as demo_path
 from raytune_llm.data.tokens import Tokens
-from raytune_llm.demo import path as demo_path
-from raytune_llm.job import Card
-from raytune_llm.models.adapter import load_tuned
+from raytune_llm.jobs import config
 from raytune_llm.models.base import Base
-from raytune_llm.registry import Registry
-from raytune_llm.serving.engine import Engine, Sampling, ServedModel
+from raytune_llm.models.loading import load_tuned
+from raytune_llm.serving.engine.base import Engine, Sampling, ServedModel
+from raytune_llm.stores.card import Card
+from raytune_llm.stores.registry import Registry
 
 NUM_ADAPTERS, NUM_REQUESTS, NUM_TOKENS, RANK = 8, 16, 32, 8
 SAMPLING = Sampling(

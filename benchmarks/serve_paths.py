@@ -20,15 +20,16 @@ import ray
 import uvicorn
 from ray import serve as ray_serve
 
-from raytune_llm import cluster, config
-from raytune_llm.registry import Registry
-from raytune_llm.serving import deploy
-from raytune_llm.serving.app import Limits
-from raytune_llm.serving.application import APPLICATION, DEPLOYMENT
-from raytune_llm.serving.catalogue import read_catalogue
-from raytune_llm.serving.engine import Sampling
-from raytune_llm.serving.quota import KeyLimits
-from raytune_llm.serving.replica import Plan, Replica
+from raytune_llm import cluster
+from raytune_llm.jobs import config
+from raytune_llm.serving.api.app import Limits
+from raytune_llm.serving.api.rate_limit import KeyLimits
+from raytune_llm.serving.catalog import read_catalog
+from raytune_llm.serving.deploy import endpoint
+from raytune_llm.serving.deploy.application import APPLICATION, DEPLOYMENT
+from raytune_llm.serving.deploy.replica import Plan, Replica
+from raytune_llm.serving.engine.base import Sampling
+from raytune_llm.stores.registry import Registry
 
 READY_WITHIN_SECONDS = 120.0
 Ask = Callable[[int, bool], Awaitable[float]]
@@ -119,7 +120,7 @@ def behind_uvicorn(registry_dir: str, references: Sequence[str]) -> Iterator[str
 
 def _uvicorn(port: int, registry_dir: str, references: list[str]) -> None:
     serve = config.load("serve", ["adapter=any"]).serve
-    catalogue = read_catalogue(Registry(registry_dir), references)
+    catalogue = read_catalog(Registry(registry_dir), references)
     limits = Limits(
         max_tokens=serve.max_tokens,
         context_tokens=catalogue.base.facts.context_tokens,
@@ -152,7 +153,7 @@ def on_ray_serve(registry_dir: str, references: Sequence[str]) -> Iterator[str]:
     ray.init(num_cpus=2, include_dashboard=False, logging_level="warning")
     try:
         serve = config.load("serve", ["adapter=any", f"serve.port={free_port()}"]).serve
-        yield deploy.start(serve, registry_dir, references).url
-        deploy.drain()
+        yield endpoint.start(serve, registry_dir, references).url
+        endpoint.drain()
     finally:
         ray.shutdown()

@@ -108,23 +108,24 @@ def job(entered: float) -> None:
     """jobs/train.py, with marks: run in a process of its own."""
     mark("interpreter", entered)
     sys.argv = [str(ROOT / "jobs" / "train.py"), *sys.argv[2:]]
-    from raytune_llm import pipeline
-    from raytune_llm.config import run
+    from raytune_llm.jobs import commands
+    from raytune_llm.jobs.config import run
 
     mark("imports")
-    run("train", train_with_marks(pipeline))
+    run("train", train_with_marks(commands))
 
 
-def train_with_marks(pipeline: Any) -> Callable[[Any], int]:
-    """pipeline.train, which imports what it needs when it is called: so the marks are set then."""
+def train_with_marks(commands: Any) -> Callable[[Any], int]:
+    """commands.train, which imports what it needs when it is called: so the marks are set then."""
 
     def train(composed: Any) -> int:
         mark("compose")
-        from raytune_llm import cluster, preparation
+        from raytune_llm import cluster
+        from raytune_llm.jobs import prepare
         from raytune_llm.training import ray_train
 
-        preparation.check_knobs = marked(preparation.check_knobs, after="knobs")
-        preparation.prepare = marked(preparation.prepare, after="data")
+        prepare.check_knobs = marked(prepare.check_knobs, after="knobs")
+        prepare.prepare = marked(prepare.prepare, after="data")
         cluster.uses_gpu = marked(cluster.uses_gpu, before="ray")
         ray_train.train = marked(ray_train.train, before="setup")
         path = os.environ[MARKS]
@@ -135,7 +136,7 @@ def train_with_marks(pipeline: Any) -> Callable[[Any], int]:
             run_worker(config)
 
         ray_train.worker = marked_worker
-        return int(pipeline.train(composed))
+        return int(commands.train(composed))
 
     return train
 

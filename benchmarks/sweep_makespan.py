@@ -79,9 +79,9 @@ def main() -> None:
 
 def prepared(base: str, data: list[str] | None, folder: Path) -> dict[str, Any]:
     """What every side is given: the base, the records, and for TRL's sake their tokens."""
-    from raytune_llm.config import load
-    from raytune_llm.demo import path as demo
-    from raytune_llm.preparation import prepare
+    from raytune_llm.data.demo import path as demo
+    from raytune_llm.jobs.config import load
+    from raytune_llm.jobs.prepare import prepare
 
     name, _, path = base.partition("=")
     if name == "demo":
@@ -188,11 +188,11 @@ def run_ours(task: dict[str, Any]) -> None:
     """jobs/sweep.py as far as its leaderboard."""
     import ray
 
-    from raytune_llm.chain import ready
-    from raytune_llm.config import load
-    from raytune_llm.sweep import select, tuner
-    from raytune_llm.sweep.report import leaderboard_table
+    from raytune_llm.jobs.config import load
+    from raytune_llm.jobs.stages import prepare_job
+    from raytune_llm.sweep import leaderboard, tuner
     from raytune_llm.sweep.space import plan
+    from raytune_llm.sweep.tables import leaderboard_table
 
     space = {"steps": STEPS, "learning_rate_multiplier": RATES, "adapter_size": SIZES}
     axes = [f"sweep.space.tuning.{key}={list(values)}" for key, values in space.items()]
@@ -201,11 +201,11 @@ def run_ours(task: dict[str, Any]) -> None:
     scheduler = [] if any("scheduler" in override for override in own) else asha
     job = load("sweep", [*task["overrides"], *axes, *scheduler, f"home={task['home']}", *own])
     planned = plan(job, job.sweep)
-    started = ready(job)
+    started = prepare_job(job)
     outcomes = tuner.run(job, planned, ray.put(started.prepared.examples), started.use_gpu, False)
-    print(leaderboard_table(select.leaderboard(outcomes, planned, "eval/loss"), "eval/loss", 10))
+    print(leaderboard_table(leaderboard.leaderboard(outcomes, planned, "eval/loss"), "eval/loss", 10))
     steps = sum(outcome.reports[-1].step for outcome in outcomes)
-    winner = select.winner(outcomes, "eval/loss")
+    winner = leaderboard.winner(outcomes, "eval/loss")
     give(task, trials=len(outcomes), trial_steps=steps, adapter=f"{winner.checkpoint}/best")
 
 
@@ -322,10 +322,10 @@ def give(task: dict[str, Any], **said: Any) -> None:
 
 def scored(task: dict[str, Any], adapter: str) -> float:
     """Eval loss of an adapter by this project's scorer."""
-    from raytune_llm.config import load
     from raytune_llm.evaluation.loss import evaluate
-    from raytune_llm.models.adapter import load_tuned
-    from raytune_llm.preparation import prepare
+    from raytune_llm.jobs.config import load
+    from raytune_llm.jobs.prepare import prepare
+    from raytune_llm.models.loading import load_tuned
 
     job = load("train", task["overrides"])
     model = load_tuned(adapter, job.model)

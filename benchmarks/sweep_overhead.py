@@ -43,13 +43,13 @@ def run(home: Path, trials: int) -> None:
     """The sweep; each ended trial adds a character to a file."""
     import ray
 
-    from raytune_llm.chain import ready
-    from raytune_llm.config import load
-    from raytune_llm.demo import path as demo
-    from raytune_llm.sweep import live, tuner
+    from raytune_llm.data.demo import path as demo
+    from raytune_llm.jobs.config import load
+    from raytune_llm.jobs.stages import prepare_job
+    from raytune_llm.sweep import progress, tuner
     from raytune_llm.sweep.space import plan
 
-    def on_trial_complete(self: live.LiveTable, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_complete(self: progress.LiveTable, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.ended.add(trial.trial_id)
         with (home / "ended").open("a") as ended:
             ended.write(".")
@@ -67,8 +67,8 @@ def run(home: Path, trials: int) -> None:
         ],
     )
     planned = plan(job, job.sweep)
-    started = ready(job)
-    with patch.object(live.LiveTable, "on_trial_complete", on_trial_complete):
+    started = prepare_job(job)
+    with patch.object(progress.LiveTable, "on_trial_complete", on_trial_complete):
         outcomes = tuner.run(job, planned, ray.put(started.prepared.examples), started.use_gpu, False)
     assert len(outcomes) == trials and all(outcome.ended == "complete" for outcome in outcomes)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from raytune_llm.job import Schedule
-from raytune_llm.method import Outputs, Term
+from raytune_llm.evaluation.terms import Term
+from raytune_llm.models.outputs import Outputs
+from raytune_llm.training.config import Schedule
 from raytune_llm.training.packed.slot import SlotSpec
 
 

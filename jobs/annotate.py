@@ -1,7 +1,7 @@
 """A teacher writes rationales and labels.    python jobs/annotate.py teacher=openai teacher.model=… data.train=…"""
 
-from raytune_llm import pipeline
-from raytune_llm.config import run
+from raytune_llm.jobs import commands
+from raytune_llm.jobs.config import run
 
 if __name__ == "__main__":
-    run("annotate", pipeline.annotate)
+    run("annotate", commands.annotate)

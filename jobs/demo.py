@@ -1,7 +1,7 @@
 """The whole journey on the embedded base: sweep, prove, register, serve, ask.    python jobs/demo.py"""
 
-from raytune_llm import pipeline
-from raytune_llm.config import run
+from raytune_llm.jobs import commands
+from raytune_llm.jobs.config import run
 
 if __name__ == "__main__":
-    run("demo", pipeline.demo)
+    run("demo", commands.demo)

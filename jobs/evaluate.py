@@ -1,7 +1,7 @@
 """Base against tuned, with confidence intervals.    python jobs/evaluate.py adapter=NAME@champion data.test=…"""
 
-from raytune_llm import pipeline
-from raytune_llm.config import run
+from raytune_llm.jobs import commands
+from raytune_llm.jobs.config import run
 
 if __name__ == "__main__":
-    run("evaluate", pipeline.evaluate)
+    run("evaluate", commands.evaluate)

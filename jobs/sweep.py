@@ -1,8 +1,8 @@
 """Many tuning jobs; the winner proven, registered and perhaps deployed.    python jobs/sweep.py method=sft
 model.name_or_path=… data.train=…"""
 
-from raytune_llm import pipeline
-from raytune_llm.config import run
+from raytune_llm.jobs import commands
+from raytune_llm.jobs.config import run
 
 if __name__ == "__main__":
-    run("sweep", pipeline.sweep)
+    run("sweep", commands.sweep)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ENVIRONMENT = {
@@ -93,3 +96,16 @@ def uses_gpu(asked: bool | None) -> bool:
     if asked and not has_gpu:
         raise ValueError("scaling.use_gpu=true, but the cluster has no GPU; set it to null or false")
     return has_gpu if asked is None else asked
+
+
+@contextmanager
+def gc_paused() -> Iterator[None]:
+    """No collection inside; afterwards what was made is never looked through again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_enabled:
+            gc.enable()

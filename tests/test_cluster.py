@@ -13,7 +13,7 @@ from traps import Trap
 from worlds import write_base, write_records
 
 from raytune_llm import cluster
-from raytune_llm.config import load
+from raytune_llm.jobs.config import load
 
 TESTS = Path(__file__).parent
 ASKS = """
@@ -122,8 +122,8 @@ def sweep_on_two_nodes(folder, marker):
     import ray
     from ray.cluster_utils import Cluster
 
-    from raytune_llm.config import load
-    from raytune_llm.preparation import prepare
+    from raytune_llm.jobs.config import load
+    from raytune_llm.jobs.prepare import prepare
     from raytune_llm.sweep import tuner
     from raytune_llm.sweep.space import plan
 

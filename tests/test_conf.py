@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from raytune_llm.config import CONF, compose, load
+from raytune_llm.jobs.config import CONF, compose, load
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "raytune_llm"
@@ -68,7 +68,7 @@ def test_every_option_loads(group, option):
 
 def test_whatever_is_chosen_composing_waits_for_no_large_package():
     targets = {found for file in CONF.rglob("*.yaml") for found in re.findall(r"_target_: (\S+)\.", file.read_text())}
-    imports = "\n".join(f"import {module}" for module in ["sys", "raytune_llm.config", *sorted(targets)])
+    imports = "\n".join(f"import {module}" for module in ["sys", "raytune_llm.jobs.config", *sorted(targets)])
     code = f"{imports}\nprint({{'torch', 'transformers', 'ray', 'pandas', 'fastapi'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr

@@ -12,10 +12,10 @@ import pytest
 import ray
 from worlds import write_base, write_records
 
-from raytune_llm import pipeline
-from raytune_llm.config import load
-from raytune_llm.input_error import InputError
-from raytune_llm.registry import Registry
+from raytune_llm.errors import InputError
+from raytune_llm.jobs import commands
+from raytune_llm.jobs.config import load
+from raytune_llm.stores.registry import Registry
 
 GOOD = {"input_text": "one two red", "output_text": "red"}
 
@@ -42,7 +42,7 @@ def overrides(world, *more):
 def refused(root, arguments):
     """What a job says that is refused before Ray is started."""
     with pytest.raises(InputError) as error:
-        getattr(pipeline, root)(load(root, arguments))
+        getattr(commands, root)(load(root, arguments))
     assert not ray.is_initialized()
     return str(error.value)
 
@@ -180,7 +180,7 @@ def test_a_sweep_that_would_deploy_to_a_busy_port_does_not_start(world, busy_por
 def test_serving_on_a_busy_port(ray_session, tmp_path, busy_port):
     job = load("serve", ["adapter=wit", f"home={tmp_path}", f"serve.port={busy_port}"])
     with pytest.raises(InputError, match=rf"serve\.port={busy_port} is in use on 127\.0\.0\.1"):
-        pipeline.serve(job)
+        commands.serve(job)
 
 
 @pytest.mark.parametrize("root", ["serve", "evaluate"])
@@ -190,7 +190,7 @@ def test_serving_and_evaluating_what_is_not_there(ray_session, world, tmp_path, 
     with pytest.raises(
         InputError, match=r"wit has no version in .*/registry; nearest names: none, nothing is published"
     ):
-        getattr(pipeline, root)(job)
+        getattr(commands, root)(job)
 
 
 @pytest.fixture
@@ -234,18 +234,18 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 def test_a_full_disk_stops_a_job_and_leaves_what_was_there(ray_session, world, small_disk, monkeypatch):
     """While a run and a sweep store checkpoints, then, with space again, while the run that went on is published."""
     home = small_disk / "home"
-    assert pipeline.train(load("train", small_run(world, home, "first"))) == 0
+    assert commands.train(load("train", small_run(world, home, "first"))) == 0
     registry = Registry(f"{home}/registry")
     before = snapshot(Path(registry.root))
 
     fill(small_disk, leave=40_000)
     second = load("train", small_run(world, home, "second"))
     with pytest.raises(InputError, match=rf"no space left in home={home}, .* run=second goes on"):
-        pipeline.train(second)
+        commands.train(second)
     axes = ["adapter_size=[4]", "learning_rate_multiplier=[1.0]", "steps=[4]"]
     space = [f"sweep.space.tuning.{axis}" for axis in axes]
     with pytest.raises(InputError, match=rf"no space left in home={home}, .* run=third goes on"):
-        pipeline.run_sweep(load("sweep", small_run(world, home, "third", "sweep/backend=ray_train", *space)))
+        commands.run_sweep(load("sweep", small_run(world, home, "third", "sweep/backend=ray_train", *space)))
     assert snapshot(Path(registry.root)) == before
 
     (small_disk / "filler").unlink()
@@ -257,7 +257,7 @@ def test_a_full_disk_stops_a_job_and_leaves_what_was_there(ray_session, world, s
 
     monkeypatch.setattr(Registry, "publish", publish_on_full_disk)
     with pytest.raises(InputError, match=r"no space left for small .* nothing was published, earlier versions and"):
-        pipeline.train(second)
+        commands.train(second)
     assert snapshot(Path(registry.root)) == before
     assert [version.reference for version in registry.list()] == ["small@1"]
     assert registry.show("small@champion").aliases == ("champion",)

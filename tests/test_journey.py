@@ -11,12 +11,12 @@ import pytest
 import torch
 from worlds import write_base, write_records
 
-from raytune_llm import pipeline
-from raytune_llm.config import load
-from raytune_llm.models.adapter import load_tuned
+from raytune_llm.jobs import commands
+from raytune_llm.jobs.config import load
 from raytune_llm.models.base import Base
-from raytune_llm.registry import Registry
-from raytune_llm.serving import deploy as deployment
+from raytune_llm.models.loading import load_tuned
+from raytune_llm.serving.deploy import endpoint as deployment
+from raytune_llm.stores.registry import Registry
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -44,7 +44,7 @@ def swept(ray_session, tmp_path_factory):
             "evaluation.bootstrap_draws=200",
         ],
     )
-    return job, pipeline.run_sweep(job)
+    return job, commands.run_sweep(job)
 
 
 def test_leaderboard_has_every_point_that_was_reached_best_first(swept):
@@ -95,7 +95,7 @@ def test_evaluate_reports_base_against_tuned(swept, capsys):
     evaluation = load(
         "evaluate", ["adapter=wit@1", "data=demo_sarcasm", f"home={job.home}", "run=now", "evaluation.max_examples=40"]
     )
-    assert pipeline.evaluate(evaluation) == 0
+    assert commands.evaluate(evaluation) == 0
     said = capsys.readouterr().out
     assert "tuned beats base on eval/loss by" in said
     page = Path(evaluation.run_dir, "evaluation-test.md").read_text()
@@ -109,7 +109,7 @@ def test_the_endpoint_answers_the_openai_client_with_base_and_winner(swept, caps
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     serving = load("serve", ["adapter=wit", f"home={job.home}", f"serve.port={port}"])
-    endpoint = pipeline.deploy(serving, ["wit@champion"])
+    endpoint = commands.deploy(serving, ["wit@champion"])
     try:
         assert "proven  wit@1" in capsys.readouterr().out
         client = openai.OpenAI(base_url=endpoint.url, api_key="none")
@@ -132,7 +132,7 @@ def test_the_endpoint_answers_the_openai_client_with_base_and_winner(swept, caps
 
 def test_going_on_with_a_finished_run_trains_nothing_again(swept, capsys):
     job, _ = swept
-    pipeline.run_sweep(job)
+    commands.run_sweep(job)
     said = capsys.readouterr().out
     assert "going on with the interrupted sweep" in said
     assert Registry(job.registry_dir).resolve("wit@2").card.metrics["eval/loss"] == pytest.approx(
@@ -160,7 +160,7 @@ def test_other_shapes_pass_from_training_to_the_registry(shape, adapter, tmp_pat
             "evaluation.max_new_tokens=8",
         ],
     )
-    assert pipeline.train(job) == 0
+    assert commands.train(job) == 0
     version = Registry(job.registry_dir).show("other@1")
     assert version.card.kind == ("adapter" if adapter == "lora" else "model") and version.aliases == ()
     tuned = load_tuned(version.path, Base.from_loading(version.card.base_loading))

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from worlds import write_base, write_records
 
-from raytune_llm.registry import Registry
+from raytune_llm.stores.registry import Registry
 
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 120
@@ -144,7 +144,7 @@ def upload(tmp_path_factory):
         file.truncate(2 * UPLOAD_MIB << 20)
     change(folder / "raytune_llm/training/progress.py", 'f"step {step}/', 'f"uploaded step {step}/')
     change(folder / "conf/train.yaml", "name: tuned", "name: uploaded")
-    change(folder / "raytune_llm/summary.py", '"registered", f"', '"uploaded", f"')
+    change(folder / "raytune_llm/jobs/summary.py", '"registered", f"', '"uploaded", f"')
     return folder
 
 
@@ -208,8 +208,8 @@ def test_a_driver_that_joins_by_address_brings_its_code(cluster, upload, tmp_pat
         "import ray, raytune_llm.cluster as c\n"
         "c.connect()\n"
         "def where():\n"
-        "    import raytune_llm.job\n"
-        "    return raytune_llm.job.__file__\n"
+        "    import raytune_llm.jobs.schema\n"
+        "    return raytune_llm.jobs.schema.__file__\n"
         "print('workers:', ray.get(ray.remote(where).remote()))\n"
         "print('at:', ray.get_runtime_context().gcs_address)\n"
     )

@@ -6,12 +6,12 @@ import signal
 import pytest
 from worlds import write_base, write_records
 
-from raytune_llm import pipeline
-from raytune_llm.chain import after_stages
-from raytune_llm.config import load
 from raytune_llm.data.records import Preference
-from raytune_llm.registry import Registry
-from raytune_llm.starting import start
+from raytune_llm.jobs import commands
+from raytune_llm.jobs.config import load
+from raytune_llm.jobs.setup import start
+from raytune_llm.jobs.stages import after_stages
+from raytune_llm.stores.registry import Registry
 
 SMALL = [
     "tuning.steps=4",
@@ -38,7 +38,7 @@ def arguments(tmp_path):
 def test_a_policy_from_answers_and_preferences_and_another_from_it(arguments, tmp_path, ray_session, capsys):
     policy = ["method=rlhf", "method.reward_steps=4", "method.max_completion_tokens=6", "method.eval_prompts=4"]
     answers = ["method.sft_data=chosen", "method.sft_steps=4"]
-    assert pipeline.train(load("train", [*arguments, *policy, *answers])) == 0
+    assert commands.train(load("train", [*arguments, *policy, *answers])) == 0
     registry = Registry(f"{tmp_path}/registry")
     assert [version.reference for version in registry.list()] == ["cats@1", "cats-reward@1", "cats-sft@1"]
     assert registry.resolve("cats@1").card.parent == "cats-sft@1"
@@ -52,7 +52,7 @@ def test_a_policy_from_answers_and_preferences_and_another_from_it(arguments, tm
     started = after_stages(start(load("train", [*arguments, *policy, *answers])))
     assert [version.reference for version in started.earlier] == ["cats-sft@1", "cats-reward@1"]
     assert started.job.method.init_adapter == "cats-sft@1"
-    assert pipeline.train(load("train", [*arguments, *policy, "method.init_adapter=cats@1", "name=dogs"])) == 0
+    assert commands.train(load("train", [*arguments, *policy, "method.init_adapter=cats@1", "name=dogs"])) == 0
     dogs = registry.resolve("dogs@1").card
     assert dogs.parent == "cats@1" and dogs.config["method"]["reward_adapter"] == "dogs-reward@1"
 
@@ -61,7 +61,7 @@ def test_references_are_computed_once_and_dpo_sweeps_packed(arguments, tmp_path,
     space = ["sweep.space.method.beta=[0.1,1.0]", "sweep.space.tuning.steps=[2,4]", "sweep/scheduler=none"]
     space += [f"sweep.space.tuning.{key}=null" for key in ("learning_rate_multiplier", "adapter_size")]
     answers_ctrl_c = signal.getsignal(signal.SIGINT)
-    pipeline.run_sweep(load("sweep", [*arguments, "method=dpo", *space]))
+    commands.run_sweep(load("sweep", [*arguments, "method=dpo", *space]))
     assert signal.getsignal(signal.SIGINT) is answers_ctrl_c, "Ray Tune has kept it"
     said = capsys.readouterr().out
     assert said.count("computing the reference policy's log-probabilities") == 1

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from string import Formatter
 
 from raytune_llm.data.records import Rationale
-from raytune_llm.input_error import require
+from raytune_llm.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from raytune_llm.data.examples import Example
 from raytune_llm.data.tokens import Truncation
-from raytune_llm.method import Example
 
 
 @dataclass(frozen=True)

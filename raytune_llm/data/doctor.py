@@ -9,12 +9,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from raytune_llm.data.diagnosis import Diagnosis as Diagnosis
-from raytune_llm.data.diagnosis import Found, SplitFacts
+from raytune_llm.data.diagnosis import Diagnosis, Found, SplitFacts
+from raytune_llm.data.examples import IGNORED, Example
 from raytune_llm.data.files import Splits
 from raytune_llm.data.records import Chat, Message, Preference, Rationale, Record, Supervised, Text
 from raytune_llm.data.tokens import Truncation
-from raytune_llm.method import IGNORED, Example
 
 if TYPE_CHECKING:
     from raytune_llm.data.tokens import Tokens

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from raytune_llm.data.records import Record, RecordError, parse
-from raytune_llm.input_error import InputError, require
+from raytune_llm.errors import InputError, require
 
 SHOWN_PROBLEMS = 20
 CARVED_SHARE = 0.2

@@ -11,14 +11,13 @@ the template does. White space around an assistant's turn is dropped. Leaves out
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from raytune_llm.data.examples import IGNORED, TokenSequence
 from raytune_llm.data.records import Message, Text
 from raytune_llm.data.template import added_tokens, answer_spans, render, require_eos, template_error
-from raytune_llm.data.template import supply_template as supply_template
-from raytune_llm.method import IGNORED, Sequence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -72,7 +71,7 @@ class Tokens:
         self._eos = require_eos(tokenizer)
         self._prefix, self._suffix = added_tokens(tokenizer)
 
-    def completion(self, prompt: Text, completion: Text) -> Sequence | None:
+    def completion(self, prompt: Text, completion: Text) -> TokenSequence | None:
         """A prompt, cut at its start where it is too long, and a completion with loss on it and on EOS.
 
         A conversational prompt makes it a conversation with loss on the completion's turns only; completion may then be
@@ -85,7 +84,7 @@ class Tokens:
         answer = (Message("assistant", completion),) if isinstance(completion, str) else completion
         return self._conversation((*prompt, *answer), first=len(prompt))
 
-    def judged(self, prompt: Text, completion: Text) -> Sequence | None:
+    def judged(self, prompt: Text, completion: Text) -> TokenSequence | None:
         """The same prompt and completion as one sequence that a reward model reads to the end of the answer.
 
         Encoder-decoder bases: both in input_ids, the last token EOS even where the completion was cut. None when
@@ -96,11 +95,11 @@ class Tokens:
             return None
         if not self.is_encoder_decoder:
             end = max(place for place, label in enumerate(sequence.labels) if label != IGNORED) + 1
-            return Sequence(sequence.input_ids[:end], sequence.labels[:end])
+            return TokenSequence(sequence.input_ids[:end], sequence.labels[:end])
         read = [*sequence.input_ids, *sequence.labels[:-1], self._eos]
-        return Sequence(read, [IGNORED] * len(sequence.input_ids) + sequence.labels)
+        return TokenSequence(read, [IGNORED] * len(sequence.input_ids) + sequence.labels)
 
-    def conversation(self, messages: Seq[Message]) -> Sequence | None:
+    def conversation(self, messages: Sequence[Message]) -> TokenSequence | None:
         """A conversation with loss on each assistant turn and its end, cut at its end where it is too long.
 
         Turns after the last assistant turn are left out. Encoder-decoder bases: the last assistant turn is the target.
@@ -167,7 +166,7 @@ class Tokens:
         kept = self._prefix if ids[: len(self._prefix)] == self._prefix else []
         return kept + ids[len(ids) - (room - len(kept)) :]
 
-    def _pair(self, prompt: list[int], completion: str) -> Sequence | None:
+    def _pair(self, prompt: list[int], completion: str) -> TokenSequence | None:
         """Plain text: the completion survives whole if it can, the prompt is cut for it."""
         answer = self._encode(completion)
         if self.is_encoder_decoder:
@@ -186,10 +185,10 @@ class Tokens:
             labels_lost=len(answer) - len(kept),
         )
         if self.is_encoder_decoder:
-            return Sequence(source, kept)
-        return Sequence(source + kept, [IGNORED] * len(source) + kept)
+            return TokenSequence(source, kept)
+        return TokenSequence(source + kept, [IGNORED] * len(source) + kept)
 
-    def _conversation(self, messages: tuple[Message, ...], first: int) -> Sequence | None:
+    def _conversation(self, messages: tuple[Message, ...], first: int) -> TokenSequence | None:
         last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=-1)
         if last < first:
             raise ValueError("the conversation has no assistant turn to learn")
@@ -203,7 +202,7 @@ class Tokens:
         some_left = self.truncation.count(
             tokens=len(ids), labels=num_labels, prompt_lost=len(lost) - num_lost, labels_lost=num_lost
         )
-        return Sequence(ids[: self.max_tokens], labels[: self.max_tokens]) if some_left else None
+        return TokenSequence(ids[: self.max_tokens], labels[: self.max_tokens]) if some_left else None
 
     def _labelled(self, messages: tuple[Message, ...], first: int) -> tuple[list[int], list[int]]:
         """Ids and labels of the whole conversation, with loss on the assistant turns from message `first` on."""
@@ -227,7 +226,7 @@ class Tokens:
         return ids, labels
 
 
-def _stripped(messages: Seq[Message]) -> tuple[Message, ...]:
+def _stripped(messages: Sequence[Message]) -> tuple[Message, ...]:
     return tuple(replace(m, content=m.content.strip()) if m.role == "assistant" else m for m in messages)
 
 

@@ -16,7 +16,7 @@ from enum import Enum
 import numpy as np
 
 from raytune_llm.evaluation.metrics import Array, Metric
-from raytune_llm.method import lower_is_better
+from raytune_llm.evaluation.terms import lower_is_better
 
 LEVEL = 0.95
 FEWEST_DIFFERING = 6
@@ -80,7 +80,7 @@ class Comparison:
         )
 
 
-class Outcome(Enum):
+class VerdictKind(Enum):
     """How a system did against another on one metric."""
 
     better = "better"
@@ -93,7 +93,7 @@ class Outcome(Enum):
 class Verdict:
     """An outcome and the sentence that says it."""
 
-    outcome: Outcome
+    outcome: VerdictKind
     text: str
 
 
@@ -137,33 +137,33 @@ def better(comparison: Comparison, metric: str, system: str | None = None, refer
         ValueError: there is no such comparison, or neither more nor less of the metric is better.
     """
     found = comparison.difference(metric, system, reference)
-    outcome = outcome_of(found)
+    outcome = verdict_kind(found)
     if outcome is None:
         raise ValueError(f"metric={metric!r} has no better direction; choose one of {_directed(comparison)}")
     system, reference = found.system, found.reference
-    if outcome is Outcome.undefined:
+    if outcome is VerdictKind.undefined:
         values = ", ".join(f"{name} {number(comparison.metrics[metric][name].value)}" for name in (reference, system))
         return Verdict(outcome, f"{system} and {reference} cannot be compared on {metric}: {values}")
-    if outcome is Outcome.alike:
+    if outcome is VerdictKind.alike:
         by = f"{number(found.value, sign=True)} [{number(found.low, sign=True)}, {number(found.high, sign=True)}]"
         text = f"no significant difference between {system} and {reference} on {metric}: {by}"
         few = found.num_differing < FEWEST_DIFFERING and (found.low > 0 or found.high < 0)
         return Verdict(outcome, text + (f", too few examples that differ ({found.num_differing})" if few else ""))
-    verb = "beats" if outcome is Outcome.better else "is worse than"
+    verb = "beats" if outcome is VerdictKind.better else "is worse than"
     low, high = sorted((abs(found.low), abs(found.high)))
     by = f"{number(abs(found.value))} [{number(low)}, {number(high)}]"
     return Verdict(outcome, f"{system} {verb} {reference} on {metric} by {by}")
 
 
-def outcome_of(difference: Difference) -> Outcome | None:
+def verdict_kind(difference: Difference) -> VerdictKind | None:
     """What a difference means for its system; None for a metric without a direction."""
     if difference.metric.rsplit("/", 1)[-1] in DIRECTIONLESS:
         return None
     if any(math.isnan(value) for value in (difference.value, difference.low, difference.high)):
-        return Outcome.undefined
+        return VerdictKind.undefined
     if not difference.significant:
-        return Outcome.alike
-    return Outcome.better if (difference.low > 0) != lower_is_better(difference.metric) else Outcome.worse
+        return VerdictKind.alike
+    return VerdictKind.better if (difference.low > 0) != lower_is_better(difference.metric) else VerdictKind.worse
 
 
 def number(value: float, *, sign: bool = False) -> str:

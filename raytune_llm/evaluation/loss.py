@@ -17,9 +17,11 @@ import numpy as np
 import torch
 import torch.distributed
 
+from raytune_llm.data.examples import Example
 from raytune_llm.evaluation.metrics import Array, Metric, divide, ratio
-from raytune_llm.method import Example, Outputs, Term
+from raytune_llm.evaluation.terms import Term
 from raytune_llm.models.forward import batches, inference, outputs
+from raytune_llm.models.outputs import Outputs
 
 Terms = Callable[[dict[str, Outputs]], dict[str, Term]]
 

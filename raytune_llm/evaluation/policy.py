@@ -19,19 +19,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raytune_llm.data.examples import IGNORED, Rollout, TokenSequence
 from raytune_llm.evaluation.generate import sample
 from raytune_llm.evaluation.metrics import Array, Metric, mean, ratio
-from raytune_llm.method import IGNORED
-from raytune_llm.method import Sequence as Tokens
 from raytune_llm.models.forward import batches, inference, label_logits
-from raytune_llm.rewards.mixture import Rollout
 
 REPEATED = 4
 """Length of the word pieces whose repetition is counted, tokens."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class PolicyPrompt:
     """A prompt to be answered by the policy."""
 
     prompt_ids: list[int]
@@ -52,7 +50,7 @@ class Sampling:
 
 
 def roll_out(
-    model: Any, asked: Sequence[Asked], sampling: Sampling, decode: Callable[[list[int]], str]
+    model: Any, asked: Sequence[PolicyPrompt], sampling: Sampling, decode: Callable[[list[int]], str]
 ) -> list[Rollout]:
     """One sampled completion for each prompt, in their order."""
     rows = sample(
@@ -132,14 +130,14 @@ def repetition(ids: Sequence[int]) -> float:
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
-def won(verdicts: Array, reference_verdicts: Array) -> Array:
+def win_rate(verdicts: Array, reference_verdicts: Array) -> Array:
     """1 where the policy's completion is judged better than the reference's, 0.5 where alike, else 0; (n,)."""
     return (np.sign(verdicts - reference_verdicts) + 1) / 2
 
 
-def _sequence(rollout: Rollout) -> Tokens:
+def _sequence(rollout: Rollout) -> TokenSequence:
     ids = rollout.prompt_ids + rollout.completion_ids
-    return Tokens(ids, [IGNORED] * len(rollout.prompt_ids) + rollout.completion_ids)
+    return TokenSequence(ids, [IGNORED] * len(rollout.prompt_ids) + rollout.completion_ids)
 
 
 def _by_row(values: Tensor, rows: Tensor, count: int) -> Array:

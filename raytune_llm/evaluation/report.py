@@ -15,13 +15,13 @@ from raytune_llm.evaluation.compare import (
     Comparison,
     Difference,
     Estimate,
-    Outcome,
+    VerdictKind,
     better,
     number,
-    outcome_of,
+    verdict_kind,
 )
 from raytune_llm.evaluation.metrics import Confusion
-from raytune_llm.method import lower_is_better
+from raytune_llm.evaluation.terms import lower_is_better
 
 LONGEST_SAMPLE = 600
 """Characters shown of a prompt or an answer."""
@@ -110,10 +110,10 @@ def _direction(metric: str) -> str:
 
 
 def _word(difference: Difference) -> str:
-    outcome = outcome_of(difference)
+    outcome = verdict_kind(difference)
     if outcome is None:
         return "differs" if difference.significant else ""
-    return {Outcome.alike: "not significant"}.get(outcome, outcome.value)
+    return {VerdictKind.alike: "not significant"}.get(outcome, outcome.value)
 
 
 def _span(found: Estimate | Difference, *, sign: bool = False) -> str:

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from raytune_llm.distillation import Divergence, Student, divergence_term, label_terms, named
-from raytune_llm.input_error import require
-from raytune_llm.method import Needs, Outputs, Term
+from raytune_llm.errors import require
+from raytune_llm.evaluation.terms import Term
+from raytune_llm.methods.base import Needs
+from raytune_llm.methods.common.distillation import Divergence, Student, divergence_term, label_terms, name_loss
+from raytune_llm.models.outputs import Outputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,5 +48,7 @@ class Distill(Student):
         said = outputs["completion"]
         labels = label_terms(said, self.alpha)
         if said.teacher is None:
-            return named(labels)
-        return named(labels | {"divergence": divergence_term(said, self.divergence, self.temperature, 1 - self.alpha)})
+            return name_loss(labels)
+        return name_loss(
+            labels | {"divergence": divergence_term(said, self.divergence, self.temperature, 1 - self.alpha)}
+        )

@@ -11,15 +11,17 @@ where they are equal there is none. The teacher runs once, before training. Leav
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Sequence as Seq
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from raytune_llm.distillation import Student, cosine_distance, label_terms, named, relative_error
-from raytune_llm.input_error import require
-from raytune_llm.method import Example, Needs, Outputs, Term
+from raytune_llm.data.examples import Example
+from raytune_llm.errors import require
+from raytune_llm.evaluation.terms import Term
+from raytune_llm.methods.base import Needs
+from raytune_llm.methods.common.distillation import Student, cosine_distance, label_terms, name_loss, relative_error
+from raytune_llm.models.outputs import Outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,15 +80,15 @@ class DistillFeature(Student):
         said = outputs["completion"]
         labels = label_terms(said, self.alpha)
         if said.features is None or said.teacher_features is None:
-            return named(labels)
+            return name_loss(labels)
         apart = DISTANCES[self.distance](said.features, said.teacher_features).mean(-1)
         distance = Term((apart * said.mask).sum(-1), said.mask.sum(-1), 1 - self.alpha)
-        return named(labels | {"feature_distance": distance})
+        return name_loss(labels | {"feature_distance": distance})
 
-    def beside(self, model: PreTrainedModel, examples: Seq[Example], seed: int) -> dict[str, Tensor]:
-        from raytune_llm.models.features import attach
+    def beside(self, model: PreTrainedModel, examples: Sequence[Example], seed: int) -> dict[str, Tensor]:
         from raytune_llm.models.forward import unwrapped
+        from raytune_llm.models.hidden_states import attach_reader
 
         features = examples[0]["completion"].features
         assert features is not None
-        return attach(unwrapped(model), self.layers, other_width=features.shape[-1], seed=seed)
+        return attach_reader(unwrapped(model), self.layers, other_width=features.shape[-1], seed=seed)

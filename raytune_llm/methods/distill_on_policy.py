@@ -10,13 +10,16 @@ and first choices there. The teacher stays beside the student in memory. Of a ch
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from raytune_llm.distillation import Divergence, Student, divergence_term, label_terms, named
-from raytune_llm.input_error import require
-from raytune_llm.method import IGNORED, Example, Needs, Outputs, Sequence, Term
+from raytune_llm.data.examples import IGNORED, Example, TokenSequence
+from raytune_llm.errors import require
+from raytune_llm.evaluation.terms import Term
+from raytune_llm.methods.base import Needs
+from raytune_llm.methods.common.distillation import Divergence, Student, divergence_term, label_terms, name_loss
+from raytune_llm.models.outputs import Outputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer, TrainerCallback
@@ -60,13 +63,13 @@ class DistillOnPolicy(Student):
         said = outputs["completion"]
         labels = label_terms(said, 0.0)
         if said.teacher is None:
-            return named(labels)
+            return name_loss(labels)
         return labels | {"divergence": divergence_term(said, self.divergence, 1.0, 1.0)}
 
     def trainer(
         self,
         model: PreTrainedModel,
-        examples: Seq[Example],
+        examples: Sequence[Example],
         indices: list[int],
         *,
         tokenizer: Any,
@@ -78,8 +81,8 @@ class DistillOnPolicy(Student):
         from trl import DistillationConfig, DistillationTrainer
 
         from raytune_llm.data.tokens import Tokens
+        from raytune_llm.methods.trainers.policy import encoded
         from raytune_llm.models.forward import unwrapped
-        from raytune_llm.policy_session import encoded
 
         stop_ids = Tokens(tokenizer, max_tokens=None, is_encoder_decoder=False).stop_ids()
         unwrapped(model).generation_config.eos_token_id = list(stop_ids)
@@ -100,7 +103,7 @@ class DistillOnPolicy(Student):
         )
 
 
-def prompt_of(sequence: Sequence) -> list[int]:
+def prompt_of(sequence: TokenSequence) -> list[int]:
     """What stands before the last stretch of label tokens."""
     end = len(sequence.labels)
     while sequence.labels[end - 1] == IGNORED:

@@ -12,13 +12,16 @@ Only the example's own labels are learned; a step costs group_size times what it
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from raytune_llm.distillation import Student, angles, distances, label_terms, named, relation_error
-from raytune_llm.input_error import require
-from raytune_llm.method import Example, Needs, Outputs, Term
+from raytune_llm.data.examples import Example
+from raytune_llm.errors import require
+from raytune_llm.evaluation.terms import Term
+from raytune_llm.methods.base import Needs
+from raytune_llm.methods.common.distillation import Student, angles, distances, label_terms, name_loss, relation_error
+from raytune_llm.models.outputs import Outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,7 +69,7 @@ class DistillRelation(Student):
         labels = label_terms(outputs["completion"], self.alpha)
         group = [said for name, said in outputs.items() if name == "completion" or name.startswith(MATE)]
         if len(group) < 3 or any(said.features is None for said in group):
-            return named(labels)
+            return name_loss(labels)
         student = torch.stack([_point(said.features, said.mask) for said in group], 1)
         teacher = torch.stack([_point(said.teacher_features, said.mask) for said in group], 1)
         one = student.new_ones(len(student))
@@ -75,13 +78,13 @@ class DistillRelation(Student):
             "relation_distance": Term(relation_error(distances(student), distances(teacher)), one, weight),
             "angle_distance": Term(relation_error(angles(student), angles(teacher)), one, weight * self.angle_weight),
         }
-        return named(labels | relations)
+        return name_loss(labels | relations)
 
-    def beside(self, model: PreTrainedModel, examples: Seq[Example], seed: int) -> dict[str, Tensor]:
-        from raytune_llm.models.features import attach
+    def beside(self, model: PreTrainedModel, examples: Sequence[Example], seed: int) -> dict[str, Tensor]:
         from raytune_llm.models.forward import unwrapped
+        from raytune_llm.models.hidden_states import attach_reader
 
-        return attach(unwrapped(model), [self.layer], other_width=None, seed=seed)
+        return attach_reader(unwrapped(model), [self.layer], other_width=None, seed=seed)
 
 
 def _point(features: Tensor | None, mask: Tensor) -> Tensor:

@@ -11,16 +11,19 @@ Trainer with the same terms. Leaves out: the many other variants of the loss.
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from raytune_llm.beginning import Beginning
+from raytune_llm.data.examples import IGNORED, Example
 from raytune_llm.data.question import question
 from raytune_llm.data.records import Preference, Record, Text
-from raytune_llm.input_error import require
-from raytune_llm.method import IGNORED, Example, Needs, Outputs, Term
+from raytune_llm.errors import require
+from raytune_llm.evaluation.terms import Term
+from raytune_llm.methods.base import Needs
+from raytune_llm.methods.common.policy_init import PolicyInit
+from raytune_llm.models.outputs import Outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +35,7 @@ NAMES = ("chosen", "rejected")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPO(Beginning):
+class DPO(PolicyInit):
     """Learn to prefer the answers that the records prefer, without leaving the reference further than beta allows."""
 
     metric: str
@@ -83,7 +86,7 @@ class DPO(Beginning):
     def trainer(
         self,
         model: PreTrainedModel,
-        examples: Seq[Example],
+        examples: Sequence[Example],
         indices: list[int],
         *,
         tokenizer: Any,
@@ -91,9 +94,9 @@ class DPO(Beginning):
         callbacks: list[TrainerCallback],
     ) -> Trainer:
         if model.config.is_encoder_decoder or self.sft_weight:
-            from raytune_llm.terms_trainer import terms_trainer
+            from raytune_llm.methods.trainers.loss_terms import loss_terms_trainer
 
-            return terms_trainer(
+            return loss_terms_trainer(
                 self.terms, model, examples, indices, tokenizer=tokenizer, arguments=arguments, callbacks=callbacks
             )
         from datasets import Dataset
@@ -125,7 +128,7 @@ def columns(example: Example) -> dict[str, Any]:
     return row
 
 
-def collate(rows: Seq[dict[str, Any]], *, pad_id: int) -> dict[str, Tensor]:
+def collate(rows: Sequence[dict[str, Any]], *, pad_id: int) -> dict[str, Tensor]:
     """TRL's batch: the chosen answers above the rejected ones, (2·B, T), padded on the right."""
     import torch
     from torch.nn.utils.rnn import pad_sequence

@@ -15,10 +15,13 @@ from dataclasses import dataclass, replace
 from string import Formatter
 from typing import TYPE_CHECKING
 
-from raytune_llm.by_terms import ByTerms
+from raytune_llm.data.examples import IGNORED, Example, TokenSequence
 from raytune_llm.data.records import Rationale, Record, Text
-from raytune_llm.input_error import require
-from raytune_llm.method import IGNORED, Example, Needs, Outputs, Sequence, Term
+from raytune_llm.errors import require
+from raytune_llm.evaluation.terms import Term
+from raytune_llm.methods.base import Needs
+from raytune_llm.methods.common.loss_terms import LossTermsMethod
+from raytune_llm.models.outputs import Outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +32,7 @@ FIELDS = ("label", "rationale")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DSS(ByTerms):
+class DSS(LossTermsMethod):
     """Learn labels and the reasons for them as two tasks."""
 
     metric: str
@@ -77,7 +80,7 @@ class DSS(ByTerms):
         present = label or rationale
         if present is None:
             return None
-        nothing = Sequence(present.input_ids[:1], [IGNORED])
+        nothing = TokenSequence(present.input_ids[:1], [IGNORED])
         return {"label": label or nothing, "rationale": rationale or nothing}
 
     def question(self, record: Record) -> tuple[Text, str] | None:
@@ -101,7 +104,7 @@ class DSS(ByTerms):
             "accuracy": Term(has_label * (label.correct.sum(-1) == num_tokens), has_label, coefficient=0.0),
         }
 
-    def _task(self, record: Rationale, prefix: str, target: str, tokens: Tokens) -> Sequence | None:
+    def _task(self, record: Rationale, prefix: str, target: str, tokens: Tokens) -> TokenSequence | None:
         """The sequence of a task, or None where the record lacks what its target names."""
         values = {name: getattr(record, name) for name in _fields("target", target)}
         if None in values.values():

@@ -10,14 +10,17 @@ encoder-decoder ones. Leaves out: margins given in the data.
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from raytune_llm.data.examples import Example
 from raytune_llm.data.question import question
 from raytune_llm.data.records import Preference, Record, Text
-from raytune_llm.input_error import require
-from raytune_llm.method import Example, Needs, Outputs, Term
+from raytune_llm.errors import require
+from raytune_llm.evaluation.terms import Term
+from raytune_llm.methods.base import Needs
+from raytune_llm.models.outputs import Outputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer, TrainerCallback
@@ -69,7 +72,7 @@ class Reward:
     def trainer(
         self,
         model: PreTrainedModel,
-        examples: Seq[Example],
+        examples: Sequence[Example],
         indices: list[int],
         *,
         tokenizer: Any,
@@ -77,9 +80,9 @@ class Reward:
         callbacks: list[TrainerCallback],
     ) -> Trainer:
         if model.config.is_encoder_decoder:
-            from raytune_llm.terms_trainer import terms_trainer
+            from raytune_llm.methods.trainers.loss_terms import loss_terms_trainer
 
-            return terms_trainer(
+            return loss_terms_trainer(
                 self.terms, model, examples, indices, tokenizer=tokenizer, arguments=arguments, callbacks=callbacks
             )
         from datasets import Dataset

@@ -11,21 +11,22 @@ base, or the adapter that training goes on in. Leaves out: critics, several upda
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from raytune_llm.beginning import Beginning
+from raytune_llm.data.examples import IGNORED, Example, TokenSequence
 from raytune_llm.data.question import question
 from raytune_llm.data.records import Message, Preference, Prompt, Record, Supervised, Text
-from raytune_llm.input_error import require
-from raytune_llm.method import IGNORED, Example, Needs, Sequence, Stage
+from raytune_llm.errors import require
+from raytune_llm.methods.base import Needs, Stage
+from raytune_llm.methods.common.policy_init import PolicyInit
 
 if TYPE_CHECKING:
     from raytune_llm.data.tokens import Tokens
-    from raytune_llm.method import Companions, Session
-    from raytune_llm.samplers import Sampler
+    from raytune_llm.methods.base import ModelRefs, Session
+    from raytune_llm.methods.samplers.base import Sampler
 
 
 class Algorithm(Enum):
@@ -36,7 +37,7 @@ class Algorithm(Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RLHF(Beginning):
+class RLHF(PolicyInit):
     """Sample completions of the prompts and learn from their rewards."""
 
     metric: str
@@ -138,11 +139,11 @@ class RLHF(Beginning):
         assert isinstance(record, Prompt | Preference | Supervised)
         ids = tokens.prompt(record.prompt, max_new_tokens=self.max_completion_tokens)
         own = tokens.tokenizer.encode(_answer(record), add_special_tokens=False)
-        return {"completion": Sequence(ids + own, [IGNORED] * len(ids) + own)}
+        return {"completion": TokenSequence(ids + own, [IGNORED] * len(ids) + own)}
 
-    def session(self, companions: Companions) -> Session:
+    def session(self, companions: ModelRefs) -> Session:
         """The policy's training and measuring in this process. Raises ValueError when a reward can't be had."""
-        from raytune_llm.policy_session import PolicySession
+        from raytune_llm.methods.trainers.policy import PolicySession
 
         return PolicySession(self, companions)
 
@@ -157,5 +158,5 @@ def _answer(record: Prompt | Preference | Supervised) -> str:
     return ""
 
 
-def _last(turns: Seq[Message]) -> str:
+def _last(turns: Sequence[Message]) -> str:
     return turns[-1].content

@@ -10,13 +10,16 @@ a step's labels, so that accumulation would multiply it).
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from raytune_llm.data.examples import Example
 from raytune_llm.data.question import question
 from raytune_llm.data.records import Chat, Preference, Record, Supervised, Text
-from raytune_llm.method import Example, Needs, Outputs, Term
+from raytune_llm.evaluation.terms import Term
+from raytune_llm.methods.base import Needs
+from raytune_llm.models.outputs import Outputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer, TrainerCallback
@@ -58,7 +61,7 @@ class SFT:
     def trainer(
         self,
         model: PreTrainedModel,
-        examples: Seq[Example],
+        examples: Sequence[Example],
         indices: list[int],
         *,
         tokenizer: Any,
@@ -66,9 +69,9 @@ class SFT:
         callbacks: list[TrainerCallback],
     ) -> Trainer:
         if model.config.is_encoder_decoder:
-            from raytune_llm.terms_trainer import terms_trainer
+            from raytune_llm.methods.trainers.loss_terms import loss_terms_trainer
 
-            return terms_trainer(
+            return loss_terms_trainer(
                 self.terms, model, examples, indices, tokenizer=tokenizer, arguments=arguments, callbacks=callbacks
             )
         from datasets import Dataset

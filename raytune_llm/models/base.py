@@ -14,8 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raytune_llm.demo import path as demo_path
-from raytune_llm.models.ending import Ending, ending
+from raytune_llm.data.demo import path as demo_path
+from raytune_llm.models.eos import EosToken, find_eos
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -49,7 +49,7 @@ class Base:
     """transformers' attn_implementation: sdpa, eager, flash_attention_2 …"""
     chat_template: str | None
     """Jinja template, or a path to one; null = the tokenizer's own, or the project's plain one when it has none."""
-    end_token: str | None
+    eos_token: str | None
     """Token that ends an answer; null = the tokenizer's EOS, or its BOS when the base never learned its EOS."""
 
     def recommended_rate(self) -> float:
@@ -64,16 +64,16 @@ class Base:
         return read_facts(self)
 
     @cached_property
-    def ending(self) -> Ending:
-        """What ends answers. Raises ValueError when end_token isn't one token of this base."""
+    def eos(self) -> EosToken:
+        """What ends answers. Raises ValueError when eos_token isn't one token of this base."""
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, revision=self.revision)
-        if self.end_token is None:
-            return ending(self.name_or_path, skeleton(self), tokenizer)
-        if self.end_token not in tokenizer.get_vocab():
-            raise ValueError(f"model.end_token={self.end_token} is not a token of {self.name_or_path}")
-        return Ending(self.end_token, None)
+        if self.eos_token is None:
+            return find_eos(self.name_or_path, skeleton(self), tokenizer)
+        if self.eos_token not in tokenizer.get_vocab():
+            raise ValueError(f"model.eos_token={self.eos_token} is not a token of {self.name_or_path}")
+        return EosToken(self.eos_token, None)
 
     def loading(self) -> dict[str, Any]:
         """What a card keeps to load this base again; the embedded base by that name, wherever this package lies."""
@@ -89,10 +89,10 @@ class Base:
         """The tokenizer with a chat template and a pad token, supplied where it has none of its own."""
         from transformers import AutoTokenizer
 
-        from raytune_llm.data.tokens import supply_template
+        from raytune_llm.data.template import supply_template
 
         tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, revision=self.revision)
-        tokenizer.eos_token = self.ending.token
+        tokenizer.eos_token = self.eos.token
         if self.chat_template is not None:
             file = Path(self.chat_template).expanduser()
             is_file = "{" not in self.chat_template and file.is_file()
@@ -117,7 +117,7 @@ class Base:
         if not own_dropout:
             options["config"] = without_dropout(config)
         if score:
-            from raytune_llm.models.score import load_scorer
+            from raytune_llm.models.reward_head import load_scorer
 
             return load_scorer(self.name_or_path, self.tokenizer(), **options | {"config": config})
         model = auto_class(self.facts.is_encoder_decoder).from_pretrained(self.name_or_path, **options)
@@ -168,7 +168,7 @@ def linear_targets(model: PreTrainedModel) -> list[str]:
     """Full names of the linear layers that take an adapter: all but the output head, or a reward model's."""
     from torch import nn
 
-    from raytune_llm.models.score import heads
+    from raytune_llm.models.reward_head import heads
 
     head = model.get_output_embeddings()
     others = tuple(f"{name}." for name in heads(model))

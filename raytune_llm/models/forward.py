@@ -11,8 +11,7 @@ terms) and generation.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from collections.abc import Sequence as Seq
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -21,12 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raytune_llm.method import IGNORED, Candidates, Outputs, Sequence
-from raytune_llm.models.features import reader
-from raytune_llm.models.score import heads, score
+from raytune_llm.data.examples import IGNORED, TeacherTopK, TokenSequence
+from raytune_llm.models.hidden_states import reader
+from raytune_llm.models.outputs import Outputs
+from raytune_llm.models.reward_head import heads, score
 
 
-def outputs(model: Any, sequences: Seq[Sequence], *, pad_id: int) -> Outputs:
+def outputs(model: Any, sequences: Sequence[TokenSequence], *, pad_id: int) -> Outputs:
     """One forward pass over the sequences, differentiable, in their order.
 
     Args:
@@ -45,7 +45,7 @@ def outputs(model: Any, sequences: Seq[Sequence], *, pad_id: int) -> Outputs:
     if heads(unwrapped(model)):
         _check(sequences, bool(unwrapped(model).config.is_encoder_decoder))
         inputs = _inputs(sequences, pad_id, next(model.parameters()).device)
-        return scored(score(model, unwrapped(model), inputs, [len(s.input_ids) for s in sequences]))
+        return score_outputs(score(model, unwrapped(model), inputs, [len(s.input_ids) for s in sequences]))
     read = reader(unwrapped(model))
     logits, labels, states = label_states(model, sequences, pad_id=pad_id, layers=read.layers if read else ())
     counts = labels != IGNORED
@@ -57,7 +57,7 @@ def outputs(model: Any, sequences: Seq[Sequence], *, pad_id: int) -> Outputs:
     return _with_features(said, shown, read(states), counts) if read and len(shown) == len(sequences) else said
 
 
-def label_logits(model: Any, sequences: Seq[Sequence], *, pad_id: int) -> tuple[Tensor, Tensor]:
+def label_logits(model: Any, sequences: Sequence[TokenSequence], *, pad_id: int) -> tuple[Tensor, Tensor]:
     """The logits that predict each label that counts, (K, V), differentiable, and the labels, (B, T), IGNORED where
     they don't count; row by row, the K are those. Arguments and errors as in `outputs`."""
     logits, labels, _ = label_states(model, sequences, pad_id=pad_id, layers=())
@@ -65,7 +65,7 @@ def label_logits(model: Any, sequences: Seq[Sequence], *, pad_id: int) -> tuple[
 
 
 def label_states(
-    model: Any, sequences: Seq[Sequence], *, pad_id: int, layers: Seq[int]
+    model: Any, sequences: Sequence[TokenSequence], *, pad_id: int, layers: Sequence[int]
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Also the hidden states of some layers (models/features.py counts them; the decoder's of an encoder-decoder base)
     in the same places, each (K, width). Raises IndexError for a layer that the model doesn't have."""
@@ -87,7 +87,7 @@ def label_states(
     return logits, labels, [states[layer][places] for layer in layers]
 
 
-def unsaid(sequences: Seq[Sequence], is_encoder_decoder: bool) -> Outputs:
+def blank_outputs(sequences: Sequence[TokenSequence], is_encoder_decoder: bool) -> Outputs:
     """The Outputs of a model that hasn't been run, fp64 zeros: weights of terms don't depend on what it says."""
     mask = (_pad([s.labels for s in sequences], IGNORED, torch.device("cpu")) != IGNORED).double()
     if not is_encoder_decoder:
@@ -98,7 +98,7 @@ def unsaid(sequences: Seq[Sequence], is_encoder_decoder: bool) -> Outputs:
     return Outputs(none, mask, none, zero, zero, candidates, teacher, features, features)
 
 
-def scored(scores: Tensor) -> Outputs:
+def score_outputs(scores: Tensor) -> Outputs:
     """The Outputs of a reward model from its scores, (B,): no label counts."""
     empty = torch.zeros_like(scores).detach().unsqueeze(-1)
     return Outputs(empty, empty, empty, score=scores)
@@ -117,7 +117,7 @@ def inference(model: Any) -> Iterator[None]:
             module.training = True
 
 
-def batches(lengths: Seq[int], batch_size: int) -> list[list[int]]:
+def batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """Indices of like lengths together, at most batch_size in each, the longest first: what doesn't fit fails at
     once."""
     if batch_size < 1:
@@ -158,7 +158,7 @@ def _read(logits: Tensor, labels: Tensor, counts: Tensor) -> Outputs:
     )
 
 
-def _with_candidates(said: Outputs, taught: Seq[Candidates], logits: Tensor, counts: Tensor) -> Outputs:
+def _with_candidates(said: Outputs, taught: Sequence[TeacherTopK], logits: Tensor, counts: Tensor) -> Outputs:
     """With the log-probabilities of each sequence's candidates; logits (K, V) stand where counts (B, T) is true."""
     exact = logits if logits.dtype == torch.float64 else logits.float()
     ids = torch.from_numpy(np.concatenate([candidates.ids for candidates in taught])).long().to(logits.device)
@@ -172,7 +172,7 @@ def _with_candidates(said: Outputs, taught: Seq[Candidates], logits: Tensor, cou
     )
 
 
-def _with_features(said: Outputs, shown: Seq[np.ndarray], states: Tensor, counts: Tensor) -> Outputs:
+def _with_features(said: Outputs, shown: Sequence[np.ndarray], states: Tensor, counts: Tensor) -> Outputs:
     """With the model's states (K, layers, width) and the teacher's, which stand where counts (B, T) is true."""
     exact = states if states.dtype == torch.float64 else states.float()
     teacher = torch.from_numpy(np.concatenate(shown)).to(exact)
@@ -184,13 +184,13 @@ def _with_features(said: Outputs, shown: Seq[np.ndarray], states: Tensor, counts
     )
 
 
-def _inputs(sequences: Seq[Sequence], pad_id: int, device: torch.device) -> dict[str, Any]:
+def _inputs(sequences: Sequence[TokenSequence], pad_id: int, device: torch.device) -> dict[str, Any]:
     attention_mask = _pad([[1] * len(s.input_ids) for s in sequences], 0, device)
     input_ids = _pad([s.input_ids for s in sequences], pad_id, device)
     return {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
 
 
-def _references(sequences: Seq[Sequence], logits: Tensor) -> Tensor | None:
+def _references(sequences: Sequence[TokenSequence], logits: Tensor) -> Tensor | None:
     """(B,), or None when a sequence has none."""
     found = [sequence.reference for sequence in sequences]
     exact = torch.float64 if logits.dtype == torch.float64 else torch.float32
@@ -202,7 +202,7 @@ def _pad(rows: list[list[int]], value: int, device: torch.device) -> Tensor:
     return torch.tensor([row + [value] * (longest - len(row)) for row in rows], dtype=torch.long, device=device)
 
 
-def _check(sequences: Seq[Sequence], is_encoder_decoder: bool) -> None:
+def _check(sequences: Sequence[TokenSequence], is_encoder_decoder: bool) -> None:
     if not sequences:
         raise ValueError("there are no sequences to run through the model")
     for row, sequence in enumerate(sequences):

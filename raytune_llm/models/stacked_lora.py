@@ -25,8 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raytune_llm.models.adapter_route import HeadViews, LayerViews, Noise, Route, Views
 from raytune_llm.models.lora_weights import RowLayout, Weights
-from raytune_llm.models.route import HeadViews, LayerViews, Noise, Route, Views
 
 RANK_STEP = 8
 """Passes compute ranks in multiples of this, as matrix units like them."""

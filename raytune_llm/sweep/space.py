@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raytune_llm.input_error import require
-from raytune_llm.job import TrainJob
+from raytune_llm.errors import require
+from raytune_llm.jobs.schema import TrainJob
 
 STEPS = "tuning.steps"
 DISTRIBUTIONS = ("uniform", "log_uniform", "int_uniform")

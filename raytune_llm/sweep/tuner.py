@@ -12,15 +12,16 @@ from typing import Any
 from ray import tune
 from ray.tune.logger import JsonLoggerCallback
 
-from raytune_llm.full_disk import raise_if_full
-from raytune_llm.job import Outcome, SweepJob
-from raytune_llm.method import lower_is_better
-from raytune_llm.sweep.backend import Runner
-from raytune_llm.sweep.live import LiveTable
-from raytune_llm.sweep.replay import Replaying, checkpointed
+from raytune_llm.evaluation.terms import lower_is_better
+from raytune_llm.jobs.schema import SweepJob
+from raytune_llm.stores.disk_full import raise_if_disk_full
+from raytune_llm.sweep.backends.base import Runner
+from raytune_llm.sweep.progress import LiveTable
+from raytune_llm.sweep.schedulers.batched import BatchedScheduler
+from raytune_llm.sweep.schedulers.replay import ReplayingScheduler, checkpointed
+from raytune_llm.sweep.schedulers.wrapper import SchedulerWrapper
 from raytune_llm.sweep.space import STEPS, Plan
-from raytune_llm.sweep.together import Together
-from raytune_llm.sweep.wrapper import Wrapper
+from raytune_llm.training.config import Outcome
 
 
 def run(job: SweepJob, plan: Plan, examples: Any, use_gpu: bool, interactive: bool) -> list[Outcome]:
@@ -38,7 +39,7 @@ def run(job: SweepJob, plan: Plan, examples: Any, use_gpu: bool, interactive: bo
             results = list(tuner.fit())
         for result in results:
             if result.error is not None:
-                raise_if_full(result.error, job)
+                raise_if_disk_full(result.error, job)
         return [runner.outcome(result) for result in results]
     finally:
         runner.close()
@@ -62,13 +63,13 @@ def new_tuner(job: SweepJob, plan: Plan, runner: Runner, interactive: bool) -> t
     metric = job.method.metric
     mode = "min" if lower_is_better(metric) else "max"
     search, steps, directory = job.sweep.search, longest(job, plan), f"{job.run_dir}/trials"
-    scheduler: Wrapper = Replaying(
+    scheduler: SchedulerWrapper = ReplayingScheduler(
         job.sweep.scheduler.build(metric, mode, steps),
         partial(checkpointed, directory),
         finished_too=job.sweep.scheduler.replays,
     )
     if runner.trains_on and job.sweep.scheduler.order is not None:
-        scheduler = Together(scheduler, job.sweep.scheduler.order, lower_is_better=lower_is_better(metric))
+        scheduler = BatchedScheduler(scheduler, job.sweep.scheduler.order, lower_is_better=lower_is_better(metric))
     return tune.Tuner(
         runner.trainable,
         param_space=search.param_space(plan),

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from raytune_llm.storage import is_local, open_storage
+from raytune_llm.stores.storage import is_local, open_storage
 from raytune_llm.training.history import FILE
 
 PREFIX = "checkpoint_"

@@ -7,8 +7,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from raytune_llm.job import EarlyStopping, Report
-from raytune_llm.method import lower_is_better
+from raytune_llm.evaluation.terms import lower_is_better
+from raytune_llm.training.config import EarlyStopping, Report
 from raytune_llm.training.stopping import best_index, diverged, out_of_patience
 
 FILE = "history.json"

@@ -20,12 +20,13 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
-from raytune_llm.job import Outcome, TrainJob, Trial
-from raytune_llm.tracking import Run, RunInfo, start_all
-from raytune_llm.tracking.jsonl import JSONL
+from raytune_llm.jobs.schema import TrainJob
+from raytune_llm.training.config import Outcome, Trial
 from raytune_llm.training.history import History
 from raytune_llm.training.progress import Progress
-from raytune_llm.training.trial import Place, Reporter, fit
+from raytune_llm.training.tracking.base import Run, RunInfo, start_all
+from raytune_llm.training.tracking.jsonl import JSONL
+from raytune_llm.training.trial import Reporter, WorkerContext, fit
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def run_trial(setup: TrialSetup, rank: int, world_size: int, report: Reporter, c
     """Run the trial in this process, from its checkpoint if it has one."""
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # Tune's trials name every checkpoint otherwise
     with tempfile.TemporaryDirectory(prefix="trial-", ignore_cleanup_errors=True) as scratch:
-        place = Place(Path(scratch), rank, world_size, setup.use_gpu)
+        place = WorkerContext(Path(scratch), rank, world_size, setup.use_gpu)
         resume = Path(checkpoint.to_directory(f"{scratch}/resume")) if checkpoint else None
         history = History.load(resume) if resume else None
         run = (

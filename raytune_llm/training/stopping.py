@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from raytune_llm.job import EarlyStopping
+from raytune_llm.training.config import EarlyStopping
 
 
 def best_index(values: Sequence[float], lower: bool) -> int:

@@ -16,14 +16,16 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from raytune_llm import companions
+from raytune_llm.data.examples import Example, Examples
 from raytune_llm.data.order import first_indices
 from raytune_llm.evaluation.loss import evaluate
-from raytune_llm.job import TrainJob, Tuning
-from raytune_llm.method import Example, Session
-from raytune_llm.models.adapter import continued
-from raytune_llm.tracking import Run
+from raytune_llm.jobs.schema import TrainJob
+from raytune_llm.methods import model_refs
+from raytune_llm.methods.base import Session
+from raytune_llm.models.loading import load_trainable
+from raytune_llm.training.config import Tuning
 from raytune_llm.training.history import History
+from raytune_llm.training.tracking.base import Run
 
 Reporter = Callable[[dict[str, Any], Path], None]
 """Takes the metrics of a report and the local folder of its checkpoint, which it must copy before it returns."""
@@ -36,15 +38,7 @@ ROLLOUTS = ("reward", "kl", "completions/mean_length")
 
 
 @dataclass(frozen=True)
-class Examples:
-    """The encoded records of a job."""
-
-    train: list[Example]
-    eval: list[Example]
-
-
-@dataclass(frozen=True)
-class Place:
+class WorkerContext:
     """Where a trial runs."""
 
     folder: Path
@@ -74,7 +68,7 @@ def split_batch(tuning: Tuning, num_workers: int) -> tuple[int, int]:
 def fit(
     job: TrainJob,
     examples: Examples,
-    place: Place,
+    place: WorkerContext,
     *,
     milestones: Iterable[int],
     report: Reporter,
@@ -87,7 +81,7 @@ def fit(
 
     set_seed(job.seed)
     with (
-        companions.session(
+        model_refs.open_session(
             job.method,
             job.model,
             registry_dir=job.registry_dir,
@@ -96,7 +90,7 @@ def fit(
             seed=job.seed,
             use_gpu=place.use_gpu,
         ) as session,
-        companions.teacher_model(job.method.needs, job.model, job.registry_dir) as taught,
+        model_refs.teacher_model(job.method.needs, job.model, job.registry_dir) as taught,
     ):
         evaluator = Evaluator(job, examples.eval, place, set(milestones), report, run, progress, resume, session)
         trainer = (session or job.method).trainer(
@@ -117,13 +111,13 @@ def fit(
 def start_model(job: TrainJob) -> Any:
     """What is trained: a new adapter on the base (or all of it), or the adapter that the method goes on in."""
     base = job.model.load(own_dropout=job.adapter.trains_base, score=job.method.needs.score)
-    with companions.initial_adapter(job.method, job.registry_dir) as folder:
+    with model_refs.initial_adapter(job.method, job.registry_dir) as folder:
         if folder is not None:
-            return continued(folder, base)
+            return load_trainable(folder, base)
     return job.adapter.apply(base, rank=job.tuning.adapter_size, seed=job.seed)
 
 
-def training_arguments(job: TrainJob, place: Place) -> dict[str, Any]:
+def training_arguments(job: TrainJob, place: WorkerContext) -> dict[str, Any]:
     """The TrainingArguments that a trial's knobs mean; evaluation and checkpoints are the Evaluator's."""
     import torch
 
@@ -166,7 +160,7 @@ class Evaluator(TrainerCallback):
         self,
         job: TrainJob,
         eval_examples: list[Example],
-        place: Place,
+        place: WorkerContext,
         milestones: set[int],
         report: Reporter,
         run: Run,

@@ -2,10 +2,10 @@
 
 import pytest
 
-from raytune_llm import config
-from raytune_llm.annotation.stage import Questions
+from raytune_llm.annotation.run import Questions
 from raytune_llm.data.records import Rationale
-from raytune_llm.input_error import InputError
+from raytune_llm.errors import InputError
+from raytune_llm.jobs import config
 
 SOLVED = [Rationale(f"q{i}", f"a{i}", f"because {i}") for i in range(4)]
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from raytune_llm import config
 from raytune_llm.annotation.reading import Reading, read, same
+from raytune_llm.jobs import config
 
 
 def prompt_of(option):

@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerFast
 from raytune_llm.data.doctor import examine
 from raytune_llm.data.files import Splits
 from raytune_llm.data.records import Chat, Message, Preference, Rationale, Supervised
-from raytune_llm.data.tokens import Tokens, Truncation, supply_template
+from raytune_llm.data.template import supply_template
+from raytune_llm.data.tokens import Tokens, Truncation
 
 
 def words(max_tokens: int = 64) -> Tokens:

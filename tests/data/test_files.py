@@ -14,7 +14,7 @@ from omegaconf.errors import ValidationError
 
 from raytune_llm.data.files import BadLine, Data, DataError, carve, load, read
 from raytune_llm.data.records import Chat, Preference, Supervised
-from raytune_llm.input_error import InputError
+from raytune_llm.errors import InputError
 
 KINDS = (Supervised, Chat)
 

@@ -6,16 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raytune_llm.data.records import (
-    Chat,
-    Message,
-    Preference,
-    Prompt,
-    Rationale,
-    RecordError,
-    Supervised,
-    parse,
-)
+from raytune_llm.data.records import Chat, Message, Preference, Prompt, Rationale, RecordError, Supervised, parse
 
 PUBLIC = os.environ.get("RAYTUNE_LLM_PUBLIC_DATA")
 SFT = (Supervised, Chat)

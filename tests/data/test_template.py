@@ -8,10 +8,10 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from raytune_llm.data.examples import IGNORED
 from raytune_llm.data.records import Message
 from raytune_llm.data.template import NO_THINKING, TemplateRefusal, supply_template
 from raytune_llm.data.tokens import Tokens
-from raytune_llm.method import IGNORED
 
 FAMILIES = Path(next(iter(importlib.util.find_spec("trl").submodule_search_locations)), "chat_templates")
 CHAT = tuple(

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from raytune_llm.data.examples import IGNORED, TokenSequence
 from raytune_llm.data.records import Chat, Message, parse
-from raytune_llm.data.template import PLAIN_TEMPLATE
-from raytune_llm.data.tokens import Tokens, Truncation, supply_template
-from raytune_llm.method import IGNORED, Sequence
+from raytune_llm.data.template import PLAIN_TEMPLATE, supply_template
+from raytune_llm.data.tokens import Tokens, Truncation
 
 PUBLIC = os.environ.get("RAYTUNE_LLM_PUBLIC_DATA")
 real = pytest.mark.skipif(PUBLIC is None, reason="RAYTUNE_LLM_PUBLIC_DATA is not set")
@@ -105,7 +105,7 @@ def tokens(name: str, template: str | None = None, *, max_tokens: int | None = 5
     return Tokens(tokenizer(name, template), max_tokens=max_tokens, is_encoder_decoder=name == "t5")
 
 
-def learned(made: Tokens, sequence: Sequence) -> list[str]:
+def learned(made: Tokens, sequence: TokenSequence) -> list[str]:
     """The texts with loss, one for each run of labels."""
     runs, run = [], []
     for label in [*sequence.labels, IGNORED]:
@@ -249,7 +249,7 @@ def test_long_conversations_lose_their_end():
     first_end = whole.labels.index(2) + 1
     made = tokens("bytes", max_tokens=first_end + 3)
     sequence = made.conversation(CHAT)
-    assert sequence == Sequence(whole.input_ids[: first_end + 3], whole.labels[: first_end + 3])
+    assert sequence == TokenSequence(whole.input_ids[: first_end + 3], whole.labels[: first_end + 3])
     assert learned(made, sequence) == [" no, not at all</s>"]
     lost = sum(label != IGNORED for label in whole.labels[first_end:])
     cut = made.truncation
@@ -304,7 +304,7 @@ def test_encoder_decoder_sides_are_cut_by_themselves():
     made = tokens("t5", max_tokens=10)
     sequence = made.completion("no, " * 20 + "yes", "sincere")
     whole = tokens("t5").completion("no, " * 20 + "yes", "sincere")
-    assert sequence == Sequence(whole.input_ids[-10:], whole.labels) and made.truncation.prompts_cut == 1
+    assert sequence == TokenSequence(whole.input_ids[-10:], whole.labels) and made.truncation.prompts_cut == 1
     long = made.completion("yes", "no, " * 20)
     assert len(long.labels) == 10 and made.tokenizer.eos_token_id not in long.labels
     assert made.truncation.completions_cut == 1
@@ -358,7 +358,7 @@ def test_sgd_chat_with_stories260k():
     sequences = [cut.conversation(chat.messages) for chat in chats]
     for chat, sequence in list(zip(chats, sequences, strict=True))[::4]:
         full = whole.conversation(chat.messages)
-        assert sequence == Sequence(full.input_ids[:512], full.labels[:512])
+        assert sequence == TokenSequence(full.input_ids[:512], full.labels[:512])
         answers = [m.content.strip() for m in chat.messages if m.role == "assistant"]
         assert learned(whole, full) == [f"{answer}</s>" for answer in answers]
         last = max(i for i, m in enumerate(chat.messages) if m.role == "assistant")

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from raytune_llm.evaluation.compare import Outcome, better, compare, number
+from raytune_llm.evaluation.compare import VerdictKind, better, compare, number
 from raytune_llm.evaluation.metrics import Metric, answers, mean, ratio
 
 
@@ -83,7 +83,7 @@ def test_a_system_does_not_differ_from_itself():
     found = compare({"base": metric_of(values), "tuned": metric_of(values.copy())}, num_draws=100, seed=0)
     difference = found.difference("eval/accuracy")
     assert (difference.value, difference.low, difference.high, difference.significant) == (0, 0, 0, False)
-    assert better(found, "eval/accuracy").outcome is Outcome.alike
+    assert better(found, "eval/accuracy").outcome is VerdictKind.alike
 
 
 def test_verdicts_in_plain_words_follow_the_metrics_direction():
@@ -97,10 +97,10 @@ def test_verdicts_in_plain_words_follow_the_metrics_direction():
     assert difference.value == pytest.approx(-0.4, abs=0.03)
 
     lower = better(found, "eval/loss")
-    assert lower.outcome is Outcome.better
+    assert lower.outcome is VerdictKind.better
     assert lower.text == f"tuned beats base on eval/loss by {number(-difference.value)} [{low}, {high}]"
     higher = better(found, "eval/f1")
-    assert higher.outcome is Outcome.worse
+    assert higher.outcome is VerdictKind.worse
     assert higher.text == f"tuned is worse than base on eval/f1 by {number(-difference.value)} [{low}, {high}]"
 
 
@@ -109,7 +109,7 @@ def test_no_significant_difference_is_said_so():
     verdict = better(
         compare({"base": metric_of(base), "tuned": metric_of(tuned)}, num_draws=200, seed=0), "eval/accuracy"
     )
-    assert verdict.outcome is Outcome.alike
+    assert verdict.outcome is VerdictKind.alike
     assert verdict.text.startswith("no significant difference between tuned and base on eval/accuracy: ")
 
 
@@ -130,7 +130,7 @@ def test_a_model_that_diverged_beats_nobody():
     found = compare(systems, num_draws=50, seed=0)
     assert math.isnan(found.metrics["eval/loss"]["tuned"].low) and not found.difference("eval/loss").significant
     verdict = better(found, "eval/loss")
-    assert verdict.outcome is Outcome.undefined
+    assert verdict.outcome is VerdictKind.undefined
     assert verdict.text == "tuned and base cannot be compared on eval/loss: base 1.000, tuned nan"
 
 
@@ -144,8 +144,8 @@ def test_the_newest_is_compared_with_base_and_champion():
         ("tuned", "base"),
         ("tuned", "champion"),
     ]
-    assert better(found, "eval/accuracy").outcome is Outcome.better
-    assert better(found, "eval/accuracy", reference="champion").outcome is Outcome.alike
+    assert better(found, "eval/accuracy").outcome is VerdictKind.better
+    assert better(found, "eval/accuracy", reference="champion").outcome is VerdictKind.alike
 
 
 def test_f1_and_bleu_get_intervals_too():
@@ -153,12 +153,12 @@ def test_f1_and_bleu_get_intervals_too():
     right, wrong = list(references), ["a"] * 60
     found = compare({"base": answers(references, wrong), "tuned": answers(references, right)}, num_draws=200, seed=0)
     assert found.metrics["eval/f1/b"]["base"].value == 0 and found.metrics["eval/f1_macro"]["tuned"].low == 1
-    assert better(found, "eval/f1_macro").outcome is Outcome.better
+    assert better(found, "eval/f1_macro").outcome is VerdictKind.better
     texts = [f"one two three {i} five six" for i in range(32)]
     cut = [text.replace("three", "3") for text in texts]
     found = compare({"base": answers(texts, cut), "tuned": answers(texts, texts)}, num_draws=200, seed=0)
     assert found.metrics["eval/bleu"]["tuned"].low == pytest.approx(100)
-    assert better(found, "eval/bleu").outcome is Outcome.better
+    assert better(found, "eval/bleu").outcome is VerdictKind.better
 
 
 def test_what_cannot_be_compared_is_refused():

@@ -11,8 +11,10 @@ import torch.distributed
 import torch.multiprocessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from raytune_llm.data.examples import IGNORED, Example, TokenSequence
 from raytune_llm.evaluation.loss import Scores, evaluate
-from raytune_llm.method import IGNORED, Example, Outputs, Sequence, Term
+from raytune_llm.evaluation.terms import Term
+from raytune_llm.models.outputs import Outputs
 
 
 def tiny() -> LlamaForCausalLM:
@@ -31,7 +33,7 @@ def examples(number: int, names: tuple[str, ...] = ("completion",)) -> list[Exam
         for name in names:
             prompt, completion = 1 + i * 5 % 9, 1 + i * 3 % 5
             ids = torch.randint(3, 61, (prompt + completion,), generator=generator).tolist()
-            example[name] = Sequence(ids, [IGNORED] * prompt + ids[prompt:])
+            example[name] = TokenSequence(ids, [IGNORED] * prompt + ids[prompt:])
         made.append(example)
     return made
 
@@ -52,7 +54,7 @@ def two_losses(said: dict[str, Outputs]) -> dict[str, Term]:
     }
 
 
-def hf_losses(model: LlamaForCausalLM, rows: list[Sequence]) -> list[float]:
+def hf_losses(model: LlamaForCausalLM, rows: list[TokenSequence]) -> list[float]:
     model.eval()
     with torch.no_grad():
         losses = [model(torch.tensor([r.input_ids]), labels=torch.tensor([r.labels])).loss.item() for r in rows]
@@ -119,7 +121,7 @@ def test_a_broken_model_shows_as_nan():
 
 
 def test_nothing_to_learn_is_not_a_perfect_loss():
-    data = [{"completion": Sequence([4, 5], [IGNORED, IGNORED])}]
+    data = [{"completion": TokenSequence([4, 5], [IGNORED, IGNORED])}]
     assert math.isnan(evaluate(tiny(), data, token_mean, pad_id=0, batch_size=1).metrics()["eval/loss"])
 
 
@@ -178,7 +180,7 @@ def test_a_real_base_has_its_known_loss_on_real_data():
         record = json.loads(line)
         prompt = tokenizer(record["input_text"] + "\n").input_ids
         answer = [*tokenizer(record["output_text"], add_special_tokens=False).input_ids, tokenizer.eos_token_id]
-        data.append({"completion": Sequence(prompt + answer, [IGNORED] * len(prompt) + answer)})
+        data.append({"completion": TokenSequence(prompt + answer, [IGNORED] * len(prompt) + answer)})
     metrics = evaluate(model, data, token_mean, pad_id=0, batch_size=16).metrics()
     rows = [example["completion"] for example in data]
     weights = [sum(label != IGNORED for label in row.labels) for row in rows]

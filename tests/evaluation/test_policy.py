@@ -8,12 +8,20 @@ import pytest
 import torch
 from test_loss import tiny
 
-from raytune_llm.evaluation.policy import Asked, Sampling, divergence, policy_metrics, repetition, roll_out, won
-from raytune_llm.policy_session import by_itself
-from raytune_llm.rewards.mixture import Rollout
+from raytune_llm.data.examples import Rollout
+from raytune_llm.evaluation.policy import (
+    PolicyPrompt,
+    Sampling,
+    divergence,
+    policy_metrics,
+    repetition,
+    roll_out,
+    win_rate,
+)
+from raytune_llm.methods.trainers.policy import by_itself
 
 SAMPLING = Sampling(max_new_tokens=6, temperature=0.7, stop_ids=(2,), pad_id=0, batch_size=2, seed=3)
-ASKED = [Asked([5, 6, 7], "a", ""), Asked([8, 9], "b", ""), Asked([10, 11, 12, 13], "c", "")]
+ASKED = [PolicyPrompt([5, 6, 7], "a", ""), PolicyPrompt([8, 9], "b", ""), PolicyPrompt([10, 11, 12, 13], "c", "")]
 
 
 def other():
@@ -81,4 +89,4 @@ def test_repetition_counts_four_grams_that_occurred_before():
 
 
 def test_a_tie_is_half_a_win():
-    assert won(np.array([1.0, 2.0, 3.0]), np.array([0.0, 2.0, 4.0])).tolist() == [1.0, 0.5, 0.0]
+    assert win_rate(np.array([1.0, 2.0, 3.0]), np.array([0.0, 2.0, 4.0])).tolist() == [1.0, 0.5, 0.0]

@@ -7,14 +7,14 @@ import torch
 from torch.nn.functional import kl_div
 from worlds import tokenizer, write_base, write_records
 
-from raytune_llm import config
-from raytune_llm.distillation import DIVERGENCES, Divergence, softened
-from raytune_llm.evaluation.candidates import with_candidates
+from raytune_llm.errors import InputError
 from raytune_llm.evaluation.loss import evaluate
-from raytune_llm.input_error import InputError
-from raytune_llm.method import Outputs
+from raytune_llm.jobs import config
+from raytune_llm.jobs.prepare import check_knobs, prepare
+from raytune_llm.methods.common.distillation import DIVERGENCES, Divergence, softened
 from raytune_llm.models.forward import outputs
-from raytune_llm.preparation import check_knobs, prepare
+from raytune_llm.models.frozen import with_teacher_top_k
+from raytune_llm.models.outputs import Outputs
 
 K, V = 3, 7
 
@@ -110,7 +110,7 @@ def test_what_is_cached_is_what_the_teacher_says(shape, tmp_path):
     prepared = prepare(job)
     model = job.model.load().eval()
     few = prepared.examples.train[:5]
-    taught = with_candidates(model, few, num_candidates=K, vocabulary=len(tokenizer()), pad_id=0, batch_size=2)
+    taught = with_teacher_top_k(model, few, num_candidates=K, vocabulary=len(tokenizer()), pad_id=0, batch_size=2)
     for example in taught:
         sequence = example["completion"]
         ids, labels = torch.tensor([sequence.input_ids]), torch.tensor([sequence.labels])
@@ -132,7 +132,7 @@ def test_what_is_cached_is_what_the_teacher_says(shape, tmp_path):
 def test_the_metric_is_there_and_means_the_same_whatever_alpha_is(alpha, base, tmp_path):
     job = job_of(base, tmp_path, f"method.alpha={alpha}")
     model, few = job.model.load().eval(), prepare(job).examples.train[:5]
-    taught = with_candidates(model, few, num_candidates=K, vocabulary=len(tokenizer()), pad_id=0, batch_size=5)
+    taught = with_teacher_top_k(model, few, num_candidates=K, vocabulary=len(tokenizer()), pad_id=0, batch_size=5)
     metrics = evaluate(model, taught, job.method.terms, pad_id=0, batch_size=5).metrics()
     said = [outputs(model, [example["completion"]], pad_id=0) for example in few]
     expected = -sum((one.logprobs * one.mask).sum() for one in said) / sum(one.mask.sum() for one in said)

@@ -10,18 +10,25 @@ from torch.nn.functional import kl_div
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerState
 from worlds import tokenizer, write_base, write_records
 
-from raytune_llm import config
-from raytune_llm.average_trainer import Follow, holding, trained
-from raytune_llm.distillation import Divergence, angles, cosine_distance, distances, relation_error, relative_error
-from raytune_llm.evaluation.features import with_features, with_mates
-from raytune_llm.input_error import InputError
-from raytune_llm.method import Outputs
+from raytune_llm.errors import InputError
+from raytune_llm.jobs import config
+from raytune_llm.jobs.precompute import precompute
+from raytune_llm.jobs.prepare import check_knobs, prepare
+from raytune_llm.methods.common.distillation import (
+    Divergence,
+    angles,
+    cosine_distance,
+    distances,
+    relation_error,
+    relative_error,
+)
 from raytune_llm.methods.distill_on_policy import BETAS, prompt_of
-from raytune_llm.models.features import attach
+from raytune_llm.methods.trainers.ema import EMACallback, holding, trained
 from raytune_llm.models.forward import outputs
-from raytune_llm.precomputation import precompute
-from raytune_llm.preparation import check_knobs, prepare
-from raytune_llm.training.trial import Place, fit
+from raytune_llm.models.frozen import with_features, with_group_members
+from raytune_llm.models.hidden_states import attach_reader
+from raytune_llm.models.outputs import Outputs
+from raytune_llm.training.trial import WorkerContext, fit
 
 
 def points(*shape, seed=0):
@@ -159,19 +166,19 @@ def test_what_is_kept_is_what_the_teacher_thinks(shape, tmp_path):
             expected = [states[layer][0, :-1][labels[0, 1:] != -100] for layer in (1, 2)]
         found = torch.from_numpy(sequence.features)
         torch.testing.assert_close(found, torch.stack(expected, 1).detach(), rtol=1e-4, atol=1e-5)
-    attach(model, (1, -1), other_width=None, seed=0)
+    attach_reader(model, (1, -1), other_width=None, seed=0)
     apart = outputs(model, [example["completion"] for example in shown], pad_id=0)
     torch.testing.assert_close(apart.features, apart.teacher_features, rtol=1e-4, atol=1e-5)
 
 
 def test_mates_are_others_and_the_same_for_the_same_seed():
     examples = [{"completion": object()} for _ in range(5)]
-    grouped = with_mates(examples, 3, seed=0)
+    grouped = with_group_members(examples, 3, seed=0)
     for example, group in zip(examples, grouped, strict=True):
         members = [id(sequence) for sequence in group.values()]
         assert list(group) == ["completion", "mate1", "mate2", "mate3"] and len(set(members)) == 4
         assert group["completion"] is example["completion"]
-    assert [list(map(id, g.values())) for g in with_mates(examples, 3, 0)] == [
+    assert [list(map(id, g.values())) for g in with_group_members(examples, 3, 0)] == [
         list(map(id, g.values())) for g in grouped
     ]
 
@@ -183,7 +190,7 @@ def run(job, folder, resume=None, report=None):
     fit(
         job,
         precompute(job, prepare(job).examples, use_gpu=False),
-        Place(folder, 0, 1, False),
+        WorkerContext(folder, 0, 1, False),
         milestones=(),
         report=report or (lambda metrics, checkpoint: reports.append(metrics)),
         run=Quiet(),
@@ -240,7 +247,7 @@ def test_the_average_follows_and_is_lent_only(base, tmp_path):
     model = job.adapter.apply(job.model.load(), rank=4, seed=0)
     first = {name: weight.detach().clone() for name, weight in trained(model).items()}
     average, expected = dict(first), dict(first)
-    follow = Follow(average, decay=0.6)
+    follow = EMACallback(average, decay=0.6)
     for step, decay in enumerate((1 / 2, 0.6, 0.6)):  # 1 - 1 / (n + 1) would be 1 / 2, 2 / 3, 3 / 4
         with torch.no_grad():
             for weight in trained(model).values():

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from raytune_llm.config import load
-from raytune_llm.input_error import InputError
-from raytune_llm.method import IGNORED, Outputs, Sequence
+from raytune_llm.data.examples import IGNORED, TokenSequence
+from raytune_llm.errors import InputError
+from raytune_llm.jobs.config import load
 from raytune_llm.methods.dpo import DPO, collate, columns
+from raytune_llm.models.outputs import Outputs
 
 
 def said(logprobs, reference):
@@ -45,8 +46,8 @@ def test_the_chosen_answers_may_be_learned_too():
 
 def test_trl_gets_the_projects_own_labels_and_references():
     example = {
-        "chosen": Sequence([5, 6, 7, 8], [IGNORED, IGNORED, 7, 8], reference=-1.5),
-        "rejected": Sequence([5, 6, 9], [IGNORED, IGNORED, 9], reference=-2.5),
+        "chosen": TokenSequence([5, 6, 7, 8], [IGNORED, IGNORED, 7, 8], reference=-1.5),
+        "rejected": TokenSequence([5, 6, 9], [IGNORED, IGNORED, 9], reference=-2.5),
     }
     batch = collate([columns(example)], pad_id=0)
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [5, 6, 9, 0]]

@@ -7,14 +7,16 @@ import pytest
 import torch
 from worlds import write_base, write_records
 
-from raytune_llm import config
+from raytune_llm.data.examples import IGNORED
 from raytune_llm.data.records import Rationale
 from raytune_llm.data.tokens import Tokens
+from raytune_llm.errors import InputError
 from raytune_llm.evaluation.generate import generate
 from raytune_llm.evaluation.loss import evaluate
-from raytune_llm.input_error import InputError
-from raytune_llm.method import IGNORED, Outputs, lower_is_better
-from raytune_llm.preparation import prepare
+from raytune_llm.evaluation.terms import lower_is_better
+from raytune_llm.jobs import config
+from raytune_llm.jobs.prepare import prepare
+from raytune_llm.models.outputs import Outputs
 
 
 @pytest.fixture(scope="module")

@@ -6,19 +6,19 @@ import pytest
 import torch
 from worlds import tokenizer
 
-from raytune_llm.config import load
+from raytune_llm.data.examples import IGNORED
 from raytune_llm.data.records import Message, Preference
 from raytune_llm.data.tokens import Tokens
-from raytune_llm.input_error import InputError
-from raytune_llm.method import IGNORED
+from raytune_llm.errors import InputError
+from raytune_llm.jobs.config import load
 from raytune_llm.methods.reward import Reward
-from raytune_llm.models.forward import scored
+from raytune_llm.models.forward import score_outputs
 
 PAIR = Preference("what does the cat say", "one", "two three")
 
 
 def terms_of(chosen, rejected, centering=0.0):
-    outputs = {"chosen": scored(torch.tensor(chosen)), "rejected": scored(torch.tensor(rejected))}
+    outputs = {"chosen": score_outputs(torch.tensor(chosen)), "rejected": score_outputs(torch.tensor(rejected))}
     return Reward(metric="eval/loss", centering=centering).terms(outputs)
 
 
@@ -57,7 +57,7 @@ def test_a_cut_answer_still_ends_with_eos_on_encoder_decoder_bases():
 
 def test_a_conversation_is_judged_in_its_template():
     words = tokenizer()
-    from raytune_llm.data.tokens import supply_template
+    from raytune_llm.data.template import supply_template
 
     supply_template(words)
     tokens = Tokens(words, max_tokens=64, is_encoder_decoder=False)
@@ -73,7 +73,7 @@ def test_a_negative_centering_is_refused():
 
 
 def test_one_candidate_is_refused_with_its_line(tmp_path):
-    from raytune_llm.preparation import prepare
+    from raytune_llm.jobs.prepare import prepare
 
     file = tmp_path / "train.jsonl"
     file.write_text('{"input_text": "a", "candidate_0": "b", "choice": 0}\n' * 3)

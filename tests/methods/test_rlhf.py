@@ -14,18 +14,17 @@ import pytest
 import torch
 from worlds import write_base, write_records
 
-from raytune_llm import companions
-from raytune_llm.config import load
+from raytune_llm.data.examples import TokenSequence
 from raytune_llm.data.records import Preference
+from raytune_llm.errors import InputError, input_errors_of_workers
 from raytune_llm.evaluation.policy import roll_out
-from raytune_llm.input_error import InputError
-from raytune_llm.method import Sequence
+from raytune_llm.jobs.config import load
+from raytune_llm.jobs.prepare import check_knobs, check_rewards, prepare
+from raytune_llm.jobs.setup import check_gpu
+from raytune_llm.methods import model_refs
 from raytune_llm.models.forward import outputs
-from raytune_llm.preparation import check_knobs, check_rewards, prepare
-from raytune_llm.starting import check_gpu
 from raytune_llm.training.history import History
-from raytune_llm.training.trial import Place, fit, start_model, training_arguments
-from raytune_llm.worker_errors import input_errors_of_workers
+from raytune_llm.training.trial import WorkerContext, fit, start_model, training_arguments
 
 OWN = ["method.function=own_rewards:vowels", "method.function_weight=1.0", "allow_modules=[own_rewards]"]
 
@@ -88,7 +87,7 @@ def train(job, folder: Path, resume=None, keep=None):
     ended = fit(
         job,
         prepare(job).examples,
-        Place(folder, 0, 1, False),
+        WorkerContext(folder, 0, 1, False),
         milestones=(),
         report=report,
         run=log,
@@ -99,7 +98,7 @@ def train(job, folder: Path, resume=None, keep=None):
 
 
 def session_of(job):
-    return companions.session(
+    return model_refs.session(
         job.method,
         job.model,
         registry_dir=job.registry_dir,
@@ -159,7 +158,7 @@ def test_advantages_are_leave_one_out_with_the_divergence_taken_off(base, tmp_pa
             examples,
             list(range(16)),
             tokenizer=job.model.tokenizer(),
-            arguments=training_arguments(job, Place(tmp_path, 0, 1, False)),
+            arguments=training_arguments(job, WorkerContext(tmp_path, 0, 1, False)),
             callbacks=[],
         )
         trainer.train()
@@ -172,7 +171,7 @@ def test_advantages_are_leave_one_out_with_the_divergence_taken_off(base, tmp_pa
         for row, one in enumerate(asked):
             mask = made["completion_mask"][row].bool()
             ids = made["completion_ids"][row][mask].tolist()
-            sequence = Sequence(one.prompt_ids + ids, [-100] * len(one.prompt_ids) + ids)
+            sequence = TokenSequence(one.prompt_ids + ids, [-100] * len(one.prompt_ids) + ids)
             with torch.no_grad():
                 ours, theirs = (
                     outputs(m.eval(), [sequence], pad_id=0).logprobs.sum().item() for m in (trainer.model, reference)
@@ -258,7 +257,7 @@ def test_trl_is_told_of_vllm(base, tmp_path, algorithm):
 
 
 def test_vllm_is_refused_where_it_cannot_be_had(base, tmp_path, monkeypatch):
-    monkeypatch.setattr("raytune_llm.samplers.vllm.find_spec", lambda name: None)
+    monkeypatch.setattr("raytune_llm.methods.samplers.vllm.find_spec", lambda name: None)
     message = r"method/sampler=vllm needs vLLM, which isn't installed: pip install 'raytune-llm\[vllm\]', or take"
     refused(job_of(base, tmp_path, *OWN, "method/sampler=vllm"), message)
     with pytest.raises(ValueError, match="method/sampler=vllm needs a GPU, and this job has none"):

@@ -2,9 +2,9 @@ import pytest
 import torch
 from worlds import write_base
 
-from raytune_llm.config import load
-from raytune_llm.models.adapter import load_tuned
+from raytune_llm.jobs.config import load
 from raytune_llm.models.base import Base
+from raytune_llm.models.loading import load_tuned
 
 
 def job_at(folder, *overrides):

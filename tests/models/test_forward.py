@@ -16,7 +16,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from raytune_llm.method import IGNORED, Sequence
+from raytune_llm.data.examples import IGNORED, TokenSequence
 from raytune_llm.models.forward import batches, inference, outputs
 
 VOCABULARY = 61
@@ -61,9 +61,9 @@ CAUSAL = [llama, gemma2, gpt2, lora_on_llama]
 ENCODER_DECODER = [t5, bart]
 
 
-def causal_sequence(length: int, num_labels: int) -> Sequence:
+def causal_sequence(length: int, num_labels: int) -> TokenSequence:
     ids = torch.randint(3, VOCABULARY, (length,)).tolist()
-    return Sequence(ids, [IGNORED] * (length - num_labels) + ids[length - num_labels :])
+    return TokenSequence(ids, [IGNORED] * (length - num_labels) + ids[length - num_labels :])
 
 
 def made(build, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
@@ -71,7 +71,7 @@ def made(build, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
     return build().to(dtype).eval()
 
 
-def hf_loss(model: PreTrainedModel, sequence: Sequence) -> torch.Tensor:
+def hf_loss(model: PreTrainedModel, sequence: TokenSequence) -> torch.Tensor:
     return model(input_ids=torch.tensor([sequence.input_ids]), labels=torch.tensor([sequence.labels])).loss
 
 
@@ -79,7 +79,7 @@ def hf_loss(model: PreTrainedModel, sequence: Sequence) -> torch.Tensor:
 def test_each_padded_causal_sequence_has_the_loss_that_transformers_gives_it_alone(build):
     model = made(build)
     rows = [causal_sequence(9, 3), causal_sequence(4, 4), causal_sequence(12, 1), causal_sequence(2, 1)]
-    rows.append(Sequence([5, 6, 7, 8, 9, 10], [IGNORED, 6, IGNORED, 8, 9, IGNORED]))
+    rows.append(TokenSequence([5, 6, 7, 8, 9, 10], [IGNORED, 6, IGNORED, 8, 9, IGNORED]))
     said = outputs(model, rows, pad_id=0)
     assert said.logprobs.shape == said.mask.shape == said.correct.shape == (5, 12)
     assert said.mask.sum(-1).tolist() == [
@@ -97,7 +97,11 @@ def test_each_padded_causal_sequence_has_the_loss_that_transformers_gives_it_alo
 @pytest.mark.parametrize("build", ENCODER_DECODER)
 def test_each_padded_decoder_sequence_has_the_loss_that_transformers_gives_it_alone(build):
     model = made(build)
-    rows = [Sequence([4, 5, 6, 7], [8, 9, 1]), Sequence([4, 5], [8, 1]), Sequence([9, 8, 7, 6, 5], [3, 4, 5, 6, 7, 1])]
+    rows = [
+        TokenSequence([4, 5, 6, 7], [8, 9, 1]),
+        TokenSequence([4, 5], [8, 1]),
+        TokenSequence([9, 8, 7, 6, 5], [3, 4, 5, 6, 7, 1]),
+    ]
     said = outputs(model, rows, pad_id=0)
     assert said.mask.tolist() == [[1, 1, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0], [1] * 6]
     ours = -said.logprobs.sum(-1) / said.mask.sum(-1)
@@ -123,7 +127,7 @@ def test_the_models_first_choice_counts_as_correct():
     model = made(llama)
     prompt = [5, 6, 7]
     choice = int(model(torch.tensor([prompt])).logits[0, -1].argmax())
-    rows = [Sequence([*prompt, c], [IGNORED] * 3 + [c]) for c in (choice, (choice + 1) % VOCABULARY)]
+    rows = [TokenSequence([*prompt, c], [IGNORED] * 3 + [c]) for c in (choice, (choice + 1) % VOCABULARY)]
     assert outputs(model, rows, pad_id=0).correct.sum(-1).tolist() == [1, 0]
 
 
@@ -166,7 +170,7 @@ def test_precision_is_fp32_for_half_models_and_nan_stays_nan():
 
 
 def test_a_row_without_any_label_has_no_weight():
-    said = outputs(made(llama), [Sequence([5, 6], [IGNORED, IGNORED])], pad_id=0)
+    said = outputs(made(llama), [TokenSequence([5, 6], [IGNORED, IGNORED])], pad_id=0)
     assert said.mask.sum() == 0 and said.logprobs.sum() == 0
 
 
@@ -175,9 +179,9 @@ def test_impossible_sequences_are_refused():
     with pytest.raises(ValueError, match="no sequences"):
         outputs(model, [], pad_id=0)
     with pytest.raises(ValueError, match="sequence 1 has 0 input ids and 0 labels"):
-        outputs(model, [causal_sequence(3, 1), Sequence([], [])], pad_id=0)
+        outputs(model, [causal_sequence(3, 1), TokenSequence([], [])], pad_id=0)
     with pytest.raises(ValueError, match="sequence 0 has 3 input ids and 2 labels"):
-        outputs(model, [Sequence([4, 5, 6], [5, 6])], pad_id=0)
+        outputs(model, [TokenSequence([4, 5, 6], [5, 6])], pad_id=0)
 
 
 def test_batches_hold_every_index_once_longest_first():

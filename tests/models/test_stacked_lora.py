@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, T5Config, T5ForConditionalGeneration
 
-from raytune_llm.models.adapter import LoRA
+from raytune_llm.models.adapters.lora import LoRA
 from raytune_llm.models.base import linear_targets
 from raytune_llm.models.lora_weights import initial_weights
 from raytune_llm.models.stacked_lora import AdapterStack

@@ -3,7 +3,7 @@
 import pytest
 from serving_world import make_base, publish, write_adapter
 
-from raytune_llm.registry import Registry
+from raytune_llm.stores.registry import Registry
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
-from raytune_llm.job import Card
 from raytune_llm.models.base import Base, DType
-from raytune_llm.registry import Registry, Version
-from raytune_llm.serving.local import LocalEngine
+from raytune_llm.serving.engine.local import LocalEngine
+from raytune_llm.stores.card import Card, Version
+from raytune_llm.stores.registry import Registry
 
 SENTENCES = [
     "What a lovely day to miss the last bus home.",
@@ -94,7 +94,7 @@ def make_base(folder: Path, *, is_encoder_decoder: bool = False, seed: int = 0) 
         learning_rate=1e-3,
         attention="sdpa",
         chat_template=None,
-        end_token=None,
+        eos_token=None,
     )
 
 

@@ -166,9 +166,10 @@ def drive(world, home, *overrides):
     """The sweep itself; leaves its outcomes and, under ASHA, what its first rung holds."""
     import ray
 
-    from raytune_llm.chain import ready
-    from raytune_llm.config import load
-    from raytune_llm.sweep import replay, tuner
+    from raytune_llm.jobs.config import load
+    from raytune_llm.jobs.stages import prepare_job
+    from raytune_llm.sweep import tuner
+    from raytune_llm.sweep.schedulers import replay
     from raytune_llm.sweep.space import plan
 
     schedulers = []
@@ -184,7 +185,7 @@ def drive(world, home, *overrides):
     data = [f"data.eval={world}/data/eval.jsonl", "model.learning_rate=1e-2", "sweep/backend=packed"]
     job = load("sweep", [*paths, *knobs, *data, *SPACE, RATES, *overrides])
     planned = plan(job, job.sweep)
-    started = ready(job)
+    started = prepare_job(job)
     outcomes = tuner.run(job, planned, ray.put(started.prepared.examples), started.use_gpu, False)
     if any("asha" in override for override in overrides):
         _, recorded = schedulers[-1]._brackets[0]._rungs[-1]

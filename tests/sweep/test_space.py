@@ -1,7 +1,7 @@
 import pytest
 
-from raytune_llm.job import Schedule
 from raytune_llm.sweep.space import Axis, Sweep, outward, plan
+from raytune_llm.training.config import Schedule
 
 
 class FakeTuning:

@@ -16,10 +16,10 @@ from torch.testing import assert_close
 from traps import Trap
 from worlds import write_base, write_records
 
-from raytune_llm import pipeline
-from raytune_llm.config import load
-from raytune_llm.preparation import check_sweep, prepare
-from raytune_llm.registry import Registry
+from raytune_llm.jobs import commands
+from raytune_llm.jobs.config import load
+from raytune_llm.jobs.prepare import check_sweep, prepare
+from raytune_llm.stores.registry import Registry
 from raytune_llm.sweep import tuner
 from raytune_llm.sweep.space import plan
 
@@ -145,7 +145,7 @@ def test_an_interrupted_sweep_goes_on_when_it_is_named(undisturbed, world, tmp_p
     before = {file.parent.name: lines_of(file.parent) for file in trials.glob("*/metrics.jsonl")}
 
     job = job_of(world, tmp_path, "sweep.max_concurrent=1")
-    conclusion = pipeline.run_sweep(job)
+    conclusion = commands.run_sweep(job)
     assert "going on with the interrupted sweep" in capsys.readouterr().out
     assert [version.reference for version in Registry(job.registry_dir).list()] == ["swept@1"]
     finished = [id for id, lines in before.items() if lines[-1]["step"] == 8]
@@ -198,4 +198,4 @@ def test_schedulers_stop_what_is_worse(options, ray_session, world, tmp_path):
 
 if __name__ == "__main__":
     trap = Trap(f"{sys.argv[2]}/sprung", step=6, pid=os.getpid(), after=1, seconds=8)
-    pipeline.run_sweep(job_of(*sys.argv[1:], "sweep.max_concurrent=1", trap=trap))
+    commands.run_sweep(job_of(*sys.argv[1:], "sweep.max_concurrent=1", trap=trap))

@@ -1,6 +1,6 @@
 import math
 
-from raytune_llm.job import EarlyStopping
+from raytune_llm.training.config import EarlyStopping
 from raytune_llm.training.history import History
 
 STOP = EarlyStopping(patience=2, min_delta=0.0)

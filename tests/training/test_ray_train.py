@@ -15,9 +15,9 @@ from traps import Trap
 from worlds import write_base, write_records
 
 from raytune_llm import cluster
-from raytune_llm.config import load
-from raytune_llm.job import Trial
-from raytune_llm.preparation import prepare
+from raytune_llm.jobs.config import load
+from raytune_llm.jobs.prepare import prepare
+from raytune_llm.training.config import Trial
 from raytune_llm.training.ray_train import TrialSetup, run_trial, train
 
 pytestmark = pytest.mark.slow  # minutes of real clusters, killed processes and submitted jobs

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from raytune_llm.job import EarlyStopping
+from raytune_llm.training.config import EarlyStopping
 from raytune_llm.training.stopping import best_index, diverged, out_of_patience
 
 

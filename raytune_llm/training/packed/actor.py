@@ -19,10 +19,11 @@ from typing import Any
 
 import ray
 
-from raytune_llm.collector import collector_at_rest
-from raytune_llm.job import Report, TrainJob
-from raytune_llm.tracking import RunInfo, start_all
-from raytune_llm.tracking.jsonl import JSONL
+from raytune_llm.cluster import gc_paused
+from raytune_llm.jobs.schema import TrainJob
+from raytune_llm.training.config import Report
+from raytune_llm.training.tracking.base import RunInfo, start_all
+from raytune_llm.training.tracking.jsonl import JSONL
 
 LEASE_SECONDS = 60.0
 WAIT_SECONDS = 10.0
@@ -32,7 +33,7 @@ GATHER_SECONDS = 2.0
 
 
 @dataclass
-class Seat:
+class TrialHandle:
     """What the actor owes one trial."""
 
     reports: deque[Report] = field(default_factory=deque)
@@ -62,13 +63,13 @@ class PackActor:
         owner. One of several actors `speaks` of what its planner chose; the others choose alike. For a scheduler that
         compares reports the first `wanted` trials begin `together`."""
         logging.getLogger("ray.train").setLevel(logging.WARNING)
-        with collector_at_rest():
+        with gc_paused():
             import torch
 
-            from raytune_llm.training.packed.resident import Resident
+            from raytune_llm.training.packed.trials import PackedTrials
 
             torch.set_num_threads(threads)
-            self.resident = Resident(
+            self.resident = PackedTrials(
                 job,
                 ray.get(ray.cloudpickle.loads(examples)),
                 wanted=wanted,
@@ -77,7 +78,7 @@ class PackActor:
                 say=partial(print, flush=True) if speaks else lambda line: None,
             )
         self.group = group
-        self.seats: dict[str, Seat] = {}
+        self.seats: dict[str, TrialHandle] = {}
         self.coming: deque[Any] = deque()
         self.awaits_first = self.resident.capacity if together else 0
         """How many are to begin together; 0 once they have."""
@@ -106,7 +107,7 @@ class PackActor:
                 self._drop(trial_id)
             if len(self.seats) >= self.resident.capacity:
                 return False
-            self.seats[trial_id] = Seat(awaited=True)
+            self.seats[trial_id] = TrialHandle(awaited=True)
             self.coming.append(placement)
             self.joined = time.monotonic()
             self.changed.notify_all()

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from raytune_llm.models.route import Route
+from raytune_llm.models.adapter_route import Route
 from raytune_llm.models.stacked_lora import AdapterStack
 
 

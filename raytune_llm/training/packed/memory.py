@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raytune_llm.method import Sequence as Tokens
-from raytune_llm.models.score import head_sizes
-from raytune_llm.training.packed.batching import TokenTable
+from raytune_llm.data.examples import TokenSequence
+from raytune_llm.models.reward_head import head_sizes
+from raytune_llm.training.packed.batches import TokenTable
 from raytune_llm.training.packed.pack import Pack
 
 SHARE_FOR_ACTIVATIONS = 0.8
@@ -58,7 +58,9 @@ def choose_capacity(
 def token_bytes(pack: Pack) -> float:
     """Bytes kept for the backward pass per token, measured on a short probe through one slot."""
     ids = [(7919 * i + 1) % pack.head.vocabulary for i in range(PROBE_TOKENS)]
-    table = TokenTable([{"probe": Tokens(ids, ids)}], is_encoder_decoder=bool(pack.model.config.is_encoder_decoder))
+    table = TokenTable(
+        [{"probe": TokenSequence(ids, ids)}], is_encoder_decoder=bool(pack.model.config.is_encoder_decoder)
+    )
     own = {parameter.untyped_storage().data_ptr() for parameter in pack.model.parameters()}
     own.add(pack.stack.theta.untyped_storage().data_ptr())
     kept: dict[int, int] = {}

@@ -21,19 +21,19 @@ from transformers import PreTrainedModel
 
 from raytune_llm.data.order import data_order
 from raytune_llm.evaluation.loss import Scores
+from raytune_llm.models.adapter_route import Route
 from raytune_llm.models.lora_weights import Weights, initial_weights
-from raytune_llm.models.route import Route
-from raytune_llm.models.score import head_sizes
+from raytune_llm.models.reward_head import head_sizes
 from raytune_llm.models.stacked_lora import AdapterStack
-from raytune_llm.training.packed.batching import Batch, Cut, MicroPack, StepRows, Terms, TokenTable, cut_step
+from raytune_llm.training.packed.batches import Batch, MicroPack, PassBudget, StepRows, Terms, TokenTable, split_step
 from raytune_llm.training.packed.checkpointing import set_checkpointing
 from raytune_llm.training.packed.dropout import SlotNoise
+from raytune_llm.training.packed.label_head import LabelHead
+from raytune_llm.training.packed.losses import Metrics, StepLosses
 from raytune_llm.training.packed.optimizer import RowAdamW
-from raytune_llm.training.packed.pooling import ScoreHead
-from raytune_llm.training.packed.projection import LabelHead
+from raytune_llm.training.packed.score_head import ScoreHead
 from raytune_llm.training.packed.scoring import score
 from raytune_llm.training.packed.slot import Slot, SlotSpec, SlotState, StepReport
-from raytune_llm.training.packed.tally import Metrics, Tally
 
 SMALLEST_EVAL_PASS = 4096
 """Tokens: evaluation runs passes of this size, or of the last step's largest pass if that is larger."""
@@ -43,7 +43,9 @@ class Pack:
     """Up to `capacity` trials of rank ≤ `max_rank` on the layers `names` of `model`, which is changed in place until
     close()."""
 
-    def __init__(self, model: PreTrainedModel, names: Sequence[str], *, capacity: int, max_rank: int, cut: Cut) -> None:
+    def __init__(
+        self, model: PreTrainedModel, names: Sequence[str], *, capacity: int, max_rank: int, cut: PassBudget
+    ) -> None:
         self.model = model.eval()
         self.names, self.capacity, self.cut = list(names), capacity, cut
         heads = head_sizes(model)
@@ -195,7 +197,7 @@ class Pack:
         slot, rows = self._slots[0], np.arange(num_rows) % self._slots[0].table.num_examples
         stream = slot.generator.get_state()
         micro_pack = MicroPack([0], slot.table, rows[None])
-        self._backward(micro_pack, Tally([dict.fromkeys(slot.weights, 1.0)]))
+        self._backward(micro_pack, StepLosses([dict.fromkeys(slot.weights, 1.0)]))
         slot.generator.set_state(stream)
         assert self.stack.grad is not None
         self.stack.grad[0].sum().item()
@@ -210,17 +212,17 @@ class Pack:
         for row, (slot, rows) in enumerate(zip(self._slots, indices, strict=True)):
             weights.append({name: float(weight[rows].sum()) for name, weight in slot.weights.items()})
             steps.append(StepRows(row, slot.table, rows, slot.spec.rows_per_pass))
-        tally = Tally(weights)
+        tally = StepLosses(weights)
         self.num_passes = self.padded_tokens = 0
         self._largest_pass = SMALLEST_EVAL_PASS
-        for micro_pack in cut_step(steps, self.cut):
+        for micro_pack in split_step(steps, self.cut):
             self._backward(micro_pack, tally)
             self.num_passes += 1
             self.padded_tokens += micro_pack.padded_tokens
             self._largest_pass = max(self._largest_pass, micro_pack.padded_tokens)
         return tally.metrics()
 
-    def _backward(self, micro_pack: MicroPack, tally: Tally) -> None:
+    def _backward(self, micro_pack: MicroPack, tally: StepLosses) -> None:
         slots, table = micro_pack.slots, micro_pack.table
         route, gathered = self._route(slots)
         outputs = {}
@@ -271,7 +273,7 @@ class Pack:
             self._base[key] = (table, score(self.head, table, [terms], self._eval_cut(), self.stack.device)[0])
         return self._base[key][1]
 
-    def _eval_cut(self) -> Cut:
+    def _eval_cut(self) -> PassBudget:
         return replace(self.cut, max_tokens=min(self.cut.max_tokens, self._largest_pass))
 
     # Rows

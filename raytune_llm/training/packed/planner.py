@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from raytune_llm.training.packed.batching import Cut
+from raytune_llm.training.packed.batches import PassBudget
 from raytune_llm.training.packed.pack import Pack
 from raytune_llm.training.packed.slot import StepReport
 
@@ -60,7 +60,7 @@ class Planner:
     def step(self) -> dict[str, StepReport]:
         """One step of every slot, cut as is best so far."""
         at_once, is_visit = self._next(len(self.pack.trial_ids))
-        cut = Cut(at_once, self._max_tokens, self._overhead_tokens)
+        cut = PassBudget(at_once, self._max_tokens, self._overhead_tokens)
         self.pack.cut = cut
         start = self._clock()
         reports = self.pack.step()

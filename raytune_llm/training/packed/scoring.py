@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from raytune_llm.evaluation.loss import Score, Scores
-from raytune_llm.method import Outputs
-from raytune_llm.training.packed.batching import Batch, Cut, Terms, TokenTable, cut_shared
-from raytune_llm.training.packed.tally import by_slots
+from raytune_llm.models.outputs import Outputs
+from raytune_llm.training.packed.batches import Batch, PassBudget, Terms, TokenTable, split_shared
+from raytune_llm.training.packed.losses import by_slots
 
 
 class Head(Protocol):
@@ -24,11 +24,11 @@ class Head(Protocol):
 
 
 @torch.no_grad()
-def score(head: Head, table: TokenTable, terms: Sequence[Terms], cut: Cut, device: torch.device) -> list[Scores]:
+def score(head: Head, table: TokenTable, terms: Sequence[Terms], cut: PassBudget, device: torch.device) -> list[Scores]:
     """Scores of all examples for each of `terms`, through the model's present route of as many slots."""
     sums: list[dict[str, np.ndarray]] = [{} for _ in terms]
     coefficients: list[dict[str, float]] = [{} for _ in terms]
-    for rows in cut_shared(table, len(terms), cut):
+    for rows in split_shared(table, len(terms), cut):
         everyones = np.tile(rows, len(terms))
         outputs = {name: head.outputs(table.batch(name, everyones, device)) for name in table.names}
         for start, end, said in by_slots(terms, outputs):

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raytune_llm.input_error import require
-from raytune_llm.job import Schedule
+from raytune_llm.errors import require
 from raytune_llm.models.lora_weights import Weights
-from raytune_llm.training.packed.batching import Terms, TokenTable
-from raytune_llm.training.packed.tally import Metrics
+from raytune_llm.training.config import Schedule
+from raytune_llm.training.packed.batches import Terms, TokenTable
+from raytune_llm.training.packed.losses import Metrics
 
 STATE_FILE = "slot.safetensors"
 

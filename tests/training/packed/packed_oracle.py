@@ -24,17 +24,18 @@ from transformers import (
     get_scheduler,
 )
 
+from raytune_llm.data.examples import IGNORED, Example, TokenSequence
 from raytune_llm.data.order import first_indices
-from raytune_llm.job import Schedule
-from raytune_llm.method import IGNORED, Example, Outputs, Term
-from raytune_llm.method import Sequence as Tokens
+from raytune_llm.evaluation.terms import Term
 from raytune_llm.models.base import auto_class, linear_targets
-from raytune_llm.training.packed.batching import Cut, TokenTable
+from raytune_llm.models.outputs import Outputs
+from raytune_llm.training.config import Schedule
+from raytune_llm.training.packed.batches import PassBudget, TokenTable
 from raytune_llm.training.packed.pack import Pack
 from raytune_llm.training.packed.slot import SlotSpec
 
 VOCABULARY = 50
-CUT = Cut(slots_per_pass=64, max_tokens=1 << 20, overhead_tokens=64)
+CUT = PassBudget(slots_per_pass=64, max_tokens=1 << 20, overhead_tokens=64)
 _SIZES = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -88,13 +89,13 @@ def make_examples(
     def draw(low: int, high: int) -> int:
         return int(torch.randint(low, high, (), generator=generator))
 
-    def tokens() -> Tokens:
+    def tokens() -> TokenSequence:
         length = draw(8, 17)
         ids = torch.randint(3, VOCABULARY, (length,), generator=generator).tolist()
         if is_encoder_decoder:
-            return Tokens(ids, torch.randint(3, VOCABULARY, (draw(2, 9),), generator=generator).tolist())
+            return TokenSequence(ids, torch.randint(3, VOCABULARY, (draw(2, 9),), generator=generator).tolist())
         prompt = draw(1, length)
-        return Tokens(ids, [IGNORED] * prompt + ids[prompt:])
+        return TokenSequence(ids, [IGNORED] * prompt + ids[prompt:])
 
     return [{name: tokens() for name in names} for _ in range(count)]
 
@@ -142,7 +143,7 @@ def make_spec(trial_id: str, **changes: object) -> SlotSpec:
     return SlotSpec(trial_id=trial_id, **(settings | changes))
 
 
-def make_pack(model: PreTrainedModel, capacity: int = 8, max_rank: int = 16, cut: Cut = CUT) -> Pack:
+def make_pack(model: PreTrainedModel, capacity: int = 8, max_rank: int = 16, cut: PassBudget = CUT) -> Pack:
     return Pack(model, linear_targets(model), capacity=capacity, max_rank=max_rank, cut=cut)
 
 
@@ -219,7 +220,7 @@ def is_scorer(model: PreTrainedModel) -> bool:
     return "ForSequenceClassification" in type(model).__name__
 
 
-def plain_outputs(model: PreTrainedModel, sequences: Sequence[Tokens]) -> Outputs:
+def plain_outputs(model: PreTrainedModel, sequences: Sequence[TokenSequence]) -> Outputs:
     """All logits, masked attention, the labels read off afterwards."""
     is_encoder_decoder = bool(model.config.is_encoder_decoder)
     ids, attention = (

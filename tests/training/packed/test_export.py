@@ -8,9 +8,9 @@ from packed_oracle import make_examples, make_model, make_pack, make_spec, sft_t
 from peft import LoraConfig, PeftModel
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from raytune_llm.method import Needs
+from raytune_llm.methods.base import Needs
 from raytune_llm.models.base import linear_targets
-from raytune_llm.training.packed.eligible import target_names, why_not_packable
+from raytune_llm.training.packed.eligibility import not_packable_reason, target_names
 from raytune_llm.training.packed.export import export_adapter, peft_config
 
 
@@ -58,9 +58,9 @@ def lora(**changes):
 
 def test_plain_lora_packs():
     model = make_model()
-    assert why_not_packable(lora(), Learner(), model) is None
-    assert why_not_packable(lora(use_rslora=True, lora_dropout=0.1), Learner(), model) is None
-    assert why_not_packable(lora(target_modules="all-linear"), Learner(), model) is None
+    assert not_packable_reason(lora(), Learner(), model) is None
+    assert not_packable_reason(lora(use_rslora=True, lora_dropout=0.1), Learner(), model) is None
+    assert not_packable_reason(lora(target_modules="all-linear"), Learner(), model) is None
     assert target_names(lora(target_modules="all-linear"), model) == linear_targets(model)
     assert target_names(lora(layers_to_transform=[1]), model) == [
         "model.layers.1.self_attn.q_proj",
@@ -86,12 +86,12 @@ REFUSED = [
 def test_the_rest_is_refused_with_its_reason(config, method, reason):
     import re
 
-    found = why_not_packable(config, method, make_model())
+    found = not_packable_reason(config, method, make_model())
     assert found is not None and re.search(reason, found)
 
 
 def test_gpt2_is_refused_for_its_conv1d():
     with torch.device("meta"):
         model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=20))
-    found = why_not_packable(lora(target_modules=["c_attn"]), Learner(), model)
+    found = not_packable_reason(lora(target_modules=["c_attn"]), Learner(), model)
     assert found == "the adapted layer transformer.h.0.attn.c_attn is a Conv1D, not nn.Linear"

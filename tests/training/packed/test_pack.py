@@ -16,8 +16,8 @@ from packed_oracle import (
     table_of,
 )
 
-from raytune_llm.job import Schedule
-from raytune_llm.training.packed.batching import Cut
+from raytune_llm.training.config import Schedule
+from raytune_llm.training.packed.batches import PassBudget
 
 STEPS = 6
 SPECS = [
@@ -126,10 +126,10 @@ def test_a_nan_trial_leaves_its_neighbours_bitwise_unchanged():
 
 
 CUTS = {
-    "one after another": Cut(1, 1 << 20, 64),
-    "three at a time": Cut(3, 1 << 20, 0),
-    "single rows": Cut(64, 1, 0),
-    "few tokens": Cut(64, 70, 8),
+    "one after another": PassBudget(1, 1 << 20, 64),
+    "three at a time": PassBudget(3, 1 << 20, 0),
+    "single rows": PassBudget(64, 1, 0),
+    "few tokens": PassBudget(64, 70, 8),
 }
 
 

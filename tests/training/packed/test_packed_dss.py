@@ -4,11 +4,11 @@ import pytest
 from packed_oracle import CUT, distance, make_spec
 from worlds import write_base, write_records
 
-from raytune_llm import config
 from raytune_llm.data.records import Rationale, Supervised
+from raytune_llm.jobs import config
+from raytune_llm.jobs.prepare import prepare
 from raytune_llm.models.base import linear_targets
-from raytune_llm.preparation import prepare
-from raytune_llm.training.packed.batching import TokenTable
+from raytune_llm.training.packed.batches import TokenTable
 from raytune_llm.training.packed.pack import Pack
 
 

@@ -13,16 +13,17 @@ import pytest
 import torch
 from packed_oracle import CUT, distance, make_spec, peft_weights, table_of
 
-from raytune_llm import config, demo
+from raytune_llm.data import demo
+from raytune_llm.data.examples import Examples
 from raytune_llm.data.order import first_indices
 from raytune_llm.data.records import RecordError, parse
 from raytune_llm.data.tokens import Tokens
-from raytune_llm.job import Schedule
+from raytune_llm.jobs import config
+from raytune_llm.jobs.precompute import precompute
 from raytune_llm.models.lora_weights import initial_weights
-from raytune_llm.precomputation import precompute
-from raytune_llm.training.packed.eligible import target_names, why_not_packable
+from raytune_llm.training.config import Schedule
+from raytune_llm.training.packed.eligibility import not_packable_reason, target_names
 from raytune_llm.training.packed.pack import Pack
-from raytune_llm.training.trial import Examples
 
 CONF = Path(__file__).parents[3] / "conf" / "method"
 DEMO = Path(demo.__file__).parent
@@ -54,12 +55,12 @@ def test_packed_equals_the_methods_own_trainer(settings, tmp_path):
     model, tokenizer = job.model.load(score=job.method.needs.score), job.model.tokenizer()
     lora = job.adapter.config(model, rank=4)
     if job.method.needs.sampling:
-        assert "samples" in str(why_not_packable(lora, job.method, model))
+        assert "samples" in str(not_packable_reason(lora, job.method, model))
         return
     if job.method.needs.alone:
-        assert job.method.needs.alone in str(why_not_packable(lora, job.method, model))
+        assert job.method.needs.alone in str(not_packable_reason(lora, job.method, model))
         return
-    assert why_not_packable(lora, job.method, model) is None
+    assert not_packable_reason(lora, job.method, model) is None
     tokens = Tokens(tokenizer, max_tokens=128, is_encoder_decoder=False)
     examples = demo_examples(job.method, tokens)
     examples = precompute(job, Examples(examples, []), use_gpu=False).train

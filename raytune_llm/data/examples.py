@@ -1,0 +1,68 @@
+"""Encoded records: token sequences with their labels, and what is known of them before training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+IGNORED = -100
+"""Label of a token that carries no loss (the convention of torch.nn.functional.cross_entropy)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TeacherTopK:
+    """What a teacher says of the label tokens of a sequence that count, in their order: L of them."""
+
+    ids: NDArray[np.int32]
+    """Its k likeliest tokens, (L, k)."""
+    logprobs: NDArray[np.float32]
+    """Their log p, and that of all other tokens together (−inf where there are none), nats, (L, k + 1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSequence:
+    """One token sequence. Causal bases: labels are aligned with input_ids (IGNORED where no loss is due) and are
+    shifted by the model. Encoder-decoder bases: input_ids feed the encoder and labels are the decoder's targets, of
+    their own length."""
+
+    input_ids: list[int]
+    labels: list[int]
+    reference: float | None = None
+    """log p(labels) under the reference policy, nats; set before training where the method needs it."""
+    teacher: TeacherTopK | None = None
+    """What a teacher says in the labels' places; set before training where the method needs it."""
+    features: NDArray[np.float32] | None = None
+    """A teacher's hidden states where it predicts the label tokens that count, (L, layers, its width); set before
+    training where the method needs it."""
+
+
+Example = dict[str, TokenSequence]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The encoded records of a job."""
+
+    train: list[Example]
+    eval: list[Example]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A prompt and what the policy made of it."""
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    """With the token that ended it, if one did."""
+    prompt: str
+    """As the policy read it."""
+    completion: str
+    """Without special tokens."""
+    answer: str
+    """The record's own, '' where it has none."""
+    ended: bool
+    """Whether it ended by itself; else it was cut off at the longest length."""

@@ -1,0 +1,27 @@
+"""Loss terms: a sum and a weight per example, and in which direction a metric improves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Term:
+    """One part of the loss: coefficient · Σ sum / Σ weight. With coefficient 0 it is a metric only."""
+
+    sum: Tensor
+    """(B,)"""
+    weight: Tensor
+    """(B,)"""
+    coefficient: float = 1.0
+
+
+def lower_is_better(metric: str) -> bool:
+    """Losses, perplexities, divergences and errors fall; every other metric rises."""
+    name = metric.rsplit("/", 1)[-1]
+    falling = {"perplexity", "kl", "kl_per_token", "repetition", "calibration_error", "divergence"}
+    return name.endswith(("loss", "distance")) or name in falling

@@ -1,0 +1,229 @@
+"""The nouns of the system: what a job is asked to do (Job, Tuning, Scaling) and what comes of it (Trial, Report,
+Outcome, Card).
+
+Read this first. Values stand in conf/*.yaml; the string below each field says its meaning, unit and range.
+Components that a config group chooses (method, model, data, adapter, tracking, sweep, serve) are typed where they
+live; here they are named. Nothing in this module imports Ray, torch or Hydra.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Self
+
+from raytune_llm.errors import check_name, require
+from raytune_llm.training.config import Scaling, Tuning
+
+if TYPE_CHECKING:
+    from raytune_llm.annotation.filters import Annotation
+    from raytune_llm.annotation.prompt import Prompt
+    from raytune_llm.annotation.teachers.base import Teacher
+    from raytune_llm.data.files import Data
+    from raytune_llm.methods.base import Method
+    from raytune_llm.models.adapters.base import Adapter
+    from raytune_llm.models.base import Base
+    from raytune_llm.serving.deploy.config import Serve
+    from raytune_llm.sweep.space import Sweep
+    from raytune_llm.training.tracking.base import Tracker
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What every job has."""
+
+    home: str
+    """Folder or URI (s3://, gs://) that holds runs/ and registry/; must be shared by all nodes of a cluster."""
+    seed: int
+    """Seeds data order, initial adapters, dropout and bootstrap."""
+
+    @property
+    def registry_dir(self) -> str:
+        """Where versions are kept."""
+        return f"{self.home}/registry"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunJob(Job):
+    """A job that leaves a folder behind."""
+
+    name: str
+    """Names the tuned model in the registry and its runs' folder: letters, digits, '.', '_', '-'."""
+    run: str
+    """Names this run's folder below runs/<name>/; the time by default. Naming an unfinished run goes on with it."""
+    allow_modules: list[str]
+    """Python modules whose functions this job may call; what a card names is never called unless it is listed here."""
+
+    def __post_init__(self) -> None:
+        check_name("name", self.name)
+        check_name("run", self.run)
+
+    @property
+    def run_dir(self) -> str:
+        """Where this job writes: metrics, tables, checkpoints."""
+        return f"{self.home}/runs/{self.name}/{self.run}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckJob(Job):
+    """Is the data sound for this method and base? Nothing is trained, no accelerator is touched."""
+
+    model: Base
+    data: Data
+    method: Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob(RunJob, CheckJob):
+    """One tuning run: checked, trained with early stopping, compared with the base, published to the registry."""
+
+    teacher: Teacher
+    """Asked about data.train before anything else (jobs/annotate.py by itself does the same); none by default."""
+    prompt: Prompt
+    annotation: Annotation
+    adapter: Adapter
+    tuning: Tuning
+    scaling: Scaling
+    tracking: dict[str, Tracker]
+    """metrics.jsonl is always written; these come beside it."""
+    evaluation: Evaluation
+    promote: Promotion
+    """Whether the published version becomes champion: proven (it beats base and champion by more than chance), always,
+    never."""
+
+    @property
+    def kind(self) -> str:
+        """The registry's kind of what this job makes: adapter, model or reward."""
+        return "reward" if self.method.needs.score else self.adapter.kind
+
+    @property
+    def drives_ray_train(self) -> bool:
+        """Whether its trials, or stages before them, are jobs of Ray Train."""
+        return True
+
+    @property
+    def learning_rate(self) -> float:
+        """Peak rate of AdamW."""
+        return self.model.recommended_rate() * self.adapter.rate_factor * self.tuning.learning_rate_multiplier
+
+    def with_values(self, values: Mapping[str, Any]) -> Self:
+        """This job with dotted keys replaced, e.g. {"tuning.steps": 50}; unknown keys raise ValueError."""
+        job: Any = self
+        for key, value in values.items():
+            job = _replace(job, key.split("."), value, key)
+        return job
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepJob(TrainJob):
+    """Many tuning runs, searched and stopped early by Ray Tune; the winner proven, registered and perhaps deployed."""
+
+    sweep: Sweep
+    serve: Serve
+
+    @property
+    def drives_ray_train(self) -> bool:
+        return self.scaling.num_workers > 1 or bool(self.method.needs.stages)
+
+    def of_trials(self) -> TrainJob:
+        """What its trials have in common, without parts they don't need, whose imports cost each process seconds."""
+        return TrainJob(**{f.name: getattr(self, f.name) for f in dataclasses.fields(TrainJob)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotateJob(RunJob):
+    """A teacher writes rationales, and labels where none are given; what it answers is kept and never asked again."""
+
+    data: Data
+    """data.train is annotated."""
+    teacher: Teacher
+    prompt: Prompt
+    annotation: Annotation
+    output: str | None
+    """JSONL to write, which data.train= of a tuning job takes; null = train.jsonl in the run's folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateJob(RunJob):
+    """Base against tuned on a data set, with confidence intervals."""
+
+    version: str
+    """Registry reference: NAME, NAME@champion or NAME@3; adapter=… says the same."""
+    data: Data
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeJob(Job):
+    """An OpenAI-compatible endpoint for tuned models that share one base."""
+
+    version: str
+    """Registry references, comma-separated: NAME, NAME@champion, NAME@3; the first decides the base. adapter=… says
+    the same."""
+    serve: Serve
+
+
+class RegistryAction(Enum):
+    list = "list"
+    show = "show"
+    alias = "alias"
+    rollback = "rollback"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegistryJob(Job):
+    """The registry of tuned models: list them, show one, set an alias, roll back."""
+
+    action: RegistryAction
+    """list: all versions; show: one card; alias: name a version; rollback: champion becomes the previous champion
+    again."""
+    version: str | None
+    """Registry reference for show and alias (NAME@3), NAME for rollback."""
+    alias: str
+    """The alias that action=alias sets."""
+
+    def __post_init__(self) -> None:
+        needs = "NAME for rollback, NAME@3 for show and alias"
+        require(self.action is RegistryAction.list or self.version is not None, "version", self.version, needs)
+
+
+class Promotion(Enum):
+    """When a published version becomes champion."""
+
+    proven = "proven"
+    """Only when it beats the base (and the present champion) on the eval set by more than chance."""
+    always = "always"
+    never = "never"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How versions are compared."""
+
+    max_examples: int | None
+    """Examples used, drawn with the job's seed; null = all."""
+    max_new_tokens: int
+    """Longest generated answer, tokens."""
+    batch_size: int
+    """Prompts generated at once."""
+    num_samples: int
+    """Answers shown side by side in the report."""
+    bootstrap_draws: int
+    """Resamples behind each 95 % interval."""
+    answer_after: str | None
+    """Text after whose last occurrence the answer begins, in outputs and references alike, e.g. after reasoning written
+    out; null = the whole output is the answer."""
+
+
+def _replace(node: Any, path: list[str], value: Any, key: str) -> Any:
+    names = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
+    if path[0] not in names:
+        raise ValueError(f"{key} is not a key of this job; at '{path[0]}' it has {names}")
+    present = getattr(node, path[0])
+    if len(path) > 1:
+        child = _replace(present, path[1:], value, key)
+    else:
+        child = type(present)(value) if isinstance(present, Enum) and isinstance(value, str) else value
+    return dataclasses.replace(node, **{path[0]: child})

@@ -1,0 +1,155 @@
+"""What a method needs from the registry beside its base: a reward model, the adapter that training goes on in."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raytune_llm.errors import InputError
+from raytune_llm.methods.base import Method, Needs, Session
+from raytune_llm.models.base import Base
+from raytune_llm.models.loading import load_tuned
+from raytune_llm.stores.card import Version
+from raytune_llm.stores.registry import Registry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from raytune_llm.models.base import Base
+from pathlib import Path
+
+from raytune_llm.methods import model_refs
+from raytune_llm.methods.base import ModelRefs
+from raytune_llm.models.base import Base
+from raytune_llm.models.loading import load_system
+
+
+@contextmanager
+def open_session(
+    method: Any,
+    base: Base,
+    *,
+    registry_dir: str,
+    allow_modules: Sequence[str],
+    batch_size: int,
+    seed: int,
+    use_gpu: bool,
+) -> Iterator[Session | None]:
+    """The session of a method that samples, for as long as its files are at hand; None for every other method."""
+    if not method.needs.sampling:
+        yield None
+        return
+    registry = Registry(registry_dir)
+    with tempfile.TemporaryDirectory(prefix="companions-") as scratch:
+
+        def folder(reference: str | None) -> Path | None:
+            return None if reference is None else registry.local_copy(registry.resolve(reference), Path(scratch))
+
+        yield method.session(
+            ModelRefs(
+                base=base,
+                tokenizer=base.tokenizer(),
+                reward_folder=folder(method.reward_adapter if method.model_weight else None),
+                judge_folder=folder(method.judge_adapter),
+                init_folder=folder(method.init_adapter),
+                allow_modules=tuple(allow_modules),
+                batch_size=batch_size,
+                seed=seed,
+                device="cuda" if use_gpu else "cpu",
+            )
+        )
+
+
+@contextmanager
+def initial_adapter(method: Method, registry_dir: str) -> Iterator[Path | None]:
+    """The files of the adapter that a method goes on in, for as long as the context lasts; None where it begins with
+    the base."""
+    reference = method.needs.init_adapter
+    if reference is None:
+        yield None
+        return
+    registry = Registry(registry_dir)
+    with tempfile.TemporaryDirectory(prefix="initial-") as scratch:
+        yield registry.local_copy(registry.resolve(reference), Path(scratch))
+
+
+def resolve_teacher(reference: str | None, base: Base, registry_dir: str) -> tuple[Base, str | None]:
+    """Whom a student learns from: a base, and the folder of what is tuned on it (None: the base itself).
+
+    Raises ValueError when there is no such teacher, or its vocabulary isn't the student's. Reads no weights.
+    """
+    if reference is None:
+        return base, None
+    try:
+        if "@" in reference:
+            version = Registry(registry_dir).resolve(reference)
+            if version.card.kind == "reward":
+                raise ValueError("it is a reward model, which says nothing of tokens")
+            found, folder = Base.from_loading(version.card.base_loading), version.path
+        else:
+            found, folder = replace(base, name_or_path=reference, revision=None, eos_token=None), None
+        own, other = _vocabulary(base), _vocabulary(found)
+        if found.facts.is_encoder_decoder != base.facts.is_encoder_decoder:
+            raise ValueError("one of teacher and student is an encoder-decoder model, the other is not")
+        if own != other:
+            raise ValueError(
+                f"its vocabulary of {len(other)} tokens isn't the student's of {len(own)} ({_differing(own, other)}); "
+                "distributions over different tokens can't be compared: let it write rationales and labels instead "
+                "(jobs/annotate.py)"
+            )
+    except (ValueError, OSError) as error:
+        raise ValueError(f"method.teacher={reference}: {error}") from error
+    return found, folder
+
+
+@contextmanager
+def teacher_model(needs: Needs, base: Base, registry_dir: str) -> Iterator[dict[str, Any]]:
+    """What a method's trainer is given of its teacher: the model itself where it needs that, else nothing."""
+    if not needs.teacher_model:
+        yield {}
+        return
+    found, folder = resolve_teacher(needs.teacher, base, registry_dir)
+    if folder is None:
+        yield {"teacher": found.load().eval()}
+        return
+    with tempfile.TemporaryDirectory(prefix="teacher-") as scratch:
+        registry = Registry(registry_dir)
+        version = registry.resolve(str(needs.teacher))
+        yield {"teacher": load_tuned(registry.local_copy(version, Path(scratch)), found)}
+
+
+def _vocabulary(base: Base) -> dict[str, int]:
+    """Ids of the tokens; unlike Base.tokenizer, it never looks at weights."""
+    from transformers import AutoTokenizer
+
+    return dict(AutoTokenizer.from_pretrained(base.name_or_path, revision=base.revision).get_vocab())
+
+
+def _differing(own: dict[str, int], other: dict[str, int]) -> str:
+    """The first token by which two vocabularies differ."""
+    token = min(dict(set(own.items()) ^ set(other.items())), key=lambda text: own.get(text, other.get(text, 0)))
+    return f"{token!r} is token {own.get(token)} of the student's and {other.get(token)} of the teacher's"
+
+
+def resolve_ref(registry: Registry, key: str, reference: str, *, kind: str, base: Base) -> Version:
+    """The version that a key names. Raises InputError when it is of another kind, or was trained on another base."""
+    version = registry.resolve(reference)
+    card = version.card
+    if card.kind != kind:
+        raise InputError(f"{key}={reference} is of kind {card.kind}; allowed: a version of kind {kind}")
+    if card.base_revision != base.facts.revision_hash:
+        raise InputError(
+            f"{key}={reference} was trained on {card.base} ({card.base_revision[:12]}); this job's base is "
+            f"{base.name_or_path} ({base.facts.revision_hash[:12]}): allowed: a version of the same base"
+        )
+    return version
+
+
+def load_reference(base: Base, method: Method, registry_dir: str, *, use_gpu: bool) -> Any:
+    """What a method's training begins with, in eval mode: the base, or an adapter on it."""
+    with model_refs.initial_adapter(method, registry_dir) as folder:
+        return load_system(base, None if folder is None else str(folder), use_gpu=use_gpu)

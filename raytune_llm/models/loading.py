@@ -1,0 +1,80 @@
+"""Tuned models loaded from their folders: PEFT adapters on a base, or whole models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raytune_llm.models.base import Base, torch_dtype
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from raytune_llm.stores.storage import open_storage
+
+
+def load_trainable(folder: str | Path, model: PreTrainedModel) -> Any:
+    """The model with the adapter of a folder on it, to be trained further, in fp32."""
+    from peft import PeftModel
+
+    adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=True, autocast_adapter_dtype=False)
+    _raise_precision(adapted)
+    return adapted
+
+
+def load_tuned(folder: str | Path, base: Base, model: PreTrainedModel | None = None, *, score: bool = False) -> Any:
+    """The tuned model of a registry folder, in eval mode: PEFT's adapter on the base (on `model` if it is given, which
+    is changed in place), or the fully tuned model itself; with `score`, a reward model."""
+    folder = Path(folder)
+    if (folder / "adapter_config.json").is_file():
+        from peft import PeftModel
+
+        return PeftModel.from_pretrained(model if model is not None else base.load(score=score), str(folder)).eval()
+    from raytune_llm.models.base import auto_class
+
+    loaded = auto_class(base.facts.is_encoder_decoder, score=score).from_pretrained(
+        folder, dtype=torch_dtype(base.dtype), attn_implementation=base.attention, use_safetensors=True
+    )
+    if not score:
+        loaded.generation_config.do_sample = False
+    return loaded.eval()
+
+
+def _raise_precision(adapted: Any) -> None:
+    """What is trained in fp32 (fp64), for the optimizer's sake."""
+    for parameter in adapted.parameters():
+        if parameter.requires_grad and parameter.dtype.itemsize < 8:
+            parameter.data = parameter.data.float()
+
+
+def load_system(base: Base, folder: str | None, *, score: bool = False, use_gpu: bool) -> Any:
+    """The base, or the tuned model of a folder or URI, in eval mode; with `score`, as a reward model."""
+    if folder is None:
+        model = base.load(score=score).eval()
+    else:
+        with fetched(folder) as local:
+            model = load_tuned(local, base, score=score)
+    return model.to("cuda") if use_gpu else model
+
+
+@contextmanager
+def fetched(folder: str) -> Iterator[Path]:
+    """All files of a folder or URI as a local folder, for as long as the context lasts."""
+    storage = open_storage(folder)
+    with tempfile.TemporaryDirectory(prefix="fetched-") as scratch:
+        for name in storage.files(""):
+            target = Path(scratch, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            storage.download(name, target)
+        yield Path(scratch)
+
+
+def num_adapted_modules(model: Any, adapter: str) -> int:
+    """Modules of a model in which PEFT has an adapter of that name."""
+    from peft.tuners.lora import LoraLayer
+
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    return sum(adapter in layer.lora_A or adapter in layer.lora_embedding_A for layer in layers)

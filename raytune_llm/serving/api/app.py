@@ -1,0 +1,258 @@
+"""The endpoint's HTTP face: OpenAI's models, chat completions and text completions over one engine.
+
+Chats are put through the served version's own chat template, text prompts as its supervised records are put. An
+answer in a chat begins with its first character that isn't white space: templates differ in which side of it a space
+belongs to. Knows no Ray: deploy.py runs it in a Serve replica, a test in a test client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from prometheus_client import Metric
+from starlette.exceptions import HTTPException
+
+from raytune_llm.serving.api import errors
+from raytune_llm.serving.api.auth import KEY_IN_SCOPE, AuthMiddleware
+from raytune_llm.serving.api.metrics import CONTENT_TYPE, Merged, Metrics
+from raytune_llm.serving.api.rate_limit import RateLimiter
+from raytune_llm.serving.api.requests import ChatRequest, CompletionRequest, Options
+from raytune_llm.serving.api.responses import ChatShape, CompletionShape, Shape, model_list, usage
+from raytune_llm.serving.deploy.model_manager import ModelManager
+from raytune_llm.serving.engine.base import Delta, Engine, Sampling, ServedModel
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one request may ask for."""
+
+    max_tokens: int
+    """Longest answer."""
+    context_tokens: int | None
+    """Prompt and answer together (each alone for an encoder-decoder base); None = no bound."""
+    shares_context: bool
+    """Whether prompt and answer share the context, as they do in causal bases."""
+    request_timeout_seconds: float
+    max_body_bytes: int
+
+
+@dataclass(kw_only=True)
+class Service:
+    """All that the routes need."""
+
+    engine: Engine
+    library: ModelManager
+    limits: Limits
+    quota: RateLimiter
+    metrics: Metrics
+    generate: Callable[[str, list[int], Sampling], AsyncGenerator[Delta, None]]
+    """The engine's, or one that may leave an answer to another replica."""
+    families: Callable[[], Awaitable[list[Metric]]]
+    """What other replicas have counted."""
+
+    async def chat(self, request: ChatRequest, key: str) -> Response:
+        served = await self._find(request, key)
+        prompt = _encode(served, request.prompt, "messages")
+        shape = ChatShape(served.id, wants_logprobs=request.num_logprobs is not None)
+        deltas = _without_leading_space(self._generate(request, served, prompt, key))
+        return await self._answer(request, shape, len(prompt), deltas)
+
+    async def complete(self, request: CompletionRequest, key: str) -> Response:
+        served = await self._find(request, key)
+        if isinstance(request.prompt, str):
+            prompt = _encode(served, request.prompt, "prompt")
+        else:
+            prompt = _checked_ids(served, request.prompt)
+        shape = CompletionShape(served.id, wants_logprobs=request.num_logprobs is not None)
+        return await self._answer(request, shape, len(prompt), self._generate(request, served, prompt, key))
+
+    async def _find(self, request: Options, key: str) -> ServedModel:
+        request.check()
+        await self.quota.admit(key)
+        return await self.library.find(request.model)
+
+    async def _answer(
+        self, request: Options, shape: Shape, prompt_tokens: int, deltas: AsyncGenerator[Delta, None]
+    ) -> Response:
+        if request.stream:
+            events = _events(deltas, shape, prompt_tokens, wants_usage=request.wants_usage)
+            return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        async with aclosing(deltas):
+            whole = [delta async for delta in deltas]
+        finish = whole[-1].finish
+        assert finish is not None
+        logprobs = [entry for delta in whole for entry in delta.logprobs]
+        counts = usage(prompt_tokens, sum(delta.num_tokens for delta in whole))
+        return JSONResponse(shape.whole("".join(delta.text for delta in whole), finish, logprobs, counts))
+
+    def _generate(
+        self, request: Options, served: ServedModel, prompt: list[int], key: str
+    ) -> AsyncGenerator[Delta, None]:
+        """The answer. Raises ApiError at once when the request exceeds the limits."""
+        sampling = request.sampling(self._answer_tokens(request, len(prompt)))
+        deltas = self.generate(served.id, prompt, sampling)
+        within = _within(self.limits.request_timeout_seconds, deltas)
+        return self.metrics.metered(served.id, len(prompt), self.quota.charged(key, len(prompt), within))
+
+    def _answer_tokens(self, request: Options, prompt_tokens: int) -> int:
+        """Longest answer. Raises ApiError when prompt and answer exceed the limits."""
+        limit, context, asked = self.limits.max_tokens, self.limits.context_tokens, request.answer_tokens
+        if asked is not None and asked > limit:
+            raise errors.invalid(
+                f"max_tokens={asked} is more than this endpoint's limit of {limit}", param="max_tokens"
+            )
+        wanted = asked or limit
+        if context is None:
+            return wanted
+        used = prompt_tokens if self.limits.shares_context else 0
+        if prompt_tokens > context or used + (asked or 1) > context:
+            raise errors.invalid(
+                f"this model's context is {context} tokens; the prompt has {prompt_tokens}"
+                + (f" and max_tokens asks for {asked}" if asked is not None else "")
+                + "; shorten the prompt"
+                + (" or max_tokens" if asked is not None else ""),
+                param="prompt" if isinstance(request, CompletionRequest) else "messages",
+                code="context_length_exceeded",
+            )
+        return min(wanted, context - used)
+
+
+def create_app(service: Service, *, key_hashes: tuple[str, ...]) -> FastAPI:
+    """The ASGI app."""
+    app = FastAPI(title="raytune_llm", docs_url=None, redoc_url=None)
+    app.add_middleware(AuthMiddleware, key_hashes=key_hashes, max_body_bytes=service.limits.max_body_bytes)
+    _add_error_handlers(app, service.metrics)
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        families = [*service.metrics.families(service.engine), *await service.families()]
+        return Response(Merged(families).text(), media_type=CONTENT_TYPE)
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, Any]:
+        service.engine.check_health()
+        return {"status": "ok", "running": service.engine.num_running}
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": model_list(service.library.catalogue)}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        for found in model_list(service.library.catalogue):
+            if found["id"] == name:
+                return found
+        raise errors.ApiError(404, f"the model '{name}' is not served here", code="model_not_found", param="model")
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(request: ChatRequest, http: Request) -> Response:
+        return await service.chat(request, http.scope[KEY_IN_SCOPE])
+
+    @app.post("/v1/completions")
+    async def completions(request: CompletionRequest, http: Request) -> Response:
+        return await service.complete(request, http.scope[KEY_IN_SCOPE])
+
+    return app
+
+
+def _add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
+    def answer(error: errors.ApiError) -> Response:
+        metrics.refused(error.status)
+        return error.response()
+
+    @app.exception_handler(errors.ApiError)
+    async def own(request: Request, error: errors.ApiError) -> Response:
+        return answer(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def validation(request: Request, error: RequestValidationError) -> Response:
+        return answer(errors.from_validation(error.errors()))
+
+    @app.exception_handler(HTTPException)
+    async def framework(request: Request, error: HTTPException) -> Response:
+        return answer(errors.from_status(error.status_code, str(error.detail)))
+
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> Response:
+        return answer(errors.internal())
+
+
+async def _within(seconds: float, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
+    """The deltas that come in time. Raises ApiError 408 when they take longer."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    async with aclosing(deltas):
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    delta = await anext(deltas)
+            except StopAsyncIteration:
+                return
+            except TimeoutError as error:
+                message = f"the answer took longer than {seconds:g} seconds; ask for fewer tokens (max_tokens)"
+                raise errors.ApiError(408, message, code="request_timeout") from error
+            yield delta
+
+
+async def _without_leading_space(deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
+    """The deltas with the white space before the first other character left out."""
+    has_begun = False
+    async with aclosing(deltas):
+        async for delta in deltas:
+            text = delta.text if has_begun else delta.text.lstrip()
+            has_begun = has_begun or bool(text)
+            yield replace(delta, text=text)
+
+
+async def _events(
+    deltas: AsyncGenerator[Delta, None], shape: Shape, prompt_tokens: int, *, wants_usage: bool
+) -> AsyncIterator[str]:
+    """Server-sent events of one answer. An error after the start can only be an event, and ends the stream."""
+    completion_tokens = 0
+    async with aclosing(deltas):
+        try:
+            for event in shape.opening():
+                yield _event(event)
+            async for delta in deltas:
+                completion_tokens += delta.num_tokens
+                yield _event(shape.event(delta.text, delta.finish, delta.logprobs))
+            if wants_usage:
+                yield _event(shape.usage_event(usage(prompt_tokens, completion_tokens)))
+            yield "data: [DONE]\n\n"
+        except errors.ApiError as error:
+            yield _event(error.body())
+        except RuntimeError:
+            logger.exception("a stream failed")
+            yield _event(errors.internal().body())
+
+
+def _event(content: dict[str, Any]) -> str:
+    return f"data: {json.dumps(content)}\n\n"
+
+
+def _encode(served: ServedModel, prompt: Any, param: str) -> list[int]:
+    """The prompt's tokens by the version's own template. Raises ApiError when the template refuses it."""
+    try:
+        return served.tokens.prompt(prompt)
+    except ValueError as error:
+        raise errors.invalid(f"{served.id}: {error}", param=param) from error
+
+
+def _checked_ids(served: ServedModel, ids: list[int]) -> list[int]:
+    size = len(served.tokens.tokenizer)
+    wrong = [index for index in ids if not 0 <= index < size]
+    if wrong or not ids:
+        raise errors.invalid(
+            f"prompt: token ids must be 0 to {size - 1}, at least one; found {wrong[:5] or 'none'}", param="prompt"
+        )
+    return ids

@@ -1,0 +1,182 @@
+"""What an endpoint serves and by which names: one base and versions tuned from it, as their cards say.
+
+    BASE            the base: its hub id, or its folder's name
+    NAME@3          a version; every answer names its model so
+    NAME            the version first asked for under that name
+    NAME@champion   and any other alias that pointed to a served version when the endpoint was started
+
+Aliases are read once, at the start: an endpoint never changes its answers because an alias was moved.
+"""
+
+from __future__ import annotations
+
+import calendar
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from raytune_llm.errors import InputError
+from raytune_llm.models.base import Base
+from raytune_llm.stores.card import Version
+from raytune_llm.stores.registry import Registry
+
+SERVABLE = ("adapter", "model")
+"""Kinds of versions that give answers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A base or a version on offer."""
+
+    id: str
+    names: tuple[str, ...]
+    """Every name it answers to, `id` first."""
+    kind: str
+    """base, adapter or model."""
+    version: Version | None
+    """None for the base."""
+    created: int
+    """Unix time, seconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalog:
+    """All that one endpoint offers."""
+
+    base: Base
+    entries: tuple[Entry, ...]
+    """The base first."""
+
+    def find(self, name: str) -> Entry | None:
+        return next((entry for entry in self.entries if name in entry.names), None)
+
+    @property
+    def versions(self) -> list[Version]:
+        return [entry.version for entry in self.entries if entry.version is not None]
+
+    def without(self, ids: Sequence[str]) -> Catalog:
+        return Catalog(base=self.base, entries=tuple(entry for entry in self.entries if entry.id not in ids))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """A running endpoint."""
+
+    url: str
+    """Base URL for OpenAI clients, ending in /v1."""
+    catalogue: Catalog
+    api_key: str | None
+    """A key that it takes; None where it asks for none."""
+
+    @property
+    def models(self) -> list[str]:
+        """Names it answers to."""
+        return [name for entry in self.catalogue.entries for name in entry.names]
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.url}, models={self.models})"
+
+
+def read_catalog(registry: Registry, references: Sequence[str]) -> Catalog:
+    """The catalogue of these references; the first decides the base.
+
+    Raises InputError when one doesn't exist, is of another base, or is of a kind that doesn't answer.
+    """
+    if not references:
+        raise InputError(
+            "version= names nothing to serve; give NAME, NAME@champion or NAME@3, several separated by commas"
+        )
+    versions = list({version.reference: version for version in map(registry.resolve, references)}.values())
+    first = versions[0]
+    for version in versions:
+        _check_kind(version)
+    base = Base.from_loading(first.card.base_loading)
+    if base.facts.revision_hash != first.card.base_revision:
+        raise InputError(
+            f"{first.reference} was tuned from another state of {first.card.base}: "
+            f"its card has {first.card.base_revision[:12]}, the base is now "
+            f"{base.facts.revision_hash[:12]}; restore that base, or tune again"
+        )
+    base_id = _base_id(base)
+    catalogue = Catalog(base=base, entries=(Entry(id=base_id, names=(base_id,), kind="base", version=None, created=0),))
+    for version in versions:
+        catalogue = _extended(catalogue, version, f", from {first.reference}")
+    return catalogue
+
+
+def read_servable(registry: Registry, catalogue: Catalog, references: Sequence[str]) -> tuple[Catalog, dict[str, str]]:
+    """The same base with these versions, and by reference why which of them can't be served."""
+    found, refused = replace(catalogue, entries=catalogue.entries[:1]), {}
+    for reference in references:
+        try:
+            version = registry.resolve(reference)
+            if found.find(version.reference) is None:
+                found = _extended(found, version, "")
+        except InputError as error:
+            refused[reference] = str(error)
+    return found, refused
+
+
+def can_be_more(catalogue: Catalog, reference: str) -> bool:
+    """Whether a reference is NAME@number of a name that the catalogue has another version of."""
+    name, _, number = reference.partition("@")
+    is_plain = number.isascii() and number.isdigit() and len(number) <= 9
+    return is_plain and name in {version.name for version in catalogue.versions}
+
+
+def with_version(catalogue: Catalog, registry: Registry, reference: str) -> Catalog:
+    """The catalogue with one more version at its end. Raises InputError when it can't be served beside the others."""
+    version = registry.resolve(reference)
+    entry = replace(_extended(catalogue, version, "").entries[-1], names=(version.reference,))
+    return replace(catalogue, entries=(*catalogue.entries, entry))
+
+
+def _extended(catalogue: Catalog, version: Version, source: str) -> Catalog:
+    """The catalogue with one more version. `source`: what the base was told by, for the error's text."""
+    _check_kind(version)
+    _check_base(version, catalogue.base, source)
+    is_first = all(other.name != version.name for other in catalogue.versions)
+    aliases = [f"{version.name}@{alias}" for alias in version.aliases]
+    entry = Entry(
+        id=version.reference,
+        names=(version.reference, *([version.name] if is_first else []), *aliases),
+        kind=version.card.kind,
+        version=version,
+        created=_unix(version.card.created),
+    )
+    if catalogue.entries[0].id in entry.names:
+        raise InputError(f"{version.reference} has the same name as its base; publish it under another one")
+    return replace(catalogue, entries=(*catalogue.entries, entry))
+
+
+def _check_kind(version: Version) -> None:
+    kind = version.card.kind
+    if kind not in SERVABLE:
+        raise InputError(
+            f"{version.reference} is of kind {kind}, which gives no answers; allowed: {', '.join(SERVABLE)}"
+        )
+
+
+def _check_base(version: Version, base: Base, source: str) -> None:
+    card, facts = version.card, base.facts
+    if card.base_revision != facts.revision_hash:
+        raise InputError(
+            f"{version.reference} was tuned from {card.base} ({card.base_revision[:12]}), "
+            f"this endpoint's base is "
+            f"{base.name_or_path} ({facts.revision_hash[:12]}{source}); serve it from an endpoint of its own"
+        )
+    if card.base_loading["dtype"] != base.dtype.value:
+        raise InputError(
+            f"{version.reference} was tuned with model.dtype={card.base_loading['dtype']}, this endpoint's base has "
+            f"{base.dtype.value}{source}; serve it from an endpoint of its own"
+        )
+
+
+def _base_id(base: Base) -> str:
+    folder = Path(base.name_or_path).expanduser()
+    return folder.name if folder.is_dir() else base.name_or_path
+
+
+def _unix(created: str) -> int:
+    return calendar.timegm(time.strptime(created, "%Y-%m-%dT%H:%M:%SZ"))

@@ -1,0 +1,96 @@
+"""The endpoint as Ray Serve takes it: an application of replicas and, where there may be several, of a board."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from raytune_llm.serving.catalog import Catalog
+
+if TYPE_CHECKING:
+    from raytune_llm.serving.deploy.config import Serve
+
+APPLICATION = "raytune_llm"
+DEPLOYMENT = "endpoint"
+BOARD = "board"
+SPARE_REQUESTS = 8
+"""Requests a full replica still takes, so that /healthz and /v1/models are answered under load."""
+LOOK_BACK_SECONDS = 30.0
+QUIET: dict[str, Any] = {"log_level": "WARNING", "enable_access_log": False}
+
+
+def make_application(
+    serve: Serve, registry_dir: str, catalogue: Catalog, key_hashes: tuple[str, ...], *, has_gpu: bool | None = None
+) -> Any:
+    """The Serve application; has_gpu: whether its cluster has any, None asks the present one."""
+    import ray
+    from ray import serve as ray_serve
+
+    from raytune_llm.serving.api.app import Limits
+    from raytune_llm.serving.api.rate_limit import KeyLimits
+    from raytune_llm.serving.deploy.coordinator import Coordinator
+    from raytune_llm.serving.deploy.replica import Plan, Replica
+
+    facts = catalogue.base.facts
+    quota = KeyLimits(serve.requests_per_minute, serve.tokens_per_minute)
+    plan = Plan(
+        catalogue=catalogue,
+        registry_dir=registry_dir,
+        engine=serve.engine,
+        limits=Limits(
+            max_tokens=serve.max_tokens,
+            context_tokens=facts.context_tokens,
+            shares_context=not facts.is_encoder_decoder,
+            request_timeout_seconds=serve.request_timeout_seconds,
+            max_body_bytes=serve.max_body_bytes,
+        ),
+        max_running=serve.max_concurrent_requests,
+        key_hashes=key_hashes,
+        quota=quota,
+        max_on_demand=serve.max_on_demand,
+    )
+    has_gpu = ray.cluster_resources().get("GPU", 0) >= 1 if has_gpu is None else has_gpu
+
+    def own() -> Any:
+        deployment = ray_serve.deployment(
+            ray_serve.ingress()(Replica),
+            name=DEPLOYMENT,
+            max_ongoing_requests=serve.max_concurrent_requests + SPARE_REQUESTS,
+            logging_config=QUIET,
+            graceful_shutdown_timeout_s=serve.request_timeout_seconds,
+            user_config={"versions": [version.reference for version in catalogue.versions]},
+            ray_actor_options=serve.engine.resources(cluster_has_gpu=has_gpu),
+            **scaling(serve),
+        )
+        if serve.max_replicas == 1:
+            return deployment.bind(plan)
+        board = ray_serve.deployment(
+            Coordinator,
+            name=BOARD,
+            num_replicas=1,
+            max_ongoing_requests=100,
+            logging_config=QUIET,
+            ray_actor_options={"num_cpus": 0},
+        )
+        return deployment.bind(plan, board.bind(quota))
+
+    is_guarded = bool(key_hashes) or serve.max_on_demand > 0 or bool(quota.limited)
+    return serve.engine.application(own, catalogue, scaling(serve), is_guarded=is_guarded)
+
+
+def scaling(serve: Serve) -> dict[str, Any]:
+    """Ray Serve's fields for the number of replicas."""
+    if serve.max_replicas == serve.num_replicas:
+        return {"num_replicas": serve.num_replicas}
+    shortest = min(serve.upscale_delay_seconds, serve.downscale_delay_seconds)
+    return {
+        "autoscaling_config": {
+            "min_replicas": serve.num_replicas,
+            "max_replicas": serve.max_replicas,
+            "target_ongoing_requests": serve.target_open_answers,
+            "upscale_delay_s": serve.upscale_delay_seconds,
+            "downscale_delay_s": serve.downscale_delay_seconds,
+            # the load is a mean over this time; Ray Serve's 30 s would make shorter delays meaningless
+            "look_back_period_s": min(LOOK_BACK_SECONDS, shortest),
+            "metrics_interval_s": min(LOOK_BACK_SECONDS, shortest) / 3,
+        }
+    }

@@ -1,0 +1,119 @@
+"""The serve config of an endpoint: what conf/serve chooses."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+from dataclasses import dataclass
+
+from raytune_llm.errors import InputError, require
+from raytune_llm.serving.api.auth import key_hash
+from raytune_llm.serving.engine.base import EngineChoice
+
+HASHED = "sha256:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve:
+    """An OpenAI-compatible endpoint."""
+
+    deploy: bool
+    """Whether a sweep ends with its winner deployed; jobs/serve.py always deploys."""
+    host: str
+    """Address to listen on. 127.0.0.1 is reached from this machine alone; any other needs serve.api_key_env."""
+    port: int
+    """Port to listen on; 1 to 65535. One that is in use is refused before anything is started."""
+    num_replicas: int
+    """Copies of base and adapters that share the requests, at least; ≥ 1."""
+    max_replicas: int
+    """Copies at most: with more than num_replicas, Ray Serve adds and takes away copies by the answers that are open.
+    ≥ num_replicas."""
+    target_open_answers: int
+    """Open answers per replica that autoscaling aims at; ≥ 1."""
+    upscale_delay_seconds: float
+    """How long there must be too many open answers before a copy is added; > 0."""
+    downscale_delay_seconds: float
+    """How long there must be too few before one is taken away, which ends its answers first; > 0."""
+    max_concurrent_requests: int
+    """Answers that one replica decodes at once; more wait. ≥ 1."""
+    max_tokens: int
+    """Longest answer, tokens; a request may ask for less. ≥ 1."""
+    request_timeout_seconds: float
+    """An answer that takes longer, waiting included, ends with error 408; > 0."""
+    max_body_bytes: int
+    """Largest body of a request; larger ones are answered 413. ≥ 1024."""
+    api_key_env: str | None
+    """Environment variable with the API keys of clients, comma-separated; null asks for none (loopback only). A key
+    may be given as sha256:HEX, its hash; replicas and files hold hashes alone."""
+    requests_per_minute: int | None
+    """Requests that one key may make in a minute; more are answered 429. ≥ 1, or null for no limit."""
+    tokens_per_minute: int | None
+    """Tokens, of prompts and answers, that one key may use in a minute. ≥ 1, or null for no limit."""
+    max_on_demand: int
+    """Versions that requests for NAME@number may have loaded beside those named here, when NAME is one of them; of
+    more, the longest unused is put out. Each is proven before its first answer. ≥ 0; 0 loads none."""
+    config_file: str | None
+    """File to write a config for `serve deploy` to, instead of starting the endpoint here; null starts it."""
+    engine: EngineChoice
+    """What decodes: conf/serve/*.yaml name one."""
+
+    def __post_init__(self) -> None:
+        require(1 <= self.port <= 65535, "serve.port", self.port, "1 to 65535")
+        for name in ("num_replicas", "max_concurrent_requests", "max_tokens", "target_open_answers"):
+            require(getattr(self, name) >= 1, f"serve.{name}", getattr(self, name), "≥ 1")
+        require(self.max_on_demand >= 0, "serve.max_on_demand", self.max_on_demand, "≥ 0")
+        for name in ("requests_per_minute", "tokens_per_minute"):
+            limit = getattr(self, name)
+            require(limit is None or limit >= 1, f"serve.{name}", limit, "≥ 1 or null")
+        require(self.max_replicas >= self.num_replicas, "serve.max_replicas", self.max_replicas, "≥ num_replicas")
+        for name in ("request_timeout_seconds", "upscale_delay_seconds", "downscale_delay_seconds"):
+            require(getattr(self, name) > 0, f"serve.{name}", getattr(self, name), "> 0")
+        require(self.max_body_bytes >= 1024, "serve.max_body_bytes", self.max_body_bytes, "≥ 1024")
+        if self.api_key_env is None and not is_loopback(self.host):
+            raise InputError(
+                f"serve.host={self.host} can be reached from other machines and needs API keys: "
+                "put them into an environment "
+                "variable and name it by serve.api_key_env=NAME, or listen on serve.host=127.0.0.1"
+            )
+
+    def key_hashes(self) -> tuple[str, ...]:
+        """Hashes of the keys that clients must send; none where it is open. Raises InputError when the variable holds
+        none."""
+        if self.api_key_env is None:
+            return ()
+        keys = [key.strip() for key in os.environ.get(self.api_key_env, "").split(",") if key.strip()]
+        if not keys:
+            raise InputError(
+                f"serve.api_key_env={self.api_key_env}: this environment variable holds no key; "
+                "set it, e.g. to a long random word"
+            )
+        return tuple(key.removeprefix(HASHED) if key.startswith(HASHED) else key_hash(key) for key in keys)
+
+    def check_port(self) -> None:
+        """Raise InputError when something listens there already. Cheap: to be called before hours of work."""
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((self.host, self.port))
+            except OSError as error:
+                reason = "is in use" if error.errno == errno.EADDRINUSE else f"can't be listened on ({error.strerror})"
+                raise InputError(
+                    f"serve.port={self.port} {reason} on {self.host}; choose another by serve.port=…"
+                ) from error
+
+    @property
+    def url(self) -> str:
+        """Base URL for clients on this machine."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/v1"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address; a name other than localhost is taken to be reachable."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,114 @@
+"""The endpoint on a Ray cluster: what conf/serve chooses, and how it is started and stopped.
+
+Ray Serve routes, scales, replaces replicas that fail and keeps the endpoint when the job ends (on a cluster that
+outlives it). Aliases are read at the start. deploy_config.py writes the same endpoint as a file for `serve deploy`.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+
+from raytune_llm.errors import InputError
+from raytune_llm.serving.api.auth import key_hash
+from raytune_llm.serving.catalog import Endpoint, read_catalog
+from raytune_llm.serving.deploy.application import APPLICATION, QUIET, make_application
+from raytune_llm.serving.deploy.config import Serve
+from raytune_llm.stores.registry import Registry
+
+HEALTHY_WITHIN_SECONDS = 60.0
+WATCH_EVERY_SECONDS = 2.0
+
+
+def start(serve: Serve, registry_dir: str, references: Sequence[str]) -> Endpoint:
+    """Serve these registry references and their base in the present Ray session; returns when the endpoint is healthy.
+
+    Raises InputError for a busy port, missing API keys, references of different bases, versions that can't be loaded.
+    """
+    from ray import serve as ray_serve
+
+    hashes = serve.key_hashes()
+    serve.check_port()
+    catalogue = serve.engine.named(read_catalog(Registry(registry_dir), references))
+    _require_no_other_endpoint()
+    logging.getLogger("ray.serve").setLevel(QUIET["log_level"])
+    ray_serve.start(
+        proxy_location="HeadOnly",
+        http_options={"host": serve.host, "port": serve.port},
+        logging_config=QUIET,
+    )
+    try:
+        # the job's own key, so that it can prove the endpoint where it was given hashes alone
+        own_key = secrets.token_urlsafe(32) if hashes else None
+        every = (*hashes, key_hash(own_key)) if own_key else ()
+        application = make_application(serve, registry_dir, catalogue, every)
+        handle = ray_serve.run(application, name=APPLICATION, route_prefix="/")
+        refused = serve.engine.refused(handle, timeout_seconds=HEALTHY_WITHIN_SECONDS)
+        if refused:
+            raise InputError("; ".join(refused.values()))
+        endpoint = Endpoint(url=serve.url, catalogue=catalogue, api_key=own_key)
+        _wait_until_healthy(endpoint)
+    except BaseException:
+        stop()
+        raise
+    return endpoint
+
+
+def watch(endpoint: Endpoint) -> None:
+    """Return when the endpoint has been taken down; for jobs that serve until they are interrupted.
+
+    Raises RuntimeError when Ray Serve could not keep it.
+    """
+    from ray import serve as ray_serve
+
+    while APPLICATION in (applications := ray_serve.status().applications):
+        if applications[APPLICATION].status == "DEPLOY_FAILED":
+            raise RuntimeError(f"{endpoint.url} is gone: {applications[APPLICATION].message}")
+        time.sleep(WATCH_EVERY_SECONDS)
+
+
+def drain() -> None:
+    """Take the endpoint down; requests in flight are given time to end, new ones are refused."""
+    from ray import serve as ray_serve
+
+    if APPLICATION in ray_serve.status().applications:
+        ray_serve.delete(APPLICATION)
+
+
+def stop() -> None:
+    """Take the endpoint down, then Ray Serve."""
+    from ray import serve as ray_serve
+
+    drain()  # while the proxies still carry the answers
+    ray_serve.shutdown()
+
+
+def _require_no_other_endpoint() -> None:
+    from ray import serve as ray_serve
+
+    status = ray_serve.status()
+    if status.proxies or status.applications:
+        raise InputError(
+            f"this Ray cluster runs Ray Serve already (applications: {', '.join(status.applications) or 'none'}), "
+            "whose address can't be changed while it runs; stop it with `serve shutdown`, or use another cluster"
+        )
+
+
+def _wait_until_healthy(endpoint: Endpoint) -> None:
+    """Raises RuntimeError when /healthz isn't answered in time."""
+    deadline = time.monotonic() + HEALTHY_WITHIN_SECONDS
+    address = endpoint.url.removesuffix("/v1") + "/healthz"
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+            if time.monotonic() > deadline:
+                raise RuntimeError(
+                    f"{address} gave no answer within {HEALTHY_WITHIN_SECONDS:.0f} s of starting: {error}"
+                ) from error
+            time.sleep(0.1)

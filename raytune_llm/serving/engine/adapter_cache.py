@@ -1,0 +1,131 @@
+"""LoRA adapters in the rows of one stack: read when they are first asked for, the longest unused put out for others.
+
+The stack is as wide as the adapters met so far: a new one with more modules or a larger rank has it made anew.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from raytune_llm.models.adapter_route import Route
+from raytune_llm.models.stacked_lora import AdapterStack
+
+Weights = dict[str, tuple[Tensor, Tensor]]
+
+
+class AdapterCache:
+    """At most `capacity` adapters on a causal model, whose layers are wrapped in place. Not thread-safe."""
+
+    def __init__(self, model: nn.Module, *, capacity: int) -> None:
+        self.model = model
+        self._capacity = capacity
+        self._stack: AdapterStack | None = None
+        self._slots: dict[str, int] = {}
+        """By adapter, the longest unused first."""
+        self._users: dict[str, int] = {}
+        self.num_loads = 0
+        """Adapters written to a row so far."""
+        self.layout_version = 0
+        """Routes made before this changed are void."""
+
+    def __contains__(self, id: str) -> bool:
+        return id in self._slots
+
+    @property
+    def resident(self) -> tuple[str, ...]:
+        """Adapters that have a row, the longest unused first."""
+        return tuple(self._slots)
+
+    def acquire(self, id: str, read: Callable[[], Weights]) -> bool:
+        """Keep an adapter's row for one more answer; False when all rows are kept for other adapters."""
+        if id not in self._slots:
+            slot = self._free_slot()
+            if slot is None:
+                return False
+            self._write(slot, read())
+            self._slots[id] = slot
+        self._slots[id] = self._slots.pop(id)
+        self._users[id] = self._users.get(id, 0) + 1
+        return True
+
+    def release(self, id: str) -> None:
+        """One answer less needs this row; the adapter stays until its row is wanted."""
+        self._users[id] -= 1
+        if not self._users[id]:
+            del self._users[id]
+
+    def offer(self, id: str, weights: Weights) -> None:
+        """Load an adapter if a row is free, so that its first answer needn't wait."""
+        if id not in self._slots and len(self._slots) < self._capacity:
+            slot = self._free_slot()
+            assert slot is not None
+            self._write(slot, weights)
+            self._slots[id] = slot
+
+    def forget(self, id: str) -> None:
+        """Free an adapter's row; no answer may be using it."""
+        assert id not in self._users
+        slot = self._slots.pop(id, None)
+        if slot is not None and self._stack is not None:
+            self._stack.clear(slot)
+
+    def route(self, ids: Sequence[str | None]) -> Route | None:
+        """For rows that go through these adapters, None the base. Every one of them must be kept."""
+        if self._stack is None or not any(ids):
+            return None
+        slots = [self._stack.capacity if id is None else self._slots[id] for id in ids]
+        runs = [(slot, len(list(run))) for slot, run in itertools.groupby(slots)]
+        if len(runs) == 1:
+            return self._stack.span(slots[0], slots[0] + 1)
+        # equal runs of neighbours share one copy of their adapter
+        is_even = len({length for _, length in runs}) == 1
+        return self._stack.gather([slot for slot, _ in runs] if is_even else slots)[0]
+
+    def routed(self, route: Route | None) -> AbstractContextManager[None]:
+        """Forward passes inside go through this route."""
+        return nullcontext() if self._stack is None else self._stack.routed(route)
+
+    def _free_slot(self) -> int | None:
+        taken = set(self._slots.values())
+        free = next((slot for slot in range(self._capacity) if slot not in taken), None)
+        if free is not None:
+            return free
+        unused = next((id for id in self._slots if id not in self._users), None)
+        return None if unused is None else self._slots.pop(unused)
+
+    def _write(self, slot: int, weights: Weights) -> None:
+        rank = next(iter(weights.values()))[0].shape[0]
+        held = {} if self._stack is None else self._stack.layers
+        if self._stack is None or rank > self._stack.max_rank or not weights.keys() <= held.keys():
+            self._widen([*held, *(name for name in weights if name not in held)], rank)
+        assert self._stack is not None
+        self._stack.write(slot, self._filled(weights, rank), 1.0)
+        self.num_loads += 1
+
+    def _filled(self, weights: Weights, rank: int) -> Weights:
+        """With zeros for the modules that other adapters have."""
+        assert self._stack is not None
+        whole = {}
+        for name, layer in self._stack.layers.items():
+            empty = (torch.zeros(rank, layer.in_features), torch.zeros(layer.out_features, rank))
+            whole[name] = weights.get(name, empty)
+        return whole
+
+    def _widen(self, names: Sequence[str], rank: int) -> None:
+        """Make the stack anew with these modules and room for this rank."""
+        before, kept = self._stack, {}
+        if before is not None:
+            rank = max(rank, before.max_rank)
+            kept = {slot: (before.read(slot, before.ranks[slot]), before.ranks[slot]) for slot in self._slots.values()}
+            before.remove()
+        self._stack = AdapterStack(self.model, names, capacity=self._capacity, max_rank=rank)
+        # B holds the scales; the row that changes nothing may share theirs
+        self._stack.scales[self._capacity] = 1.0
+        for slot, (weights, held_rank) in kept.items():
+            self._stack.write(slot, self._filled(weights, held_rank), 1.0)
+        self.layout_version += 1

@@ -1,0 +1,252 @@
+"""Continuous batching on transformers: many adapters on one base in memory.
+
+One thread owns the weights. At each step the running answers of the base and of its LoRA adapters share one forward
+pass, fully tuned models have a pass each, and what can't share one (DoRA, encoder-decoder bases) decodes a token of
+each answer in turn. Answers join between two steps. Greedy answers equal `generate`'s. Left out: paged caches, several
+GPUs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from raytune_llm.serving.engine.base import Delta, Sampling, ServedModel
+from raytune_llm.serving.engine.batch import Batch, Row
+from raytune_llm.serving.engine.request import GenerationRequest, Outbox
+from raytune_llm.serving.engine.resident_models import Prepared, ResidentModels
+from raytune_llm.serving.engine.unbatched import Unbatched
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """Something to be done by the decoding thread between two steps."""
+
+    function: Callable[[], None]
+    done: Future[None]
+
+
+class LocalDecoder:
+    """The loaded engine. Only the decoding thread touches what is resident."""
+
+    def __init__(self, resident: ResidentModels, *, max_running: int) -> None:
+        self._resident = resident
+        self._models: dict[str, ServedModel] = {}
+        self._max_running = max_running
+        self._arrived: queue.SimpleQueue[GenerationRequest | _Call | None] = queue.SimpleQueue()
+        self._waiting: deque[GenerationRequest] = deque()
+        self._solos: list[Unbatched] = []
+        self._retired: set[str] = set()
+        self._outbox = Outbox()
+        self._num_open = 0
+        self._thread = threading.Thread(target=self._decode, name="decoder", daemon=True)
+        self._thread.start()
+
+    @property
+    def num_running(self) -> int:
+        return self._num_open
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting) + self._arrived.qsize()
+
+    @property
+    def num_adapter_loads(self) -> int:
+        return self._resident.num_loads
+
+    def add(self, model: ServedModel) -> None:
+        prepared = self._resident.prepare(model)
+        self._between_steps(lambda: self._install(prepared))
+        self._models[model.id] = model
+
+    def remove(self, id: str) -> None:
+        del self._models[id]
+        self._between_steps(lambda: self._retire(id))
+
+    def held(self) -> list[str]:
+        return self._resident.held
+
+    def is_cold(self, id: str) -> bool:
+        return self._resident.is_cold(id)
+
+    def num_adapted_modules(self, id: str) -> int:
+        return self._resident.num_adapted_modules[id]
+
+    def references(self, model: ServedModel) -> tuple[Any, Any]:
+        return self._resident.references(model)
+
+    async def generate(self, model: str, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
+        self.check_health()
+        self._num_open += 1
+        sequence = GenerationRequest(self._models[model], prompt, sampling, self._outbox)
+        try:
+            if self.is_cold(model):
+                sequence.weights = await asyncio.to_thread(self._resident.read, model)
+            self._arrived.put(sequence)
+            while True:
+                item = await sequence.deltas.get()
+                if isinstance(item, Exception):
+                    raise RuntimeError(f"decoding by {model} failed") from item
+                yield item
+                if item.finish is not None:
+                    return
+        finally:
+            self._num_open -= 1
+            sequence.cancelled = True
+
+    def check_health(self) -> None:
+        if not self._thread.is_alive():
+            raise RuntimeError("the decoding thread has ended")
+
+    def close(self) -> None:
+        self._arrived.put(None)
+        self._thread.join()
+
+    def _between_steps(self, function: Callable[[], None]) -> None:
+        """Have the decoding thread do something; returns, or raises, when it is done."""
+        self.check_health()
+        call = _Call(function, Future())
+        self._arrived.put(call)
+        call.done.result()
+
+    def _install(self, prepared: Prepared) -> None:
+        if prepared.served.id in self._retired:  # asked for again; a version never changes
+            self._retired.remove(prepared.served.id)
+        else:
+            self._resident.install(prepared)
+
+    def _retire(self, id: str) -> None:
+        self._retired.add(id)
+        self._let_go()
+
+    def _decode(self) -> None:
+        try:
+            self._decode_until_closed()
+        finally:
+            self._fail_all(RuntimeError("the engine was closed"))
+
+    def _decode_until_closed(self) -> None:
+        with torch.inference_mode():
+            while self._receive():
+                self._admit()
+                for batch in self._resident.batches:
+                    self._step(batch)
+                self._step_solos()
+                self._outbox.flush()
+                if self._retired:
+                    self._let_go()
+
+    def _fail_all(self, error: Exception) -> None:
+        """Nobody waits for a thread that has ended."""
+        for batch in self._resident.batches:
+            self._waiting += batch.sequences
+        self._waiting += [solo.sequence for solo in self._solos]
+        while True:
+            try:
+                item = self._arrived.get(block=False)
+            except queue.Empty:
+                break
+            if isinstance(item, _Call):
+                item.done.set_exception(error)
+            elif item is not None:
+                self._waiting.append(item)
+        for sequence in self._waiting:
+            sequence.fail(error)
+        self._outbox.flush()
+
+    @property
+    def _num_decoding(self) -> int:
+        return len(self._solos) + sum(len(batch) for batch in self._resident.batches)
+
+    def _receive(self) -> bool:
+        """Take in what arrived, waiting for it when there is nothing to do; False when the engine was closed."""
+        while True:
+            try:
+                item = self._arrived.get(block=not self._waiting and not self._num_decoding)
+            except queue.Empty:
+                return True
+            if item is None:
+                return False
+            if isinstance(item, _Call):
+                try:
+                    item.function()
+                except Exception as error:  # belongs to whoever asked for it
+                    item.done.set_exception(error)
+                else:
+                    item.done.set_result(None)
+            else:
+                self._waiting.append(item)
+
+    def _admit(self) -> None:
+        """Let waiting answers begin while there are places, and rows for their adapters."""
+        joining: dict[Batch, list[Row]] = {}
+        places = self._max_running - self._num_decoding
+        still_waiting: deque[GenerationRequest] = deque()
+        for sequence in self._waiting:
+            if sequence.cancelled:
+                continue
+            id = sequence.served.id
+            try:
+                if places <= 0 or (self._resident.is_stacked(id) and not self._resident.acquire(id, sequence.weights)):
+                    still_waiting.append(sequence)
+                    continue
+            except Exception as error:  # whatever it is, it ends this answer and no other
+                logger.exception("%s could not be read again", id)
+                sequence.fail(error)
+                continue
+            places -= 1
+            batch = self._resident.batch(id)
+            if batch is None:
+                self._solos.append(Unbatched(sequence))
+            else:
+                joining.setdefault(batch, []).append(batch.row(sequence, id if self._resident.is_stacked(id) else None))
+        self._waiting = still_waiting
+        for batch, rows in joining.items():
+            self._release(batch.join(rows))
+
+    def _step(self, batch: Batch) -> None:
+        if not len(batch):
+            return
+        try:
+            self._release(batch.step())
+        except Exception as error:  # whatever it is, it ends the answers of this batch and no other
+            logger.exception("a step of %d answers failed", len(batch))
+            for sequence in batch.sequences:
+                sequence.fail(error)
+            self._release(batch.clear())
+
+    def _step_solos(self) -> None:
+        for solo in list(self._solos):
+            sequence = solo.sequence
+            try:
+                goes_on = not sequence.cancelled and solo.step(self._resident.use(sequence.served.id))
+            except Exception as error:  # whatever it is, it ends this answer and no other
+                logger.exception("decoding by %s failed", sequence.served.id)
+                sequence.fail(error)
+                goes_on = False
+            if not goes_on:
+                self._solos.remove(solo)
+
+    def _release(self, ended: list[GenerationRequest]) -> None:
+        for sequence in ended:
+            if self._resident.is_stacked(sequence.served.id):
+                self._resident.release(sequence.served.id)
+
+    def _let_go(self) -> None:
+        """Drop the models that were taken out and that no answer needs any more."""
+        busy = {sequence.served.id for batch in self._resident.batches for sequence in batch.sequences}
+        busy |= {solo.sequence.served.id for solo in self._solos} | {sequence.served.id for sequence in self._waiting}
+        for id in self._retired - busy:
+            self._resident.remove(id)
+            self._retired.remove(id)

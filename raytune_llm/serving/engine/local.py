@@ -1,0 +1,62 @@
+"""The engine of this package: transformers on CPUs or one GPU (decoder.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from raytune_llm.errors import InputError, require
+from raytune_llm.serving.catalog import Catalog
+from raytune_llm.serving.engine.base import Engine
+
+if TYPE_CHECKING:
+    from raytune_llm.models.base import Base
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalEngine:
+    """transformers in the replica's own process."""
+
+    cpus_per_replica: float
+    """CPUs that one replica reserves and computes with; > 0."""
+    use_gpu: bool | None
+    """One GPU per replica; null = when the cluster has any."""
+    max_resident_adapters: int
+    """LoRA adapters kept in memory; of more, the longest unused is put out and read again when it is asked for. ≥ 1."""
+    max_adapter_size: int
+    """Largest LoRA rank that is loaded; memory follows the largest one met. ≥ 1."""
+
+    def __post_init__(self) -> None:
+        require(self.cpus_per_replica > 0, "serve.engine.cpus_per_replica", self.cpus_per_replica, "> 0")
+        for name in ("max_resident_adapters", "max_adapter_size"):
+            require(getattr(self, name) >= 1, f"serve.engine.{name}", getattr(self, name), "≥ 1")
+
+    def resources(self, *, cluster_has_gpu: bool) -> dict[str, float]:
+        if self.use_gpu and not cluster_has_gpu:
+            raise InputError("serve.engine.use_gpu=true, but the cluster has no GPU; set it to null or false")
+        gpus = 1.0 if (cluster_has_gpu if self.use_gpu is None else self.use_gpu) else 0.0
+        return {"num_cpus": self.cpus_per_replica, "num_gpus": gpus}
+
+    def load(self, base: Base, *, max_running: int) -> Engine:
+        import torch
+
+        from raytune_llm.serving.engine.decoder import LocalDecoder
+        from raytune_llm.serving.engine.resident_models import ResidentModels
+
+        device = "cuda" if torch.cuda.is_available() and self.use_gpu is not False else "cpu"
+        if device == "cpu":
+            torch.set_num_threads(max(1, int(self.cpus_per_replica)))
+        sizes = {"max_adapters": self.max_resident_adapters, "max_rank": self.max_adapter_size}
+        return LocalDecoder(ResidentModels(base, device, max_rows=max_running, **sizes), max_running=max_running)
+
+    def named(self, catalogue: Catalog) -> Catalog:
+        return catalogue
+
+    def application(
+        self, own: Callable[[], Any], catalogue: Catalog, scaling: Mapping[str, Any], *, is_guarded: bool
+    ) -> Any:
+        return own()
+
+    def refused(self, handle: Any, *, timeout_seconds: float) -> dict[str, str]:
+        return handle.refused.remote().result(timeout_s=timeout_seconds)

@@ -1,0 +1,91 @@
+"""What a served version should say: the version by transformers and PEFT, one answer at a time, beside its base."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from raytune_llm.models.loading import num_adapted_modules
+from raytune_llm.serving.engine.base import ServedModel
+from raytune_llm.serving.engine.detokenize import decode
+
+NUM_TOP = 5
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """A greedy answer, without white space before it, and what may be told of its tokens."""
+
+    text: str
+    tops: list[list[float]]
+    """log p of the likeliest tokens at each position, nats; fewer where tokens look alike, none after the answer."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A version and its base as they are loaded by themselves."""
+
+    served: ServedModel
+    plain: Any
+    """The base, a transformers model in eval mode."""
+    tuned: Any
+    """PEFT's model, or the fully tuned one."""
+
+    @property
+    def num_adapted_modules(self) -> int:
+        """Modules in which PEFT put the adapter; 0 for a fully tuned model."""
+        from peft import PeftModel
+
+        return num_adapted_modules(self.tuned, self.tuned.active_adapter) if isinstance(self.tuned, PeftModel) else 0
+
+    def greedy(self, prompt: list[int], max_tokens: int) -> Greedy:
+        """transformers' own greedy answer, its log-probabilities before any rule of the base's generation config."""
+        text, logits = _generated(self.tuned, self.served, prompt, max_tokens)
+        return Greedy(text, [row[0].float().log_softmax(-1).topk(NUM_TOP).values.tolist() for row in logits])
+
+    def from_base(self, prompt: list[int]) -> float:
+        """Largest difference of version and base in the log-probabilities of the version's likeliest first tokens,
+        nats."""
+        first, plain = first_logprobs(self.tuned, prompt), first_logprobs(self.plain, prompt)
+        top = first.topk(NUM_TOP)
+        return float((top.values - plain[top.indices]).abs().max())
+
+
+def first_logprobs(model: Any, prompt: list[int]) -> Any:
+    """log p of the first answer token, nats, (V,)."""
+    inputs: dict[str, Any] = {"input_ids": torch.tensor([prompt], device=model.device)}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = torch.tensor([[model.config.decoder_start_token_id]], device=model.device)
+    return model(**inputs).logits[0, -1].float().log_softmax(-1)
+
+
+def reference_answer(model: Any, served: ServedModel, prompt: list[int], max_tokens: int) -> str:
+    """transformers' own greedy answer, without white space before it."""
+    return _generated(model, served, prompt, max_tokens)[0]
+
+
+def _generated(model: Any, served: ServedModel, prompt: list[int], max_tokens: int) -> tuple[str, Any]:
+    """The answer's text, and its raw logits: one (1, V) per generated token."""
+    tokenizer: Any = served.tokens.tokenizer
+    inputs = torch.tensor([prompt], device=model.device)
+    output = model.generate(
+        input_ids=inputs,
+        attention_mask=torch.ones_like(inputs),
+        do_sample=False,
+        num_beams=1,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        max_new_tokens=max_tokens,
+        eos_token_id=list(served.stop_ids),
+        pad_token_id=tokenizer.pad_token_id,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    tokens = output.sequences[0].tolist()
+    answer = tokens[1:] if model.config.is_encoder_decoder else tokens[len(prompt) :]
+    if answer and answer[-1] in served.stop_ids:
+        answer.pop()
+    return decode(tokenizer, answer).lstrip(), output.logits

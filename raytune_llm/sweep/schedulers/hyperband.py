@@ -1,0 +1,31 @@
+"""HyperBand (Li et al., 2018, arXiv 1603.06560)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from raytune_llm.errors import require
+from raytune_llm.sweep.schedulers.base import STEP
+
+
+@dataclass(frozen=True, kw_only=True)
+class HyperBand:
+    """Brackets of successive halving with different first rungs (Li et al., 2018, arXiv 1603.06560): trials of a
+    bracket wait for each other at its rungs."""
+
+    reduction_factor: int
+    """At each rung the best 1/reduction_factor go on, and the next rung is this many times later; ≥ 2."""
+
+    replays = False
+    order = None
+
+    def __post_init__(self) -> None:
+        require(self.reduction_factor >= 2, "sweep.scheduler.reduction_factor", self.reduction_factor, "≥ 2")
+
+    def build(self, metric: str, mode: str, steps: int) -> Any:
+        from ray.tune.schedulers import HyperBandScheduler
+
+        return HyperBandScheduler(
+            time_attr=STEP, metric=metric, mode=mode, max_t=steps, reduction_factor=self.reduction_factor
+        )

@@ -1,0 +1,73 @@
+"""The leaderboard, for the terminal and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raytune_llm.sweep.leaderboard import Row
+
+
+def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns aligned for a monospaced terminal, numbers to the right."""
+    table = [list(columns), *[list(row) for row in rows]]
+    widths = [max(len(row[i]) for row in table) for i in range(len(columns))]
+    numeric = [all(is_number(row[i]) for row in rows) and bool(rows) for i in range(len(columns))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        )
+        for row in table
+    ]
+    return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:]])
+
+
+def leaderboard_table(rows: Sequence[Row], metric: str, shown: int) -> str:
+    """The best points of a sweep."""
+    if not rows:
+        return "no trial came to a result"
+    keys = list(rows[0].values)
+    columns = ["", *[key.rsplit(".", 1)[-1] for key in keys], metric, "at step", "train/loss", "trial", "ended"]
+    lines = [
+        [
+            str(place),
+            *[cell(row.values[key]) for key in keys],
+            f"{row.best.metrics[metric]:.4f}",
+            str(row.best.step),
+            f"{row.best.metrics['train/loss']:.4f}",
+            row.trial,
+            row.ended.split(":")[0],
+        ]
+        for place, row in enumerate(rows[:shown], 1)
+    ]
+    more = f"\n… and {len(rows) - shown} more in leaderboard.csv" if len(rows) > shown else ""
+    return text_table(columns, lines) + more
+
+
+def leaderboard_csv(rows: Sequence[Row]) -> str:
+    """Every point with all metrics of its best report."""
+    metrics = sorted({name for row in rows for name in row.best.metrics})
+    keys = list(dict.fromkeys(key for row in rows for key in row.values))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["trial", *keys, "best_step", *metrics, "ended"])
+    for row in rows:
+        values = [row.values.get(key, "") for key in keys]
+        writer.writerow([row.trial, *values, row.best.step, *[row.best.metrics.get(m, "") for m in metrics], row.ended])
+    return out.getvalue()
+
+
+def cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

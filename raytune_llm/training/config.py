@@ -1,0 +1,136 @@
+"""What one trial is asked to do (Tuning, Scaling) and what comes of it (Report, Outcome)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from raytune_llm.errors import require
+
+if TYPE_CHECKING:
+    pass
+
+
+class Schedule(Enum):
+    """Shape of the learning rate after warm-up."""
+
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+
+    @property
+    def looks_at_horizon(self) -> bool:
+        """Whether the rate at a step depends on how many steps there will be."""
+        return self is not Schedule.constant
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStopping:
+    """Stop a trial whose eval metric no longer improves."""
+
+    patience: int | None
+    """Evaluations in a row without improvement before a trial stops; ≥ 1, or null to never stop early."""
+    min_delta: float
+    """Smallest change of the metric that counts as an improvement; ≥ 0, in the metric's unit."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.patience is None or self.patience >= 1, "tuning.early_stopping.patience", self.patience, "≥ 1 or null"
+        )
+        require(self.min_delta >= 0, "tuning.early_stopping.min_delta", self.min_delta, "≥ 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """The knobs of one training run, in the user's words. A step is one optimizer step, always."""
+
+    steps: int
+    """Optimizer steps; ≥ 1."""
+    learning_rate_multiplier: float
+    """Times the recommended rate of the model and adapter; > 0. 1.0 is the recommendation."""
+    adapter_size: int
+    """LoRA rank (1, 4, 8, 16 or any other the base allows); ≥ 1. Ignored by adapter=full only."""
+    batch_size: int
+    """Examples per optimizer step, over all workers; ≥ 1."""
+    micro_batch_size: int | None
+    """Examples per forward pass of one worker, the rest by gradient accumulation; null = all of the worker's share at
+    once."""
+    schedule: Schedule
+    """Learning rate after warm-up: constant (steps are then free in a sweep), linear or cosine decay to 0."""
+    warmup_steps: int
+    """Steps of linear warm-up from 0; ≥ 0."""
+    weight_decay: float
+    """AdamW's decoupled weight decay; ≥ 0."""
+    max_grad_norm: float
+    """Gradients are clipped to this global norm; > 0."""
+    eval_every: int
+    """Steps between evaluations on the eval set; each is also a checkpoint. ≥ 1."""
+    early_stopping: EarlyStopping
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "adapter_size", "batch_size", "eval_every"):
+            require(getattr(self, name) >= 1, f"tuning.{name}", getattr(self, name), "≥ 1")
+        require(
+            self.micro_batch_size is None or self.micro_batch_size >= 1,
+            "tuning.micro_batch_size",
+            self.micro_batch_size,
+            "≥ 1 or null",
+        )
+        for name in ("learning_rate_multiplier", "max_grad_norm"):
+            require(getattr(self, name) > 0, f"tuning.{name}", getattr(self, name), "> 0")
+        for name in ("warmup_steps", "weight_decay"):
+            require(getattr(self, name) >= 0, f"tuning.{name}", getattr(self, name), "≥ 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """What one trial may use of the cluster."""
+
+    num_workers: int
+    """Data-parallel workers of one trial; ≥ 1. tuning.batch_size is divided among them."""
+    use_gpu: bool | None
+    """One GPU per worker; null = use GPUs when the cluster has any."""
+    cpus_per_worker: float
+    """CPUs reserved for each worker; > 0."""
+    max_failures: int
+    """Times a trial whose worker or node died is resumed from its last checkpoint; -1 = always."""
+    gradient_checkpointing: bool
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+
+    def __post_init__(self) -> None:
+        require(self.num_workers >= 1, "scaling.num_workers", self.num_workers, "≥ 1")
+        require(self.cpus_per_worker > 0, "scaling.cpus_per_worker", self.cpus_per_worker, "> 0")
+        require(self.max_failures >= -1, "scaling.max_failures", self.max_failures, "≥ -1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One point of a sweep: an id that is also a folder's name, and the values that differ from the job's."""
+
+    id: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a trial says at an evaluation. Metrics are named as in docs (train/loss, eval/loss, cost/gpu_hours, …)."""
+
+    step: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a trial ended."""
+
+    trial: Trial
+    reports: tuple[Report, ...]
+    """In order of their steps; empty when it failed before its first evaluation."""
+    best: Report | None
+    checkpoint: str | None
+    """Folder or URI of its last checkpoint: best/ is the adapter (or model) of the best step, state/ what resuming
+    needs."""
+    seconds: float
+    ended: str
+    """Why it ended: 'complete', 'early stopping', 'scheduler', 'diverged: …' or 'failed: …'."""

@@ -1,0 +1,289 @@
+"""Which rows go through the model together.
+
+A step's rows are cut into micro-packs: some slots, an equal number of rows of each. A cut changes no result, only
+padding and the number of passes. Rows of one slot may be bucketed by length where no dropout stream ties them to an
+order; slots may be bucketed among each other always. Both cuts are the cheapest under the cost model
+
+    passes · overhead_tokens + padded tokens,    each pass ≤ max_tokens,
+
+found exactly by dynamic programming over rows (slots) sorted by length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raytune_llm.data.examples import IGNORED, Example, TeacherTopK, TokenSequence
+from raytune_llm.evaluation.terms import Term
+from raytune_llm.models.outputs import Outputs
+
+Terms = Callable[[dict[str, Outputs]], dict[str, Term]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One named sequence of some examples, right-padded."""
+
+    input_ids: Tensor
+    """(B, T); of an encoder-decoder base the encoder's."""
+    labels: Tensor
+    """(B, T'); IGNORED where no loss is due. T' = T for a causal base."""
+    mask: Tensor
+    """True at labels that count, (B, T'); the first of a causal base never does."""
+    where: Tensor
+    """Places of those labels in the flattened batch, (K,)."""
+    lengths: np.ndarray
+    """Own length of each row of input_ids, (B,)."""
+    label_lengths: np.ndarray
+    """Own length of each row of labels, (B,)."""
+    reference: Tensor | None = None
+    """Sequence.reference, (B,), fp64."""
+    candidates: Tensor | None = None
+    """The teacher's candidates for each label that counts, (K, k)."""
+    teacher: Tensor | None = None
+    """What it says of them, (K, k + 1), fp32."""
+
+
+class TokenTable:
+    """Encoded examples as flat arrays: made once, shared by every slot that learns from them."""
+
+    def __init__(self, examples: Sequence[Example], *, is_encoder_decoder: bool) -> None:
+        if not examples:
+            raise ValueError("there are no examples to train on")
+        self.is_encoder_decoder = is_encoder_decoder
+        self.names = tuple(examples[0])
+        self.num_examples = len(examples)
+        self._ids = {name: _Ragged([example[name].input_ids for example in examples]) for name in self.names}
+        self._labels = {name: _Ragged([example[name].labels for example in examples]) for name in self.names}
+        self._references = {name: _references([example[name] for example in examples]) for name in self.names}
+        self._taught = {name: TopKTable.of([example[name] for example in examples]) for name in self.names}
+        lengths = np.sum([ids.lengths for ids in self._ids.values()], axis=0)
+        if is_encoder_decoder:
+            lengths += np.sum([labels.lengths for labels in self._labels.values()], axis=0)
+        self.lengths: np.ndarray = lengths
+        """Tokens that go through the model for each example, (num_examples,)."""
+
+    def batch(self, name: str, rows: np.ndarray, device: torch.device | None = None) -> Batch:
+        """The named sequence of these examples. Padding is token 0, which nothing ever attends to or learns from."""
+        ids, labels = self._ids[name], self._labels[name]
+        lengths, label_lengths = ids.lengths[rows], labels.lengths[rows]
+        width, label_width = int(lengths.max()), int(label_lengths.max())
+        if self.is_encoder_decoder and width == label_width:
+            # Layers know by the length of their input whether it is the encoder's or the decoder's.
+            label_width += 1
+        targets = labels.padded(rows, label_width, IGNORED)
+        mask = targets != IGNORED
+        if not self.is_encoder_decoder:
+            mask[:, 0] = False
+        arrays = (ids.padded(rows, width, 0), targets, mask, np.flatnonzero(mask))
+        input_ids, labels_of, counts, where = (
+            torch.from_numpy(array).to(device, non_blocking=True) for array in arrays
+        )
+        references = self._references[name]
+        reference = None if references is None else torch.from_numpy(references[rows]).to(device, non_blocking=True)
+        taught = self._taught[name]
+        said = (None, None) if taught is None else taught.batch(rows, device)
+        return Batch(input_ids, labels_of, counts, where, lengths, label_lengths, reference, *said)
+
+    def num_labels(self) -> np.ndarray:
+        """Labels that count in all of an example's sequences, (num_examples,)."""
+        first = 0 if self.is_encoder_decoder else 1
+        return np.sum([labels.counts(IGNORED, first) for labels in self._labels.values()], axis=0)
+
+    def weights(self, terms: Terms, chunk: int = 256) -> dict[str, np.ndarray]:
+        """Each example's weight in each term, (num_examples,), fp64. Weights don't depend on the model, so no forward
+        is run."""
+        found: dict[str, list[np.ndarray]] = {}
+        for start in range(0, self.num_examples, chunk):
+            rows = np.arange(start, min(start + chunk, self.num_examples))
+            outputs = {}
+            for name in self.names:
+                mask = self.batch(name, rows).mask.double()
+                none, zero = torch.zeros_like(mask), mask.new_zeros(len(rows))
+                candidates, teacher = mask.new_zeros(*mask.shape, 1), mask.new_zeros(*mask.shape, 2)
+                outputs[name] = Outputs(none, mask, none, zero, zero, candidates, teacher)
+            for name, term in terms(outputs).items():
+                found.setdefault(name, []).append(term.weight.detach().double().numpy())
+        return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def _references(sequences: Sequence[TokenSequence]) -> np.ndarray | None:
+    """log p under the reference policy of each sequence; None when one has none."""
+    found = [sequence.reference for sequence in sequences]
+    return None if None in found else np.array(found, dtype=np.float64)
+
+
+class TopKTable:
+    """What a teacher says of every label of some sequences, end to end."""
+
+    def __init__(self, candidates: Sequence[TeacherTopK]) -> None:
+        counts = np.array([len(said.ids) for said in candidates])
+        self._ends = np.cumsum(counts)
+        self._starts = self._ends - counts
+        self._ids = np.concatenate([said.ids for said in candidates])
+        self._logprobs = np.concatenate([said.logprobs for said in candidates])
+
+    @classmethod
+    def of(cls, sequences: Sequence[TokenSequence]) -> TopKTable | None:
+        """None when a sequence has no teacher."""
+        found = [sequence.teacher for sequence in sequences if sequence.teacher is not None]
+        return cls(found) if len(found) == len(sequences) else None
+
+    def batch(self, rows: np.ndarray, device: torch.device | None) -> tuple[Tensor, Tensor]:
+        """Ids (K, k) and log-probabilities (K, k + 1) of these sequences, in their order."""
+        index = np.concatenate([np.arange(self._starts[row], self._ends[row]) for row in rows])
+        ids, logprobs = (
+            torch.from_numpy(array[index]).to(device, non_blocking=True) for array in (self._ids, self._logprobs)
+        )
+        return ids, logprobs
+
+
+class _Ragged:
+    """Lists of integers end to end."""
+
+    def __init__(self, lists: Sequence[Sequence[int]]) -> None:
+        self.lengths = np.array([len(items) for items in lists], dtype=np.int64)
+        self._starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]])
+        self._flat = np.concatenate(
+            [np.asarray(items, dtype=np.int64) for items in lists] + [np.zeros(1, dtype=np.int64)]
+        )
+
+    def counts(self, ignored: int, first: int) -> np.ndarray:
+        """Items from the first-th on that aren't `ignored`, of each list."""
+        wanted = np.append(self._flat[:-1] != ignored, False)
+        ends = np.cumsum(np.append(0, wanted))
+        return ends[self._starts + self.lengths] - ends[np.minimum(self._starts + first, self._starts + self.lengths)]
+
+    def padded(self, rows: np.ndarray, width: int, value: int) -> np.ndarray:
+        """(len(rows), width)"""
+        columns = np.arange(width)
+        inside = columns < self.lengths[rows][:, None]
+        index = np.where(inside, self._starts[rows][:, None] + columns, len(self._flat) - 1)
+        return np.where(inside, self._flat[index], value)
+
+
+@dataclass(frozen=True)
+class PassBudget:
+    """How much goes through the model at once."""
+
+    slots_per_pass: int
+    """≥ 1; 1 is one trial after another."""
+    max_tokens: int
+    """Padded tokens of one pass; a single row (with dropout: micro-batch) may exceed it."""
+    overhead_tokens: int
+    """What a pass costs besides its tokens, in tokens."""
+
+    def halved(self) -> PassBudget | None:
+        """Half as much, None when nothing smaller is left to try."""
+        if self.slots_per_pass > 1:
+            return replace(self, slots_per_pass=self.slots_per_pass // 2)
+        if self.max_tokens > 1:
+            return replace(self, max_tokens=self.max_tokens // 2)
+        return None
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """A slot's examples of one step."""
+
+    slot: int
+    table: TokenTable
+    rows: np.ndarray
+    """Indices into the table, (batch_size,), in the order of the trial's data."""
+    rows_per_pass: int | None
+    """Rows that stay together and in order; None = any cut will do."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Slots of equal shape can share a pass."""
+        return id(self.table), len(self.rows), self.rows_per_pass or 0
+
+
+@dataclass(frozen=True)
+class MicroPack:
+    """What goes through the model at once."""
+
+    slots: list[int]
+    table: TokenTable
+    rows: np.ndarray = field(repr=False)
+    """(S, C) indices into the table."""
+
+    @property
+    def padded_tokens(self) -> int:
+        return self.rows.size * int(self.table.lengths[self.rows].max())
+
+
+def split_step(steps: Sequence[StepRows], cut: PassBudget) -> Iterator[MicroPack]:
+    """The micro-packs of a step. A slot's own ordered parts come in their order."""
+    groups: dict[tuple[int, int, int], list[StepRows]] = {}
+    for step in steps:
+        groups.setdefault(step.shape, []).append(step)
+    for group in groups.values():
+        num_parts = -(-len(group) // cut.slots_per_pass)
+        for part in np.array_split(np.arange(len(group)), num_parts):
+            yield from _cut_group(group[part[0] : part[-1] + 1], cut)
+
+
+def _cut_group(group: Sequence[StepRows], cut: PassBudget) -> Iterator[MicroPack]:
+    table, per_pass = group[0].table, group[0].rows_per_pass
+    slots = np.array([step.slot for step in group])
+    rows = np.stack([step.rows for step in group])
+    lengths = table.lengths[rows]
+    if per_pass is None:
+        order = np.argsort(-lengths, axis=1, kind="stable")
+        rows, lengths = np.take_along_axis(rows, order, 1), np.take_along_axis(lengths, order, 1)
+        ends = cheapest_splits(lengths.max(0), len(group), cut)
+    else:
+        ends = [*range(per_pass, rows.shape[1], per_pass), rows.shape[1]]
+    start = 0
+    for end in ends:
+        yield from _cut_slots(table, slots, rows[:, start:end], lengths[:, start:end].max(1), cut)
+        start = end
+
+
+def _cut_slots(
+    table: TokenTable, slots: np.ndarray, rows: np.ndarray, lengths: np.ndarray, cut: PassBudget
+) -> Iterator[MicroPack]:
+    order = np.argsort(-lengths, kind="stable")
+    ends = cheapest_splits(lengths[order], rows.shape[1], cut)
+    start = 0
+    for end in ends:
+        part = np.sort(order[start:end])
+        yield MicroPack(slots[part].tolist(), table, rows[part])
+        start = end
+
+
+def split_shared(table: TokenTable, num_slots: int, cut: PassBudget) -> Iterator[np.ndarray]:
+    """All examples of a table, in parts that go through the model once for each of num_slots."""
+    order = np.argsort(-table.lengths, kind="stable")
+    start = 0
+    for end in cheapest_splits(table.lengths[order], num_slots, cut):
+        yield order[start:end]
+        start = end
+
+
+def cheapest_splits(lengths: np.ndarray, width: int, cut: PassBudget) -> list[int]:
+    """Where to end the parts of a descending sequence of lengths: a part of k items costs overhead + k · width · its
+    first length. Returns the ends, the last being len(lengths)."""
+    count = len(lengths)
+    if count == 1 or (lengths[0] == lengths[-1] and count * width * lengths[0] <= cut.max_tokens):
+        return [count]
+    best = np.full(count + 1, np.inf)
+    best[0] = 0
+    came_from = np.zeros(count + 1, dtype=np.int64)
+    items = np.arange(1, count + 1)
+    for start in range(count):
+        size = int(lengths[start]) * width
+        end = start + max(1, min(count - start, cut.max_tokens // size))
+        costs = best[start] + cut.overhead_tokens + size * items[: end - start]
+        better = np.flatnonzero(costs < best[start + 1 : end + 1]) + start + 1
+        best[better], came_from[better] = costs[better - start - 1], start
+    ends = [count]
+    while came_from[ends[-1]]:
+        ends.append(int(came_from[ends[-1]]))
+    return ends[::-1]

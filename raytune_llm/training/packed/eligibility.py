@@ -1,0 +1,80 @@
+"""What can be packed, and why the rest can't and runs alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft import LoraConfig
+from peft.tuners.tuners_utils import check_target_module_exists
+from torch import nn
+
+from raytune_llm.models.base import linear_targets
+from raytune_llm.models.reward_head import head_sizes, heads
+
+# LoraConfig's fields that change what an adapter computes, starts from or trains, with the values that pack. What it
+# saves besides is checked against the model's own heads.
+_PLAIN: dict[str, tuple[Any, ...]] = {
+    "use_dora": (False,),
+    "bias": ("none",),
+    "lora_bias": (False,),
+    "rank_pattern": ({},),
+    "alpha_pattern": ({},),
+    "init_lora_weights": (True,),
+    "trainable_token_indices": (None,),
+    "target_parameters": (None, []),
+    "layer_replication": (None,),
+    "fan_in_fan_out": (False,),
+    "use_qalora": (False,),
+    "alora_invocation_tokens": (None,),
+}
+
+
+def not_packable_reason(config: LoraConfig | None, method: Any, model: Any) -> str | None:
+    """The reason why trials with this adapter (None = full tuning) can't share one base, or None when they can.
+
+    `model` may be a weightless skeleton.
+    """
+    if not callable(getattr(method, "terms", None)):
+        return f"{type(method).__name__} gives no terms: it samples, or its loss is its trainer's own"
+    if method.needs.alone is not None:
+        return f"{type(method).__name__}: {method.needs.alone}"
+    if config is None:
+        return "full tuning changes the base itself, which packed trials share"
+    if not isinstance(config, LoraConfig):
+        return f"{type(config).__name__} adapters are not LoRA"
+    for field, plain in _PLAIN.items():
+        value = getattr(config, field, plain[0])
+        if value not in plain:
+            return f"{field}={value} is not plain LoRA on frozen linear layers"
+    names = target_names(config, model)
+    head = model.get_output_embeddings()
+    for name in names:
+        module = model.get_submodule(name)
+        if module is head:
+            return f"the adapter changes the output head {name}, which is projected only where labels count"
+        if type(module) is not nn.Linear:
+            return f"the adapted layer {name} is a {type(module).__name__}, not nn.Linear"
+    if not names:
+        return f"no layer of {type(model).__name__} matches target_modules={config.target_modules}"
+    return _why_not_head(config, model)
+
+
+def _why_not_head(config: LoraConfig, model: Any) -> str | None:
+    """The reason why what stands after the body can't be packed, or None."""
+    own, saved = heads(model), set(config.modules_to_save or ())
+    if saved != set(own):
+        return f"modules_to_save={sorted(saved)} is not plain LoRA on frozen linear layers"
+    if own:
+        name = type(model).__name__
+        return None if head_sizes(model) else f"{name}'s score is not one linear map of the last token's hidden state"
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        return f"{type(model).__name__}'s output head is a {type(head).__name__}, not nn.Linear"
+    return None
+
+
+def target_names(config: LoraConfig, model: Any) -> list[str]:
+    """Full names of the modules that PEFT would adapt, in the model's order."""
+    if config.target_modules == "all-linear":
+        return linear_targets(model)
+    return [name for name, _ in model.named_modules() if name and check_target_module_exists(config, name)]

@@ -1,0 +1,208 @@
+"""Log-probabilities of the labels, projecting to the vocabulary only where a label counts, a chunk at a time.
+
+The model runs as it is; its output head is handed no rows at all, and the hidden states that it would have had are
+projected here. With p = softmax(z), z = f(W h) and a label y,
+
+    log p_y = z_y − log Σ_v exp z_v,        d log p_y / dh = Wᵀ f'(z) (1_y − p)
+
+does not depend on what is made of log p_y, so it is computed in the forward pass, chunk by chunk in fp32 (fp64), and
+neither logits nor probabilities are kept. Where several candidates y of a place are asked for, W_y and Wᵀ p are kept
+apart. f is the identity or what a few architectures do after the head: a factor, a soft cap.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from raytune_llm.models.outputs import Outputs
+from raytune_llm.training.packed.batches import Batch
+
+CHUNK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 26}
+"""Logits held at once."""
+
+
+class LabelHead:
+    """The output head of a model, used only where labels count."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """Raises ValueError when the head isn't linear, or the model does more to its logits than is known here."""
+        head = model.get_output_embeddings()
+        if not isinstance(head, nn.Linear):
+            raise ValueError(f"{type(model).__name__}'s output head is a {type(head).__name__}, not nn.Linear")
+        self._model, self._head = model, head
+        self._factor, self._cap = _after_head(model.config.get_text_config())
+        self._where: Tensor | None = None
+        self._hidden: Tensor | None = None
+        self._hook = head.register_forward_pre_hook(self._narrow)
+        self._check()
+
+    def remove(self) -> None:
+        self._hook.remove()
+
+    @property
+    def vocabulary(self) -> int:
+        return self._head.out_features
+
+    def initial(self) -> dict[str, Tensor]:
+        """What a trial trains beside its adapter, by name: nothing."""
+        return {}
+
+    def outputs(self, batch: Batch) -> Outputs:
+        """The model's word on a batch: (B, T') each, aligned with the labels."""
+        flat = batch.where
+        labels = batch.labels.flatten().index_select(0, flat)
+        if self._model.config.is_encoder_decoder:
+            hidden = self._run(flat, **_encoder_decoder_inputs(self._model, batch))
+        else:
+            # Right padding under causal attention: no token that counts can see it, so no attention mask is needed.
+            hidden = self._run(flat - 1, input_ids=batch.input_ids)
+        weight, bias = self._head.weight, self._head.bias
+        logprobs, correct = _LabelLogprobs.apply(hidden, weight, bias, labels, self._factor, self._cap)
+        size, shape = batch.mask.numel(), batch.mask.shape
+        said: dict[str, Tensor] = {}
+        if batch.candidates is not None and batch.teacher is not None:
+            ids = batch.candidates.long()
+            student = _CandidateLogprobs.apply(hidden, weight, bias, ids, self._factor, self._cap)
+            for name, values in (("candidates", student), ("teacher", batch.teacher.to(student.dtype))):
+                empty = values.new_zeros(size, values.shape[-1])
+                said[name] = empty.index_copy(0, flat, values).view(*shape, -1)
+        return Outputs(
+            logprobs.new_zeros(size).index_copy(0, flat, logprobs).view(shape),
+            batch.mask.to(logprobs.dtype),
+            correct.new_zeros(size).index_copy(0, flat, correct).view(shape),
+            reference=None if batch.reference is None else batch.reference.to(logprobs.dtype),
+            **said,
+        )
+
+    def _run(self, where: Tensor, **inputs: Tensor) -> Tensor:
+        self._where = where
+        try:
+            self._model(**inputs, use_cache=False)
+            assert self._hidden is not None
+            return self._hidden
+        finally:
+            self._where = self._hidden = None
+
+    def _narrow(self, head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if self._where is None:
+            return None
+        hidden = args[0]
+        self._hidden = hidden.reshape(-1, hidden.shape[-1]).index_select(0, self._where)
+        return (hidden[:, :0], *args[1:])
+
+    @torch.no_grad()
+    def _check(self) -> None:
+        """Compare with the model's own logits on a few tokens."""
+        ids = (torch.arange(8, device=self._head.weight.device).view(1, -1) * 7919 + 1) % self.vocabulary
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        mask[:, 0] = False
+        batch = Batch(ids, ids, mask, mask.flatten().nonzero().squeeze(1), np.array([8]), np.array([8]))
+        found = self.outputs(batch).logprobs
+        if self._model.config.is_encoder_decoder:
+            logits = self._model(**_encoder_decoder_inputs(self._model, batch), use_cache=False).logits
+        else:
+            logits = self._model(input_ids=ids, use_cache=False).logits.roll(1, dims=1)
+        expected = logits.to(found.dtype).log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1) * mask
+        tolerance = 5e-2 if self._head.weight.dtype in (torch.bfloat16, torch.float16) else 1e-4
+        if not torch.allclose(found, expected, rtol=tolerance, atol=tolerance):
+            raise ValueError(
+                f"{type(self._model).__name__} does something to its logits after the output head that isn't known here"
+            )
+
+
+def _after_head(config: Any) -> tuple[float, float | None]:
+    """(factor, soft cap) that architectures apply to logits: Cohere multiplies, Granite divides, Gemma caps."""
+    factor = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+    return factor, getattr(config, "final_logit_softcapping", None)
+
+
+def _encoder_decoder_inputs(model: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
+    lengths = torch.from_numpy(batch.lengths).to(batch.input_ids.device, non_blocking=True)
+    attention = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device) < lengths.unsqueeze(1)
+    decoder_inputs = model.prepare_decoder_input_ids_from_labels(labels=batch.labels)
+    return {"input_ids": batch.input_ids, "attention_mask": attention.long(), "decoder_input_ids": decoder_inputs}
+
+
+class _LabelLogprobs(torch.autograd.Function):
+    """(log p of each label, whether it is the first choice), (K,) each, from hidden states (K, H)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, factor: float, cap: float | None
+    ) -> tuple[Tensor, Tensor]:
+        exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        logprobs = torch.empty(len(labels), dtype=exact, device=hidden.device)
+        correct = torch.empty_like(logprobs)
+        slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        rows = max(1, CHUNK_ELEMENTS[hidden.device.type] // weight.shape[0])
+        for start in range(0, len(labels), rows):
+            part = slice(start, start + rows)
+            logits = F.linear(hidden[part], weight, bias).to(exact)
+            if factor != 1.0:
+                logits *= factor
+            if cap is not None:
+                logits = logits.div_(cap).tanh_().mul_(cap)
+            label = labels[part].unsqueeze(1)
+            chosen, first = logits.gather(1, label), logits.amax(1, keepdim=True)
+            probabilities = torch.softmax(logits, dim=1)
+            # log Σ exp z = max z − log max p: no second pass of exponentials.
+            logprobs[part] = (chosen - first + probabilities.amax(1, keepdim=True).log_()).squeeze(1)
+            correct[part] = (chosen >= first).squeeze(1)
+            if slope is None:
+                continue
+            change = probabilities.neg_()
+            change.scatter_add_(1, label, torch.ones_like(chosen))
+            if cap is not None:
+                change *= 1 - (logits / cap).square_()
+            if factor != 1.0:
+                change *= factor
+            torch.mm(change.to(weight.dtype), weight, out=slope[part])
+        ctx.mark_non_differentiable(correct)
+        if slope is not None:
+            ctx.save_for_backward(slope)
+        return logprobs, correct
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        (slope,) = ctx.saved_tensors
+        return (slope * grad.unsqueeze(1).to(slope.dtype), None, None, None, None, None)
+
+
+class _CandidateLogprobs(torch.autograd.Function):
+    """log p of k candidates in each place, (K, k), from hidden states (K, H) and ids (K, k)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, factor: float, cap: float | None
+    ) -> Tensor:
+        exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        logprobs = torch.empty(ids.shape, dtype=exact, device=hidden.device)
+        gains = torch.full_like(logprobs, factor)
+        mean = torch.empty_like(hidden)
+        rows = max(1, CHUNK_ELEMENTS[hidden.device.type] // weight.shape[0])
+        for start in range(0, len(ids), rows):
+            part = slice(start, start + rows)
+            logits = F.linear(hidden[part], weight, bias).to(exact) * factor
+            if cap is not None:
+                logits = (logits / cap).tanh() * cap
+            logprobs[part] = logits.gather(1, ids[part]) - logits.logsumexp(1, keepdim=True)
+            slopes = torch.softmax(logits, dim=1) * factor
+            if cap is not None:
+                bend = 1 - (logits / cap).square()
+                slopes, gains[part] = slopes * bend, factor * bend.gather(1, ids[part])
+            torch.mm(slopes.to(weight.dtype), weight, out=mean[part])
+        ctx.save_for_backward(mean, gains, ids, weight)
+        return logprobs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        mean, gains, ids, weight = ctx.saved_tensors
+        own = F.embedding_bag(ids, weight, mode="sum", per_sample_weights=(grad * gains).to(weight.dtype))
+        return (own - grad.sum(1, keepdim=True).to(mean.dtype) * mean, None, None, None, None, None)

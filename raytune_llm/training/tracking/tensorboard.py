@@ -1,0 +1,66 @@
+"""TensorBoard event files in the run's own folder: `tensorboard --logdir HOME/runs` shows every run of every sweep.
+
+Written through tensorboard's own event writer, without torch or tensorflow. Each process begins a file of its own,
+whose first event tells TensorBoard to forget the steps that earlier files hold and that will be logged again. Left
+out: object stores.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from raytune_llm.errors import InputError
+from raytune_llm.stores.storage import is_local
+from raytune_llm.training.tracking.base import Run, RunInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorBoard:
+    """Logs scalars to TensorBoard."""
+
+    flush_seconds: int
+    """Longest time a logged value waits before it is written; ≥ 1."""
+
+    def start(self, info: RunInfo) -> Run:
+        if not is_local(info.directory):
+            raise InputError(
+                f"tracking=tensorboard can't write to {info.directory}, only to local or shared folders; "
+                "choose another tracker or another home="
+            )
+        try:
+            from tensorboard.compat.proto.event_pb2 import SessionLog
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        except ImportError as error:
+            raise InputError(
+                "tracking=tensorboard needs the package tensorboard; install it with: pip install tensorboard"
+            ) from error
+        run = TensorBoardRun(EventFileWriter(info.directory, flush_secs=self.flush_seconds))
+        first = info.from_step + 1 if info.resumed else 0
+        run.add(first, session_log=SessionLog(status=SessionLog.START))
+        return run
+
+
+class TensorBoardRun:
+    """One event file."""
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+
+    def add(self, step: int, **content: Any) -> None:
+        """One event at a step."""
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._writer.add_event(Event(step=step, wall_time=time.time(), **content))
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
+        self.add(step, summary=Summary(value=values))
+
+    def finish(self, summary: Mapping[str, float], failed: bool) -> None:
+        """Closes the file; final metrics are the last logged ones, TensorBoard has no place of their own for them."""
+        self._writer.close()

@@ -1,0 +1,131 @@
+"""What the command line may say, and how it is told that it may not."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raytune_llm.errors import InputError
+from raytune_llm.jobs.config import all_keys, compose, describe, load, restore
+from raytune_llm.training.config import Schedule
+
+ROOT = Path(__file__).parents[2]
+DEMO = ["model=demo", "data=demo_sarcasm"]
+
+
+def refused(*overrides, root="sweep"):
+    with pytest.raises(InputError) as error:
+        load(root, [*DEMO, *overrides])
+    return str(error.value)
+
+
+def test_a_job_is_typed_and_frozen():
+    job = load("sweep", [*DEMO, "tuning.steps=7", "tuning.schedule=cosine"])
+    assert job.tuning.steps == 7 and job.tuning.schedule is Schedule.cosine
+    with pytest.raises(AttributeError):
+        job.tuning.steps = 8
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("tuning.stpes=3", "unknown key: tuning.stpes; nearest valid: tuning.steps"),
+        ("+tuning.stpes=3", "unknown key: tuning.stpes; nearest valid: tuning.steps"),
+        ("+typo=1", "unknown key: typo"),
+        ("+tuning.early_stopping.patienc=3", "nearest valid: tuning.early_stopping.patience"),
+        ("tuning.steps=abc", "tuning.steps: Value 'abc' of type 'str' could not be converted to Integer"),
+        ("tuning.steps=1.5", "tuning.steps: Value '1.5' of type 'float' could not be converted to Integer"),
+        ("tuning.steps=null", "tuning.steps"),
+        ("tuning.steps=0", "tuning.steps=0 is not allowed; allowed: ≥ 1"),
+        ("tuning.schedule=slow", "tuning.schedule: Invalid value 'slow', expected one of [constant, linear, cosine]"),
+        ("tuning.early_stopping=null", "tuning.early_stopping"),
+        ("model.name_or_path=???", "missing: model.name_or_path"),
+        ("method=sff", "Could not find 'method/sff'"),
+        ("method._target_=os.system", "method._target_=os.system is refused: targets must be in raytune_llm"),
+        ("method._target_=raytune_llm.training.config.Schedule", "is not a dataclass"),
+        ("name=../../x", "name='../../x' is not allowed"),
+        (
+            "sweep.space.tuning.stps=[1]",
+            "unknown key: sweep.space.tuning.stps; nearest valid: sweep.space.tuning.steps",
+        ),
+        ("sweep.space.tuning.adapter_size=[a]", "sweep.space.tuning.adapter_size: tuning.adapter_size: Value 'a'"),
+        ("sweep.space.tuning.steps=[0]", "sweep.space.tuning.steps: tuning.steps=0 is not allowed"),
+        ("serve.host=0.0.0.0", "serve.api_key_env"),
+    ],
+)
+def test_refused_with_full_key_and_remedy(override, message):
+    assert message in refused(override)
+
+
+def test_any_key_can_join_the_space_without_a_plus():
+    job = load("sweep", [*DEMO, "sweep.space.adapter.dropout=[0.0,0.1]", "sweep.space.tuning.steps=null"])
+    assert list(job.sweep.axes()) == ["tuning.learning_rate_multiplier", "tuning.adapter_size", "adapter.dropout"]
+
+
+def test_a_range_takes_the_place_of_a_list_of_choices():
+    space = "sweep.space.tuning.learning_rate_multiplier={min: 0.1, max: 10, distribution: log_uniform}"
+    axis = load("sweep", [*DEMO, space]).sweep.axes()["tuning.learning_rate_multiplier"]
+    assert (axis.choices, axis.low, axis.high) == ((), 0.1, 10)
+
+
+def test_a_trials_values_make_its_job():
+    job = load("sweep", DEMO).with_values({"tuning.steps": 5, "tuning.schedule": "linear", "adapter.alpha": 2.0})
+    assert (job.tuning.steps, job.tuning.schedule, job.adapter.alpha) == (5, Schedule.linear, 2.0)
+    with pytest.raises(ValueError, match=r"tuning\.x is not a key"):
+        job.with_values({"tuning.x": 1})
+
+
+def test_described_and_restored_is_the_same():
+    job = load("sweep", [*DEMO, "tracking=tensorboard"])
+    assert restore(describe(job.method)) == job.method
+    assert restore(describe(job)) == job
+
+
+def test_relative_paths_become_absolute_on_the_driver(tmp_path, monkeypatch):
+    (tmp_path / "mine.jsonl").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    job = load("train", ["model=demo", "data.train=mine.jsonl", "home=out"])
+    assert job.data.train == str(tmp_path / "mine.jsonl") and job.home == str(tmp_path / "out")
+    assert load("train", ["model=demo", "data.train=mine.jsonl", "home=s3://bucket/x"]).home == "s3://bucket/x"
+    assert load("train", ["model=qwen3-4b", "data.train=mine.jsonl"]).model.name_or_path == "Qwen/Qwen3-4B"
+
+
+def test_one_learning_rate_from_base_adapter_and_multiplier():
+    job = load("train", [*DEMO, "tuning.learning_rate_multiplier=2", "model.learning_rate=1e-3"])
+    assert job.learning_rate == pytest.approx(2e-3)
+    assert load("train", [*DEMO, "adapter=full", "model.learning_rate=1e-3"]).learning_rate == pytest.approx(1e-4)
+    by_size = load("train", [*DEMO, "model.learning_rate=null"]).learning_rate
+    assert by_size == pytest.approx(5e-4 * (2000 / 128) ** 0.781)
+
+
+def run(job, *arguments, cwd=ROOT):
+    command = [sys.executable, ROOT / job, *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def test_a_job_leaves_nothing_in_the_folder_it_is_called_from(tmp_path):
+    assert run("jobs/check.py", *DEMO, cwd=tmp_path).returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_refuses_in_one_message_with_status_2():
+    done = run("jobs/train.py", *DEMO, "tuning.stpes=3")
+    assert done.returncode == 2
+    assert done.stderr.strip().startswith("error: unknown key: tuning.stpes; nearest valid: tuning.steps")
+    assert "Traceback" not in done.stderr
+    done = run("jobs/train.py", *DEMO, "tuning.steps=0")
+    assert (done.returncode, done.stderr.strip()) == (2, "error: tuning.steps=0 is not allowed; allowed: ≥ 1")
+
+
+def test_help_explains_every_key():
+    done = run("jobs/sweep.py", *DEMO, "--help")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    for key in all_keys(compose("sweep", DEMO)):
+        places = [i for i, line in enumerate(lines) if re.match(rf"  {re.escape(key)} = ", line)]
+        if places and not key.startswith("sweep.space."):
+            assert lines[places[0] + 1].startswith("      "), f"{key} has no meaning in --help"
+    assert "  sweep/search: grid optuna random" in lines
+    assert run("jobs/sweep.py", *DEMO, "--cfg", "job").returncode == 0

@@ -1,0 +1,200 @@
+"""Every method in conf/method, without naming one: a new method arrives tested."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from worlds import write_base, write_records
+
+from raytune_llm.evaluation.loss import evaluate
+from raytune_llm.jobs.config import CONF, load
+from raytune_llm.jobs.precompute import precompute
+from raytune_llm.jobs.prepare import prepare
+from raytune_llm.models.forward import outputs
+from raytune_llm.training.trial import WorkerContext, fit
+
+
+def config_of(method):
+    """The method with its own settings."""
+    return load("train", [f"method={method}", "model=demo", "data=demo_sarcasm"]).method
+
+
+ALL = sorted(file.stem for file in (CONF / "method").glob("*.yaml"))
+METHODS = [
+    method for method in ALL if hasattr(config_of(method), "terms") and not config_of(method).needs.teacher_model
+]
+"""Those that learn from records alone; a method that samples answers has tests of its own."""
+SHAPES = ["llama", "qwen", "t5"]
+CASES = [
+    (method, shape) for method in METHODS for shape in SHAPES if not config_of(method).needs.alone or shape == "llama"
+]
+"""Methods that don't pack on one shape: what shapes differ in, they share with the others."""
+
+
+@pytest.fixture(scope="module")
+def shape(request, tmp_path_factory):
+    return write_base(tmp_path_factory.mktemp(request.param), request.param)
+
+
+def prepared_for(job):
+    """The job's data with all that its method needs of frozen models."""
+    found = prepare(job)
+    return replace(found, examples=precompute(job, found.examples, use_gpu=False))
+
+
+def job_of(method, base, folder, *overrides):
+    train, evaluation = write_records(folder, kinds=config_of(method).records)
+    return load(
+        "train",
+        [
+            f"method={method}",
+            f"model.name_or_path={base}",
+            f"data.train={train}",
+            f"data.eval={evaluation}",
+            f"home={folder}",
+            "tuning.warmup_steps=0",
+            "tuning.adapter_size=4",
+            *overrides,
+        ],
+    )
+
+
+@pytest.mark.parametrize(("method", "shape"), CASES, indirect=["shape"])
+def test_terms_are_one_number_per_example(method, shape, tmp_path):
+    job = job_of(method, shape, tmp_path)
+    prepared = prepared_for(job)
+    model = job.model.load(score=job.method.needs.score)
+    batch = prepared.examples.train[:4]
+    said = {name: outputs(model, [example[name] for example in batch], pad_id=0) for name in batch[0]}
+    terms = job.method.terms(said)
+    assert any(term.coefficient for term in terms.values())
+    for term in terms.values():
+        assert term.sum.shape == term.weight.shape == (4,)
+        assert torch.isfinite(term.sum).all() and (term.weight >= 0).all()
+
+
+class Log:
+    """A tracker's run that keeps what it is told."""
+
+    def __init__(self):
+        self.said = []
+
+    def log(self, step, metrics):
+        self.said.append((step, dict(metrics)))
+
+    def finish(self, summary, failed): ...
+
+
+def train(job, folder: Path, resume=None, milestones=()):
+    """Run a trial here; its reports and its checkpoint folder."""
+    prepared = prepared_for(job)
+    reports, log = [], Log()
+    folder.mkdir(parents=True, exist_ok=True)
+    place = WorkerContext(folder, rank=0, world_size=1, use_gpu=False)
+    ended = fit(
+        job,
+        prepared.examples,
+        place,
+        milestones=milestones,
+        report=lambda metrics, checkpoint: reports.append(metrics),
+        run=log,
+        progress=lambda step, metrics: None,
+        resume=resume,
+    )
+    return prepared, reports, ended, folder / "checkpoint", log
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+@pytest.mark.parametrize(("method", "shape"), CASES, indirect=["shape"])
+def test_learns_four_examples_by_heart(method, adapter, shape, tmp_path):
+    job = job_of(
+        method, shape, tmp_path, f"adapter={adapter}", "tuning.steps=30", "tuning.batch_size=4", "tuning.eval_every=30"
+    )
+    job = job.with_values({"model.learning_rate": 1e-2 if adapter == "lora" else 3e-2})
+    prepared = prepared_for(job)
+    model = job.adapter.apply(job.model.load(score=job.method.needs.score), rank=4, seed=0)
+    few = prepared.examples.train[:4]
+    before = evaluate(model, few, job.method.terms, pad_id=0, batch_size=4).metrics()["eval/loss"]
+    trainer = job.method.trainer(
+        model,
+        few,
+        [0, 1, 2, 3] * 30,
+        tokenizer=prepared.tokens.tokenizer,
+        arguments=dict(
+            output_dir=str(tmp_path / "out"),
+            max_steps=30,
+            per_device_train_batch_size=4,
+            learning_rate=job.learning_rate,
+            use_cpu=True,
+            bf16=False,
+            report_to=[],
+            disable_tqdm=True,
+            save_strategy="no",
+            train_sampling_strategy="sequential",
+            activation_checkpointing=False,
+        ),
+        callbacks=[],
+    )
+    trainer.train()
+    after = evaluate(model, few, job.method.terms, pad_id=0, batch_size=4).metrics()["eval/loss"]
+    assert math.isfinite(after) and after < 0.7 * before
+
+
+@pytest.mark.parametrize(("method", "shape"), CASES, indirect=["shape"])
+def test_a_resumed_trial_ends_as_an_uninterrupted_one(method, shape, tmp_path):
+    job = job_of(
+        method, shape, tmp_path, "tuning.steps=8", "tuning.batch_size=4", "tuning.eval_every=4", "adapter.dropout=0.1"
+    )
+    _, whole, ended, _, _ = train(job, tmp_path / "whole")
+    assert ended == "complete" and [r["step"] for r in whole] == [4, 8]
+
+    class Killed(Exception):
+        pass
+
+    prepared = prepared_for(job)
+    kept = tmp_path / "kept"
+
+    def report_then_die(metrics, checkpoint):
+        checkpoint.rename(kept)
+        raise Killed
+
+    (tmp_path / "first").mkdir()
+    with pytest.raises(Killed):
+        fit(
+            job,
+            prepared.examples,
+            WorkerContext(tmp_path / "first", 0, 1, False),
+            milestones=(),
+            report=report_then_die,
+            run=Log(),
+            progress=lambda step, metrics: None,
+            resume=None,
+        )
+    _, resumed, _, _, _ = train(job, tmp_path / "second", resume=kept)
+    assert [r["step"] for r in resumed] == [8]
+    assert resumed[-1]["eval/loss"] == pytest.approx(whole[-1]["eval/loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_seed_gives_the_same_run_and_another_does_not(method, tmp_path):
+    base = write_base(tmp_path / "base", "llama")
+    job = job_of(method, base, tmp_path, "tuning.steps=4", "tuning.batch_size=4", "tuning.eval_every=2")
+    runs = [train(job, tmp_path / name)[1] for name in ("a", "b")]
+    other = train(
+        job_of(method, base, tmp_path, "tuning.steps=4", "tuning.batch_size=4", "tuning.eval_every=2", "seed=1"),
+        tmp_path / "c",
+    )[1]
+    assert [r["eval/loss"] for r in runs[0]] == [r["eval/loss"] for r in runs[1]]
+    assert runs[0][-1]["eval/loss"] != other[-1]["eval/loss"]
+
+
+@pytest.mark.parametrize(("method", "shape"), CASES, indirect=["shape"])
+def test_accumulation_changes_nothing(method, shape, tmp_path):
+    whole = train(job_of(method, shape, tmp_path, "tuning.steps=4", "tuning.batch_size=4"), tmp_path / "whole")[1]
+    parts = train(
+        job_of(method, shape, tmp_path, "tuning.steps=4", "tuning.batch_size=4", "tuning.micro_batch_size=1"),
+        tmp_path / "parts",
+    )[1]
+    assert parts[-1]["eval/loss"] == pytest.approx(whole[-1]["eval/loss"], rel=1e-5)

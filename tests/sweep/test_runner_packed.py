@@ -1,0 +1,244 @@
+"""Packed sweeps on real Ray: the same results as trials by themselves, also when what carries them dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import ray
+from worlds import write_base, write_records
+
+from raytune_llm.errors import InputError
+from raytune_llm.jobs import commands
+from raytune_llm.jobs.config import load
+from raytune_llm.jobs.prepare import check_sweep, prepare
+from raytune_llm.sweep import leaderboard, runner_packed, tuner
+from raytune_llm.sweep.space import plan
+from raytune_llm.training.config import Report
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+SPACE = [
+    "sweep.space.tuning.steps=[4,8]",
+    "sweep.space.tuning.adapter_size=[1,4]",
+    "sweep.space.tuning.learning_rate_multiplier=[0.3,1.0]",
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    return write_base(folder / "base", "llama"), *write_records(folder)
+
+
+def job_of(world, home, *overrides):
+    base, train, evaluation = world
+    return load(
+        "sweep",
+        [
+            *(f"model.name_or_path={base}", f"data.train={train}", f"data.eval={evaluation}", f"home={home}", "run=r"),
+            *("tuning.eval_every=2", "tuning.batch_size=4", "tuning.warmup_steps=2", "sweep/scheduler=none", *SPACE),
+            *("tuning.early_stopping.patience=null", "evaluation.max_new_tokens=4", *overrides),
+        ],
+    )
+
+
+def outcomes_of(job):
+    planned = plan(job, job.sweep)
+    check_sweep(job, planned)
+    return tuner.run(job, planned, ray.put(prepare(job).examples), False, False)
+
+
+def curves(outcomes):
+    """(size, multiplier) → [(step, eval loss), …]."""
+    return {
+        tuple(sorted(outcome.trial.values.items())): [(r.step, r.metrics["eval/loss"]) for r in outcome.reports]
+        for outcome in outcomes
+    }
+
+
+def assert_alike(found, expected, rel=1e-4):
+    assert found.keys() == expected.keys()
+    for key, curve in expected.items():
+        assert [step for step, _ in found[key]] == [step for step, _ in curve]
+        assert [loss for _, loss in found[key]] == pytest.approx([loss for _, loss in curve], rel=rel)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_session, world, tmp_path_factory):
+    return curves(outcomes_of(job_of(world, tmp_path_factory.mktemp("packed"), "sweep/backend=packed")))
+
+
+def test_packed_trials_have_the_curves_of_trials_by_themselves(world, undisturbed, tmp_path):
+    alone = outcomes_of(job_of(world, tmp_path, "sweep/backend=ray_train"))
+    assert all(outcome.ended == "complete" for outcome in alone)
+    assert [step for step, _ in next(iter(undisturbed.values()))] == [2, 4, 6, 8]
+    assert_alike(undisturbed, curves(alone))
+
+
+def test_fewer_slots_than_trials_change_nothing(world, undisturbed, tmp_path):
+    found = outcomes_of(job_of(world, tmp_path, "sweep/backend=packed", "sweep.backend.slots=1"))
+    assert_alike(curves(found), undisturbed)
+
+
+def kill_when_reported(home: Path, process, reported: int) -> threading.Thread:
+    """Once so many trials have a checkpoint, SIGKILL what `process()` finds."""
+
+    def watch():
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if len(list(home.glob("runs/*/r/trials/*/checkpoint_*/history.json"))) >= reported:
+                os.kill(process(), signal.SIGKILL)
+                killed.append(True)
+                return
+            time.sleep(0.01)
+
+    killed = []
+    thread = threading.Thread(target=watch)
+    thread.killed = killed
+    thread.start()
+    return thread
+
+
+def test_a_killed_pack_actor_is_rebuilt_and_its_trials_go_on(world, undisturbed, tmp_path, monkeypatch):
+    runners = []
+    original = runner_packed.PackedRunner.__init__
+
+    def remembered(self, *arguments, **options):
+        original(self, *arguments, **options)
+        runners.append(ray.get([actor.__ray_call__.remote(lambda _: os.getpid()) for actor in self.actors]))
+
+    monkeypatch.setattr(runner_packed.PackedRunner, "__init__", remembered)
+    watcher = kill_when_reported(tmp_path, lambda: runners[0][0], reported=1)
+    found = outcomes_of(job_of(world, tmp_path, "sweep/backend=packed"))
+    watcher.join()
+    assert watcher.killed
+    assert_alike(curves(found), undisturbed)
+
+
+def test_a_killed_proxy_is_retried(world, undisturbed, tmp_path):
+    def a_proxy():
+        while True:
+            for process in psutil.Process().children(recursive=True) + list(psutil.process_iter()):
+                try:
+                    if "ImplicitFunc" in " ".join(process.cmdline()) or "ray::proxy" in " ".join(process.cmdline()):
+                        return process.pid
+                except psutil.Error:
+                    continue
+
+    watcher = kill_when_reported(tmp_path, a_proxy, reported=1)
+    found = outcomes_of(job_of(world, tmp_path, "sweep/backend=packed"))
+    watcher.join()
+    assert watcher.killed
+    assert_alike(curves(found), undisturbed)
+
+
+class Crowd:
+    """As a pack actor: how many slots are free each time it is asked, and the reports it has for whoever joins."""
+
+    def __init__(self, free, steps, ended):
+        self.free, self.ended = free, ended
+        self.steps = steps
+        self.seated = False
+
+    def num_free(self):
+        return self.free.pop(0)
+
+    def join(self, placement):
+        self.seated = True
+        return True
+
+    def next(self, trial_id):
+        assert self.seated
+        return [Report(step=step, metrics={}) for step in self.steps], self.ended
+
+    def leave(self, trial_id):
+        self.seated = False
+
+
+def crowd(*arguments):
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    return ray.remote(num_cpus=0)(Crowd).remote(*arguments)
+
+
+def test_a_trial_moves_from_a_crowded_actor_to_an_emptier_one_and_repeats_no_report():
+    crowded, empty = crowd([4, 1, 2], [1], None), crowd([3, 3, 3], [1, 2], "complete")
+    placement = SimpleNamespace(trial=SimpleNamespace(id="t"))
+    assert [report.step for report in runner_packed.reports(placement, [crowded, empty])] == [1, 2]
+    assert not ray.get(crowded.__ray_call__.remote(lambda actor: actor.seated))
+
+
+def test_one_trial_more_than_elsewhere_is_no_crowd():
+    first, second = crowd([2], [], None), crowd([3], [], None)
+    assert not runner_packed.is_crowded(first, [first, second])
+
+
+SCHEDULERS = {
+    "asha": ["sweep/scheduler=asha", "sweep.scheduler.grace_steps=2"],
+    "hyperband": ["sweep/scheduler=hyperband", "sweep.scheduler.reduction_factor=2"],
+    "median": ["sweep/scheduler=median", "sweep.scheduler.grace_steps=2", "sweep.scheduler.min_trials=1"],
+}
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_schedulers_stop_or_pause_packed_trials_and_their_curves_are_prefixes(world, undisturbed, tmp_path, scheduler):
+    """One slot an actor, so that trials wait for one another."""
+    slots = ["sweep/backend=packed", "sweep.backend.slots=1"]
+    found = outcomes_of(job_of(world, tmp_path, *slots, *SCHEDULERS[scheduler]))
+    assert {outcome.ended for outcome in found} <= {"scheduler", "complete"}
+    assert "complete" in {outcome.ended for outcome in found}
+    assert curves(found).keys() == undisturbed.keys()
+    for key, curve in curves(found).items():
+        expected = undisturbed[key][: len(curve)]
+        assert [step for step, _ in curve] == [step for step, _ in expected]
+        assert [loss for _, loss in curve] == pytest.approx([loss for _, loss in expected], rel=1e-4)
+
+
+def test_asha_judges_the_trials_of_a_pack_as_if_it_knew_them_all(world, undisturbed, tmp_path):
+    """Four trials begin together in one pack and report together: the best two go on, whoever's report came first."""
+    one_pack = ["sweep/backend=packed", "sweep.backend.slots=4", "scaling.cpus_per_worker=2"]
+    asha = ["sweep/scheduler=asha", "sweep.scheduler.grace_steps=4", "sweep.scheduler.reduction_factor=2"]
+    found = curves(outcomes_of(job_of(world, tmp_path, *one_pack, *asha)))
+    at_rung = {key: dict(curve)[4] for key, curve in undisturbed.items()}
+    went_on = {key for key, curve in found.items() if len(curve) > 2}
+    assert went_on == set(sorted(at_rung, key=at_rung.get)[:2])
+
+
+def test_auto_says_why_it_does_not_pack(world, tmp_path, capsys):
+    job = job_of(world, tmp_path, "adapter.dora=true", "sweep.space.tuning.learning_rate_multiplier=[1.0]")
+    assert all(outcome.ended == "complete" for outcome in outcomes_of(job))
+    assert "not packed: use_dora=True is not plain LoRA" in capsys.readouterr().out
+
+
+def test_packed_refuses_what_it_cannot_take_before_anything_starts(world, tmp_path):
+    job = job_of(world, tmp_path, "sweep/backend=packed", "adapter=full")
+    with pytest.raises(InputError, match="full tuning changes the base itself"):
+        check_sweep(job, plan(job, job.sweep))
+
+
+def test_the_packed_winner_is_published_with_its_own_settings(world, tmp_path):
+    conclusion = commands.run_sweep(job_of(world, tmp_path, "sweep/backend=packed", "promote=never", "name=wit"))
+    card = conclusion.version.card
+    planned = plan(job_of(world, tmp_path), job_of(world, tmp_path).sweep)
+    rows = leaderboard.leaderboard(
+        outcomes_of(job_of(world, tmp_path, "sweep/backend=packed", "name=wit")), planned, "eval/loss"
+    )
+    assert rows[0].values["tuning.adapter_size"] == card.config["tuning"]["adapter_size"]
+    assert card.metrics["eval/loss"] == pytest.approx(rows[0].best.metrics["eval/loss"], rel=1e-4)
+
+
+def test_a_proxy_costs_no_torch(world, tmp_path):
+    """Sixteen proxies on a small machine would otherwise import it sixteen times."""
+    job = job_of(world, tmp_path).of_trials()
+    (tmp_path / "job").write_bytes(ray.cloudpickle.dumps(job))
+    code = (
+        "import sys, pickle; import raytune_llm.sweep.runner_packed; pickle.load(open(sys.argv[1], 'rb')); "
+        "heavy = {'torch', 'transformers', 'peft', 'trl'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "job")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
