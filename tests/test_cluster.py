@@ -54,8 +54,8 @@ def test_a_session_of_its_own_beside_another_one(ray_session, tmp_path):
 
 BEGINS = """
 import sys
-from raytune_llm import pipeline, starting
-from raytune_llm.config import load
+from raytune_llm.jobs import commands, setup
+from raytune_llm.jobs.config import load
 
 class Begins(Exception):
     pass
@@ -63,8 +63,8 @@ class Begins(Exception):
 def beside_ray(prepared, dashboard):
     raise Begins
 
-starting.beside_ray = beside_ray
-for root, job in (("train", pipeline.train), ("sweep", pipeline.sweep)):
+setup.beside_ray = beside_ray
+for root, job in (("train", commands.train), ("sweep", commands.sweep)):
     try:
         job(load(root, sys.argv[1:]))
     except Begins:

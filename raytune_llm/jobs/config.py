@@ -29,7 +29,7 @@ from raytune_llm.errors import InputError
 from raytune_llm.jobs.help import help_text
 from raytune_llm.jobs.schema import Job
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 SPACE = "sweep.space."
 VERSIONED_ROOTS = ("evaluate", "serve")
 PATHS = (

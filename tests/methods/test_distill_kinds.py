@@ -243,7 +243,7 @@ def test_a_projection_is_trained_and_resumed_but_no_part_of_the_result(adapter, 
 
 
 def test_the_average_follows_and_is_lent_only(base, tmp_path):
-    job = job_of("distill_average", base, tmp_path)
+    job = job_of("distill_ema", base, tmp_path)
     model = job.adapter.apply(job.model.load(), rank=4, seed=0)
     first = {name: weight.detach().clone() for name, weight in trained(model).items()}
     average, expected = dict(first), dict(first)
@@ -313,7 +313,7 @@ def test_bad_input_is_refused_before_weights_are_read(base, wide, tmp_path):
     with pytest.raises(InputError, match="is an encoder-decoder base: TRL's trainer that samples has no path"):
         prepare(job_of("distill_on_policy", write_base(tmp_path / "t5", "t5"), tmp_path))
     with pytest.raises(InputError, match=r"method\.decay=1\.0 is not allowed"):
-        job_of("distill_average", base, tmp_path, "method.decay=1.0")
+        job_of("distill_ema", base, tmp_path, "method.decay=1.0")
     train, evaluation = write_records(tmp_path)
     sweep = config.load(
         "sweep",

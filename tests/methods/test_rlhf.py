@@ -98,7 +98,7 @@ def train(job, folder: Path, resume=None, keep=None):
 
 
 def session_of(job):
-    return model_refs.session(
+    return model_refs.open_session(
         job.method,
         job.model,
         registry_dir=job.registry_dir,

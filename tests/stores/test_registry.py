@@ -249,9 +249,9 @@ def test_tables(registry: Registry, source: Path) -> None:
 PUBLISH_SLOWLY = """
 import sys, time
 from pathlib import Path
-from raytune_llm import storage
-from raytune_llm.job import Card
-from raytune_llm.registry import Registry
+from raytune_llm.stores import storage
+from raytune_llm.stores.card import Card
+from raytune_llm.stores.registry import Registry
 
 def copy(reader, writer):
     while chunk := reader.read(64):

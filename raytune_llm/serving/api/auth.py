@@ -6,7 +6,6 @@ Keys are known to a replica by their SHA-256 alone and compared in constant time
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Sequence
 
@@ -15,6 +14,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raytune_llm.serving.api.errors import ApiError, from_status
+from raytune_llm.serving.api.keys import key_hash
 
 OPEN_PATHS = ("/healthz",)
 KEY_IN_SCOPE = "raytune_llm.key"
@@ -75,8 +75,3 @@ def bearer(authorization: str) -> str:
     """The key of an Authorization header; "" when it holds none."""
     scheme, _, key = authorization.partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""
-
-
-def key_hash(key: str) -> str:
-    """The SHA-256 of a key, in hexadecimal."""
-    return hashlib.sha256(key.encode()).hexdigest()

@@ -9,7 +9,7 @@ import socket
 from dataclasses import dataclass
 
 from raytune_llm.errors import InputError, require
-from raytune_llm.serving.api.auth import key_hash
+from raytune_llm.serving.api.keys import key_hash
 from raytune_llm.serving.engine.base import EngineChoice
 
 HASHED = "sha256:"

@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Sequence
 
 from raytune_llm.errors import InputError
-from raytune_llm.serving.api.auth import key_hash
+from raytune_llm.serving.api.keys import key_hash
 from raytune_llm.serving.catalog import Endpoint, read_catalog
 from raytune_llm.serving.deploy.application import APPLICATION, QUIET, make_application
 from raytune_llm.serving.deploy.config import Serve

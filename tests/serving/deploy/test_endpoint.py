@@ -230,5 +230,5 @@ def test_a_proof_fails_when_another_adapter_answers(endpoint, registry):
 
 def test_a_second_endpoint_is_refused_while_one_runs(endpoint, registry):
     with pytest.raises(InputError, match="runs Ray Serve already"):
-        endpoint.start(chosen(registry), registry.root, ["dry"])
+        deployment.start(chosen(registry), registry.root, ["dry"])
     assert b"ok" in health(endpoint)

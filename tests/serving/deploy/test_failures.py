@@ -14,7 +14,7 @@ from test_app import TEXT, client_of, make_replica
 from test_serve_config import serve
 
 from raytune_llm.models.loading import load_tuned
-from raytune_llm.serving.deploy import endpoint
+from raytune_llm.serving.deploy import endpoint as deployment
 from raytune_llm.serving.engine.loading import read_model
 from raytune_llm.serving.verify.reference import reference_answer
 from raytune_llm.stores.registry import Registry
@@ -86,7 +86,7 @@ def free_port():
 def started(registry, **changed):
     fixed = {"max_tokens": 100, "request_timeout_seconds": 60.0, "max_concurrent_requests": 16}
     chosen = serve(port=free_port(), **fixed, **changed)
-    return endpoint.start(chosen, registry.root, [f"a{i}" for i in range(8)])
+    return deployment.start(chosen, registry.root, [f"a{i}" for i in range(8)])
 
 
 def expected(endpoint, registry, max_tokens, folder):
@@ -140,7 +140,7 @@ def test_a_killed_replica_takes_only_its_own_requests_with_it(ray_session, regis
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         after = list(pool.map(ask, answers))
     assert [text.lstrip() for text in after] == list(answers.values())
-    endpoint.stop()
+    deployment.stop()
 
 
 def test_an_endpoint_that_is_taken_down_ends_its_answers_first(ray_session, registry, tmp_path):
@@ -157,7 +157,7 @@ def test_an_endpoint_that_is_taken_down_ends_its_answers_first(ray_session, regi
         deadline = time.monotonic() + 30
         while client._client.get(health).json()["running"] < 8 and not any(f.done() for f in running):
             assert time.monotonic() < deadline
-        endpoint.stop()
+        deployment.stop()
         assert [future.result().lstrip() for future in running] == list(answers.values())
 
 
@@ -176,5 +176,5 @@ def test_of_two_thousand_requests_none_is_answered_by_another_adapter(ray_sessio
     models = list(answers) * 250
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         texts = list(pool.map(ask, models))
-    endpoint.stop()
+    deployment.stop()
     assert [text.lstrip() for text in texts] == [answers[model] for model in models]

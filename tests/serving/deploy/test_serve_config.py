@@ -6,7 +6,7 @@ import pytest
 from serving_world import ENGINE
 
 from raytune_llm.errors import InputError
-from raytune_llm.serving.api.auth import key_hash
+from raytune_llm.serving.api.keys import key_hash
 from raytune_llm.serving.deploy.config import Serve, is_loopback
 from raytune_llm.serving.deploy.endpoint import start
 

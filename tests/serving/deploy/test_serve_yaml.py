@@ -8,7 +8,7 @@ from serving_world import make_base, publish, write_adapter
 from test_serve_config import serve
 
 from raytune_llm.errors import InputError
-from raytune_llm.serving.api.auth import key_hash
+from raytune_llm.serving.api.keys import key_hash
 from raytune_llm.serving.deploy import serve_yaml
 from raytune_llm.stores.registry import Registry
 

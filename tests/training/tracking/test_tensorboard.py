@@ -53,8 +53,8 @@ def test_an_object_store_is_refused() -> None:
 def test_it_needs_neither_torch_nor_wandb(tmp_path: Path) -> None:
     code = f"""
 import sys
-from raytune_llm.tracking import RunInfo
-from raytune_llm.tracking.tensorboard import TensorBoard
+from raytune_llm.training.tracking.base import RunInfo
+from raytune_llm.training.tracking.tensorboard import TensorBoard
 assert "tensorboard" not in sys.modules
 info = RunInfo(name="t", group=None, config={{}}, directory={str(tmp_path)!r}, from_step=0)
 run = TensorBoard(flush_seconds=1).start(info)

@@ -1,0 +1,10 @@
+"""API keys are kept as hashes only."""
+
+from __future__ import annotations
+
+import hashlib
+
+
+def key_hash(key: str) -> str:
+    """The SHA-256 of a key, in hexadecimal."""
+    return hashlib.sha256(key.encode()).hexdigest()
