@@ -1,6 +1,7 @@
 """Versions published before short names survive: cards written by that code itself, of each kind and method."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,13 +78,8 @@ def test_what_evaluation_and_later_stages_read_is_restored(version):
     assert name_of(adapter, Adapter) == ("full" if card.kind == "model" else "lora")
     base = Base.from_loading(card.base_loading)
     assert base.facts.revision_hash == card.base_revision
-    assert (
-        base
-        == load(
-            "check",
-            ["model=demo", "data=demo_sarcasm", f"model.eos_token='{base.eos_token}'" if base.eos_token else "seed=0"],
-        ).model
-    )
+    assert replace(base, eos_token=None) == load("check", ["model=demo", "data=demo_sarcasm"]).model
+    assert base.eos_token == ("<|end|>" if version.name == "end_token" else None)
 
 
 def test_the_whole_job_is_restored(version):
