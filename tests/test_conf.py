@@ -9,9 +9,24 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from raytune_llm.annotation.teachers.base import Teacher
 from raytune_llm.jobs.config import CONF, compose, load
+from raytune_llm.jobs.schema import JOBS
+from raytune_llm.methods.base import Method
+from raytune_llm.methods.samplers.base import Sampler
+from raytune_llm.models.adapters.base import Adapter
+from raytune_llm.serving.engine.base import EngineChoice
+from raytune_llm.stores import choices
+from raytune_llm.stores.choices import is_protocol, names, package_of
+from raytune_llm.stores.components import build, describe, field_types, item_type, unwrapped
+from raytune_llm.sweep.backends.base import Backend
+from raytune_llm.sweep.schedulers.base import Scheduler
+from raytune_llm.sweep.search.base import Search
+from raytune_llm.training.tracking.base import Tracker
 
 ROOT = Path(__file__).parents[1]
+PROTOCOLS = [Method, Sampler, Adapter, Teacher, Tracker, Search, Backend, Scheduler, EngineChoice]
+"""What can be chosen by short names."""
 PACKAGE = ROOT / "raytune_llm"
 ROOTS = sorted(file.stem for file in CONF.glob("*.yaml") if file.stem not in ("job", "demo"))
 
@@ -59,16 +74,44 @@ def test_every_root_has_a_job_and_loads(root):
     job = load(root, given(root))
     assert (ROOT / "jobs" / f"{root}.py").is_file()
     assert type(job).__name__.lower() == f"{root}job"
+    assert type(job) is JOBS[root]
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda value: value)
 def test_every_option_loads(group, option):
-    assert load("sweep", given("sweep", f"{group}={option}", *EXTRA.get((group, option), [])))
+    job = load("sweep", given("sweep", f"{group}={option}", *EXTRA.get((group, option), [])))
+    assert build(JOBS["sweep"], describe(job)) == job
+
+
+def reachable(declared, seen):
+    """All protocols that the fields of a job's class, and of the choices below it, are annotated with."""
+    declared = item_type(unwrapped(declared)) or unwrapped(declared)
+    if declared in seen or not isinstance(declared, type):
+        return seen
+    seen.add(declared)
+    if is_protocol(declared):
+        for name in names(declared):
+            reachable(choices.component(declared, name, "type"), seen)
+    elif dataclasses.is_dataclass(declared):
+        for hint in field_types(declared).values():
+            reachable(hint, seen)
+    return seen
+
+
+def test_every_choice_is_annotated_by_its_protocol_and_has_a_config_file():
+    """Each module that could be named is in conf/ under its name, and the other way round."""
+    seen = {declared for cls in set(JOBS.values()) for declared in reachable(cls, set())}
+    assert {declared for declared in seen if is_protocol(declared)} == set(PROTOCOLS)
+    text = "\n".join(file.read_text() for file in CONF.rglob("*.yaml"))
+    found = set(re.findall(r"^ *type: (\S+)", text, re.MULTILINE))
+    assert found == {name for protocol in PROTOCOLS for name in names(protocol)}
 
 
 def test_whatever_is_chosen_composing_waits_for_no_large_package():
-    targets = {found for file in CONF.rglob("*.yaml") for found in re.findall(r"_target_: (\S+)\.", file.read_text())}
-    imports = "\n".join(f"import {module}" for module in ["sys", "raytune_llm.jobs.config", *sorted(targets)])
+    every = [
+        module for protocol in PROTOCOLS for module in (f"{package_of(protocol)}.{name}" for name in names(protocol))
+    ]
+    imports = "\n".join(f"import {module}" for module in ["sys", "raytune_llm.jobs.config", *every])
     code = f"{imports}\nprint({{'torch', 'transformers', 'ray', 'pandas', 'fastapi'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr

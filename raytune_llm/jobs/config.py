@@ -1,21 +1,17 @@
-"""A composed Hydra config becomes a typed, frozen job; the only importer of hydra and omegaconf.
+"""A composed Hydra config becomes a typed, frozen job; the only importer of hydra.
 
-Each mapping in conf/ names its class with `_target_`, and that dataclass is its schema: types and meaning stand in
-Python, values in YAML, each once. Wrong types, unknown keys (`+typo=1` too), missing values and values out of range
-are refused with the full key, before anything is started.
+The dataclass of a command (schema.JOBS) and the types of its fields are the schema: types and meaning are written in
+Python, values in YAML, each once. A choice among components is named in YAML by `type` (stores/choices.py). Wrong
+types, unknown keys (`+typo=1` too), missing values and values out of range are refused with the full key, before
+anything is started.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import importlib
-import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from enum import Enum
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,9 +23,13 @@ from omegaconf.errors import OmegaConfBaseException
 from raytune_llm.data.demo import path as demo_path
 from raytune_llm.errors import InputError
 from raytune_llm.jobs.help import help_text
-from raytune_llm.jobs.schema import Job
+from raytune_llm.jobs.schema import JOBS, Job, SweepJob
+from raytune_llm.stores import components
+from raytune_llm.stores.components import all_keys, unknown_key
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+PACKAGE = Path(__file__).resolve().parents[1]
+CONF = next((folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir()), PACKAGE / "conf")
+"""The config files: inside an installed package, at the top of a checkout."""
 SPACE = "sweep.space."
 VERSIONED_ROOTS = ("evaluate", "serve")
 PATHS = (
@@ -53,22 +53,23 @@ FOLDERS = ("home", "output")
 OmegaConf.register_new_resolver("demo", lambda name: str(demo_path(name)), replace=True)
 
 
-def run(root: str, main: Callable[[Any], int | None]) -> None:
+def run(root: str, main: Callable[[Any], int | None], program: str = "") -> None:
     """Compose conf/<root>.yaml with the command line, build its job and call main with it; exits the process.
 
-    Exit status: 2 when what the user gave can't be used (one message, no traceback), main's own status otherwise.
+    program: how the command is called, for --help; by default as the script jobs/<root>.py.
+    Exit status: 2 for an error caused by user input (one message, no traceback), main's own status otherwise.
     """
-    argv = [spelled for argument in sys.argv[1:] for spelled in spelled_out(root, argument)]
+    argv = [override for argument in sys.argv[1:] for override in hydra_overrides(root, argument)]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv[1:] = [argument for argument in argv if argument not in ("--help", "-h")]
     wants_help = len(sys.argv) - 1 < len(argv)
 
     def composed(cfg: DictConfig) -> None:
         if wants_help:
-            print(help_text(root, cfg, CONF, resolve_target))
+            print(help_text(JOBS[root], plain(cfg), CONF, program or f"python jobs/{root}.py"))
             sys.exit(0)
         try:
-            status = main(build(cfg))
+            status = main(build(root, cfg))
         except InputError as error:
             fail(str(error))
         sys.exit(status or 0)
@@ -87,37 +88,37 @@ def fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def compose(root: str, overrides: list[str]) -> DictConfig:
+def compose(root: str, overrides: Sequence[str]) -> DictConfig:
     """The composed config of a root, as the command line would give it. Raises InputError."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            return hydra_compose(root, [spelled for override in overrides for spelled in spelled_out(root, override)])
+            return hydra_compose(root, [one for override in overrides for one in hydra_overrides(root, override)])
         except (HydraException, OmegaConfBaseException) as error:
             raise InputError(explain(error)) from error
 
 
-def load(root: str, overrides: list[str]) -> Any:
+def load(root: str, overrides: Sequence[str]) -> Any:
     """The job of a root with overrides; for tests, notebooks and other programs. Raises InputError."""
-    return build(compose(root, overrides))
+    return build(root, compose(root, overrides))
 
 
-def spelled_out(root: str, argument: str) -> list[str]:
-    """What an argument means to Hydra: any key may join the sweep's space without '+'
+def hydra_overrides(root: str, argument: str) -> list[str]:
+    """An argument as Hydra's overrides: any key may join the sweep's space without '+'
     (sweep.space.method.alpha=[0.1,0.5]), and where no adapter is trained, adapter=NAME names a version, though
     conf/adapter is a group."""
     if argument.startswith(SPACE) and "=" in argument:
         key = argument.partition("=")[0]
-        return [f"++{key}=null", f"++{argument}"]  # a range can't be merged into the list that stood there
+        return [f"++{key}=null", f"++{argument}"]  # a range can't be merged into a list
     if root in VERSIONED_ROOTS and argument.startswith("adapter="):
         return [argument.replace("adapter=", "version=", 1)]
     return [argument]
 
 
-def build(cfg: DictConfig) -> Any:
-    """The job a composed config describes. Raises InputError with the full key of what is wrong."""
+def build(root_name: str, cfg: DictConfig) -> Any:
+    """The job that a root's composed config describes. Raises InputError with the full key of what is wrong."""
     root = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
     assert isinstance(root, DictConfig)
     missing = sorted(OmegaConf.missing_keys(root))
@@ -131,112 +132,33 @@ def build(cfg: DictConfig) -> Any:
     for key in PATHS:
         if isinstance(value := OmegaConf.select(root, key), str):
             OmegaConf.update(root, key, absolute(value) if key in FOLDERS else absolute_if_local(value))
-    job = build_node(root, "", all_keys(root))
+    job = components.build(JOBS[root_name], plain(root))
     assert isinstance(job, Job)
     check_space(root, job)
     return job
 
 
-def build_node(node: DictConfig, key: str, known: list[str], cls: type | None = None) -> Any:
-    """The dataclass instance that a mapping describes; the class is given, or named by its `_target_`."""
-    content: dict[str, Any] = {str(name): node._get_node(name) for name in node}
-    if "_target_" in content:
-        cls = resolve_target(str(node["_target_"]), f"{key}_target_")
-        content.pop("_target_")
-    assert cls is not None
-    fields = [f.name for f in dataclasses.fields(cls)]
-    for name in content:
-        if name not in fields:
-            raise InputError(unknown_key(f"{key}{name}", known))
-    for name in fields:
-        if name not in content:
-            raise InputError(
-                f"missing: {key}{name}; {cls.__module__}.{cls.__qualname__} has this field, its YAML doesn't"
-            )
-    nested = {name: nested_class(cls, name, child) for name, child in content.items()}
-    children = {
-        name: build_child(content[name], f"{key}{name}.", known, inner)
-        for name, inner in nested.items()
-        if inner is not None
-    }
-    plain = {name: child for name, child in content.items() if name not in children}
-    schema = dataclasses.make_dataclass(
-        cls.__name__, [(name, leaf_type(cls, name)) for name in fields if name in plain]
-    )
-    try:
-        merged: Any = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(plain))
-        return cls(**{name: to_python(merged._get_node(name)) for name in plain}, **children)
-    except OmegaConfBaseException as error:
-        raise InputError(f"{key}{error.full_key}: {first_line(error)}") from error
-    except ValueError as error:
-        raise InputError(str(error)) from error
-
-
-def describe(value: Any) -> Any:
-    """A job or component as plain values, each dataclass with its `_target_`: what a card keeps."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        target = f"{type(value).__module__}.{type(value).__qualname__}"
-        return {"_target_": target, **{f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}}
-    if isinstance(value, dict):
-        return {key: describe(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [describe(item) for item in value]
-    return value.value if isinstance(value, Enum) else value
-
-
-def restore(described: dict[str, Any]) -> Any:
-    """The component that `describe` wrote down. Raises InputError."""
-    node = OmegaConf.create(described)
-    assert isinstance(node, DictConfig)
-    return build_node(node, "", all_keys(node))
-
-
-def build_child(child: DictConfig, key: str, known: list[str], cls: type) -> Any:
-    """A component, a dataclass that has no choices, or a dict of components (like trackers) by their names."""
-    if cls is dict:
-        entries: dict[str, Any] = {str(name): child._get_node(name) for name in child}
-        return {name: build_node(entry, f"{key}{name}.", known) for name, entry in entries.items()}
-    return build_node(child, key, known, cls)
-
-
-def nested_class(cls: type, name: str, child: Any) -> type | None:
-    """What a field's mapping is built as: a dataclass, a dict of components, or None for a plain value."""
-    if not isinstance(child, DictConfig) or child._is_none():
-        return None
-    if "_target_" in child:
-        return resolve_target(str(child["_target_"]), f"{name}._target_")
-    entries = [child._get_node(entry) for entry in child]
-    if entries and all(isinstance(entry, DictConfig) and "_target_" in entry for entry in entries):
-        return dict
-    declared = leaf_type(cls, name)
-    return declared if isinstance(declared, type) and dataclasses.is_dataclass(declared) else None
-
-
-def resolve_target(target: str, key: str) -> type:
-    """The dataclass named by a `_target_`; only this project's own are allowed."""
-    if not target.startswith("raytune_llm."):
-        raise InputError(f"{key}={target} is refused: targets must be in raytune_llm")
-    module, _, name = target.rpartition(".")
-    cls = getattr(importlib.import_module(module), name, None)
-    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
-        raise InputError(f"{key}={target} is not a dataclass of {module}")
-    return cls
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """A config as plain values, without Hydra's own part; '???' where a value is missing."""
+    content = OmegaConf.to_container(cfg)
+    assert isinstance(content, dict)
+    return {str(name): value for name, value in content.items() if name != "hydra"}
 
 
 def check_space(root: DictConfig, job: Job) -> None:
     """Refuse a sweep whose space names a key that isn't there, or holds a value its key doesn't take."""
-    sweep = getattr(job, "sweep", None)
-    if sweep is None:
+    if not isinstance(job, SweepJob):
         return
-    for key, values in sweep.candidates():
-        if OmegaConf.select(root, key) is None and key not in all_keys(root):
-            raise InputError(unknown_key(f"{SPACE}{key}", [f"{SPACE}{name}" for name in all_keys(root)]))
+    known = all_keys(plain(root))
+    for key, values in job.sweep.candidates():
+        if OmegaConf.select(root, key) is None and key not in known:
+            raise InputError(unknown_key(f"{SPACE}{key}", [f"{SPACE}{name}" for name in known]))
         for value in values:
             tried = OmegaConf.create(OmegaConf.to_container(root))
             assert isinstance(tried, DictConfig)
             OmegaConf.update(tried, key, value)
             try:
-                build_node(tried, "", all_keys(root))
+                components.build(type(job), plain(tried), known=known)
             except InputError as error:
                 raise InputError(f"{SPACE}{key}: {error}") from error
 
@@ -247,8 +169,9 @@ def explain(error: BaseException) -> str:
     while cause is not None:
         full_key, parent = getattr(cause, "full_key", None), getattr(cause, "parent_node", None)
         if full_key and isinstance(parent, DictConfig) and "not in struct" in str(cause):
-            known = all_keys(parent._get_root())
-            return unknown_key(str(full_key), known)
+            whole = parent._get_root()
+            assert isinstance(whole, DictConfig)
+            return unknown_key(str(full_key), all_keys(plain(whole)))
         cause = cause.__cause__
     messages = [str(link).strip() for link in (error, error.__cause__) if link is not None and str(link).strip()]
     lines = messages[0].splitlines() if messages else [type(error).__name__]
@@ -257,44 +180,6 @@ def explain(error: BaseException) -> str:
         for line in lines
         if line.strip() and not line.startswith(("Config search path", "\tprovider", "    full_key", "    object_type"))
     )
-
-
-def unknown_key(key: str, known: list[str]) -> str:
-    known = [name for name in known if name != key]
-    nearest = difflib.get_close_matches(key, known, n=3, cutoff=0.4)
-    nearest += [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1] and name not in nearest]
-    return f"unknown key: {key}; nearest valid: {', '.join(nearest[:3]) or 'none'} (--cfg job shows all keys)"
-
-
-def all_keys(node: Any, prefix: str = "") -> list[str]:
-    """Dotted keys of all values below a mapping."""
-    return list(_walk(node, prefix))
-
-
-def _walk(node: Any, prefix: str) -> Iterator[str]:
-    for name in node:
-        if name in ("_target_", "hydra"):
-            continue
-        child = node._get_node(name)
-        yield f"{prefix}{name}"
-        if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
-            yield from _walk(child, f"{prefix}{name}.")
-
-
-def leaf_type(cls: type, name: str) -> Any:
-    """The type of a field as OmegaConf checks it; Any where it names what is known to type checkers alone."""
-    for owner in cls.__mro__:
-        if name in (annotations := inspect.get_annotations(owner)):
-            try:
-                return eval(annotations[name], vars(sys.modules[owner.__module__]))
-            except NameError:
-                return Any
-    raise AssertionError(f"{cls} has no field {name}")
-
-
-def to_python(node: Any) -> Any:
-    """A merged OmegaConf node as plain Python: dataclasses, enums, lists, dicts."""
-    return OmegaConf.to_object(node) if OmegaConf.is_config(node) and not node._is_none() else node._value()
 
 
 def absolute(path: str) -> str:
@@ -308,7 +193,3 @@ def absolute_if_local(value: str) -> str:
     path = Path(value).expanduser()
     looks_local = value.startswith((".", "~")) or (path.suffix in {".jsonl", ".json", ".gz"} and ":" not in value)
     return str(path.resolve()) if looks_local or (len(value) < 1024 and path.exists()) else value
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0]

@@ -1,4 +1,4 @@
-"""What `--help` prints: the config groups, and each key with its value and the meaning that stands below its field in
+"""What `--help` prints: the config groups, and each key with its value and its meaning, the string below its field in
 Python."""
 
 from __future__ import annotations
@@ -8,83 +8,69 @@ import inspect
 import itertools
 import shutil
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
+
+from raytune_llm.stores.choices import component, is_protocol
+from raytune_llm.stores.components import TYPE, field_types, item_type, unwrapped
 
 
-def help_text(root: str, cfg: DictConfig, conf: Path, resolve: Callable[[str, str], type]) -> str:
+def help_text(job: type, values: Mapping[str, Any], conf: Path, program: str) -> str:
     """The help of a job, for its config as composed with the overrides given so far."""
     width = min(shutil.get_terminal_size((110, 40)).columns, 120)
-    cls = resolve(str(cfg["_target_"]), "_target_")
     lines = [
-        (inspect.getdoc(cls) or "").strip(),
+        (inspect.getdoc(job) or "").strip(),
         "",
-        f"usage: python jobs/{root}.py [group=choice ...] [key=value ...] [--help] [--cfg job]",
+        f"usage: {program} [group=choice ...] [key=value ...] [--help] [--cfg job]",
         "",
         "Groups (group=choice takes a file of conf/):",
     ]
-    for group, options in groups(cfg, conf):
+    for group, options in groups(values, conf):
         lines += textwrap.wrap(f"{group}: {' '.join(options)}", width, initial_indent="  ", subsequent_indent="      ")
     lines += ["", "Keys (key=value):"]
-    for key, value, meaning in described(cfg, "", resolve):
+    for key, value, meaning in described(job, values, ""):
         lines.append(f"  {key} = {value}")
         lines += textwrap.wrap(meaning, width, initial_indent="      ", subsequent_indent="      ")
     lines += ["", "--cfg job prints the config as YAML. Hydra's own options: --hydra-help."]
     return "\n".join(lines)
 
 
-def groups(cfg: DictConfig, conf: Path) -> Iterator[tuple[str, list[str]]]:
+def groups(values: Mapping[str, Any], conf: Path) -> Iterator[tuple[str, list[str]]]:
     """Config groups whose package is in this job, with their choices."""
     for folder in sorted(path for path in conf.rglob("*") if path.is_dir()):
         group = folder.relative_to(conf).as_posix()
         options = sorted(file.stem for file in folder.glob("*.yaml"))
-        if options and OmegaConf.select(cfg, group.split("@")[0].replace("/", "."), default=None) is not None:
+        if options and _select(values, group.split("/")) is not None:
             yield group, options
 
 
-def described(node: DictConfig, prefix: str, resolve: Callable[[str, str], type]) -> Iterator[tuple[str, str, str]]:
-    """(full key, value as YAML would show it, meaning) of every value below a mapping."""
-    cls = resolve(str(node["_target_"]), prefix) if "_target_" in node else None
-    for name in node:
-        child = node._get_node(name)
-        if name in ("_target_", "hydra") or child is None:
+def described(declared: Any, values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str, str]]:
+    """(full key, value as YAML would show it, meaning) of every value below a mapping. declared: the type of the field
+    that holds it; None for plain values."""
+    cls = component(declared, values.get(TYPE), f"{prefix}{TYPE}") if is_protocol(declared) else declared
+    hints = field_types(cls) if isinstance(cls, type) and hasattr(cls, "__dataclass_fields__") else {}
+    for name, value in values.items():
+        if name == TYPE and is_protocol(declared):
             continue
-        key = prefix + str(name)
-        meaning = meanings(cls).get(str(name), "") if cls else ""
-        if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing() and len(child):
-            inner = child if "_target_" in child or cls is None else typed(child, cls, str(name))
-            yield from described(inner, f"{key}.", resolve)
+        key, hint = f"{prefix}{name}", unwrapped(hints.get(name, item_type(declared)))
+        if isinstance(value, Mapping) and value:
+            yield from described(hint, value, f"{key}.")
             continue
-        yield key, "???" if child._is_missing() else one_line(child), meaning
+        yield key, one_line(value), meanings(cls).get(name, "") if hints else ""
 
 
 def one_line(value: Any) -> str:
     """A value as YAML has it, which folds long ones."""
-    return " ".join(OmegaConf.to_yaml(OmegaConf.create([value]))[2:].split())
-
-
-def typed(child: DictConfig, cls: type, name: str) -> DictConfig:
-    """A plain nested mapping with the class of its field written in, when that is a dataclass."""
-    import dataclasses
-    import sys
-
-    annotation = {f.name: f.type for f in dataclasses.fields(cls)}[name]
-    nested = vars(sys.modules[cls.__module__]).get(str(annotation))
-    if not (isinstance(nested, type) and dataclasses.is_dataclass(nested)):
-        return child
-    target = {"_target_": f"{nested.__module__}.{nested.__qualname__}"}
-    merged = OmegaConf.merge(OmegaConf.create(target), OmegaConf.create(OmegaConf.to_container(child)))
-    assert isinstance(merged, DictConfig)
-    return merged
+    return "???" if value == "???" else " ".join(OmegaConf.to_yaml(OmegaConf.create([value]))[2:].split())
 
 
 @cache
 def meanings(cls: type) -> dict[str, str]:
-    """Field name → the string that stands below it, over the class and its bases."""
+    """Field name → the string below it, over the class and its bases."""
     found: dict[str, str] = {}
     for owner in reversed(cls.__mro__):
         if not hasattr(owner, "__dataclass_fields__"):
@@ -95,4 +81,12 @@ def meanings(cls: type) -> dict[str, str]:
             match field, doc:
                 case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
                     found[name] = " ".join(text.split())
+    return found
+
+
+def _select(values: Mapping[str, Any], path: list[str]) -> Any:
+    """The value at a path of nested keys, None where there is none."""
+    found: Any = values
+    for name in path:
+        found = found.get(name) if isinstance(found, Mapping) else None
     return found

@@ -19,13 +19,14 @@ from raytune_llm.evaluation.compare import Verdict, better
 from raytune_llm.evaluation.compare import VerdictKind as Result
 from raytune_llm.jobs import compare
 from raytune_llm.jobs.compare import ComparisonResult
-from raytune_llm.jobs.config import describe, restore
 from raytune_llm.jobs.prepare import Prepared
 from raytune_llm.jobs.schema import EvaluateJob, Promotion, TrainJob
 from raytune_llm.methods.base import Method
 from raytune_llm.models import loading
 from raytune_llm.models.base import Base
 from raytune_llm.stores.card import Card, Version
+from raytune_llm.stores.choices import name_of
+from raytune_llm.stores.components import build, describe
 from raytune_llm.stores.registry import CHAMPION, Registry
 from raytune_llm.stores.storage import open_storage
 from raytune_llm.training.config import Outcome
@@ -97,7 +98,7 @@ def evaluate_version(job: EvaluateJob) -> str:
 
     registry = Registry(job.registry_dir)
     version = registry.resolve(job.version)
-    base, method = Base.from_loading(version.card.base_loading), restore(version.card.config["method"])
+    base, method = Base.from_loading(version.card.base_loading), build(Method, version.card.config["method"])
     with input_errors():
         splits = load(job.data, method.records, job.seed)
         max_tokens = base.facts.max_tokens(job.data.max_tokens)
@@ -178,7 +179,7 @@ def make_card(
         base=job.model.name_or_path,
         base_revision=job.model.facts.revision_hash,
         base_loading=job.model.loading(),
-        method=type(job.method).__name__.lower(),
+        method=name_of(job.method, Method),
         metrics=metrics | {"train/loss": outcome.best.metrics["train/loss"], "time/seconds": outcome.seconds},
         intervals=intervals,
         config=describe(job),

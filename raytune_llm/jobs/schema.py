@@ -1,9 +1,9 @@
-"""The nouns of the system: what a job is asked to do (Job, Tuning, Scaling) and what comes of it (Trial, Report,
-Outcome, Card).
+"""The jobs: what each command takes, and which class each command's config becomes (JOBS).
 
-Read this first. Values stand in conf/*.yaml; the string below each field says its meaning, unit and range.
-Components that a config group chooses (method, model, data, adapter, tracking, sweep, serve) are typed where they
-live; here they are named. Nothing in this module imports Ray, torch or Hydra.
+Read this first. Values are in conf/*.yaml; the string below each field gives its meaning, unit and range. Components
+that a config group chooses (method, model, data, adapter, tracking, sweep, serve) are typed where they live. A field's
+type decides what its YAML becomes (stores/components.py), so all of them are imported at runtime; none imports Ray,
+torch or Hydra.
 """
 
 from __future__ import annotations
@@ -12,22 +12,20 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
+from raytune_llm.annotation.filters import Annotation
+from raytune_llm.annotation.prompt import Prompt
+from raytune_llm.annotation.teachers.base import Teacher
+from raytune_llm.data.files import Data
 from raytune_llm.errors import check_name, require
+from raytune_llm.methods.base import Method
+from raytune_llm.models.adapters.base import Adapter
+from raytune_llm.models.base import Base
+from raytune_llm.serving.deploy.config import Serve
+from raytune_llm.sweep.config import Sweep
 from raytune_llm.training.config import Scaling, Tuning
-
-if TYPE_CHECKING:
-    from raytune_llm.annotation.filters import Annotation
-    from raytune_llm.annotation.prompt import Prompt
-    from raytune_llm.annotation.teachers.base import Teacher
-    from raytune_llm.data.files import Data
-    from raytune_llm.methods.base import Method
-    from raytune_llm.models.adapters.base import Adapter
-    from raytune_llm.models.base import Base
-    from raytune_llm.serving.deploy.config import Serve
-    from raytune_llm.sweep.space import Sweep
-    from raytune_llm.training.tracking.base import Tracker
+from raytune_llm.training.tracking.base import Tracker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,3 +225,16 @@ def _replace(node: Any, path: list[str], value: Any, key: str) -> Any:
     else:
         child = type(present)(value) if isinstance(present, Enum) and isinstance(value, str) else value
     return dataclasses.replace(node, **{path[0]: child})
+
+
+JOBS: dict[str, type[Job]] = {
+    "check": CheckJob,
+    "annotate": AnnotateJob,
+    "train": TrainJob,
+    "sweep": SweepJob,
+    "evaluate": EvaluateJob,
+    "serve": ServeJob,
+    "registry": RegistryJob,
+    "demo": SweepJob,
+}
+"""The class of each command's job; conf/<command>.yaml holds its values."""

@@ -8,12 +8,13 @@ from typing import TypeVar
 
 from raytune_llm.data.records import Record
 from raytune_llm.errors import require
-from raytune_llm.jobs.config import restore
 from raytune_llm.jobs.schema import Promotion, SweepJob, TrainJob
 from raytune_llm.methods.base import Stage
 from raytune_llm.methods.common.policy_init import PolicyInit
 from raytune_llm.methods.model_refs import resolve_ref
+from raytune_llm.models.adapters.base import Adapter
 from raytune_llm.stores.card import Version
+from raytune_llm.stores.components import build
 from raytune_llm.stores.registry import Registry
 
 J = TypeVar("J", bound=TrainJob)
@@ -29,7 +30,7 @@ def inherited(job: J) -> J:
     registry = Registry(job.registry_dir)
     version = resolve_ref(registry, "method.init_adapter", reference, kind="adapter", base=job.model)
     config = version.card.config
-    job = replace(job, adapter=restore(config["adapter"]))
+    job = replace(job, adapter=build(Adapter, config["adapter"]))
     size = config["tuning"]["adapter_size"]
     return job.with_values({"method.init_adapter": version.reference, "tuning.adapter_size": size})
 

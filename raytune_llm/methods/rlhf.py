@@ -14,19 +14,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raytune_llm.data.examples import IGNORED, Example, TokenSequence
 from raytune_llm.data.question import question
 from raytune_llm.data.records import Message, Preference, Prompt, Record, Supervised, Text
 from raytune_llm.errors import require
-from raytune_llm.methods.base import Needs, Stage
+from raytune_llm.methods.base import Method, Needs, Stage
 from raytune_llm.methods.common.policy_init import PolicyInit
+from raytune_llm.methods.samplers.base import Sampler
 
 if TYPE_CHECKING:
     from raytune_llm.data.tokens import Tokens
     from raytune_llm.methods.base import ModelRefs, Session
-    from raytune_llm.methods.samplers.base import Sampler
 
 
 class Algorithm(Enum):
@@ -92,7 +92,7 @@ class RLHF(PolicyInit):
     """Stop when eval/entropy, nats per token, is below it; null = never."""
     reward_steps: int
     """Steps of the reward model that is trained first; ≥ 1."""
-    reward: Any
+    reward: Method
     """The method that trains it."""
 
     records = (Preference, Supervised, Prompt)

@@ -8,12 +8,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from raytune_llm.stores.card_upgrade import FORMAT, upgraded
 from raytune_llm.stores.json import to_json
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -41,9 +39,10 @@ def card_json(card: Card, files: dict[str, str]) -> bytes:
 
 
 def parse_card(text: bytes) -> tuple[Card, dict[str, str]]:
-    """Card and sha256 of each file. Raises ValueError, also for a file name that would leave the version's folder."""
+    """Card and sha256 of each file, of any format. Raises ValueError, also for a file name that would leave the
+    version's folder."""
     try:
-        content = json.loads(text)
+        content = upgraded(json.loads(text))
         files = {_checked_path(name): str(digest) for name, digest in content.pop("files").items()}
         content["metrics"] = {name: float(value) for name, value in content["metrics"].items()}
         content["intervals"] = {name: [float(end) for end in ends] for name, ends in content["intervals"].items()}
@@ -95,8 +94,10 @@ def _checked_path(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What a registry version says of itself; stored as card.json beside its files."""
+    """The description of a registry version, stored as card.json alongside its files."""
 
+    format: int = FORMAT
+    """Of the card itself; earlier ones are upgraded when they are read (stores/card_upgrade.py)."""
     kind: str
     """adapter, model or reward."""
     base: str
@@ -106,18 +107,19 @@ class Card:
     base_loading: dict[str, Any]
     """How the base was loaded (dtype, chat template, revision …): enough to load it again."""
     method: str
+    """Short name of the tuning method."""
     metrics: dict[str, float]
     intervals: dict[str, list[float]]
     """95 % interval [low, high] of those metrics that have one."""
     config: dict[str, Any]
-    """The resolved config of the job, the trial's own values applied."""
+    """The resolved config of the job, the trial's own values applied, choices by their short names."""
     data: dict[str, str]
     """Fingerprint of each data file."""
     seed: int
     step: int
     """Optimizer steps behind these weights."""
     probes: list[Any]
-    """A few prompts of the eval set, by which a deployment is proven: text, or a list of {role, content}."""
+    """A few prompts of the eval set, for the parity check of a deployment: text, or a list of {role, content}."""
     code_version: str
     parent: str | None = None
     """Name of the sweep or the version it came from."""

@@ -9,48 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from raytune_llm.errors import require
-from raytune_llm.jobs.schema import TrainJob
+
+if TYPE_CHECKING:
+    from raytune_llm.jobs.schema import TrainJob
 
 STEPS = "tuning.steps"
 DISTRIBUTIONS = ("uniform", "log_uniform", "int_uniform")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sweep:
-    """A sweep: a space, how it is searched, what is stopped early."""
-
-    space: dict[str, Any]
-    """Nested keys of the job, each with a list of choices or {min, max, distribution}; null takes a key out of the
-    space."""
-    search: Any
-    """Which points of the space are tried (conf/sweep/search)."""
-    backend: Any
-    """How trials are trained (conf/sweep/backend)."""
-    scheduler: Any
-    """Which trials are stopped before their last step (conf/sweep/scheduler)."""
-    max_concurrent: int | None
-    """Trials at the same time; null = as many as the cluster's CPUs or GPUs hold."""
-
-    def __post_init__(self) -> None:
-        require(
-            self.max_concurrent is None or self.max_concurrent >= 1,
-            "sweep.max_concurrent",
-            self.max_concurrent,
-            "≥ 1 or null",
-        )
-        require(bool(self.axes()), "sweep.space", self.space, "at least one key with a list of choices or a range")
-
-    def axes(self) -> dict[str, Axis]:
-        """The axes by dotted key, in the order written."""
-        return dict(_axes(self.space, ""))
-
-    def candidates(self) -> Iterator[tuple[str, list[Any]]]:
-        """Each key with the values to check before anything starts: all choices, or both ends of a range."""
-        for key, axis in self.axes().items():
-            yield key, list(axis.choices) or [axis.low, axis.high]
 
 
 @dataclass(frozen=True)
@@ -61,6 +28,14 @@ class Axis:
     low: float | int = 0
     high: float | int = 0
     distribution: str = "uniform"
+
+
+class HasAxes(Protocol):
+    """What a plan is made of (sweep/config.py)."""
+
+    def axes(self) -> dict[str, Axis]:
+        """The axes by dotted key, in the order written."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -97,7 +72,7 @@ class Plan:
         return f"every trial runs {self.milestones[0]} steps"
 
 
-def plan(job: TrainJob, sweep: Sweep) -> Plan:
+def plan(job: TrainJob, sweep: HasAxes) -> Plan:
     """Fold the steps axis where it is free; order the others from the job's own value outward, as schedulers that stop
     trials early stop more when good ones come first."""
     axes = sweep.axes()
@@ -130,13 +105,14 @@ def _own(node: Any, path: list[str]) -> Any:
     return node
 
 
-def _axes(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Axis]]:
+def axes_of(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Axis]]:
+    """The axes of a space by dotted key: lists of choices and ranges. Raises ValueError."""
     for name, value in node.items():
         key = f"{prefix}{name}"
         if value is None:
             continue
         if isinstance(value, Mapping) and "min" not in value and "max" not in value:
-            yield from _axes(value, f"{key}.")
+            yield from axes_of(value, f"{key}.")
         elif isinstance(value, Mapping):
             yield key, _range(key, value)
         else:

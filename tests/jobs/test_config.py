@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from raytune_llm.errors import InputError
-from raytune_llm.jobs.config import all_keys, compose, describe, load, restore
+from raytune_llm.jobs.config import compose, load, plain
+from raytune_llm.jobs.schema import SweepJob
+from raytune_llm.methods.base import Method
+from raytune_llm.stores.components import all_keys, build, describe
 from raytune_llm.training.config import Schedule
 
 ROOT = Path(__file__).parents[2]
@@ -43,8 +46,14 @@ def test_a_job_is_typed_and_frozen():
         ("tuning.early_stopping=null", "tuning.early_stopping"),
         ("model.name_or_path=???", "missing: model.name_or_path"),
         ("method=sff", "Could not find 'method/sff'"),
-        ("method._target_=os.system", "method._target_=os.system is refused: targets must be in raytune_llm"),
-        ("method._target_=raytune_llm.training.config.Schedule", "is not a dataclass"),
+        ("method.type=dsss", "method.type=dsss is not allowed; allowed: dss, "),
+        ("method.type=os.system", "method.type=os.system is not allowed; allowed: "),
+        ("method.type=base", "method.type=base is not allowed; allowed: "),
+        ("method.type=trainers", "method.type=trainers is not allowed; allowed: "),
+        ("method.type=null", "method.type=None is not allowed; allowed: "),
+        ("method.type=dss", "missing: method.alpha, a key of DSS; a component is best chosen by its config group"),
+        ("+tuning.type=sft", "unknown key: tuning.type"),
+        ("sweep.space.method.type=[dss]", "sweep.space.method.type: missing: method.alpha"),
         ("name=../../x", "name='../../x' is not allowed"),
         (
             "sweep.space.tuning.stps=[1]",
@@ -79,8 +88,8 @@ def test_a_trials_values_make_its_job():
 
 def test_described_and_restored_is_the_same():
     job = load("sweep", [*DEMO, "tracking=tensorboard"])
-    assert restore(describe(job.method)) == job.method
-    assert restore(describe(job)) == job
+    assert build(Method, describe(job.method, Method)) == job.method
+    assert build(SweepJob, describe(job)) == job
 
 
 def test_relative_paths_become_absolute_on_the_driver(tmp_path, monkeypatch):
@@ -123,7 +132,7 @@ def test_help_explains_every_key():
     done = run("jobs/sweep.py", *DEMO, "--help")
     assert done.returncode == 0
     lines = done.stdout.splitlines()
-    for key in all_keys(compose("sweep", DEMO)):
+    for key in all_keys(plain(compose("sweep", DEMO))):
         places = [i for i, line in enumerate(lines) if re.match(rf"  {re.escape(key)} = ", line)]
         if places and not key.startswith("sweep.space."):
             assert lines[places[0] + 1].startswith("      "), f"{key} has no meaning in --help"

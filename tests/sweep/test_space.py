@@ -1,6 +1,7 @@
 import pytest
 
-from raytune_llm.sweep.space import Axis, Sweep, outward, plan
+from raytune_llm.sweep.config import Sweep
+from raytune_llm.sweep.space import Axis, outward, plan
 from raytune_llm.training.config import Schedule
 
 

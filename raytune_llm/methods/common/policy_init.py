@@ -4,10 +4,9 @@ first."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from raytune_llm.errors import require
-from raytune_llm.methods.base import Stage
+from raytune_llm.methods.base import Method, Stage
 
 CHOSEN = "chosen"
 """The answers that the job's own preferences prefer, as a location."""
@@ -25,7 +24,7 @@ class PolicyInit:
     preferred answers of data.train; null = no such stage."""
     sft_steps: int
     """Steps of that stage; ≥ 1."""
-    sft: Any
+    sft: Method
     """The method that trains it."""
 
     def __post_init__(self) -> None:

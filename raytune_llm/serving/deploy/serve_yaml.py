@@ -1,4 +1,4 @@
-"""The endpoint as a file for `serve deploy`, Ray Serve's way to run it on a cluster that nobody stands beside.
+"""The endpoint as a file for `serve deploy`, Ray Serve's way to run it unattended on a cluster.
 
     python jobs/serve.py adapter=NAME@champion serve.config_file=endpoint.yaml …
     serve deploy endpoint.yaml
@@ -11,23 +11,21 @@ package, the registry and the base where the file says they are.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Sequence
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from raytune_llm.errors import InputError
 from raytune_llm.serving.catalog import read_catalog
 from raytune_llm.serving.deploy.application import APPLICATION, DEPLOYMENT, QUIET, make_application
 from raytune_llm.serving.deploy.config import Serve
+from raytune_llm.stores.components import build, describe
 from raytune_llm.stores.registry import Registry
 from raytune_llm.stores.storage import is_local
 
-CLASS = "class"
-OWN_PACKAGE = "raytune_llm."
+BUILDER = "raytune_llm.serving:application"
+"""What files name; a path that stays, because files outlive releases."""
 
 
 def write(serve: Serve, registry_dir: str, references: Sequence[str]) -> Path:
@@ -38,7 +36,7 @@ def write(serve: Serve, registry_dir: str, references: Sequence[str]) -> Path:
     versions = [version.reference for version in read_catalog(registry, references).versions]
     root = registry.root if not is_local(registry.root) else str(Path(registry.root).resolve())
     arguments = {
-        "serve": _plain(dataclasses.replace(serve, api_key_env=None, host="127.0.0.1", config_file=None)),
+        "serve": describe(dataclasses.replace(serve, api_key_env=None, host="127.0.0.1", config_file=None)),
         "registry_dir": root,
         "versions": versions,
         "key_hashes": list(serve.key_hashes()),
@@ -51,7 +49,7 @@ def write(serve: Serve, registry_dir: str, references: Sequence[str]) -> Path:
             {
                 "name": APPLICATION,
                 "route_prefix": "/",
-                "import_path": f"{__name__}:application",
+                "import_path": BUILDER,
                 "args": arguments,
                 "deployments": [{"name": DEPLOYMENT, "user_config": {"versions": versions}}],
             }
@@ -62,30 +60,7 @@ def write(serve: Serve, registry_dir: str, references: Sequence[str]) -> Path:
 
 
 def application(arguments: dict[str, Any]) -> Any:
-    """What `serve deploy` builds from the file's args."""
-    serve: Serve = _typed(arguments["serve"])
+    """The Serve application of a file's args. Raises InputError for args that aren't a serve config."""
+    serve: Serve = build(Serve, arguments["serve"], key="serve.")
     catalogue = serve.engine.named(read_catalog(Registry(arguments["registry_dir"]), arguments["versions"]))
     return make_application(serve, arguments["registry_dir"], catalogue, tuple(arguments["key_hashes"]))
-
-
-def _plain(component: Any) -> Any:
-    """A dataclass as a mapping that names its class."""
-    if isinstance(component, Enum):
-        return component.value
-    if not dataclasses.is_dataclass(component):
-        return component
-    kind = type(component)
-    fields = {field.name: _plain(getattr(component, field.name)) for field in dataclasses.fields(component)}
-    return {CLASS: f"{kind.__module__}.{kind.__qualname__}", **fields}
-
-
-def _typed(content: Any) -> Any:
-    """The inverse. Raises InputError for classes outside this package."""
-    if not isinstance(content, dict):
-        return content
-    name = str(content.get(CLASS))
-    module, _, kind = name.rpartition(".")
-    if not module.startswith(OWN_PACKAGE):
-        raise InputError(f"{name} in the deployment's args is not a class of {OWN_PACKAGE}")
-    values = {key: _typed(value) for key, value in content.items() if key != CLASS}
-    return getattr(importlib.import_module(module), kind)(**values)

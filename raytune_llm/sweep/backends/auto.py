@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from raytune_llm.jobs.schema import SweepJob
 from raytune_llm.sweep.backends.base import Runner
 from raytune_llm.sweep.backends.packed import Packed
 from raytune_llm.sweep.backends.ray_train import RayTrain
 from raytune_llm.sweep.space import Plan
+
+if TYPE_CHECKING:
+    from raytune_llm.jobs.schema import SweepJob
 
 
 @dataclass(frozen=True, kw_only=True)

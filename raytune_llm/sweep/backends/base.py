@@ -5,11 +5,13 @@ A backend gives the tuner a Runner: what Ray Tune runs for a trial, how many at 
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from raytune_llm.jobs.schema import SweepJob
 from raytune_llm.sweep.space import Plan
 from raytune_llm.training.config import Outcome
+
+if TYPE_CHECKING:
+    from raytune_llm.jobs.schema import SweepJob
 
 
 class Runner(Protocol):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raytune_llm.errors import require
-from raytune_llm.jobs.schema import SweepJob
 from raytune_llm.sweep.backends.base import Runner
 from raytune_llm.sweep.space import Plan
+
+if TYPE_CHECKING:
+    from raytune_llm.jobs.schema import SweepJob
 
 PACKABLE_KEYS = ("tuning.", "adapter.", "method.", "seed")
 """Keys that slots of one pack may differ in."""

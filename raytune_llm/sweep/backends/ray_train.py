@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from raytune_llm.jobs.schema import SweepJob
 from raytune_llm.sweep.backends.base import Runner
 from raytune_llm.sweep.space import Plan
+
+if TYPE_CHECKING:
+    from raytune_llm.jobs.schema import SweepJob
 
 
 @dataclass(frozen=True, kw_only=True)

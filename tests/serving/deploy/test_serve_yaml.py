@@ -32,7 +32,8 @@ def test_the_file_holds_versions_and_hashes_and_no_key(registry, tmp_path, monke
     content = yaml.safe_load(file.read_text())
     (application,) = content["applications"]
     assert content["http_options"] == {"host": "0.0.0.0", "port": 8000}
-    assert application["import_path"] == "raytune_llm.serving.deploy.serve_yaml:application"
+    assert application["import_path"] == "raytune_llm.serving:application"
+    assert application["args"]["serve"]["engine"]["type"] == "local"
     assert application["args"]["key_hashes"] == [key_hash("a-secret")]
     assert application["deployments"] == [{"name": "endpoint", "user_config": {"versions": ["wit@1"]}}]
     assert "a-secret" not in file.read_text()
@@ -47,12 +48,13 @@ def test_serves_own_schema_takes_the_file(registry, tmp_path, monkeypatch):
 
 def test_the_application_is_built_from_the_args_alone(registry, tmp_path, monkeypatch):
     import ray
+    from ray._common.utils import import_attr
 
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
     file = written(registry, tmp_path, monkeypatch, max_replicas=4, target_open_answers=3)
     monkeypatch.delenv("SOME_KEYS")
     arguments = yaml.safe_load(file.read_text())["applications"][0]["args"]
-    built = serve_yaml.application(arguments)
+    built = import_attr("raytune_llm.serving:application")(arguments)
     deployment = built._bound_deployment
     scaling = deployment._deployment_config.autoscaling_config
     assert (scaling.min_replicas, scaling.max_replicas, scaling.target_ongoing_requests) == (1, 4, 3)
@@ -67,7 +69,7 @@ def test_the_application_is_built_from_the_args_alone(registry, tmp_path, monkey
 
 def test_classes_of_others_are_refused(registry, tmp_path, monkeypatch):
     arguments = yaml.safe_load(written(registry, tmp_path, monkeypatch).read_text())["applications"][0]["args"]
-    arguments["serve"]["engine"]["class"] = "os.system"
-    with pytest.raises(InputError, match=r"os\.system in the deployment's args"):
+    arguments["serve"]["engine"]["type"] = "os.system"
+    with pytest.raises(InputError, match=r"serve\.engine\.type=os\.system is not allowed; allowed: local, vllm"):
         serve_yaml.application(arguments)
     assert dataclasses.is_dataclass(serve())

@@ -1,0 +1,100 @@
+"""Cards of earlier formats, brought to the present one when they are read: work on plain dicts, no component is built.
+
+Format 1 named each dataclass by its class path (`_target_`); format 2 names choices alone, by short names (`type`).
+Keys that were renamed are brought to their new names here, so nothing else knows an old one. To rename a key of a
+component, add a function to UPGRADES under the component's class name of format 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+FORMAT = 2
+"""The format of cards written today."""
+TARGET = "_target_"
+
+NAMES = {
+    "SFT": "sft",
+    "DSS": "dss",
+    "DPO": "dpo",
+    "RLHF": "rlhf",
+    "Reward": "reward",
+    "Distill": "distill",
+    "DistillAverage": "distill_ema",
+    "DistillFeature": "distill_feature",
+    "DistillRelation": "distill_relation",
+    "DistillOnPolicy": "distill_on_policy",
+    "Transformers": "transformers",
+    "VLLM": "vllm",
+    "LoRA": "lora",
+    "Full": "full",
+    "NoTeacher": "none",
+    "LocalTeacher": "local",
+    "VersionTeacher": "version",
+    "OpenAITeacher": "openai",
+    "TensorBoard": "tensorboard",
+    "WandB": "wandb",
+    "Grid": "grid",
+    "Random": "random",
+    "Optuna": "optuna",
+    "Auto": "auto",
+    "Packed": "packed",
+    "RayTrain": "ray_train",
+    "ASHA": "asha",
+    "HyperBand": "hyperband",
+    "Median": "median",
+    "RunAll": "none",
+    "LocalEngine": "local",
+    "VllmEngine": "vllm",
+}
+"""Class names of the choices of format 1, with their short names; all other classes were plain."""
+
+
+def upgraded(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a card.json in the present format. Raises ValueError for a format that isn't known here."""
+    match content.get("format", 1):
+        case 2:
+            return content
+        case 1:
+            return _from_1(content)
+        case other:
+            raise ValueError(f"format={other} is not allowed; allowed: 1 to {FORMAT}; a later raytune_llm reads it")
+
+
+def _from_1(content: dict[str, Any]) -> dict[str, Any]:
+    config = upgraded_config(content["config"])
+    method = config["method"]["type"] if "method" in config else content["method"]
+    return content | {
+        "format": FORMAT,
+        "config": config,
+        "method": method,
+        "base_loading": _renamed(content["base_loading"], end_token="eos_token"),
+    }
+
+
+def upgraded_config(value: Any) -> Any:
+    """A config of format 1, or any part of one, in the present format."""
+    if isinstance(value, list):
+        return [upgraded_config(entry) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    fields = {name: upgraded_config(entry) for name, entry in value.items() if name != TARGET}
+    name = str(value.get(TARGET, "")).rpartition(".")[2]
+    fields = UPGRADES.get(name, lambda same: same)(fields)
+    return {"type": NAMES[name], **fields} if name in NAMES else fields
+
+
+def _base(fields: dict[str, Any]) -> dict[str, Any]:
+    return _renamed(fields, end_token="eos_token")
+
+
+def _renamed(fields: dict[str, Any], **names: str) -> dict[str, Any]:
+    """The fields with old names replaced by new ones, in the same order."""
+    return {names.get(name, name): value for name, value in fields.items()}
+
+
+UPGRADES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "Base": _base,
+}
+"""By class name of format 1: what makes today's fields of a component's fields, in which nested ones are done."""
