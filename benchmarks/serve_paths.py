@@ -120,17 +120,17 @@ def behind_uvicorn(registry_dir: str, references: Sequence[str]) -> Iterator[str
 
 def _uvicorn(port: int, registry_dir: str, references: list[str]) -> None:
     serve = config.load("serve", ["adapter=any"]).serve
-    catalogue = read_catalog(Registry(registry_dir), references)
+    catalog = read_catalog(Registry(registry_dir), references)
     limits = Limits(
         max_tokens=serve.max_tokens,
-        context_tokens=catalogue.base.facts.context_tokens,
+        context_tokens=catalog.base.facts.context_tokens,
         shares_context=True,
         request_timeout_seconds=serve.request_timeout_seconds,
         max_body_bytes=serve.max_body_bytes,
     )
     replica = Replica(
         Plan(
-            catalogue=catalogue,
+            catalog=catalog,
             registry_dir=registry_dir,
             engine=serve.engine,
             limits=limits,

@@ -110,7 +110,7 @@ def demo(job: SweepJob) -> int:
     conclusion = run_sweep(job)
     endpoint = deploy(job, [conclusion.version.reference])
     try:
-        names = [entry.names[0] for entry in endpoint.catalogue.entries]
+        names = [entry.names[0] for entry in endpoint.catalog.entries]
         for sample in conclusion.proof.samples[:3]:
             answers = {name: complete(endpoint, name, sample.prompt) for name in names}
             print(summary.of_answers(sample.prompt, sample.reference, answers), flush=True)
@@ -173,7 +173,7 @@ def deploy(job: ServeJob | SweepJob, references: Sequence[str]) -> Endpoint:
     cluster.connect()
     endpoint = deployment.start(job.serve, job.registry_dir, list(references))
     try:
-        texts = [probe for version in endpoint.catalogue.versions for probe in probes(version)]
+        texts = [probe for version in endpoint.catalog.versions for probe in probes(version)]
         proofs = check_endpoint(endpoint, job.registry_dir, texts)
     except BaseException:
         deployment.stop()

@@ -65,21 +65,21 @@ class Endpoint:
 
     url: str
     """Base URL for OpenAI clients, ending in /v1."""
-    catalogue: Catalog
+    catalog: Catalog
     api_key: str | None
     """A key that it takes; None where it asks for none."""
 
     @property
     def models(self) -> list[str]:
         """Names it answers to."""
-        return [name for entry in self.catalogue.entries for name in entry.names]
+        return [name for entry in self.catalog.entries for name in entry.names]
 
     def __repr__(self) -> str:
         return f"Endpoint({self.url}, models={self.models})"
 
 
 def read_catalog(registry: Registry, references: Sequence[str]) -> Catalog:
-    """The catalogue of these references; the first decides the base.
+    """The catalog of these references; the first decides the base.
 
     Raises InputError when one doesn't exist, is of another base, or is of a kind that doesn't answer.
     """
@@ -99,15 +99,15 @@ def read_catalog(registry: Registry, references: Sequence[str]) -> Catalog:
             f"{base.facts.revision_hash[:12]}; restore that base, or tune again"
         )
     base_id = _base_id(base)
-    catalogue = Catalog(base=base, entries=(Entry(id=base_id, names=(base_id,), kind="base", version=None, created=0),))
+    catalog = Catalog(base=base, entries=(Entry(id=base_id, names=(base_id,), kind="base", version=None, created=0),))
     for version in versions:
-        catalogue = _extended(catalogue, version, f", from {first.reference}")
-    return catalogue
+        catalog = _extended(catalog, version, f", from {first.reference}")
+    return catalog
 
 
-def read_servable(registry: Registry, catalogue: Catalog, references: Sequence[str]) -> tuple[Catalog, dict[str, str]]:
+def read_servable(registry: Registry, catalog: Catalog, references: Sequence[str]) -> tuple[Catalog, dict[str, str]]:
     """The same base with these versions, and by reference why which of them can't be served."""
-    found, refused = replace(catalogue, entries=catalogue.entries[:1]), {}
+    found, refused = replace(catalog, entries=catalog.entries[:1]), {}
     for reference in references:
         try:
             version = registry.resolve(reference)
@@ -118,25 +118,25 @@ def read_servable(registry: Registry, catalogue: Catalog, references: Sequence[s
     return found, refused
 
 
-def can_be_more(catalogue: Catalog, reference: str) -> bool:
-    """Whether a reference is NAME@number of a name that the catalogue has another version of."""
+def can_be_more(catalog: Catalog, reference: str) -> bool:
+    """Whether a reference is NAME@number of a name that the catalog has another version of."""
     name, _, number = reference.partition("@")
     is_plain = number.isascii() and number.isdigit() and len(number) <= 9
-    return is_plain and name in {version.name for version in catalogue.versions}
+    return is_plain and name in {version.name for version in catalog.versions}
 
 
-def with_version(catalogue: Catalog, registry: Registry, reference: str) -> Catalog:
-    """The catalogue with one more version at its end. Raises InputError when it can't be served beside the others."""
+def with_version(catalog: Catalog, registry: Registry, reference: str) -> Catalog:
+    """The catalog with one more version at its end. Raises InputError when it can't be served beside the others."""
     version = registry.resolve(reference)
-    entry = replace(_extended(catalogue, version, "").entries[-1], names=(version.reference,))
-    return replace(catalogue, entries=(*catalogue.entries, entry))
+    entry = replace(_extended(catalog, version, "").entries[-1], names=(version.reference,))
+    return replace(catalog, entries=(*catalog.entries, entry))
 
 
-def _extended(catalogue: Catalog, version: Version, source: str) -> Catalog:
-    """The catalogue with one more version. `source`: what the base was told by, for the error's text."""
+def _extended(catalog: Catalog, version: Version, source: str) -> Catalog:
+    """The catalog with one more version. `source`: what the base was told by, for the error's text."""
     _check_kind(version)
-    _check_base(version, catalogue.base, source)
-    is_first = all(other.name != version.name for other in catalogue.versions)
+    _check_base(version, catalog.base, source)
+    is_first = all(other.name != version.name for other in catalog.versions)
     aliases = [f"{version.name}@{alias}" for alias in version.aliases]
     entry = Entry(
         id=version.reference,
@@ -145,9 +145,9 @@ def _extended(catalogue: Catalog, version: Version, source: str) -> Catalog:
         version=version,
         created=_unix(version.card.created),
     )
-    if catalogue.entries[0].id in entry.names:
+    if catalog.entries[0].id in entry.names:
         raise InputError(f"{version.reference} has the same name as its base; publish it under another one")
-    return replace(catalogue, entries=(*catalogue.entries, entry))
+    return replace(catalog, entries=(*catalog.entries, entry))
 
 
 def _check_kind(version: Version) -> None:

@@ -146,11 +146,11 @@ def create_app(service: Service, *, key_hashes: tuple[str, ...]) -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": model_list(service.library.catalogue)}
+        return {"object": "list", "data": model_list(service.library.catalog)}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
-        for found in model_list(service.library.catalogue):
+        for found in model_list(service.library.catalog):
             if found["id"] == name:
                 return found
         raise errors.ApiError(404, f"the model '{name}' is not served here", code="model_not_found", param="model")

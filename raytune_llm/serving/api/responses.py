@@ -120,9 +120,9 @@ def usage(prompt_tokens: int, completion_tokens: int) -> Json:
     return {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": total}
 
 
-def model_list(catalogue: Catalog) -> list[Json]:
+def model_list(catalog: Catalog) -> list[Json]:
     """One object per name: `root` is the version (or base) behind it, `parent` the base of what was tuned."""
-    base = catalogue.entries[0].id
+    base = catalog.entries[0].id
     return [
         {
             "id": name,
@@ -132,7 +132,7 @@ def model_list(catalogue: Catalog) -> list[Json]:
             "root": entry.id,
             "parent": None if entry.version is None else base,
         }
-        for entry in catalogue.entries
+        for entry in catalog.entries
         for name in entry.names
     ]
 

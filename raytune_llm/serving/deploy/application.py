@@ -19,7 +19,7 @@ QUIET: dict[str, Any] = {"log_level": "WARNING", "enable_access_log": False}
 
 
 def make_application(
-    serve: Serve, registry_dir: str, catalogue: Catalog, key_hashes: tuple[str, ...], *, has_gpu: bool | None = None
+    serve: Serve, registry_dir: str, catalog: Catalog, key_hashes: tuple[str, ...], *, has_gpu: bool | None = None
 ) -> Any:
     """The Serve application; has_gpu: whether its cluster has any, None asks the present one."""
     import ray
@@ -30,10 +30,10 @@ def make_application(
     from raytune_llm.serving.deploy.coordinator import Coordinator
     from raytune_llm.serving.deploy.replica import Plan, Replica
 
-    facts = catalogue.base.facts
+    facts = catalog.base.facts
     quota = KeyLimits(serve.requests_per_minute, serve.tokens_per_minute)
     plan = Plan(
-        catalogue=catalogue,
+        catalog=catalog,
         registry_dir=registry_dir,
         engine=serve.engine,
         limits=Limits(
@@ -57,7 +57,7 @@ def make_application(
             max_ongoing_requests=serve.max_concurrent_requests + SPARE_REQUESTS,
             logging_config=QUIET,
             graceful_shutdown_timeout_s=serve.request_timeout_seconds,
-            user_config={"versions": [version.reference for version in catalogue.versions]},
+            user_config={"versions": [version.reference for version in catalog.versions]},
             ray_actor_options=serve.engine.resources(cluster_has_gpu=has_gpu),
             **scaling(serve),
         )
@@ -74,7 +74,7 @@ def make_application(
         return deployment.bind(plan, board.bind(quota))
 
     is_guarded = bool(key_hashes) or serve.max_on_demand > 0 or bool(quota.limited)
-    return serve.engine.application(own, catalogue, scaling(serve), is_guarded=is_guarded)
+    return serve.engine.application(own, catalog, scaling(serve), is_guarded=is_guarded)
 
 
 def scaling(serve: Serve) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from raytune_llm.errors import InputError, require
 from raytune_llm.serving.api.keys import key_hash
-from raytune_llm.serving.engine.base import EngineChoice
+from raytune_llm.serving.engine.base import EngineConfig
 
 HASHED = "sha256:"
 
@@ -56,7 +56,7 @@ class Serve:
     more, the longest unused is put out. Each is proven before its first answer. ≥ 0; 0 loads none."""
     config_file: str | None
     """File to write a config for `serve deploy` to, instead of starting the endpoint here; null starts it."""
-    engine: EngineChoice
+    engine: EngineConfig
     """What decodes: conf/serve/*.yaml name one."""
 
     def __post_init__(self) -> None:

@@ -33,7 +33,7 @@ def start(serve: Serve, registry_dir: str, references: Sequence[str]) -> Endpoin
 
     hashes = serve.key_hashes()
     serve.check_port()
-    catalogue = serve.engine.named(read_catalog(Registry(registry_dir), references))
+    catalog = serve.engine.named(read_catalog(Registry(registry_dir), references))
     _require_no_other_endpoint()
     logging.getLogger("ray.serve").setLevel(QUIET["log_level"])
     ray_serve.start(
@@ -45,12 +45,12 @@ def start(serve: Serve, registry_dir: str, references: Sequence[str]) -> Endpoin
         # the job's own key, so that it can prove the endpoint where it was given hashes alone
         own_key = secrets.token_urlsafe(32) if hashes else None
         every = (*hashes, key_hash(own_key)) if own_key else ()
-        application = make_application(serve, registry_dir, catalogue, every)
+        application = make_application(serve, registry_dir, catalog, every)
         handle = ray_serve.run(application, name=APPLICATION, route_prefix="/")
         refused = serve.engine.refused(handle, timeout_seconds=HEALTHY_WITHIN_SECONDS)
         if refused:
             raise InputError("; ".join(refused.values()))
-        endpoint = Endpoint(url=serve.url, catalogue=catalogue, api_key=own_key)
+        endpoint = Endpoint(url=serve.url, catalog=catalog, api_key=own_key)
         _wait_until_healthy(endpoint)
     except BaseException:
         stop()

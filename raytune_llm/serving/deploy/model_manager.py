@@ -43,12 +43,12 @@ class ModelManager:
     """Belongs to an event loop; what reads, loads and proves runs in threads, one version at a time."""
 
     def __init__(
-        self, engine: Engine, catalogue: Catalog, registry: Registry, cache_dir: Path, *, max_on_demand: int
+        self, engine: Engine, catalog: Catalog, registry: Registry, cache_dir: Path, *, max_on_demand: int
     ) -> None:
-        """`catalogue`: of its entries the base alone is loaded; `serve_only` loads versions."""
+        """`catalog`: of its entries the base alone is loaded; `serve_only` loads versions."""
         self._engine, self._registry, self._cache_dir = engine, registry, cache_dir
         self._max_on_demand = max_on_demand
-        self.catalogue = catalogue.without([entry.id for entry in catalogue.entries[1:]])
+        self.catalog = catalog.without([entry.id for entry in catalog.entries[1:]])
         self.refused: dict[str, Refusal] = {}
         """By id; by reference where it is of no version."""
         self._models: dict[str, ServedModel] = {}
@@ -56,15 +56,15 @@ class ModelManager:
         """Ids, the longest unused first."""
         self._finding: dict[str, asyncio.Task[None]] = {}
         self._changing = asyncio.Lock()
-        base = catalogue.entries[0]
+        base = catalog.entries[0]
         self._models[base.id] = self._add(base)
 
     async def find(self, name: str) -> ServedModel:
         """The model of that name, loaded now if the endpoint may. Raises ApiError 404 with the reason for none."""
-        entry = self.catalogue.find(name)
-        if entry is None and self._max_on_demand and name not in self.refused and can_be_more(self.catalogue, name):
+        entry = self.catalog.find(name)
+        if entry is None and self._max_on_demand and name not in self.refused and can_be_more(self.catalog, name):
             await self._find_more(name)
-            entry = self.catalogue.find(name)
+            entry = self.catalog.find(name)
         if entry is None:
             raise ApiError(404, self._why_not(name), code="model_not_found", param="model")
         if entry.id in self._on_demand:
@@ -74,14 +74,14 @@ class ModelManager:
     async def serve_only(self, references: Sequence[str]) -> None:
         """Answer for these versions from now on; what can't be served is refused by itself."""
         async with self._changing:
-            catalogue, refused = await asyncio.to_thread(read_servable, self._registry, self.catalogue, references)
+            catalog, refused = await asyncio.to_thread(read_servable, self._registry, self.catalog, references)
             self.refused = {reference: Refusal((reference,), reason) for reference, reason in refused.items()}
-            for entry in catalogue.entries:
+            for entry in catalog.entries:
                 if entry.id not in self._models:
                     await self._load(entry)
             self._on_demand.clear()
-            self.catalogue = catalogue.without(list(self.refused))
-            kept = {entry.id for entry in self.catalogue.entries}
+            self.catalog = catalog.without(list(self.refused))
+            kept = {entry.id for entry in self.catalog.entries}
             await self._put_out([id for id in self._models if id not in kept])
 
     async def _find_more(self, name: str) -> None:
@@ -95,22 +95,22 @@ class ModelManager:
     async def _load_on_demand(self, name: str) -> None:
         async with self._changing:
             try:
-                catalogue = await asyncio.to_thread(with_version, self.catalogue, self._registry, name)
+                catalog = await asyncio.to_thread(with_version, self.catalog, self._registry, name)
             except InputError as error:  # not remembered: the version may be published a moment later
                 raise ApiError(404, str(error), code="model_not_found", param="model") from error
-            entry = catalogue.entries[-1]
+            entry = catalog.entries[-1]
             if entry.id in self._models or not await self._load(entry):
                 return
             self._on_demand[entry.id] = None
             surplus = list(self._on_demand)[: -self._max_on_demand]
-            self.catalogue = catalogue.without(surplus)
+            self.catalog = catalog.without(surplus)
             await self._put_out(surplus)
 
     def _why_not(self, name: str) -> str:
         for refusal in self.refused.values():
             if name in refusal.names:
                 return f"the model '{name}' is not served here: {refusal.reason}"
-        offered = ", ".join(name for entry in self.catalogue.entries for name in entry.names)
+        offered = ", ".join(name for entry in self.catalog.entries for name in entry.names)
         return f"the model '{name}' is not served here; served: {offered}"
 
     async def _load(self, entry: Entry) -> bool:
@@ -134,7 +134,7 @@ class ModelManager:
         return model
 
     def _add(self, entry: Entry) -> ServedModel:
-        model = read_model(entry, self.catalogue.base, self._registry, self._cache_dir)
+        model = read_model(entry, self.catalog.base, self._registry, self._cache_dir)
         self._engine.add(model)
         return model
 

@@ -112,7 +112,7 @@ class Peers:
 
     async def _from(self, peer: str, model: str, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         self._sent[peer] += 1
-        self._metrics.handed_over(model)
+        self._metrics.forwarded(model)
         answer = _handle(peer).options(method_name="answer", stream=True).remote(model, prompt, sampling)
         try:
             async with asyncio.timeout(TAKEN_ON_SECONDS):

@@ -19,7 +19,7 @@ from raytune_llm.serving.api.app import Limits, Service, create_app
 from raytune_llm.serving.api.metrics import Metrics
 from raytune_llm.serving.catalog import Catalog
 from raytune_llm.serving.deploy.model_manager import ModelManager
-from raytune_llm.serving.engine.base import Delta, EngineChoice, Sampling
+from raytune_llm.serving.engine.base import Delta, EngineConfig, Sampling
 from raytune_llm.stores.registry import Registry
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 class Plan:
     """What every replica of an endpoint is made from; crosses to other nodes."""
 
-    catalogue: Catalog
+    catalog: Catalog
     registry_dir: str
-    engine: EngineChoice
+    engine: EngineConfig
     limits: Limits
     max_running: int
     key_hashes: tuple[str, ...]
@@ -49,10 +49,10 @@ class Replica:
         """`board`: a Serve handle of the Board that it shares with other replicas; None for an endpoint of one."""
         self._plan, self._name = plan, uuid.uuid4().hex[:8]
         self._cache = tempfile.TemporaryDirectory(prefix="raytune_llm_")
-        self._engine = plan.engine.load(plan.catalogue.base, max_running=plan.max_running)
-        self._library = ModelManager(
+        self._engine = plan.engine.load(plan.catalog.base, max_running=plan.max_running)
+        self._model_manager = ModelManager(
             self._engine,
-            plan.catalogue,
+            plan.catalog,
             Registry(plan.registry_dir),
             Path(self._cache.name),
             max_on_demand=plan.max_on_demand,
@@ -66,7 +66,7 @@ class Replica:
         self._posting: asyncio.Task[None] | None = None
         self._service = Service(
             engine=self._engine,
-            library=self._library,
+            library=self._model_manager,
             limits=plan.limits,
             quota=self._quota,
             metrics=self._metrics,
@@ -79,7 +79,7 @@ class Replica:
 
     async def reconfigure(self, user_config: dict[str, list[str]]) -> None:
         """Serve these versions from now on, without a restart; those that can't be served are told by `refused`."""
-        await self._library.serve_only(user_config["versions"])
+        await self._model_manager.serve_only(user_config["versions"])
         if self._peers is not None and self._posting is None:
             self._posting = asyncio.create_task(self._peers.keep_posting(self._quota))
 
@@ -96,7 +96,7 @@ class Replica:
 
     def refused(self) -> dict[str, str]:
         """Why which versions are not served, by id."""
-        return {id: refusal.reason for id, refusal in self._library.refused.items()}
+        return {id: refusal.reason for id, refusal in self._model_manager.refused.items()}
 
     def _made_peers(self, board: Any) -> Peers:
         from raytune_llm.serving.deploy.peers import Peers

@@ -64,8 +64,8 @@ def write(serve: Serve, registry_dir: str, references: Sequence[str]) -> Path:
 def application(arguments: dict[str, Any]) -> Any:
     """What `serve deploy` builds from the file's args."""
     serve: Serve = _typed(arguments["serve"])
-    catalogue = serve.engine.named(read_catalog(Registry(arguments["registry_dir"]), arguments["versions"]))
-    return make_application(serve, arguments["registry_dir"], catalogue, tuple(arguments["key_hashes"]))
+    catalog = serve.engine.named(read_catalog(Registry(arguments["registry_dir"]), arguments["versions"]))
+    return make_application(serve, arguments["registry_dir"], catalog, tuple(arguments["key_hashes"]))
 
 
 def _plain(component: Any) -> Any:

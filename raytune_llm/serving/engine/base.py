@@ -139,7 +139,7 @@ class Engine(Protocol):
         ...
 
 
-class EngineChoice(Protocol):
+class EngineConfig(Protocol):
     """What conf/serve chooses under `engine`."""
 
     def resources(self, *, cluster_has_gpu: bool) -> dict[str, float]:
@@ -150,12 +150,12 @@ class EngineChoice(Protocol):
         """An engine with the base loaded; models, the base among them, are made known to it by `add`."""
         ...
 
-    def named(self, catalogue: Catalog) -> Catalog:
-        """The catalogue with the names that this engine answers to."""
+    def named(self, catalog: Catalog) -> Catalog:
+        """The catalog with the names that this engine answers to."""
         ...
 
     def application(
-        self, own: Callable[[], Any], catalogue: Catalog, scaling: Mapping[str, Any], *, is_guarded: bool
+        self, own: Callable[[], Any], catalog: Catalog, scaling: Mapping[str, Any], *, is_guarded: bool
     ) -> Any:
         """The Serve application: `own()`, this package's replicas over `load`, or one that the engine brings along.
 

@@ -59,10 +59,10 @@ def has_plain_mask(model: Any) -> bool:
 class Row:
     """One answer in a batch."""
 
-    def __init__(self, sequence: GenerationRequest, adapter: str | None, rules: LogitsProcessors | None) -> None:
-        self.sequence, self.adapter, self.rules = sequence, adapter, rules
-        self.stream = Stream(sequence.sampling)
-        self.length = len(sequence.prompt)
+    def __init__(self, request: GenerationRequest, adapter: str | None, processors: LogitsProcessors | None) -> None:
+        self.request, self.adapter, self.processors = request, adapter, processors
+        self.stream = Stream(request.sampling)
+        self.length = len(request.prompt)
         """Tokens read so far."""
         self.last = -1
         """The token that is read next."""
@@ -72,11 +72,11 @@ class Batch:
     """The answers of one causal model, through `slots` those of its adapters. Not thread-safe."""
 
     def __init__(self, model: Any, slots: AdapterCache | None, *, max_rows: int) -> None:
-        self._model, self._slots = model, slots
-        self._window = KVCache(max_rows)
+        self._model, self._adapters = model, slots
+        self._kv_cache = KVCache(max_rows)
         self._rows: list[Row] = []
         self._route: Route | None = None
-        self._choice = Sampler([], model.device)
+        self._sampler = Sampler([], model.device)
         self._layout_version = -1
         self._plain_mask = has_plain_mask(model)
 
@@ -84,13 +84,13 @@ class Batch:
         return len(self._rows)
 
     @property
-    def sequences(self) -> list[GenerationRequest]:
-        return [row.sequence for row in self._rows]
+    def requests(self) -> list[GenerationRequest]:
+        return [row.request for row in self._rows]
 
-    def row(self, sequence: GenerationRequest, adapter: str | None) -> Row:
+    def row(self, request: GenerationRequest, adapter: str | None) -> Row:
         """An answer made ready to join."""
-        rules = LogitsProcessors(self._model, sequence.sampling, sequence.served.stop_ids, sequence.prompt, None)
-        return Row(sequence, adapter, None if rules.is_empty else rules)
+        processors = LogitsProcessors(self._model, request.sampling, request.served.stop_ids, request.prompt, None)
+        return Row(request, adapter, None if processors.is_empty else processors)
 
     def join(self, rows: Sequence[Row]) -> list[GenerationRequest]:
         """Read the prompts of more answers and give each its first token; returns those that ended with it.
@@ -107,29 +107,29 @@ class Batch:
                     for row in group:
                         ended += self.join([row])
                     continue
-                logger.exception("reading a prompt for %s failed", group[0].sequence.served.id)
-                group[0].sequence.fail(error)
-                ended.append(group[0].sequence)
+                logger.exception("reading a prompt for %s failed", group[0].request.served.id)
+                group[0].request.fail(error)
+                ended.append(group[0].request)
         return ended
 
     def step(self) -> list[GenerationRequest]:
         """One token more for each; returns those that ended."""
-        gone = self._drop([i for i, row in enumerate(self._rows) if row.sequence.cancelled])
+        gone = self._drop([i for i, row in enumerate(self._rows) if row.request.cancelled])
         if not self._rows:
             return gone
-        if self._slots is not None and self._layout_version != self._slots.layout_version:
+        if self._adapters is not None and self._layout_version != self._adapters.layout_version:
             self._refresh()
-        self._window.make_column()
+        self._kv_cache.make_column()
         device = self._model.device
         ids = torch.tensor([row.last for row in self._rows], device=device)[:, None]
         positions = torch.tensor([row.length for row in self._rows], device=device)[:, None]
-        mask = self._window.bias if self._plain_mask else self._window.visible
-        logits = self._forward(ids, positions, mask, self._window.cache, self._route)
-        self._window.end += 1
+        mask = self._kv_cache.bias if self._plain_mask else self._kv_cache.visible
+        logits = self._forward(ids, positions, mask, self._kv_cache.cache, self._route)
+        self._kv_cache.end += 1
         for row in self._rows:
             row.length += 1
-        tokens = _chosen(self._rows, self._choice, logits)
-        return gone + self._drop(_tell(self._rows, self._choice, logits, tokens))
+        tokens = _chosen(self._rows, self._sampler, logits)
+        return gone + self._drop(_tell(self._rows, self._sampler, logits, tokens))
 
     def clear(self) -> list[GenerationRequest]:
         """Empty the batch, after a step that failed."""
@@ -138,19 +138,19 @@ class Batch:
     def _join(self, rows: Sequence[Row]) -> list[GenerationRequest]:
         lengths = [row.length for row in rows]
         width, device = max(lengths), self._model.device
-        padded = [[0] * (width - row.length) + row.sequence.prompt for row in rows]
+        padded = [[0] * (width - row.length) + row.request.prompt for row in rows]
         ids = torch.tensor(padded, device=device)
         starts = torch.tensor([width - length for length in lengths], device=device)[:, None]
         positions = torch.arange(width, device=device) - starts
         filled = DynamicCache()
         route = self._made_route(rows)
         logits = self._forward(ids, positions.clamp(min=0), (positions >= 0).long(), filled, route)
-        choice = Sampler([row.stream for row in rows], device)
-        tokens = _chosen(rows, choice, logits)
-        self._window.insert(filled, lengths)
+        sampler = Sampler([row.stream for row in rows], device)
+        tokens = _chosen(rows, sampler, logits)
+        self._kv_cache.insert(filled, lengths)
         first = len(self._rows)
         self._rows += rows
-        ended = [first + i for i in _tell(rows, choice, logits, tokens)]
+        ended = [first + i for i in _tell(rows, sampler, logits, tokens)]
         self._refresh()
         return self._drop(ended)
 
@@ -167,10 +167,10 @@ class Batch:
                 logits_to_keep=1,
             )
 
-        if self._slots is None:
+        if self._adapters is None:
             output = passed()
         else:
-            with self._slots.routed(route):
+            with self._adapters.routed(route):
                 output = passed()
         logits = output.logits[:, -1]
         return logits if logits.dtype == torch.float64 else logits.float()
@@ -178,9 +178,9 @@ class Batch:
     def _drop(self, places: Sequence[int]) -> list[GenerationRequest]:
         if not places:
             return []
-        dropped = [self._rows[i].sequence for i in places]
+        dropped = [self._rows[i].request for i in places]
         for i in sorted(places, reverse=True):
-            self._window.drop(i)
+            self._kv_cache.drop(i)
             self._rows[i] = self._rows[-1]
             self._rows.pop()
         self._refresh()
@@ -189,11 +189,11 @@ class Batch:
     def _refresh(self) -> None:
         """What depends on who is here, and in which order."""
         self._route = self._made_route(self._rows)
-        self._choice = Sampler([row.stream for row in self._rows], self._model.device)
-        self._layout_version = -1 if self._slots is None else self._slots.layout_version
+        self._sampler = Sampler([row.stream for row in self._rows], self._model.device)
+        self._layout_version = -1 if self._adapters is None else self._adapters.layout_version
 
     def _made_route(self, rows: Sequence[Row]) -> Route | None:
-        return None if self._slots is None else self._slots.route([row.adapter for row in rows])
+        return None if self._adapters is None else self._adapters.route([row.adapter for row in rows])
 
 
 def _groups(rows: Sequence[Row]) -> list[list[Row]]:
@@ -208,26 +208,26 @@ def _groups(rows: Sequence[Row]) -> list[list[Row]]:
     return [sorted(group, key=lambda row: row.adapter or "") for group in groups]
 
 
-def _chosen(rows: Sequence[Row], choice: Sampler, logits: Tensor) -> Tensor:
-    """Each row's next token, (B,), by the base's own rules where it has any. logits: (B, V)."""
-    if any(row.rules is not None for row in rows):
-        each = [logits[i : i + 1] if row.rules is None else row.rules(logits[i : i + 1]) for i, row in enumerate(rows)]
-        return choice(torch.cat(each))
-    return choice(logits)
+def _chosen(rows: Sequence[Row], sampler: Sampler, logits: Tensor) -> Tensor:
+    """Each row's next token, (B,), by the base's own processors where it has any. logits: (B, V)."""
+    if any(row.processors is not None for row in rows):
+        each = [logits[i : i + 1] if row.processors is None else row.processors(logits[i : i + 1]) for i, row in enumerate(rows)]
+        return sampler(torch.cat(each))
+    return sampler(logits)
 
 
-def _tell(rows: Sequence[Row], choice: Sampler, logits: Tensor, tokens: Tensor) -> list[int]:
+def _tell(rows: Sequence[Row], sampler: Sampler, logits: Tensor, tokens: Tensor) -> list[int]:
     """Hand each row its token; the places of those that ended."""
-    told = choice.logprobs(logits, tokens, [row.sequence.tokenizer for row in rows])
+    told = sampler.logprobs(logits, tokens, [row.request.tokenizer for row in rows])
     ended = []
     for place, (row, token, logprob) in enumerate(zip(rows, tokens.tolist(), told, strict=True)):
         if token < 0:
-            row.sequence.fail(RuntimeError(f"{row.sequence.served.id}: the logits are not finite"))
+            row.request.fail(RuntimeError(f"{row.request.served.id}: the logits are not finite"))
             ended.append(place)
             continue
-        if row.rules is not None:
-            row.rules.add(token)
+        if row.processors is not None:
+            row.processors.add(token)
         row.last = token
-        if not row.sequence.take(token, logprob):
+        if not row.request.take(token, logprob):
             ended.append(place)
     return ended

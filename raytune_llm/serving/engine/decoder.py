@@ -46,7 +46,7 @@ class LocalDecoder:
         self._max_running = max_running
         self._arrived: queue.SimpleQueue[GenerationRequest | _Call | None] = queue.SimpleQueue()
         self._waiting: deque[GenerationRequest] = deque()
-        self._solos: list[Unbatched] = []
+        self._unbatched: list[Unbatched] = []
         self._retired: set[str] = set()
         self._outbox = Outbox()
         self._num_open = 0
@@ -89,13 +89,13 @@ class LocalDecoder:
     async def generate(self, model: str, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         self.check_health()
         self._num_open += 1
-        sequence = GenerationRequest(self._models[model], prompt, sampling, self._outbox)
+        request = GenerationRequest(self._models[model], prompt, sampling, self._outbox)
         try:
             if self.is_cold(model):
-                sequence.weights = await asyncio.to_thread(self._resident.read, model)
-            self._arrived.put(sequence)
+                request.weights = await asyncio.to_thread(self._resident.read, model)
+            self._arrived.put(request)
             while True:
-                item = await sequence.deltas.get()
+                item = await request.deltas.get()
                 if isinstance(item, Exception):
                     raise RuntimeError(f"decoding by {model} failed") from item
                 yield item
@@ -103,7 +103,7 @@ class LocalDecoder:
                     return
         finally:
             self._num_open -= 1
-            sequence.cancelled = True
+            request.cancelled = True
 
     def check_health(self) -> None:
         if not self._thread.is_alive():
@@ -142,7 +142,7 @@ class LocalDecoder:
                 self._admit()
                 for batch in self._resident.batches:
                     self._step(batch)
-                self._step_solos()
+                self._step_unbatched()
                 self._outbox.flush()
                 if self._retired:
                     self._let_go()
@@ -150,8 +150,8 @@ class LocalDecoder:
     def _fail_all(self, error: Exception) -> None:
         """Nobody waits for a thread that has ended."""
         for batch in self._resident.batches:
-            self._waiting += batch.sequences
-        self._waiting += [solo.sequence for solo in self._solos]
+            self._waiting += batch.requests
+        self._waiting += [answer.request for answer in self._unbatched]
         while True:
             try:
                 item = self._arrived.get(block=False)
@@ -161,13 +161,13 @@ class LocalDecoder:
                 item.done.set_exception(error)
             elif item is not None:
                 self._waiting.append(item)
-        for sequence in self._waiting:
-            sequence.fail(error)
+        for request in self._waiting:
+            request.fail(error)
         self._outbox.flush()
 
     @property
     def _num_decoding(self) -> int:
-        return len(self._solos) + sum(len(batch) for batch in self._resident.batches)
+        return len(self._unbatched) + sum(len(batch) for batch in self._resident.batches)
 
     def _receive(self) -> bool:
         """Take in what arrived, waiting for it when there is nothing to do; False when the engine was closed."""
@@ -193,24 +193,24 @@ class LocalDecoder:
         joining: dict[Batch, list[Row]] = {}
         places = self._max_running - self._num_decoding
         still_waiting: deque[GenerationRequest] = deque()
-        for sequence in self._waiting:
-            if sequence.cancelled:
+        for request in self._waiting:
+            if request.cancelled:
                 continue
-            id = sequence.served.id
+            id = request.served.id
             try:
-                if places <= 0 or (self._resident.is_stacked(id) and not self._resident.acquire(id, sequence.weights)):
-                    still_waiting.append(sequence)
+                if places <= 0 or (self._resident.is_stacked(id) and not self._resident.acquire(id, request.weights)):
+                    still_waiting.append(request)
                     continue
             except Exception as error:  # whatever it is, it ends this answer and no other
                 logger.exception("%s could not be read again", id)
-                sequence.fail(error)
+                request.fail(error)
                 continue
             places -= 1
             batch = self._resident.batch(id)
             if batch is None:
-                self._solos.append(Unbatched(sequence))
+                self._unbatched.append(Unbatched(request))
             else:
-                joining.setdefault(batch, []).append(batch.row(sequence, id if self._resident.is_stacked(id) else None))
+                joining.setdefault(batch, []).append(batch.row(request, id if self._resident.is_stacked(id) else None))
         self._waiting = still_waiting
         for batch, rows in joining.items():
             self._release(batch.join(rows))
@@ -222,31 +222,31 @@ class LocalDecoder:
             self._release(batch.step())
         except Exception as error:  # whatever it is, it ends the answers of this batch and no other
             logger.exception("a step of %d answers failed", len(batch))
-            for sequence in batch.sequences:
-                sequence.fail(error)
+            for request in batch.requests:
+                request.fail(error)
             self._release(batch.clear())
 
-    def _step_solos(self) -> None:
-        for solo in list(self._solos):
-            sequence = solo.sequence
+    def _step_unbatched(self) -> None:
+        for answer in list(self._unbatched):
+            request = answer.request
             try:
-                goes_on = not sequence.cancelled and solo.step(self._resident.use(sequence.served.id))
+                goes_on = not request.cancelled and answer.step(self._resident.use(request.served.id))
             except Exception as error:  # whatever it is, it ends this answer and no other
-                logger.exception("decoding by %s failed", sequence.served.id)
-                sequence.fail(error)
+                logger.exception("decoding by %s failed", request.served.id)
+                request.fail(error)
                 goes_on = False
             if not goes_on:
-                self._solos.remove(solo)
+                self._unbatched.remove(answer)
 
     def _release(self, ended: list[GenerationRequest]) -> None:
-        for sequence in ended:
-            if self._resident.is_stacked(sequence.served.id):
-                self._resident.release(sequence.served.id)
+        for request in ended:
+            if self._resident.is_stacked(request.served.id):
+                self._resident.release(request.served.id)
 
     def _let_go(self) -> None:
         """Drop the models that were taken out and that no answer needs any more."""
-        busy = {sequence.served.id for batch in self._resident.batches for sequence in batch.sequences}
-        busy |= {solo.sequence.served.id for solo in self._solos} | {sequence.served.id for sequence in self._waiting}
+        busy = {request.served.id for batch in self._resident.batches for request in batch.requests}
+        busy |= {answer.request.served.id for answer in self._unbatched} | {request.served.id for request in self._waiting}
         for id in self._retired - busy:
             self._resident.remove(id)
             self._retired.remove(id)

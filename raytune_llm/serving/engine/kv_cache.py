@@ -1,4 +1,4 @@
-"""The key-value cache of rows that decode together: one window of columns, every row ending at the same column.
+"""The key-value cache of rows that decode together: one kv_cache of columns, every row ending at the same column.
 
 A row of n tokens fills the n columns before `end`, so a step writes one column for all rows and distances between
 columns are distances between tokens. Rows join and leave without touching the others; what lies before a row's own
@@ -120,9 +120,9 @@ class KVCacheLayer(CacheLayerMixin):
 
     is_sliding = False
 
-    def __init__(self, window: KVCache, like: Any, max_rows: int) -> None:
+    def __init__(self, kv_cache: KVCache, like: Any, max_rows: int) -> None:
         super().__init__()
-        self._window = window
+        self._kv_cache = kv_cache
         for name in ("keys", "values"):
             found = getattr(like, name)
             shape = (max_rows, found.shape[1], FIRST_COLUMNS, found.shape[3])
@@ -130,17 +130,17 @@ class KVCacheLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """The window made the buffers already."""
+        """The kv_cache made the buffers already."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write the next column of the first rows, (rows, H, 1, D); return all that these rows hold."""
-        rows, start, end = key_states.shape[0], self._window.start, self._window.end
+        rows, start, end = key_states.shape[0], self._kv_cache.start, self._kv_cache.end
         self.keys[:rows, :, end] = key_states[:, :, 0]
         self.values[:rows, :, end] = value_states[:, :, 0]
         return self.keys[:rows, :, start : end + 1], self.values[:rows, :, start : end + 1]
 
     def get_seq_length(self) -> int:
-        return self._window.end - self._window.start
+        return self._kv_cache.end - self._kv_cache.start
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length() + query_length, 0

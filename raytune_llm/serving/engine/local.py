@@ -47,14 +47,14 @@ class LocalEngine:
         device = "cuda" if torch.cuda.is_available() and self.use_gpu is not False else "cpu"
         if device == "cpu":
             torch.set_num_threads(max(1, int(self.cpus_per_replica)))
-        sizes = {"max_adapters": self.max_resident_adapters, "max_rank": self.max_adapter_size}
+        sizes = {"max_adapters": self.max_resident_adapters, "max_lora_rank": self.max_adapter_size}
         return LocalDecoder(ResidentModels(base, device, max_rows=max_running, **sizes), max_running=max_running)
 
-    def named(self, catalogue: Catalog) -> Catalog:
-        return catalogue
+    def named(self, catalog: Catalog) -> Catalog:
+        return catalog
 
     def application(
-        self, own: Callable[[], Any], catalogue: Catalog, scaling: Mapping[str, Any], *, is_guarded: bool
+        self, own: Callable[[], Any], catalog: Catalog, scaling: Mapping[str, Any], *, is_guarded: bool
     ) -> Any:
         return own()
 

@@ -37,22 +37,22 @@ class Prepared:
 class ResidentModels:
     """Belongs to the engine's thread, but for what says otherwise."""
 
-    def __init__(self, base: Base, device: str, *, max_rows: int, max_adapters: int, max_rank: int) -> None:
+    def __init__(self, base: Base, device: str, *, max_rows: int, max_adapters: int, max_lora_rank: int) -> None:
         self._base, self._device = base, device
-        self._max_rows, self._max_rank = max_rows, max_rank
+        self._max_rows, self._max_rank = max_rows, max_lora_rank
         plain = base.load().to(device).eval()
         self._pristine = shared_copy(plain)
         """Neither PEFT nor the stack ever wraps this one: references start from copies of it."""
-        self._switched = AdapterSwitcher(plain)
+        self._switcher = AdapterSwitcher(plain)
         self._skeleton: Any = skeleton(base)
         """The base's own module tree, without PEFT's or the stack's layers in it."""
-        self.slots: AdapterCache | None = None
+        self.adapter_cache: AdapterCache | None = None
         self._batch: Batch | None = None
         if can_batch(plain):
             stacked = shared_copy(plain)
-            self.slots = AdapterCache(stacked, capacity=max_adapters)
-            self._batch = Batch(stacked, self.slots, max_rows=max_rows)
-        self._whole: dict[str, tuple[Any, Batch | None]] = {}
+            self.adapter_cache = AdapterCache(stacked, capacity=max_adapters)
+            self._batch = Batch(stacked, self.adapter_cache, max_rows=max_rows)
+        self._full_models: dict[str, tuple[Any, Batch | None]] = {}
         self._stacked: dict[str, ServedModel] = {}
         self.num_adapted_modules: dict[str, int] = {}
         """By id, of all that can answer."""
@@ -60,17 +60,17 @@ class ResidentModels:
     @property
     def batches(self) -> list[Batch]:
         """All batches that may hold answers."""
-        return [batch for batch in (self._batch, *(batch for _, batch in self._whole.values())) if batch is not None]
+        return [batch for batch in (self._batch, *(batch for _, batch in self._full_models.values())) if batch is not None]
 
     @property
     def num_loads(self) -> int:
         """Times an adapter was written to a row."""
-        return 0 if self.slots is None else self.slots.num_loads
+        return 0 if self.adapter_cache is None else self.adapter_cache.num_loads
 
     @property
     def held(self) -> list[str]:
         """Adapters that have a row. May be asked from any thread."""
-        return [] if self.slots is None else list(self.slots.resident)
+        return [] if self.adapter_cache is None else list(self.adapter_cache.resident)
 
     def prepare(self, served: ServedModel) -> Prepared:
         """Read a model's files; may run beside everything else. Raises InputError when they are damaged or don't
@@ -81,7 +81,7 @@ class ResidentModels:
             assert served.folder is not None
             config = read_config(served.folder, served.id)
             self._check_rank(served.id, config)
-            if self.slots is None or not can_stack(config, self._skeleton):
+            if self.adapter_cache is None or not can_stack(config, self._skeleton):
                 return Prepared(served, config=config)
             return Prepared(served, weights=read_weights(served.folder, config, self._skeleton, served.id))
         if served.kind == "model":
@@ -95,34 +95,34 @@ class ResidentModels:
         if served.id in self.num_adapted_modules:
             raise InputError(f"{served.id} is loaded already")
         if prepared.weights is not None:
-            assert self.slots is not None
+            assert self.adapter_cache is not None
             self._stacked[served.id] = served
-            self.slots.offer(served.id, prepared.weights)
+            self.adapter_cache.offer(served.id, prepared.weights)
             num_adapted = len(prepared.weights)
         elif prepared.config is not None:
             assert served.folder is not None
-            self._switched.load(served.id, served.folder, prepared.config)
-            num_adapted = self._switched.num_adapted_modules(served.id)
+            self._switcher.load(served.id, served.folder, prepared.config)
+            num_adapted = self._switcher.num_adapted_modules(served.id)
         elif prepared.model is not None:
             batch = Batch(prepared.model, None, max_rows=self._max_rows) if can_batch(prepared.model) else None
-            self._whole[served.id] = (prepared.model, batch)
+            self._full_models[served.id] = (prepared.model, batch)
         self.num_adapted_modules[served.id] = num_adapted
 
     def remove(self, id: str) -> None:
         """Let go of a model that no answer uses."""
         del self.num_adapted_modules[id]
-        self._whole.pop(id, None)
+        self._full_models.pop(id, None)
         if self._stacked.pop(id, None) is not None:
-            assert self.slots is not None
-            self.slots.forget(id)
-        elif id in self._switched:
-            self._switched.unload(id)
+            assert self.adapter_cache is not None
+            self.adapter_cache.forget(id)
+        elif id in self._switcher:
+            self._switcher.unload(id)
 
     def batch(self, id: str) -> Batch | None:
         """Where answers of this model decode together; None when each decodes by itself."""
-        if id in self._whole:
-            return self._whole[id][1]
-        return None if id in self._switched else self._batch
+        if id in self._full_models:
+            return self._full_models[id][1]
+        return None if id in self._switcher else self._batch
 
     def is_stacked(self, id: str) -> bool:
         """Whether it is an adapter that needs a row of the stack while it answers."""
@@ -130,7 +130,7 @@ class ResidentModels:
 
     def is_cold(self, id: str) -> bool:
         """Whether a stacked adapter must be read again before it answers. May be asked from any thread."""
-        return self.slots is not None and id in self._stacked and id not in self.slots
+        return self.adapter_cache is not None and id in self._stacked and id not in self.adapter_cache
 
     def read(self, id: str) -> Weights:
         """The weights of a stacked adapter, from its files. May run beside everything else."""
@@ -141,19 +141,19 @@ class ResidentModels:
     def acquire(self, id: str, weights: Weights | None) -> bool:
         """Keep a stacked adapter's row for one more answer; False when there is no room for it now. `weights`: read
         already, if it had no row."""
-        assert self.slots is not None
-        return self.slots.acquire(id, lambda: self.read(id) if weights is None else weights)
+        assert self.adapter_cache is not None
+        return self.adapter_cache.acquire(id, lambda: self.read(id) if weights is None else weights)
 
     def release(self, id: str) -> None:
         """One answer less needs a stacked adapter's row."""
-        assert self.slots is not None
-        self.slots.release(id)
+        assert self.adapter_cache is not None
+        self.adapter_cache.release(id)
 
     def use(self, id: str) -> Any:
         """The transformers model that answers as `id` by itself, until the next call."""
-        if id in self._whole:
-            return self._whole[id][0]
-        return self._switched.use(id if id in self._switched else None)
+        if id in self._full_models:
+            return self._full_models[id][0]
+        return self._switcher.use(id if id in self._switcher else None)
 
     def references(self, served: ServedModel) -> tuple[Any, Any]:
         """The base and a version by themselves, over the base's weights in memory. May be called from any thread."""

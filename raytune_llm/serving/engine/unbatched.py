@@ -92,41 +92,41 @@ class AdapterSwitcher:
 class Unbatched:
     """An answer with a cache of its own, one token a step."""
 
-    def __init__(self, sequence: GenerationRequest) -> None:
-        self.sequence = sequence
-        self._stream = Stream(sequence.sampling)
-        self._choice: Sampler | None = None
-        self._rules: LogitsProcessors | None = None
+    def __init__(self, request: GenerationRequest) -> None:
+        self.request = request
+        self._stream = Stream(request.sampling)
+        self._sampler: Sampler | None = None
+        self._processors: LogitsProcessors | None = None
         self._state: dict[str, Any] = {}
         self._last = -1
 
     def step(self, model: Any) -> bool:
         """Decode one token with the model, already switched to this answer's adapter; whether more are to come."""
-        logits = self._first_logits(model) if self._choice is None else self._next_logits(model)
-        assert self._choice is not None and self._rules is not None
+        logits = self._first_logits(model) if self._sampler is None else self._next_logits(model)
+        assert self._sampler is not None and self._processors is not None
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        tokens = self._choice(logits if self._rules.is_empty else self._rules(logits))
+        tokens = self._sampler(logits if self._processors.is_empty else self._processors(logits))
         token = int(tokens)
         if token < 0:
             raise RuntimeError("the logits are not finite")
-        if not self._rules.is_empty:
-            self._rules.add(token)
+        if not self._processors.is_empty:
+            self._processors.add(token)
         self._last = token
-        return self.sequence.take(token, self._choice.logprobs(logits, tokens, [self.sequence.tokenizer])[0])
+        return self.request.take(token, self._sampler.logprobs(logits, tokens, [self.request.tokenizer])[0])
 
     def _first_logits(self, model: Any) -> Tensor:
         """(1, V): the prompt is read, the cache made."""
-        prompt = torch.tensor([self.sequence.prompt], device=model.device)
-        sampling, stop_ids = self.sequence.sampling, self.sequence.served.stop_ids
-        self._choice = Sampler([self._stream], model.device)
+        prompt = torch.tensor([self.request.prompt], device=model.device)
+        sampling, stop_ids = self.request.sampling, self.request.served.stop_ids
+        self._sampler = Sampler([self._stream], model.device)
         if model.config.is_encoder_decoder:
             start = model.generation_config.decoder_start_token_id
             start = model.config.decoder_start_token_id if start is None else start
-            self._rules = LogitsProcessors(model, sampling, stop_ids, [start], prompt)
+            self._processors = LogitsProcessors(model, sampling, stop_ids, [start], prompt)
             self._state["encoder_outputs"] = model.get_encoder()(input_ids=prompt, return_dict=True)
             self._last = start
             return self._next_logits(model)
-        self._rules = LogitsProcessors(model, sampling, stop_ids, self.sequence.prompt, None)
+        self._processors = LogitsProcessors(model, sampling, stop_ids, self.request.prompt, None)
         return self._forward(model, input_ids=prompt, logits_to_keep=1)
 
     def _next_logits(self, model: Any) -> Tensor:

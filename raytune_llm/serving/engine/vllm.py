@@ -1,4 +1,4 @@
-"""vLLM as the engine: ray.serve.llm's application, configured from the catalogue's cards. For GPUs.
+"""vLLM as the engine: ray.serve.llm's application, configured from the catalog's cards. For GPUs.
 
 ray.serve.llm reads adapters by name from a bucket, so the registry must be in one, and names them BASE:NAME/v3: always
 with the version, because vLLM may answer from its cache of an earlier adapter after a reload under the same name
@@ -57,17 +57,17 @@ class VllmEngine:
     def load(self, base: Base, *, max_running: int) -> Engine:
         raise InputError("serve=vllm brings its own replicas; this one can't be loaded into a replica of this package")
 
-    def named(self, catalogue: Catalog) -> Catalog:
-        base_id = catalogue.entries[0].id
+    def named(self, catalog: Catalog) -> Catalog:
+        base_id = catalog.entries[0].id
         names = [
             entry.id if entry.version is None else f"{base_id}:{entry.version.name}/v{entry.version.number}"
-            for entry in catalogue.entries
+            for entry in catalog.entries
         ]
-        entries = [replace(e, id=name, names=(name,)) for e, name in zip(catalogue.entries, names, strict=True)]
-        return replace(catalogue, entries=tuple(entries))
+        entries = [replace(e, id=name, names=(name,)) for e, name in zip(catalog.entries, names, strict=True)]
+        return replace(catalog, entries=tuple(entries))
 
     def application(
-        self, own: Callable[[], Any], catalogue: Catalog, scaling: Mapping[str, Any], *, is_guarded: bool
+        self, own: Callable[[], Any], catalog: Catalog, scaling: Mapping[str, Any], *, is_guarded: bool
     ) -> Any:
         if is_guarded:
             raise InputError(
@@ -75,7 +75,7 @@ class VllmEngine:
                 "serve.requests_per_minute and serve.tokens_per_minute at null and serve.max_on_demand at 0, and put a "
                 "gateway before it, or use serve=local"
             )
-        fields = self.llm_config(catalogue, scaling)
+        fields = self.llm_config(catalog, scaling)
         try:
             from ray.serve.llm import LLMConfig, LoraConfig, build_openai_app
         except ImportError as error:
@@ -86,15 +86,15 @@ class VllmEngine:
     def refused(self, handle: Any, *, timeout_seconds: float) -> dict[str, str]:
         return {}
 
-    def llm_config(self, catalogue: Catalog, scaling: Mapping[str, Any]) -> dict[str, Any]:
+    def llm_config(self, catalog: Catalog, scaling: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of ray.serve.llm's LLMConfig. Raises InputError for what vLLM can't serve."""
-        base = catalogue.base
+        base = catalog.base
         if base.facts.is_encoder_decoder:
             raise InputError(f"{base.name_or_path} is encoder-decoder, which serve=vllm can't serve; use serve=local")
-        ranks = [adapter_rank(version) for version in catalogue.versions]
-        root = catalogue.versions[0].path.rsplit("/", 2)[0]
+        ranks = [adapter_rank(version) for version in catalog.versions]
+        root = catalog.versions[0].path.rsplit("/", 2)[0]
         return {
-            "model_loading_config": {"model_id": catalogue.entries[0].id, "model_source": base.name_or_path},
+            "model_loading_config": {"model_id": catalog.entries[0].id, "model_source": base.name_or_path},
             "engine_kwargs": {
                 "dtype": base.dtype.value,
                 "max_model_len": base.facts.context_tokens,

@@ -30,10 +30,10 @@ def check_endpoint(
 ) -> list[ParityResult]:
     """One proof per served version. Raises ParityError naming the version, the probe and what differed."""
     registry = Registry(registry_dir)
-    base = endpoint.catalogue.base
+    base = endpoint.catalog.base
     proofs = []
     with torch.inference_mode(), tempfile.TemporaryDirectory(prefix="raytune_llm_") as cache_dir:
-        for entry in endpoint.catalogue.entries[1:]:
+        for entry in endpoint.catalog.entries[1:]:
             served = read_model(entry, base, registry, Path(cache_dir))
             assert served.folder is not None
             reference = Reference(served, base.load().eval(), load_tuned(served.folder, base))

@@ -97,10 +97,10 @@ def client(endpoint):
 @pytest.fixture(scope="module")
 def expected(endpoint, registry, tmp_path_factory):
     """What PEFT's generate answers, by model and prompt."""
-    base = endpoint.catalogue.base
+    base = endpoint.catalog.base
     prompts = [f"{word} the bus" for word in ("Miss", "Catch", "Hate", "Oh great,")]
     found = {}
-    for entry in endpoint.catalogue.entries:
+    for entry in endpoint.catalog.entries:
         model = read_model(entry, base, registry, tmp_path_factory.mktemp("cache"))
         alone = base.load().eval() if model.folder is None else load_tuned(model.folder, base)
         for prompt in prompts:
@@ -216,11 +216,11 @@ def test_the_endpoint_is_proven_to_answer_as_peft_does(endpoint, registry):
 def test_a_proof_fails_when_another_adapter_answers(endpoint, registry):
     swapped = dataclasses.replace(
         endpoint,
-        catalogue=dataclasses.replace(
-            endpoint.catalogue,
+        catalog=dataclasses.replace(
+            endpoint.catalog,
             entries=tuple(
                 dataclasses.replace(entry, version=registry.resolve("dry")) if entry.id == "wit@1" else entry
-                for entry in endpoint.catalogue.entries
+                for entry in endpoint.catalog.entries
             ),
         ),
     )

@@ -91,8 +91,8 @@ def started(registry, **changed):
 
 def expected(endpoint, registry, max_tokens, folder):
     """PEFT's greedy answers, by model."""
-    base, found = endpoint.catalogue.base, {}
-    for entry in endpoint.catalogue.entries[1:]:
+    base, found = endpoint.catalog.base, {}
+    for entry in endpoint.catalog.entries[1:]:
         model = read_model(entry, base, registry, folder)
         prompt = model.tokens.prompt(PROMPT)
         found[entry.id] = reference_answer(load_tuned(model.folder, base), model, prompt, max_tokens)

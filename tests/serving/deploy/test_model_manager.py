@@ -10,7 +10,7 @@ from serving_world import make_base, publish, write_adapter, write_model
 from test_app import TEXT, client_of, error, make_replica, text_of
 
 from raytune_llm.data.records import Message
-from raytune_llm.models import lora_files
+from raytune_llm.models import lora_folder
 from raytune_llm.models.loading import load_tuned
 from raytune_llm.serving.api.errors import ApiError
 from raytune_llm.serving.deploy import model_manager
@@ -66,7 +66,7 @@ def test_of_more_versions_on_demand_than_may_stay_the_longest_unused_is_put_out(
     texts = [text_of(client, name) for name in ("wit@2", "wit@3", "wit@2", "wit@4")]
     served = [entry["id"] for entry in client.get("/v1/models").json()["data"]]
     assert served == ["tiny", "wit@1", "wit", "wit@2", "wit@4"]
-    assert set(replica._engine._resident.slots.resident) == {"wit@1", "wit@2", "wit@4"}
+    assert set(replica._engine._resident.adapter_cache.resident) == {"wit@1", "wit@2", "wit@4"}
     assert text_of(client, "wit@2") == texts[0] and proven == ["wit@2", "wit@3", "wit@4"]
     assert text_of(client, "wit@3") == texts[1] and proven[3:] == ["wit@3"]
 
@@ -99,15 +99,15 @@ def test_a_version_on_demand_that_fails_is_refused_with_the_reason_and_tried_onc
     assert refusal(client, "wit@2") == message and len(proven) == num_tried <= 1
     assert [entry["id"] for entry in client.get("/v1/models").json()["data"]] == ["tiny", "wit@1", "wit"]
     assert text_of(client, "wit") == before
-    assert replica._engine._resident.slots.resident == ("wit@1",)
+    assert replica._engine._resident.adapter_cache.resident == ("wit@1",)
 
 
 def test_an_adapter_that_the_engine_applies_otherwise_than_peft_is_refused(growing, monkeypatch):
     registry, more = growing
     client = client_of(make_replica(registry, ["wit"], max_on_demand=4))
-    read = lora_files.read_weights
+    read = lora_folder.read_scaled_weights
     monkeypatch.setattr(
-        "raytune_llm.serving.engine.resident_models.read_weights",
+        "raytune_llm.serving.engine.resident_models.read_scaled_weights",
         lambda *given: {name: (a, b * 1.1) for name, (a, b) in read(*given).items()},
     )
     more("wit", 2)
@@ -132,11 +132,11 @@ def test_others_answer_while_a_version_is_proven_and_all_who_ask_for_it_wait_for
     monkeypatch.setattr(model_manager, "check_engine", prove)
 
     async def run():
-        finding = [asyncio.create_task(replica._library.find("wit@2")) for _ in range(3)]
+        finding = [asyncio.create_task(replica._model_manager.find("wit@2")) for _ in range(3)]
         await asyncio.sleep(0)
         finding.pop().cancel()  # a client that leaves
         text = TEXT["prompt"]
-        served = await replica._library.find("wit")
+        served = await replica._model_manager.find("wit")
         sampling = Sampling(
             max_tokens=8, temperature=0.0, top_p=1.0, seed=None, stop=(), num_logprobs=None, stream=False
         )
@@ -171,7 +171,7 @@ def test_kinds_that_give_no_answers_are_refused_on_demand_too(growing):
     replica = make_replica(registry, ["wit"], max_on_demand=1)
     more("wit", 2, kind="reward")
     with pytest.raises(ApiError, match="wit@2 is of kind reward, which gives no answers"):
-        asyncio.run(replica._library.find("wit@2"))
+        asyncio.run(replica._model_manager.find("wit@2"))
 
 
 @pytest.mark.parametrize("is_encoder_decoder", [False, True], ids=["causal", "encoder_decoder"])
@@ -184,7 +184,7 @@ def test_every_kind_of_version_is_proven_and_answers_as_peft_does(tmp_path, is_e
     replica = make_replica(registry, ["lora", "dora", "full"])
     assert replica.refused() == {}
     client, found = client_of(replica), {}
-    for entry in replica._library.catalogue.entries[1:]:
+    for entry in replica._model_manager.catalog.entries[1:]:
         served = read_model(entry, base, registry, tmp_path)
         expected = reference_answer(load_tuned(served.folder, base), served, served.tokens.prompt(TEXT["prompt"]), 8)
         found[entry.id] = text_of(client, entry.id)

@@ -60,7 +60,7 @@ def test_the_application_is_built_from_the_args_alone(registry, tmp_path, monkey
     assert deployment._deployment_config.graceful_shutdown_timeout_s == 10.0
     plan, board = deployment.init_args
     assert board._bound_deployment.name == "board"
-    assert [version.reference for version in plan.catalogue.versions] == ["wit@1"]
+    assert [version.reference for version in plan.catalog.versions] == ["wit@1"]
     assert plan.key_hashes == (key_hash("a-secret"),)
     assert plan.engine == serve().engine
 

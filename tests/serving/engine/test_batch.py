@@ -210,7 +210,7 @@ def test_more_adapters_than_rows_are_put_out_and_read_again(world):
         return await asyncio.gather(*(answer(engine, name, prompt, GREEDY) for name in order))
 
     assert asyncio.run(together()) == [expected[name] for name in order]
-    assert len(engine._resident.slots.resident) == 1
+    assert len(engine._resident.adapter_cache.resident) == 1
     engine.close()
     roomy.close()
 
@@ -235,7 +235,7 @@ def test_models_come_and_go_while_others_answer(world):
 
     assert asyncio.run(run()) == list(expected.values())
     asyncio.run(answer(engine, "base", prompt, GREEDY))
-    assert "one" not in engine._resident.slots and len(engine._resident.batches) == 1
+    assert "one" not in engine._resident.adapter_cache and len(engine._resident.batches) == 1
     engine.add(models["one"])
     assert asyncio.run(answer(engine, "one", prompt, long)) == expected["one"]
     engine.close()
@@ -246,7 +246,7 @@ def test_logits_that_are_not_finite_end_their_own_answer_alone(world):
     engine = loaded(base, models)
     prompt = [5, 6, 7]
     expected = asyncio.run(answer(engine, "one", prompt, GREEDY))
-    slots = engine._resident.slots
+    slots = engine._resident.adapter_cache
     with torch.inference_mode():
         slots._stack.theta[slots._slots["two"]] = float("nan")
 

@@ -34,10 +34,10 @@ def test_ranks_become_the_smallest_legal_size():
 
 
 def test_the_config_follows_the_cards(world):
-    catalogue = read_catalog(world, ["wit@1", "dry", "wit@2"])
-    found = ENGINE.llm_config(ENGINE.named(catalogue), {"num_replicas": 3})
+    catalog = read_catalog(world, ["wit@1", "dry", "wit@2"])
+    found = ENGINE.llm_config(ENGINE.named(catalog), {"num_replicas": 3})
     engine = found["engine_kwargs"]
-    assert found["model_loading_config"] == {"model_id": "tiny", "model_source": catalogue.base.name_or_path}
+    assert found["model_loading_config"] == {"model_id": "tiny", "model_source": catalog.base.name_or_path}
     assert (engine["enable_lora"], engine["max_lora_rank"], engine["max_loras"]) == (True, 16, 4)
     assert (engine["tensor_parallel_size"], engine["max_model_len"], engine["dtype"]) == (2, 128, "float32")
     assert found["lora_config"] == {"dynamic_lora_loading_path": world.root, "max_num_adapters_per_replica": 4}
@@ -75,11 +75,11 @@ def test_a_registry_outside_a_bucket_and_an_encoder_decoder_base_are_refused(wor
 
 
 def test_without_vllm_or_a_gpu_it_says_so(world):
-    catalogue = read_catalog(world, ["wit"])
+    catalog = read_catalog(world, ["wit"])
     with pytest.raises(InputError, match=r"serve=vllm needs vLLM .*raytune-llm\[vllm\]"):
-        ENGINE.application(lambda: None, catalogue, {}, is_guarded=False)
+        ENGINE.application(lambda: None, catalog, {}, is_guarded=False)
     with pytest.raises(InputError, match="has no API keys"):
-        ENGINE.application(lambda: None, catalogue, {}, is_guarded=True)
+        ENGINE.application(lambda: None, catalog, {}, is_guarded=True)
     with pytest.raises(InputError, match="needs a GPU"):
         ENGINE.resources(cluster_has_gpu=False)
     assert ENGINE.resources(cluster_has_gpu=True) == {"num_gpus": 2.0}
