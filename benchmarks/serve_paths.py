@@ -1,4 +1,4 @@
-"""The ways to one engine, for benchmarks/serve.py: in this process, behind uvicorn alone, by a Ray Serve handle, and
+"""The ways to one engine, for benchmarks/serve.py: in this process, behind only uvicorn, by a Ray Serve handle, and
 through Ray Serve's HTTP proxy. The clients read raw events, so that little of what is measured is theirs."""
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _uvicorn(port: int, registry_dir: str, references: list[str]) -> None:
             limits=limits,
             max_running=serve.max_concurrent_requests,
             key_hashes=(),
-            quota=KeyLimits(None, None),
+            key_limits=KeyLimits(None, None),
             max_on_demand=0,
         )
     )

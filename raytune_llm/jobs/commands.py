@@ -165,7 +165,7 @@ def take_down() -> None:
 
 
 def deploy(job: ServeJob | SweepJob, references: Sequence[str]) -> Endpoint:
-    """Start the endpoint, check_endpoint that it answers as PEFT does, and say how to talk to it."""
+    """Start the endpoint, check that its answers match PEFT's, and print how to use it."""
     from raytune_llm.serving.deploy import endpoint as deployment
     from raytune_llm.serving.verify.endpoint import check_endpoint
     from raytune_llm.serving.verify.parity import probes
@@ -174,15 +174,12 @@ def deploy(job: ServeJob | SweepJob, references: Sequence[str]) -> Endpoint:
     endpoint = deployment.start(job.serve, job.registry_dir, list(references))
     try:
         texts = [probe for version in endpoint.catalog.versions for probe in probes(version)]
-        proofs = check_endpoint(endpoint, job.registry_dir, texts)
+        results = check_endpoint(endpoint, job.registry_dir, texts)
     except BaseException:
         deployment.stop()
         raise
-    for proof in proofs:
-        print(
-            f"proven  {proof.model} answers {proof.num_probes} probes as PEFT does "
-            f"(log-probabilities within {proof.from_reference:.1g} nats, {proof.from_base:.1g} from the base)"
-        )
+    for result in results:
+        print(result)
     print(summary.of_endpoint(endpoint), flush=True)
     return endpoint
 

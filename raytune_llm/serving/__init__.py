@@ -1,2 +1,10 @@
-"""Tuned versions behind an OpenAI-compatible endpoint: what is served (catalog), how it decodes (engine, local), what
-clients see (app), where it runs (deploy), and the proof that it answers as tuned (proof)."""
+"""Tuned versions behind an OpenAI-compatible endpoint.
+
+    deploy/     the endpoint on Ray Serve: config, replicas, model loading, a coordinator for several replicas
+    api/        OpenAI's HTTP API: requests, responses, errors, keys, rate limits, metrics
+    verify/     parity checks: served answers against PEFT's
+    engine/     decoding: continuous batching on transformers, or vLLM
+    catalog.py  the served models and their names
+
+Imports point down this list.
+"""

@@ -1,4 +1,4 @@
-"""The endpoint as a file for `serve deploy`, Ray Serve's way to run it on a cluster that nobody stands beside.
+"""The endpoint as a file for `serve deploy`, Ray Serve's way to run it unattended on a cluster.
 
     python jobs/serve.py adapter=NAME@champion serve.config_file=endpoint.yaml …
     serve deploy endpoint.yaml

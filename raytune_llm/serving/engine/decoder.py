@@ -1,9 +1,9 @@
 """Continuous batching on transformers: many adapters on one base in memory.
 
-One thread owns the weights. At each step the running answers of the base and of its LoRA adapters share one forward
-pass, fully tuned models have a pass each, and what can't share one (DoRA, encoder-decoder bases) decodes a token of
-each answer in turn. Answers join between two steps. Greedy answers equal `generate`'s. Left out: paged caches, several
-GPUs.
+One thread owns the weights. In each step the running answers of the base and of its LoRA adapters share one forward
+pass, fully tuned models have a pass each, and answers that can't share one (DoRA, encoder-decoder bases) decode a
+token in turn. Answers join between two steps. Greedy answers equal those of `generate`. Left out: paged caches,
+several GPUs.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Call:
-    """Something to be done by the decoding thread between two steps."""
+    """A function that the decoding thread runs between two steps."""
 
     function: Callable[[], None]
     done: Future[None]
 
 
 class LocalDecoder:
-    """The loaded engine. Only the decoding thread touches what is resident."""
+    """The loaded engine. Only the decoding thread touches the resident models."""
 
     def __init__(self, resident: ResidentModels, *, max_running: int) -> None:
         self._resident = resident
@@ -74,8 +74,8 @@ class LocalDecoder:
         del self._models[id]
         self._between_steps(lambda: self._retire(id))
 
-    def held(self) -> list[str]:
-        return self._resident.held
+    def adapters_in_memory(self) -> list[str]:
+        return self._resident.adapters_in_memory
 
     def is_cold(self, id: str) -> bool:
         return self._resident.is_cold(id)
@@ -114,21 +114,21 @@ class LocalDecoder:
         self._thread.join()
 
     def _between_steps(self, function: Callable[[], None]) -> None:
-        """Have the decoding thread do something; returns, or raises, when it is done."""
+        """Run a function in the decoding thread; returns when it has run, or raises its error."""
         self.check_health()
         call = _Call(function, Future())
         self._arrived.put(call)
         call.done.result()
 
     def _install(self, prepared: Prepared) -> None:
-        if prepared.served.id in self._retired:  # asked for again; a version never changes
+        if prepared.served.id in self._retired:  # requested again; a version never changes
             self._retired.remove(prepared.served.id)
         else:
             self._resident.install(prepared)
 
     def _retire(self, id: str) -> None:
         self._retired.add(id)
-        self._let_go()
+        self._remove_retired()
 
     def _decode(self) -> None:
         try:
@@ -145,10 +145,10 @@ class LocalDecoder:
                 self._step_unbatched()
                 self._outbox.flush()
                 if self._retired:
-                    self._let_go()
+                    self._remove_retired()
 
     def _fail_all(self, error: Exception) -> None:
-        """Nobody waits for a thread that has ended."""
+        """End every request and call, so that none waits for a thread that has ended."""
         for batch in self._resident.batches:
             self._waiting += batch.requests
         self._waiting += [answer.request for answer in self._unbatched]
@@ -170,7 +170,7 @@ class LocalDecoder:
         return len(self._unbatched) + sum(len(batch) for batch in self._resident.batches)
 
     def _receive(self) -> bool:
-        """Take in what arrived, waiting for it when there is nothing to do; False when the engine was closed."""
+        """Take in arrived requests and calls, waiting for one when idle; returns False when the engine was closed."""
         while True:
             try:
                 item = self._arrived.get(block=not self._waiting and not self._num_decoding)
@@ -181,7 +181,7 @@ class LocalDecoder:
             if isinstance(item, _Call):
                 try:
                     item.function()
-                except Exception as error:  # belongs to whoever asked for it
+                except Exception as error:  # raised in the calling thread by its future
                     item.done.set_exception(error)
                 else:
                     item.done.set_result(None)
@@ -189,7 +189,7 @@ class LocalDecoder:
                 self._waiting.append(item)
 
     def _admit(self) -> None:
-        """Let waiting answers begin while there are places, and rows for their adapters."""
+        """Start waiting answers while there are places, and rows for their adapters."""
         joining: dict[Batch, list[Row]] = {}
         places = self._max_running - self._num_decoding
         still_waiting: deque[GenerationRequest] = deque()
@@ -201,8 +201,8 @@ class LocalDecoder:
                 if places <= 0 or (self._resident.is_stacked(id) and not self._resident.acquire(id, request.weights)):
                     still_waiting.append(request)
                     continue
-            except Exception as error:  # whatever it is, it ends this answer and no other
-                logger.exception("%s could not be read again", id)
+            except Exception as error:  # any failure ends only this answer
+                logger.exception("%s could not be loaded again", id)
                 request.fail(error)
                 continue
             places -= 1
@@ -220,7 +220,7 @@ class LocalDecoder:
             return
         try:
             self._release(batch.step())
-        except Exception as error:  # whatever it is, it ends the answers of this batch and no other
+        except Exception as error:  # any failure ends only the answers of this batch
             logger.exception("a step of %d answers failed", len(batch))
             for request in batch.requests:
                 request.fail(error)
@@ -230,12 +230,12 @@ class LocalDecoder:
         for answer in list(self._unbatched):
             request = answer.request
             try:
-                goes_on = not request.cancelled and answer.step(self._resident.use(request.served.id))
-            except Exception as error:  # whatever it is, it ends this answer and no other
+                needs_more = not request.cancelled and answer.step(self._resident.use(request.served.id))
+            except Exception as error:  # any failure ends only this answer
                 logger.exception("decoding by %s failed", request.served.id)
                 request.fail(error)
-                goes_on = False
-            if not goes_on:
+                needs_more = False
+            if not needs_more:
                 self._unbatched.remove(answer)
 
     def _release(self, ended: list[GenerationRequest]) -> None:
@@ -243,10 +243,12 @@ class LocalDecoder:
             if self._resident.is_stacked(request.served.id):
                 self._resident.release(request.served.id)
 
-    def _let_go(self) -> None:
-        """Drop the models that were taken out and that no answer needs any more."""
+    def _remove_retired(self) -> None:
+        """Drop the removed models that no answer needs any more."""
         busy = {request.served.id for batch in self._resident.batches for request in batch.requests}
-        busy |= {answer.request.served.id for answer in self._unbatched} | {request.served.id for request in self._waiting}
+        busy |= {answer.request.served.id for answer in self._unbatched} | {
+            request.served.id for request in self._waiting
+        }
         for id in self._retired - busy:
             self._resident.remove(id)
             self._retired.remove(id)

@@ -10,6 +10,7 @@ from torch import nn
 from raytune_llm.models.lora_folder import PLAIN_FORWARD, PLAIN_START, not_plain_setting, target_names
 from raytune_llm.models.reward_head import head_sizes, heads
 
+
 def not_packable_reason(config: LoraConfig | None, method: Any, model: Any) -> str | None:
     """The reason why trials with this adapter (None = full tuning) can't share one base, or None when they can.
 

@@ -31,7 +31,7 @@ def make_replica(registry, references, **changed):
         limits=changed.pop("limits", LIMITS),
         max_running=4,
         key_hashes=changed.pop("key_hashes", ()),
-        quota=KeyLimits(changed.pop("requests_per_minute", None), changed.pop("tokens_per_minute", None)),
+        key_limits=KeyLimits(changed.pop("requests_per_minute", None), changed.pop("tokens_per_minute", None)),
         max_on_demand=changed.pop("max_on_demand", 0),
     )
     assert not changed

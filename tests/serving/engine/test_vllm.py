@@ -8,7 +8,7 @@ from serving_world import make_base, publish, write_adapter, write_model
 from raytune_llm.errors import InputError
 from raytune_llm.serving.catalog import read_catalog
 from raytune_llm.serving.engine import vllm
-from raytune_llm.serving.engine.vllm import VllmEngine, adapter_rank, smallest_legal_rank
+from raytune_llm.serving.engine.vllm import VllmEngine, lora_rank_of, smallest_legal_lora_rank
 from raytune_llm.stores.registry import Registry
 
 ENGINE = VllmEngine(gpus_per_replica=2, gpu_memory_utilization=0.8, max_resident_adapters=4, accelerator_type="H100")
@@ -28,9 +28,9 @@ def world(tmp_path, monkeypatch):
 
 
 def test_ranks_become_the_smallest_legal_size():
-    assert [smallest_legal_rank(rank) for rank in (1, 2, 8, 9, 64, 257, 512)] == [1, 8, 8, 16, 64, 320, 512]
+    assert [smallest_legal_lora_rank(rank) for rank in (1, 2, 8, 9, 64, 257, 512)] == [1, 8, 8, 16, 64, 320, 512]
     with pytest.raises(InputError, match="rank 513 is more than vLLM's largest, 512"):
-        smallest_legal_rank(513)
+        smallest_legal_lora_rank(513)
 
 
 def test_the_config_follows_the_cards(world):
@@ -67,7 +67,7 @@ def test_what_vllm_can_not_serve_is_refused(world, reference, reason):
 def test_a_registry_outside_a_bucket_and_an_encoder_decoder_base_are_refused(world, tmp_path, monkeypatch):
     monkeypatch.setattr(vllm, "BUCKETS", ("s3://",))
     with pytest.raises(InputError, match=r"serve=vllm reads adapters from a bucket \(s3://\)"):
-        adapter_rank(world.resolve("wit"))
+        lora_rank_of(world.resolve("wit"))
     base = make_base(tmp_path / "t5", is_encoder_decoder=True)
     publish(world, base, "both", write_adapter(base, tmp_path / "both", seed=1))
     with pytest.raises(InputError, match="is encoder-decoder"):
