@@ -67,7 +67,7 @@ def watch(endpoint: Endpoint) -> None:
 
     while APPLICATION in (applications := ray_serve.status().applications):
         if applications[APPLICATION].status == "DEPLOY_FAILED":
-            raise RuntimeError(f"{endpoint.url} is gone: {applications[APPLICATION].message}")
+            raise RuntimeError(f"{endpoint.url} was lost: {applications[APPLICATION].message}")
         time.sleep(WATCH_EVERY_SECONDS)
 
 

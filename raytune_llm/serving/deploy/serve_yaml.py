@@ -5,7 +5,7 @@
 
 References are written as NAME@number and keys as hashes. To load and unload versions without a restart, edit `versions`
 of user_config and deploy again; other changes replace replicas one after another. The cluster's nodes need this
-package, the registry and the base where the file says they are.
+package, and the registry and base at the paths in the file.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def check_parity(model: str, place: str, probed: Sequence[ProbeResult], dtype: s
     base_difference = max(one.base_difference_nats for one in probed)
     if base_difference <= 2 * tolerance:
         raise ParityError(
-            f"parity check failed: {model} can't be told from its base: over {len(probed)} probes its "
+            f"parity check failed: {model} can't be distinguished from its base: over {len(probed)} probes its "
             f"log-probabilities differ by {base_difference:.2g} nats at most; it was hardly tuned, or its adapter is "
             "not applied"
         )

@@ -84,7 +84,7 @@ def truncated(version):
 
 
 @pytest.mark.parametrize(
-    ("damage", "reason"), [(truncated, "not a whole safetensors file"), (hardly_tuned, "can't be told from its base")]
+    ("damage", "reason"), [(truncated, "not a whole safetensors file"), (hardly_tuned, "can't be distinguished from its base")]
 )
 def test_a_version_on_demand_that_fails_is_refused_with_the_reason_and_tried_once(growing, monkeypatch, damage, reason):
     registry, more = growing
@@ -159,7 +159,7 @@ def test_named_versions_that_cannot_be_served_leave_the_others_alone(growing):
     asyncio.run(replica.reconfigure({"versions": wanted}))
     assert list(replica.refused()) == ["taste@1", "gone@3", "../../x", "new@1"]
     assert "taste@1 is of kind reward, which gives no answers; allowed: adapter, model" in refusal(client, "taste@1")
-    assert "can't be told from its base" in refusal(client, "new")
+    assert "can't be distinguished from its base" in refusal(client, "new")
     assert text_of(client, "wit") != text_of(client, "dry")
     asyncio.run(replica.reconfigure({"versions": ["wit@1", "dry@1"]}))
     assert replica.refused() == {}

@@ -68,7 +68,7 @@ def test_greedy_answers_are_those_of_generate_for_each_model(world):
             expected = greedy_text(tuned, model, model.tokens.prompt(prompt), GREEDY.max_tokens)
             assert answer(engine, model, prompt, GREEDY).lstrip() == expected, (id, prompt)
         answers[id] = tuple(answer(engine, model, prompt, GREEDY) for prompt in PROMPTS)
-    assert len(set(answers.values())) == len(models), "the models can't be told apart by these prompts"
+    assert len(set(answers.values())) == len(models), "these prompts don't distinguish the models"
 
 
 def test_answers_decoded_together_are_those_decoded_one_by_one(world):
