@@ -10,11 +10,11 @@ what HTTP and Ray Serve cost on top of it.
     merged          the same load on one merged model through the same engine without adapters
     one_at_a_time   this engine, one answer after another
     peft            PEFT: set_adapter and generate, one answer after another
-    uvicorn         the endpoint's app behind uvicorn alone, in a process of its own
+    uvicorn         the endpoint's app behind only uvicorn, in a process of its own
     serve_handle    a replica asked through Ray Serve's router, without HTTP
     serve_http      a replica asked through Ray Serve's proxy, as clients do
 
-Of the first four, which run in this process, CPU seconds are compared round by round (wall seconds reported beside),
+Of the first four, which run in this process, CPU seconds are compared round by round (wall seconds are reported too),
 so that other processes on the machine disturb little. The others are compared by the clock, and want an idle machine:
 (uvicorn - adapters) is HTTP's share, (serve_http - uvicorn) Ray Serve's own. Prints the tables of docs/benchmarks.md;
 the last line is one JSON object.

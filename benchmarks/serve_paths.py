@@ -1,4 +1,4 @@
-"""The ways to one engine, for benchmarks/serve.py: in this process, behind uvicorn alone, by a Ray Serve handle, and
+"""The ways to one engine, for benchmarks/serve.py: in this process, behind only uvicorn, by a Ray Serve handle, and
 through Ray Serve's HTTP proxy. The clients read raw events, so that little of what is measured is theirs."""
 
 from __future__ import annotations
@@ -120,23 +120,23 @@ def behind_uvicorn(registry_dir: str, references: Sequence[str]) -> Iterator[str
 
 def _uvicorn(port: int, registry_dir: str, references: list[str]) -> None:
     serve = config.load("serve", ["adapter=any"]).serve
-    catalogue = read_catalog(Registry(registry_dir), references)
+    catalog = read_catalog(Registry(registry_dir), references)
     limits = Limits(
         max_tokens=serve.max_tokens,
-        context_tokens=catalogue.base.facts.context_tokens,
+        context_tokens=catalog.base.facts.context_tokens,
         shares_context=True,
         request_timeout_seconds=serve.request_timeout_seconds,
         max_body_bytes=serve.max_body_bytes,
     )
     replica = Replica(
         Plan(
-            catalogue=catalogue,
+            catalog=catalog,
             registry_dir=registry_dir,
             engine=serve.engine,
             limits=limits,
             max_running=serve.max_concurrent_requests,
             key_hashes=(),
-            quota=KeyLimits(None, None),
+            key_limits=KeyLimits(None, None),
             max_on_demand=0,
         )
     )

@@ -111,7 +111,7 @@ def test_the_endpoint_answers_the_openai_client_with_base_and_winner(swept, caps
     serving = load("serve", ["adapter=wit", f"home={job.home}", f"serve.port={port}"])
     endpoint = commands.deploy(serving, ["wit@champion"])
     try:
-        assert "proven  wit@1" in capsys.readouterr().out
+        assert "parity check passed: wit@1" in capsys.readouterr().out
         client = openai.OpenAI(base_url=endpoint.url, api_key="none")
         names = [model.id for model in client.models.list()]
         assert {"base", "wit@1"} <= set(names) or "wit@1" in names

@@ -110,7 +110,7 @@ def demo(job: SweepJob) -> int:
     conclusion = run_sweep(job)
     endpoint = deploy(job, [conclusion.version.reference])
     try:
-        names = [entry.names[0] for entry in endpoint.catalogue.entries]
+        names = [entry.names[0] for entry in endpoint.catalog.entries]
         for sample in conclusion.proof.samples[:3]:
             answers = {name: complete(endpoint, name, sample.prompt) for name in names}
             print(summary.of_answers(sample.prompt, sample.reference, answers), flush=True)
@@ -165,7 +165,7 @@ def take_down() -> None:
 
 
 def deploy(job: ServeJob | SweepJob, references: Sequence[str]) -> Endpoint:
-    """Start the endpoint, check_endpoint that it answers as PEFT does, and say how to talk to it."""
+    """Start the endpoint, check that its answers match PEFT's, and print how to use it."""
     from raytune_llm.serving.deploy import endpoint as deployment
     from raytune_llm.serving.verify.endpoint import check_endpoint
     from raytune_llm.serving.verify.parity import probes
@@ -173,16 +173,13 @@ def deploy(job: ServeJob | SweepJob, references: Sequence[str]) -> Endpoint:
     cluster.connect()
     endpoint = deployment.start(job.serve, job.registry_dir, list(references))
     try:
-        texts = [probe for version in endpoint.catalogue.versions for probe in probes(version)]
-        proofs = check_endpoint(endpoint, job.registry_dir, texts)
+        texts = [probe for version in endpoint.catalog.versions for probe in probes(version)]
+        results = check_endpoint(endpoint, job.registry_dir, texts)
     except BaseException:
         deployment.stop()
         raise
-    for proof in proofs:
-        print(
-            f"proven  {proof.model} answers {proof.num_probes} probes as PEFT does "
-            f"(log-probabilities within {proof.from_reference:.1g} nats, {proof.from_base:.1g} from the base)"
-        )
+    for result in results:
+        print(result)
     print(summary.of_endpoint(endpoint), flush=True)
     return endpoint
 

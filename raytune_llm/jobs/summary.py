@@ -56,7 +56,7 @@ def of_sweep(
 
 def of_endpoint(endpoint: Endpoint) -> str:
     """How to talk to an endpoint."""
-    served = next(entry.names[0] for entry in reversed(endpoint.catalogue.entries))
+    served = next(entry.names[0] for entry in reversed(endpoint.catalog.entries))
     key = "" if endpoint.api_key is None else ' -H "Authorization: Bearer $YOUR_KEY"'
     body = f'{{"model": "{served}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
     return f"serving {', '.join(endpoint.models)} at {endpoint.url}\n" + next_step(

@@ -1,15 +1,14 @@
 """LoRA weights by module, and as one row of a table in which many adapters lie side by side.
 
 In a row each module has A as (R, in_features) and then B as (R, out_features), R the table's largest rank; an adapter
-of rank r < R leaves rows r..R of both at 0. So every matmul with an adapter runs along long contiguous rows. What is
-trained beside the adapter (a reward model's score head) stands at the end of the row.
+of rank r < R leaves rows r..R of both at 0. So every matmul with an adapter runs along long contiguous rows. Heads that
+are trained with the adapter (a reward model's score) come last in the row.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,15 +22,15 @@ class RowLayout:
     """Where each module's A and B lie in a row of `size` scalars."""
 
     def __init__(
-        self, sizes: Mapping[str, tuple[int, int]], max_rank: int, heads: Mapping[str, int] | None = None
+        self, sizes: Mapping[str, tuple[int, int]], max_lora_rank: int, heads: Mapping[str, int] | None = None
     ) -> None:
         """sizes: module → (in_features, out_features); heads: name → number of scalars."""
-        self.sizes, self.max_rank = dict(sizes), max_rank
+        self.sizes, self.max_lora_rank = dict(sizes), max_lora_rank
         self.size = 0
         self._bounds: list[tuple[int, int, int]] = []
         for inner, outer in sizes.values():
-            middle = self.size + inner * max_rank
-            end = middle + outer * max_rank
+            middle = self.size + inner * max_lora_rank
+            end = middle + outer * max_lora_rank
             self._bounds.append((self.size, middle, end))
             self.size = end
         self._heads: dict[str, slice] = {}
@@ -47,8 +46,8 @@ class RowLayout:
         """Each module's first `rank` rows of A and B in a table (S, size): (S, rank, in), (S, rank, out)."""
         count, found = len(table), []
         for (start, middle, end), (inner, outer) in zip(self._bounds, self.sizes.values(), strict=True):
-            a = table[:, start:middle].view(count, self.max_rank, inner)
-            b = table[:, middle:end].view(count, self.max_rank, outer)
+            a = table[:, start:middle].view(count, self.max_lora_rank, inner)
+            b = table[:, middle:end].view(count, self.max_lora_rank, outer)
             found.append((a[:, :rank], b[:, :rank]))
         return found
 
@@ -62,7 +61,7 @@ class RowLayout:
         layout."""
         heads = heads or {}
         if heads.keys() != self._heads.keys():
-            raise ValueError(f"the adapter comes with heads {sorted(heads)}; here they are {sorted(self._heads)}")
+            raise ValueError(f"the adapter has heads {sorted(heads)}; this table has heads {sorted(self._heads)}")
         missing, unknown = sorted(self.sizes.keys() - weights.keys()), sorted(weights.keys() - self.sizes.keys())
         if missing or unknown:
             raise ValueError(
@@ -70,13 +69,13 @@ class RowLayout:
             )
         row = torch.zeros(1, self.size, dtype=dtype)
         for (name, (inner, outer)), (into_a, into_b) in zip(
-            self.sizes.items(), self.views(row, self.max_rank), strict=True
+            self.sizes.items(), self.views(row, self.max_lora_rank), strict=True
         ):
             a, b = weights[name]
             rank = a.shape[0]
-            if rank > self.max_rank:
+            if rank > self.max_lora_rank:
                 raise ValueError(
-                    f"the adapter's rank {rank} at {name} is more than {self.max_rank}, the largest held here"
+                    f"the adapter's rank {rank} at {name} is more than {self.max_lora_rank}, the largest held here"
                 )
             if a.shape != (rank, inner) or b.shape != (outer, rank):
                 raise ValueError(
@@ -96,18 +95,6 @@ class RowLayout:
             name: (a[0].clone(), b[0].T.clone(memory_format=torch.contiguous_format))
             for name, (a, b) in zip(self.sizes, views, strict=True)
         }
-
-
-def read_weights(folder: str | Path, names: Sequence[str]) -> Weights:
-    """The weights of a PEFT folder. Raises ValueError unless it is a plain LoRA adapter on exactly these modules."""
-    from safetensors.torch import load_file
-
-    found = load_file(Path(folder, "adapter_model.safetensors"))
-    keys = {name: [f"base_model.model.{name}.lora_{side}.weight" for side in "AB"] for name in names}
-    wrong = sorted(found.keys() ^ {key for pair in keys.values() for key in pair})
-    if wrong:
-        raise ValueError(f"the adapter in {folder} is not plain LoRA on these modules; they differ in {wrong[:3]}")
-    return {name: (found[a], found[b]) for name, (a, b) in keys.items()}
 
 
 def initial_weights(model: nn.Module, names: Sequence[str], *, rank: int, seed: int) -> Weights:

@@ -145,13 +145,13 @@ class AdapterStack:
         names: Sequence[str],
         *,
         capacity: int,
-        max_rank: int,
+        max_lora_rank: int,
         trainable: bool = False,
         heads: Mapping[str, int] | None = None,
     ) -> None:
         """heads: what every adapter has beside its layers, name → number of scalars."""
         model.requires_grad_(False)
-        self.model, self.capacity, self.max_rank = model, capacity, max_rank
+        self.model, self.capacity, self.max_lora_rank = model, capacity, max_lora_rank
         self.layers: dict[str, StackedLinear] = {}
         for index, name in enumerate(names):
             module = model.get_submodule(name)
@@ -159,7 +159,7 @@ class AdapterStack:
                 raise ValueError(f"adapter target {name} is a {type(module).__name__}; stacked adapters need nn.Linear")
             self.layers[name] = StackedLinear(module, self, index)
         sizes = {name: (layer.in_features, layer.out_features) for name, layer in self.layers.items()}
-        self.layout = RowLayout(sizes, max_rank, heads)
+        self.layout = RowLayout(sizes, max_lora_rank, heads)
         weight = next(iter(self.layers.values())).weight
         self.device, self.dtype = weight.device, weight.dtype
         master = torch.float64 if self.dtype == torch.float64 else torch.float32
@@ -259,7 +259,7 @@ class AdapterStack:
     def _rank(self, slots: Sequence[int]) -> int:
         """Ranks that a pass over these slots has to compute."""
         largest = max(self.ranks[slot] for slot in slots)
-        return min(self.max_rank, -(-max(largest, 1) // RANK_STEP) * RANK_STEP)
+        return min(self.max_lora_rank, -(-max(largest, 1) // RANK_STEP) * RANK_STEP)
 
     def _scale(self, slots: Sequence[int]) -> float | Tensor:
         scales = [self.scales[slot] for slot in slots]

@@ -1,11 +1,11 @@
-"""What an endpoint serves and by which names: one base and versions tuned from it, as their cards say.
+"""The models that an endpoint serves and their names: one base and versions tuned from it, from their cards.
 
     BASE            the base: its hub id, or its folder's name
-    NAME@3          a version; every answer names its model so
-    NAME            the version first asked for under that name
+    NAME@3          a version; every answer names its model this way
+    NAME            the first of the served versions of that name
     NAME@champion   and any other alias that pointed to a served version when the endpoint was started
 
-Aliases are read once, at the start: an endpoint never changes its answers because an alias was moved.
+Aliases are resolved once, at the start: moving an alias never changes the answers of a running endpoint.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from raytune_llm.stores.card import Version
 from raytune_llm.stores.registry import Registry
 
 SERVABLE = ("adapter", "model")
-"""Kinds of versions that give answers."""
+"""Kinds of versions that generate answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A base or a version on offer."""
+    """A base or a version that is served."""
 
     id: str
     names: tuple[str, ...]
-    """Every name it answers to, `id` first."""
+    """Every name of the model, `id` first."""
     kind: str
     """base, adapter or model."""
     version: Version | None
@@ -42,7 +42,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Catalog:
-    """All that one endpoint offers."""
+    """All models of one endpoint."""
 
     base: Base
     entries: tuple[Entry, ...]
@@ -65,23 +65,23 @@ class Endpoint:
 
     url: str
     """Base URL for OpenAI clients, ending in /v1."""
-    catalogue: Catalog
+    catalog: Catalog
     api_key: str | None
-    """A key that it takes; None where it asks for none."""
+    """A key that it accepts; None when it needs none."""
 
     @property
     def models(self) -> list[str]:
-        """Names it answers to."""
-        return [name for entry in self.catalogue.entries for name in entry.names]
+        """Names of its models."""
+        return [name for entry in self.catalog.entries for name in entry.names]
 
     def __repr__(self) -> str:
         return f"Endpoint({self.url}, models={self.models})"
 
 
 def read_catalog(registry: Registry, references: Sequence[str]) -> Catalog:
-    """The catalogue of these references; the first decides the base.
+    """The catalog of these references; the first one determines the base.
 
-    Raises InputError when one doesn't exist, is of another base, or is of a kind that doesn't answer.
+    Raises InputError when one doesn't exist, has another base, or is of a kind that generates no answers.
     """
     if not references:
         raise InputError(
@@ -99,15 +99,15 @@ def read_catalog(registry: Registry, references: Sequence[str]) -> Catalog:
             f"{base.facts.revision_hash[:12]}; restore that base, or tune again"
         )
     base_id = _base_id(base)
-    catalogue = Catalog(base=base, entries=(Entry(id=base_id, names=(base_id,), kind="base", version=None, created=0),))
+    catalog = Catalog(base=base, entries=(Entry(id=base_id, names=(base_id,), kind="base", version=None, created=0),))
     for version in versions:
-        catalogue = _extended(catalogue, version, f", from {first.reference}")
-    return catalogue
+        catalog = _extended(catalog, version, f", from {first.reference}")
+    return catalog
 
 
-def read_servable(registry: Registry, catalogue: Catalog, references: Sequence[str]) -> tuple[Catalog, dict[str, str]]:
-    """The same base with these versions, and by reference why which of them can't be served."""
-    found, refused = replace(catalogue, entries=catalogue.entries[:1]), {}
+def read_servable(registry: Registry, catalog: Catalog, references: Sequence[str]) -> tuple[Catalog, dict[str, str]]:
+    """The same base with these versions, and the references that can't be served: reference → reason."""
+    found, refused = replace(catalog, entries=catalog.entries[:1]), {}
     for reference in references:
         try:
             version = registry.resolve(reference)
@@ -118,25 +118,25 @@ def read_servable(registry: Registry, catalogue: Catalog, references: Sequence[s
     return found, refused
 
 
-def can_be_more(catalogue: Catalog, reference: str) -> bool:
-    """Whether a reference is NAME@number of a name that the catalogue has another version of."""
+def names_another_version(catalog: Catalog, reference: str) -> bool:
+    """Whether a reference is NAME@number and the catalog has a version of the same name."""
     name, _, number = reference.partition("@")
     is_plain = number.isascii() and number.isdigit() and len(number) <= 9
-    return is_plain and name in {version.name for version in catalogue.versions}
+    return is_plain and name in {version.name for version in catalog.versions}
 
 
-def with_version(catalogue: Catalog, registry: Registry, reference: str) -> Catalog:
-    """The catalogue with one more version at its end. Raises InputError when it can't be served beside the others."""
+def with_version(catalog: Catalog, registry: Registry, reference: str) -> Catalog:
+    """The catalog with one more version at its end. Raises InputError when the others' endpoint can't serve it."""
     version = registry.resolve(reference)
-    entry = replace(_extended(catalogue, version, "").entries[-1], names=(version.reference,))
-    return replace(catalogue, entries=(*catalogue.entries, entry))
+    entry = replace(_extended(catalog, version, "").entries[-1], names=(version.reference,))
+    return replace(catalog, entries=(*catalog.entries, entry))
 
 
-def _extended(catalogue: Catalog, version: Version, source: str) -> Catalog:
-    """The catalogue with one more version. `source`: what the base was told by, for the error's text."""
+def _extended(catalog: Catalog, version: Version, source: str) -> Catalog:
+    """The catalog with one more version. `source`: the version that determined the base, for the error's text."""
     _check_kind(version)
-    _check_base(version, catalogue.base, source)
-    is_first = all(other.name != version.name for other in catalogue.versions)
+    _check_base(version, catalog.base, source)
+    is_first = all(other.name != version.name for other in catalog.versions)
     aliases = [f"{version.name}@{alias}" for alias in version.aliases]
     entry = Entry(
         id=version.reference,
@@ -145,9 +145,9 @@ def _extended(catalogue: Catalog, version: Version, source: str) -> Catalog:
         version=version,
         created=_unix(version.card.created),
     )
-    if catalogue.entries[0].id in entry.names:
+    if catalog.entries[0].id in entry.names:
         raise InputError(f"{version.reference} has the same name as its base; publish it under another one")
-    return replace(catalogue, entries=(*catalogue.entries, entry))
+    return replace(catalog, entries=(*catalog.entries, entry))
 
 
 def _check_kind(version: Version) -> None:

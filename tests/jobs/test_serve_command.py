@@ -43,4 +43,4 @@ def test_an_interrupted_endpoint_ends_without_a_word_of_rays(tmp_path):
                 assert json.load(response)["usage"]["completion_tokens"] == 8
             job.send_signal(signal.SIGINT)
     assert job.wait(timeout=60) == 0
-    assert [line.split()[0] for line in said if line.strip()] == ["proven", "serving", "next", "Ctrl-C"]
+    assert [line.split()[0] for line in said if line.strip()] == ["parity", "serving", "next", "Ctrl-C"]

@@ -59,7 +59,7 @@ def peft_model(model: PreTrainedModel, weights) -> PreTrainedModel:
 
 
 def filled(model: PreTrainedModel, every) -> AdapterStack:
-    stack = AdapterStack(model, linear_targets(model), capacity=4, max_rank=8)
+    stack = AdapterStack(model, linear_targets(model), capacity=4, max_lora_rank=8)
     for slot, weights in enumerate(every):
         rank = next(iter(weights.values()))[0].shape[0]
         stack.write(slot, weights, LORA.alpha / rank)
@@ -182,7 +182,7 @@ def test_write_read_clear_and_remove():
 
 
 def test_what_does_not_fit_is_refused():
-    stack = AdapterStack(llama(), linear_targets(llama()), capacity=2, max_rank=4)
+    stack = AdapterStack(llama(), linear_targets(llama()), capacity=2, max_lora_rank=4)
     with pytest.raises(ValueError, match=r"rank 8 at model.layers.0.self_attn.q_proj is more than 4"):
         stack.write(0, adapters(llama(), ranks=(8,))[0], 1.0)
     (fitting,) = adapters(llama(), ranks=(4,))
@@ -194,4 +194,4 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"lacks modules \['model.layers.0.self_attn.q_proj'\]"):
         stack.write(0, wrong, 1.0)
     with pytest.raises(ValueError, match=r"adapter target model.embed_tokens is a Embedding"):
-        AdapterStack(llama(), ["model.embed_tokens"], capacity=2, max_rank=4)
+        AdapterStack(llama(), ["model.embed_tokens"], capacity=2, max_lora_rank=4)

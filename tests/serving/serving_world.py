@@ -8,7 +8,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from raytune_llm.models.base import Base, DType
+from raytune_llm.serving.engine.base import ServedModel
 from raytune_llm.serving.engine.local import LocalEngine
+from raytune_llm.serving.verify.reference import Reference
 from raytune_llm.stores.card import Card, Version
 from raytune_llm.stores.registry import Registry
 
@@ -144,3 +146,8 @@ def card(base: Base, kind: str) -> Card:
 
 def publish(registry: Registry, base: Base, name: str, folder: Path, *, kind: str = "adapter") -> Version:
     return registry.publish(name, folder, card(base, kind))
+
+
+def greedy_text(model: torch.nn.Module, served: ServedModel, prompt: list[int], max_tokens: int) -> str:
+    """The answer of transformers' generate, without leading white space."""
+    return Reference(served, model, model).greedy(prompt, max_tokens).text

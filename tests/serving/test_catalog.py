@@ -30,18 +30,18 @@ def world(tmp_path_factory):
 
 
 def test_names_of_what_is_served(world):
-    catalogue = read_catalog(world, ["wit@1", "wit@champion", "full", "wit@2"])
-    assert [entry.names for entry in catalogue.entries] == [
+    catalog = read_catalog(world, ["wit@1", "wit@champion", "full", "wit@2"])
+    assert [entry.names for entry in catalog.entries] == [
         ("tiny",),
         ("wit@1", "wit"),
         ("wit@2", "wit@champion"),
         ("full@1", "full"),
     ]
-    assert [entry.kind for entry in catalogue.entries] == ["base", "adapter", "adapter", "model"]
-    assert catalogue.find("wit").id == "wit@1"
-    assert catalogue.find("wit@3") is None
-    assert catalogue.without(["wit@1"]).find("wit") is None
-    assert catalogue.entries[1].created > 1.7e9
+    assert [entry.kind for entry in catalog.entries] == ["base", "adapter", "adapter", "model"]
+    assert catalog.find("wit").id == "wit@1"
+    assert catalog.find("wit@3") is None
+    assert catalog.without(["wit@1"]).find("wit") is None
+    assert catalog.entries[1].created > 1.7e9
 
 
 @pytest.mark.parametrize(

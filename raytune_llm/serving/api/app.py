@@ -1,8 +1,8 @@
-"""The endpoint's HTTP face: OpenAI's models, chat completions and text completions over one engine.
+"""The HTTP API: OpenAI's models, chat completions and text completions over one engine.
 
-Chats are put through the served version's own chat template, text prompts as its supervised records are put. An
-answer in a chat begins with its first character that isn't white space: templates differ in which side of it a space
-belongs to. Knows no Ray: deploy.py runs it in a Serve replica, a test in a test client.
+Chats are rendered by the served version's own chat template, text prompts like the prompts of its supervised records.
+A chat answer begins with its first character that isn't white space, because templates differ in whether a space
+belongs to the prompt or to the answer. Without Ray: deploy/replica.py runs it in Ray Serve, tests in a test client.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -27,7 +27,7 @@ from raytune_llm.serving.api.metrics import CONTENT_TYPE, Merged, Metrics
 from raytune_llm.serving.api.rate_limit import RateLimiter
 from raytune_llm.serving.api.requests import ChatRequest, CompletionRequest, Options
 from raytune_llm.serving.api.responses import ChatShape, CompletionShape, Shape, model_list, usage
-from raytune_llm.serving.deploy.model_manager import ModelManager
+from raytune_llm.serving.catalog import Catalog
 from raytune_llm.serving.engine.base import Delta, Engine, Sampling, ServedModel
 
 logger = logging.getLogger(__name__)
@@ -35,31 +35,44 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one request may ask for."""
+    """Bounds of one request."""
 
     max_tokens: int
-    """Longest answer."""
+    """Longest answer, tokens."""
     context_tokens: int | None
-    """Prompt and answer together (each alone for an encoder-decoder base); None = no bound."""
+    """Longest prompt plus answer (either of them for an encoder-decoder base); None = no bound."""
     shares_context: bool
-    """Whether prompt and answer share the context, as they do in causal bases."""
+    """Whether prompt and answer share the context, as in causal bases."""
     request_timeout_seconds: float
     max_body_bytes: int
 
 
+class Models(Protocol):
+    """The served models; deploy/model_manager.py loads them."""
+
+    @property
+    def catalog(self) -> Catalog:
+        """Their names, for /v1/models."""
+        ...
+
+    async def find(self, name: str) -> ServedModel:
+        """The model of that name. Raises ApiError 404 with the reason when there is none."""
+        ...
+
+
 @dataclass(kw_only=True)
 class Service:
-    """All that the routes need."""
+    """The routes' dependencies, and how they answer."""
 
     engine: Engine
-    library: ModelManager
+    models: Models
     limits: Limits
-    quota: RateLimiter
+    rate_limiter: RateLimiter
     metrics: Metrics
     generate: Callable[[str, list[int], Sampling], AsyncGenerator[Delta, None]]
-    """The engine's, or one that may leave an answer to another replica."""
-    families: Callable[[], Awaitable[list[Metric]]]
-    """What other replicas have counted."""
+    """The engine's `generate`, or one that may forward a request to another replica."""
+    peer_metrics: Callable[[], Awaitable[list[Metric]]]
+    """The metrics of the other replicas."""
 
     async def chat(self, request: ChatRequest, key: str) -> Response:
         served = await self._find(request, key)
@@ -79,8 +92,8 @@ class Service:
 
     async def _find(self, request: Options, key: str) -> ServedModel:
         request.check()
-        await self.quota.admit(key)
-        return await self.library.find(request.model)
+        await self.rate_limiter.admit(key)
+        return await self.models.find(request.model)
 
     async def _answer(
         self, request: Options, shape: Shape, prompt_tokens: int, deltas: AsyncGenerator[Delta, None]
@@ -99,33 +112,32 @@ class Service:
     def _generate(
         self, request: Options, served: ServedModel, prompt: list[int], key: str
     ) -> AsyncGenerator[Delta, None]:
-        """The answer. Raises ApiError at once when the request exceeds the limits."""
+        """The answer's deltas. Raises ApiError immediately when the request exceeds the limits."""
         sampling = request.sampling(self._answer_tokens(request, len(prompt)))
         deltas = self.generate(served.id, prompt, sampling)
-        within = _within(self.limits.request_timeout_seconds, deltas)
-        return self.metrics.metered(served.id, len(prompt), self.quota.charged(key, len(prompt), within))
+        timed = _within(self.limits.request_timeout_seconds, deltas)
+        return self.metrics.counted(served.id, len(prompt), self.rate_limiter.charged(key, len(prompt), timed))
 
     def _answer_tokens(self, request: Options, prompt_tokens: int) -> int:
         """Longest answer. Raises ApiError when prompt and answer exceed the limits."""
-        limit, context, asked = self.limits.max_tokens, self.limits.context_tokens, request.answer_tokens
-        if asked is not None and asked > limit:
+        limit, context, wanted = self.limits.max_tokens, self.limits.context_tokens, request.answer_tokens
+        if wanted is not None and wanted > limit:
             raise errors.invalid(
-                f"max_tokens={asked} is more than this endpoint's limit of {limit}", param="max_tokens"
+                f"max_tokens={wanted} is more than this endpoint's limit of {limit}", param="max_tokens"
             )
-        wanted = asked or limit
         if context is None:
-            return wanted
+            return wanted or limit
         used = prompt_tokens if self.limits.shares_context else 0
-        if prompt_tokens > context or used + (asked or 1) > context:
+        if prompt_tokens > context or used + (wanted or 1) > context:
             raise errors.invalid(
                 f"this model's context is {context} tokens; the prompt has {prompt_tokens}"
-                + (f" and max_tokens asks for {asked}" if asked is not None else "")
+                + (f" and max_tokens is {wanted}" if wanted is not None else "")
                 + "; shorten the prompt"
-                + (" or max_tokens" if asked is not None else ""),
+                + (" or lower max_tokens" if wanted is not None else ""),
                 param="prompt" if isinstance(request, CompletionRequest) else "messages",
                 code="context_length_exceeded",
             )
-        return min(wanted, context - used)
+        return min(wanted or limit, context - used)
 
 
 def create_app(service: Service, *, key_hashes: tuple[str, ...]) -> FastAPI:
@@ -136,7 +148,7 @@ def create_app(service: Service, *, key_hashes: tuple[str, ...]) -> FastAPI:
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
-        families = [*service.metrics.families(service.engine), *await service.families()]
+        families = [*service.metrics.families(service.engine), *await service.peer_metrics()]
         return Response(Merged(families).text(), media_type=CONTENT_TYPE)
 
     @app.get("/healthz")
@@ -146,11 +158,11 @@ def create_app(service: Service, *, key_hashes: tuple[str, ...]) -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": model_list(service.library.catalogue)}
+        return {"object": "list", "data": model_list(service.models.catalog)}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
-        for found in model_list(service.library.catalogue):
+        for found in model_list(service.models.catalog):
             if found["id"] == name:
                 return found
         raise errors.ApiError(404, f"the model '{name}' is not served here", code="model_not_found", param="model")
@@ -172,24 +184,24 @@ def _add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         return error.response()
 
     @app.exception_handler(errors.ApiError)
-    async def own(request: Request, error: errors.ApiError) -> Response:
+    async def api_error(request: Request, error: errors.ApiError) -> Response:
         return answer(error)
 
     @app.exception_handler(RequestValidationError)
-    async def validation(request: Request, error: RequestValidationError) -> Response:
+    async def validation_error(request: Request, error: RequestValidationError) -> Response:
         return answer(errors.from_validation(error.errors()))
 
     @app.exception_handler(HTTPException)
-    async def framework(request: Request, error: HTTPException) -> Response:
+    async def framework_error(request: Request, error: HTTPException) -> Response:
         return answer(errors.from_status(error.status_code, str(error.detail)))
 
     @app.exception_handler(Exception)
-    async def unforeseen(request: Request, error: Exception) -> Response:
+    async def unexpected_error(request: Request, error: Exception) -> Response:
         return answer(errors.internal())
 
 
 async def _within(seconds: float, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
-    """The deltas that come in time. Raises ApiError 408 when they take longer."""
+    """The deltas. Raises ApiError 408 when they take longer."""
     deadline = asyncio.get_running_loop().time() + seconds
     async with aclosing(deltas):
         while True:
@@ -205,7 +217,7 @@ async def _within(seconds: float, deltas: AsyncGenerator[Delta, None]) -> AsyncG
 
 
 async def _without_leading_space(deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
-    """The deltas with the white space before the first other character left out."""
+    """The deltas without the white space at the beginning of the answer."""
     has_begun = False
     async with aclosing(deltas):
         async for delta in deltas:
@@ -217,7 +229,7 @@ async def _without_leading_space(deltas: AsyncGenerator[Delta, None]) -> AsyncGe
 async def _events(
     deltas: AsyncGenerator[Delta, None], shape: Shape, prompt_tokens: int, *, wants_usage: bool
 ) -> AsyncIterator[str]:
-    """Server-sent events of one answer. An error after the start can only be an event, and ends the stream."""
+    """Server-sent events of one answer. An error after the start is sent as an event and ends the stream."""
     completion_tokens = 0
     async with aclosing(deltas):
         try:
@@ -241,7 +253,7 @@ def _event(content: dict[str, Any]) -> str:
 
 
 def _encode(served: ServedModel, prompt: Any, param: str) -> list[int]:
-    """The prompt's tokens by the version's own template. Raises ApiError when the template refuses it."""
+    """The prompt's tokens by the version's own template. Raises ApiError when the template rejects it."""
     try:
         return served.tokens.prompt(prompt)
     except ValueError as error:

@@ -1,7 +1,6 @@
-"""What stands before the app: API keys and the size of a request's body. Plain ASGI, so that streams and disconnects
-pass.
+"""Middleware that checks API keys and the size of a request's body. Plain ASGI, so that streams and disconnects pass.
 
-Keys are known to a replica by their SHA-256 alone and compared in constant time. /healthz is open to all.
+A replica has only the SHA-256 of the keys and compares them in constant time. /healthz needs no key.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from raytune_llm.serving.api.keys import key_hash
 
 OPEN_PATHS = ("/healthz",)
 KEY_IN_SCOPE = "raytune_llm.key"
-"""Where the routes find the hash of the key that a request came with."""
+"""The ASGI scope's entry with the hash of the request's key; "" when no keys are configured."""
 
 
 class AuthMiddleware:
-    """Refuses with 401 what has no valid key (when there are keys), and with 413 what is too large."""
+    """Refuses requests without a valid key with 401 (when keys are configured), and too large bodies with 413."""
 
     def __init__(self, app: ASGIApp, *, key_hashes: Sequence[str], max_body_bytes: int) -> None:
         self._app = app
@@ -51,7 +50,7 @@ class AuthMiddleware:
         return None
 
     def _is_known(self, given: str) -> bool:
-        # every comparison is made, so that the time doesn't tell which came near
+        # all keys are compared, so that the time doesn't depend on which one matches
         return any([hmac.compare_digest(given, expected) for expected in self._key_hashes])
 
     def _limited(self, receive: Receive) -> Receive:
@@ -72,6 +71,6 @@ class AuthMiddleware:
 
 
 def bearer(authorization: str) -> str:
-    """The key of an Authorization header; "" when it holds none."""
+    """The key of an Authorization header; "" without one."""
     scheme, _, key = authorization.partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""

@@ -13,7 +13,7 @@ CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
 
 
 class ApiError(Exception):
-    """What a client is told. `param` is the offending field of its request."""
+    """An error for the client. `param` is the offending field of its request."""
 
     def __init__(
         self,
@@ -46,7 +46,9 @@ def invalid(message: str, *, param: str | None = None, code: str = "invalid_valu
 
 
 def internal() -> ApiError:
-    return ApiError(500, "the server failed on this request; its log says why, by x-request-id", code="internal_error")
+    return ApiError(
+        500, "the server failed on this request; find the cause in its log by x-request-id", code="internal_error"
+    )
 
 
 def from_status(status: int, message: str) -> ApiError:
@@ -55,7 +57,7 @@ def from_status(status: int, message: str) -> ApiError:
 
 
 def from_validation(errors: Sequence[Any]) -> ApiError:
-    """The first of pydantic's complaints, naming the field."""
+    """The first of pydantic's validation errors, naming the field."""
     first = errors[0]
     if first["type"] == "json_invalid":
         return invalid(

@@ -1,4 +1,4 @@
-"""API keys are kept as hashes only."""
+"""Hashes of API keys; the keys themselves are never stored."""
 
 from __future__ import annotations
 

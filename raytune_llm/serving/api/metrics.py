@@ -1,6 +1,6 @@
-"""What a replica counts, in Prometheus' text format; models are named by version, never by what a client wrote.
+"""A replica's metrics in Prometheus' text format; models are labelled by version, never by client input.
 
-A scrape reaches one replica, which tells of all of them (label `replica`): sum over replicas.
+A scrape reaches one replica, which returns the metrics of all of them (label `replica`): sum over replicas.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._replica = replica
         labels = ("replica", "model")
-        self._requests = self._counter("requests", "Answers, by how they ended", (*labels, "outcome"))
+        self._requests = self._counter("requests", "Answers by finish reason or error status", (*labels, "outcome"))
         self._prompt_tokens = self._counter("prompt_tokens", "Tokens read", labels)
         self._completion_tokens = self._counter("completion_tokens", "Tokens generated", labels)
         self._refused = self._counter("refused", "Requests refused before decoding, by status", ("replica", "status"))
-        self._handed_over = self._counter("handed_over", "Answers decoded by a replica that had the adapter", labels)
+        self._forwarded = self._counter(
+            "handed_over", "Requests forwarded to a replica that had the adapter in memory", labels
+        )
         self._seconds = self._histogram("request_seconds", "From request to last token", labels)
         self._first_seconds = self._histogram("first_token_seconds", "From request to first token", labels)
         self._open = self._gauge("answers_open", "Answers being decoded or waiting for it")
         self._waiting = self._gauge("answers_waiting", "Answers waiting for a place")
-        self._held = Gauge(
+        self._in_memory = Gauge(
             "raytune_llm_adapter_in_memory", "1 for each adapter in memory", labels, registry=self._registry
         )
         self._loads = self._gauge("adapter_loads", "Times an adapter was put into memory")
@@ -43,13 +45,13 @@ class Metrics:
     def refused(self, status: int) -> None:
         self._refused.labels(self._replica, str(status)).inc()
 
-    def handed_over(self, model: str) -> None:
-        self._handed_over.labels(self._replica, model).inc()
+    def forwarded(self, model: str) -> None:
+        self._forwarded.labels(self._replica, model).inc()
 
-    async def metered(
+    async def counted(
         self, model: str, prompt_tokens: int, deltas: AsyncGenerator[Delta, None]
     ) -> AsyncGenerator[Delta, None]:
-        """The deltas, counted; an answer that its client left is `cancelled`."""
+        """Count the deltas that pass; an answer whose client disconnected is counted as `cancelled`."""
         labels, begun, outcome, is_first = (self._replica, model), time.perf_counter(), "cancelled", True
         self._prompt_tokens.labels(*labels).inc(prompt_tokens)
         try:
@@ -73,13 +75,13 @@ class Metrics:
             self._seconds.labels(*labels).observe(time.perf_counter() - begun)
 
     def families(self, engine: Engine) -> list[Metric]:
-        """All of them, now."""
+        """Their present values."""
         self._open.labels(self._replica).set(engine.num_running)
         self._waiting.labels(self._replica).set(engine.num_waiting)
         self._loads.labels(self._replica).set(engine.num_adapter_loads)
-        self._held.clear()
-        for model in engine.held():
-            self._held.labels(self._replica, model).set(1)
+        self._in_memory.clear()
+        for model in engine.adapters_in_memory():
+            self._in_memory.labels(self._replica, model).set(1)
         return list(self._registry.collect())
 
     def _counter(self, name: str, meaning: str, labels: tuple[str, ...]) -> Counter:
@@ -93,7 +95,7 @@ class Metrics:
 
 
 class Merged(Collector):
-    """Families of several replicas, those of one name as one."""
+    """Metric families of several replicas, merged by name."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families: dict[str, Metric] = {}

@@ -1,7 +1,6 @@
-"""What clients may ask, in OpenAI's words; anything else is refused by name, never ignored.
+"""Request bodies in OpenAI's format; unknown and unsupported parameters are refused by name, never ignored.
 
-Parameters of OpenAI's API that this endpoint has no use for are taken at the value that means "nothing" (n=1,
-tools=[]).
+OpenAI's parameters that this endpoint doesn't support are accepted at their neutral values (n=1, tools=[]).
 """
 
 from __future__ import annotations
@@ -38,18 +37,18 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "verbosity": (),
     "web_search_options": (),
 }
-"""Known parameters that aren't offered, and the values that ask for nothing (null always does)."""
+"""Known but unsupported parameters and their neutral values; null is always neutral."""
 LARGEST_SEED = 2**63
 
 
-def _whole(text: str) -> str:
-    """JSON can hold half a surrogate pair, which no tokenizer takes."""
+def _without_lone_surrogates(text: str) -> str:
+    """JSON can contain half a surrogate pair, which tokenizers reject."""
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("it holds a lone surrogate, which is no character")
+        raise ValueError("it contains a lone surrogate, which is no character")
     return text
 
 
-Prose = Annotated[str, AfterValidator(_whole)]
+Prose = Annotated[str, AfterValidator(_without_lone_surrogates)]
 NonEmpty = Annotated[Prose, Field(min_length=1)]
 
 
@@ -61,7 +60,7 @@ class StreamOptions(BaseModel):
 
 
 class Options(BaseModel, ABC):
-    """What both kinds of request share."""
+    """The parameters of both kinds of request."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -70,14 +69,12 @@ class Options(BaseModel, ABC):
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy; null is 1")
     top_p: float | None = Field(None, ge=0, le=1, description="null is 1")
-    max_tokens: int | None = Field(
-        None, ge=1, description="null is the endpoint's own limit, or what the context leaves"
-    )
+    max_tokens: int | None = Field(None, ge=1, description="null is the endpoint's limit, or the rest of the context")
     stop: NonEmpty | Annotated[list[NonEmpty], Field(max_length=4)] | None = None
     seed: int | None = Field(None, ge=-LARGEST_SEED, lt=LARGEST_SEED)
-    user: str | None = Field(None, description="Taken and not used")
-    safety_identifier: str | None = Field(None, description="Taken and not used")
-    metadata: dict[str, str] | None = Field(None, description="Taken and not used")
+    user: str | None = Field(None, description="Accepted and not used")
+    safety_identifier: str | None = Field(None, description="Accepted and not used")
+    metadata: dict[str, str] | None = Field(None, description="Accepted and not used")
 
     @property
     def wants_usage(self) -> bool:
@@ -85,16 +82,16 @@ class Options(BaseModel, ABC):
 
     @property
     def answer_tokens(self) -> int | None:
-        """Longest answer that is asked for."""
+        """Longest answer that the client wants, tokens."""
         return self.max_tokens
 
     @property
     @abstractmethod
     def num_logprobs(self) -> int | None:
-        """How many of the likeliest tokens are to be told beside each chosen one; None for no log-probabilities."""
+        """How many of the likeliest tokens to return with each chosen one; None for no log-probabilities."""
 
     def check(self) -> None:
-        """Raise ApiError for parameters that are unknown, or not offered."""
+        """Raise ApiError for unknown and unsupported parameters."""
         for name, value in (self.model_extra or {}).items():
             if name not in NEUTRAL:
                 raise invalid(f"unknown parameter: {name}", param=name, code="unknown_parameter")
@@ -113,7 +110,7 @@ class Options(BaseModel, ABC):
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         return Sampling(
             max_tokens=max_tokens,
-            temperature=temperature if top_p > 0 else 0.0,  # no probability mass but the likeliest token's
+            temperature=temperature if top_p > 0 else 0.0,  # only the likeliest token has any probability mass
             top_p=top_p or 1.0,
             seed=self.seed,
             stop=stop,
@@ -134,7 +131,7 @@ class ChatMessage(BaseModel):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Prose | list[TextPart]
-    name: str | None = Field(None, description="Taken and not used")
+    name: str | None = Field(None, description="Accepted and not used")
 
     def message(self) -> Message:
         content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
@@ -173,7 +170,7 @@ class CompletionRequest(Options):
     """POST /v1/completions"""
 
     prompt: Prose | list[int] = Field(
-        description="Text, put as the model's records put it; or token ids, taken as they are"
+        description="Text, rendered like the prompts of the model's records; or token ids, used unchanged"
     )
     logprobs: int | None = Field(None, ge=0, le=5)
 

@@ -1,4 +1,4 @@
-"""Answers in OpenAI's shape, whole and streamed, for chat and for text completions."""
+"""Response bodies in OpenAI's format, whole and streamed, for chat and text completions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Json = dict[str, Any]
 
 
 class Shape(Protocol):
-    """How one kind of answer is written. Made once per answer."""
+    """The format of one kind of answer. One object per answer."""
 
     def whole(self, text: str, finish: Finish, logprobs: Sequence[TokenLogprob], usage: Json) -> Json:
         """The body of an answer that isn't streamed."""
@@ -30,7 +30,7 @@ class Shape(Protocol):
         ...
 
     def usage_event(self, usage: Json) -> Json:
-        """The event that tells the usage, after all pieces."""
+        """The event with the usage, after all pieces."""
         ...
 
 
@@ -70,7 +70,7 @@ class ChatShape:
 
 
 class CompletionShape:
-    """text_completion, the same whole and streamed."""
+    """text_completion, in the same format whole and streamed."""
 
     def __init__(self, model: str, *, wants_logprobs: bool) -> None:
         self._head = {
@@ -120,9 +120,9 @@ def usage(prompt_tokens: int, completion_tokens: int) -> Json:
     return {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": total}
 
 
-def model_list(catalogue: Catalog) -> list[Json]:
-    """One object per name: `root` is the version (or base) behind it, `parent` the base of what was tuned."""
-    base = catalogue.entries[0].id
+def model_list(catalog: Catalog) -> list[Json]:
+    """One object per name: `root` is the version or base with that name, `parent` the base of a tuned version."""
+    base = catalog.entries[0].id
     return [
         {
             "id": name,
@@ -132,7 +132,7 @@ def model_list(catalogue: Catalog) -> list[Json]:
             "root": entry.id,
             "parent": None if entry.version is None else base,
         }
-        for entry in catalogue.entries
+        for entry in catalog.entries
         for name in entry.names
     ]
 

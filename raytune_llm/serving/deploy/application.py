@@ -1,27 +1,25 @@
-"""The endpoint as Ray Serve takes it: an application of replicas and, where there may be several, of a board."""
+"""The endpoint as a Ray Serve application: replicas and, where there may be several, a coordinator."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raytune_llm.serving.catalog import Catalog
-
-if TYPE_CHECKING:
-    from raytune_llm.serving.deploy.config import Serve
+from raytune_llm.serving.deploy.config import Serve
 
 APPLICATION = "raytune_llm"
 DEPLOYMENT = "endpoint"
-BOARD = "board"
+COORDINATOR = "coordinator"
 SPARE_REQUESTS = 8
-"""Requests a full replica still takes, so that /healthz and /v1/models are answered under load."""
+"""Requests that a full replica still accepts, so that /healthz and /v1/models are answered under load."""
 LOOK_BACK_SECONDS = 30.0
 QUIET: dict[str, Any] = {"log_level": "WARNING", "enable_access_log": False}
 
 
 def make_application(
-    serve: Serve, registry_dir: str, catalogue: Catalog, key_hashes: tuple[str, ...], *, has_gpu: bool | None = None
+    serve: Serve, registry_dir: str, catalog: Catalog, key_hashes: tuple[str, ...], *, has_gpu: bool | None = None
 ) -> Any:
-    """The Serve application; has_gpu: whether its cluster has any, None asks the present one."""
+    """The Serve application; has_gpu: whether its cluster has a GPU, None looks it up in the connected cluster."""
     import ray
     from ray import serve as ray_serve
 
@@ -30,10 +28,10 @@ def make_application(
     from raytune_llm.serving.deploy.coordinator import Coordinator
     from raytune_llm.serving.deploy.replica import Plan, Replica
 
-    facts = catalogue.base.facts
-    quota = KeyLimits(serve.requests_per_minute, serve.tokens_per_minute)
+    facts = catalog.base.facts
+    key_limits = KeyLimits(serve.requests_per_minute, serve.tokens_per_minute)
     plan = Plan(
-        catalogue=catalogue,
+        catalog=catalog,
         registry_dir=registry_dir,
         engine=serve.engine,
         limits=Limits(
@@ -45,7 +43,7 @@ def make_application(
         ),
         max_running=serve.max_concurrent_requests,
         key_hashes=key_hashes,
-        quota=quota,
+        key_limits=key_limits,
         max_on_demand=serve.max_on_demand,
     )
     has_gpu = ray.cluster_resources().get("GPU", 0) >= 1 if has_gpu is None else has_gpu
@@ -57,24 +55,24 @@ def make_application(
             max_ongoing_requests=serve.max_concurrent_requests + SPARE_REQUESTS,
             logging_config=QUIET,
             graceful_shutdown_timeout_s=serve.request_timeout_seconds,
-            user_config={"versions": [version.reference for version in catalogue.versions]},
+            user_config={"versions": [version.reference for version in catalog.versions]},
             ray_actor_options=serve.engine.resources(cluster_has_gpu=has_gpu),
             **scaling(serve),
         )
         if serve.max_replicas == 1:
             return deployment.bind(plan)
-        board = ray_serve.deployment(
+        coordinator = ray_serve.deployment(
             Coordinator,
-            name=BOARD,
+            name=COORDINATOR,
             num_replicas=1,
             max_ongoing_requests=100,
             logging_config=QUIET,
             ray_actor_options={"num_cpus": 0},
         )
-        return deployment.bind(plan, board.bind(quota))
+        return deployment.bind(plan, coordinator.bind(key_limits))
 
-    is_guarded = bool(key_hashes) or serve.max_on_demand > 0 or bool(quota.limited)
-    return serve.engine.application(own, catalogue, scaling(serve), is_guarded=is_guarded)
+    is_guarded = bool(key_hashes) or serve.max_on_demand > 0 or bool(key_limits.limited)
+    return serve.engine.application(own, catalog, scaling(serve), is_guarded=is_guarded)
 
 
 def scaling(serve: Serve) -> dict[str, Any]:
@@ -89,7 +87,7 @@ def scaling(serve: Serve) -> dict[str, Any]:
             "target_ongoing_requests": serve.target_open_answers,
             "upscale_delay_s": serve.upscale_delay_seconds,
             "downscale_delay_s": serve.downscale_delay_seconds,
-            # the load is a mean over this time; Ray Serve's 30 s would make shorter delays meaningless
+            # the load is averaged over this time; Ray Serve's 30 s would make shorter delays meaningless
             "look_back_period_s": min(LOOK_BACK_SECONDS, shortest),
             "metrics_interval_s": min(LOOK_BACK_SECONDS, shortest) / 3,
         }

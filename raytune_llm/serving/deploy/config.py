@@ -1,4 +1,4 @@
-"""The serve config of an endpoint: what conf/serve chooses."""
+"""The config of an endpoint: the fields of conf/serve."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from raytune_llm.errors import InputError, require
 from raytune_llm.serving.api.keys import key_hash
-from raytune_llm.serving.engine.base import EngineChoice
+from raytune_llm.serving.engine.base import EngineConfig
 
 HASHED = "sha256:"
 
@@ -22,42 +22,43 @@ class Serve:
     deploy: bool
     """Whether a sweep ends with its winner deployed; jobs/serve.py always deploys."""
     host: str
-    """Address to listen on. 127.0.0.1 is reached from this machine alone; any other needs serve.api_key_env."""
+    """Address to listen on. 127.0.0.1 is only reachable from this machine; any other needs serve.api_key_env."""
     port: int
-    """Port to listen on; 1 to 65535. One that is in use is refused before anything is started."""
+    """Port to listen on; 1 to 65535. A busy port is refused before anything starts."""
     num_replicas: int
-    """Copies of base and adapters that share the requests, at least; ≥ 1."""
+    """Minimum number of replicas, each with the base and adapters in memory; ≥ 1."""
     max_replicas: int
-    """Copies at most: with more than num_replicas, Ray Serve adds and takes away copies by the answers that are open.
-    ≥ num_replicas."""
+    """Maximum number of replicas: above num_replicas, Ray Serve adds and removes replicas by the number of open
+    answers. ≥ num_replicas."""
     target_open_answers: int
     """Open answers per replica that autoscaling aims at; ≥ 1."""
     upscale_delay_seconds: float
-    """How long there must be too many open answers before a copy is added; > 0."""
+    """How long there must be too many open answers before a replica is added; > 0."""
     downscale_delay_seconds: float
-    """How long there must be too few before one is taken away, which ends its answers first; > 0."""
+    """How long there must be too few before a replica is removed, which finishes its answers first; > 0."""
     max_concurrent_requests: int
-    """Answers that one replica decodes at once; more wait. ≥ 1."""
+    """Answers that one replica decodes at once; further ones wait. ≥ 1."""
     max_tokens: int
-    """Longest answer, tokens; a request may ask for less. ≥ 1."""
+    """Longest answer, tokens; a request may set a lower limit. ≥ 1."""
     request_timeout_seconds: float
     """An answer that takes longer, waiting included, ends with error 408; > 0."""
     max_body_bytes: int
     """Largest body of a request; larger ones are answered 413. ≥ 1024."""
     api_key_env: str | None
-    """Environment variable with the API keys of clients, comma-separated; null asks for none (loopback only). A key
-    may be given as sha256:HEX, its hash; replicas and files hold hashes alone."""
+    """Environment variable with the clients' API keys, comma-separated; null requires none (loopback only). A key may
+    be given by its hash, as sha256:HEX; replicas and files contain only hashes."""
     requests_per_minute: int | None
-    """Requests that one key may make in a minute; more are answered 429. ≥ 1, or null for no limit."""
+    """Requests of one key per minute; further ones are answered 429. ≥ 1, or null for no limit."""
     tokens_per_minute: int | None
-    """Tokens, of prompts and answers, that one key may use in a minute. ≥ 1, or null for no limit."""
+    """Tokens, of prompts and answers, of one key per minute. ≥ 1, or null for no limit."""
     max_on_demand: int
-    """Versions that requests for NAME@number may have loaded beside those named here, when NAME is one of them; of
-    more, the longest unused is put out. Each is proven before its first answer. ≥ 0; 0 loads none."""
+    """Versions that requests for NAME@number may load in addition to the named ones, if a version of NAME is served;
+    beyond that the least recently used is evicted. Each passes a parity check before its first answer. ≥ 0; 0 loads
+    none."""
     config_file: str | None
     """File to write a config for `serve deploy` to, instead of starting the endpoint here; null starts it."""
-    engine: EngineChoice
-    """What decodes: conf/serve/*.yaml name one."""
+    engine: EngineConfig
+    """The decoding engine, local or vllm."""
 
     def __post_init__(self) -> None:
         require(1 <= self.port <= 65535, "serve.port", self.port, "1 to 65535")
@@ -73,14 +74,13 @@ class Serve:
         require(self.max_body_bytes >= 1024, "serve.max_body_bytes", self.max_body_bytes, "≥ 1024")
         if self.api_key_env is None and not is_loopback(self.host):
             raise InputError(
-                f"serve.host={self.host} can be reached from other machines and needs API keys: "
-                "put them into an environment "
-                "variable and name it by serve.api_key_env=NAME, or listen on serve.host=127.0.0.1"
+                f"serve.host={self.host} is reachable from other machines and needs API keys: put them into an "
+                "environment variable and name it by serve.api_key_env=NAME, or listen on serve.host=127.0.0.1"
             )
 
     def key_hashes(self) -> tuple[str, ...]:
-        """Hashes of the keys that clients must send; none where it is open. Raises InputError when the variable holds
-        none."""
+        """Hashes of the keys that clients must send; empty without serve.api_key_env. Raises InputError when that
+        variable is empty."""
         if self.api_key_env is None:
             return ()
         keys = [key.strip() for key in os.environ.get(self.api_key_env, "").split(",") if key.strip()]
@@ -92,7 +92,7 @@ class Serve:
         return tuple(key.removeprefix(HASHED) if key.startswith(HASHED) else key_hash(key) for key in keys)
 
     def check_port(self) -> None:
-        """Raise InputError when something listens there already. Cheap: to be called before hours of work."""
+        """Raise InputError when the port is busy. Cheap: call it before hours of work."""
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -112,7 +112,7 @@ class Serve:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address; a name other than localhost is taken to be reachable."""
+    """Whether only this machine can reach the address; names other than localhost count as reachable by others."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

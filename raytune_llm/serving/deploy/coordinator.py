@@ -1,7 +1,7 @@
-"""What the replicas of an endpoint share: the ledger of all keys' budgets, and who holds which adapters.
+"""The shared state of an endpoint's replicas: the token buckets of all keys, and which adapters each replica holds.
 
-A Serve deployment of one small replica, without torch; endpoints of a single replica do without. When it is lost, Ray
-Serve starts another: replicas post again within a second, budgets begin anew.
+A Serve deployment of one small replica, without torch; endpoints of a single replica have none. When it is lost, Ray
+Serve starts another: replicas send a heartbeat again within a second, and the buckets start full.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from dataclasses import dataclass
 
 from raytune_llm.serving.api.rate_limit import Grant, KeyLimits, TokenBuckets
 
-GONE_AFTER_SECONDS = 5.0
-"""A replica that posted nothing for so long is taken for gone."""
+LOST_AFTER_SECONDS = 5.0
+"""A replica that sent no heartbeat for this long is considered lost."""
 
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """A replica, as it was a moment ago."""
+    """The state of a replica."""
 
     replica: str
-    held: tuple[str, ...]
-    """Adapters in its memory."""
+    adapters: tuple[str, ...]
+    """In its memory."""
     num_open: int
     """Answers being decoded, or waiting for it."""
 
@@ -31,19 +31,19 @@ class Coordinator:
     """Not thread-safe; Ray Serve calls it from one event loop."""
 
     def __init__(self, limits: KeyLimits, clock: Callable[[], float] = time.monotonic) -> None:
-        self._ledger = TokenBuckets(limits, clock)
+        self._buckets = TokenBuckets(limits, clock)
         self._clock = clock
-        self._postings: dict[str, tuple[float, Heartbeat]] = {}
+        self._heartbeats: dict[str, tuple[float, Heartbeat]] = {}
 
-    async def post(self, posting: Heartbeat) -> list[Heartbeat]:
-        """Tell of a replica; returns the others."""
+    async def heartbeat(self, heartbeat: Heartbeat) -> list[Heartbeat]:
+        """Record a replica's state; returns that of the others."""
         now = self._clock()
-        self._postings[posting.replica] = (now, posting)
-        for replica in [name for name, (at, _) in self._postings.items() if now - at > GONE_AFTER_SECONDS]:
-            del self._postings[replica]
-            self._ledger.forget(replica)
-        return [other for _, other in self._postings.values() if other.replica != posting.replica]
+        self._heartbeats[heartbeat.replica] = (now, heartbeat)
+        for replica in [name for name, (at, _) in self._heartbeats.items() if now - at > LOST_AFTER_SECONDS]:
+            del self._heartbeats[replica]
+            self._buckets.forget(replica)
+        return [other for _, other in self._heartbeats.values() if other.replica != heartbeat.replica]
 
-    async def draw(self, replica: str, what: str, key: str, returned: float, wants_more: bool) -> Grant:
-        """A replica's draw from the ledger."""
-        return self._ledger.draw(replica, what, key, returned, wants_more=wants_more)
+    async def acquire(self, replica: str, resource: str, key: str, returned: float, wants_more: bool) -> Grant:
+        """TokenBuckets.acquire, for a replica."""
+        return self._buckets.acquire(replica, resource, key, returned, wants_more=wants_more)

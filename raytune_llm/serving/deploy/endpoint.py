@@ -1,7 +1,7 @@
-"""The endpoint on a Ray cluster: what conf/serve chooses, and how it is started and stopped.
+"""Starting and stopping the endpoint on a Ray cluster.
 
-Ray Serve routes, scales, replaces replicas that fail and keeps the endpoint when the job ends (on a cluster that
-outlives it). Aliases are read at the start. deploy_config.py writes the same endpoint as a file for `serve deploy`.
+Ray Serve routes, scales, replaces failed replicas and keeps the endpoint when the job ends (on a cluster that outlives
+it). serve_yaml.py writes the same endpoint as a file for `serve deploy`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def start(serve: Serve, registry_dir: str, references: Sequence[str]) -> Endpoin
 
     hashes = serve.key_hashes()
     serve.check_port()
-    catalogue = serve.engine.named(read_catalog(Registry(registry_dir), references))
+    catalog = serve.engine.named(read_catalog(Registry(registry_dir), references))
     _require_no_other_endpoint()
     logging.getLogger("ray.serve").setLevel(QUIET["log_level"])
     ray_serve.start(
@@ -42,15 +42,15 @@ def start(serve: Serve, registry_dir: str, references: Sequence[str]) -> Endpoin
         logging_config=QUIET,
     )
     try:
-        # the job's own key, so that it can prove the endpoint where it was given hashes alone
+        # the job's own key for the parity check; of the clients' keys it may have only hashes
         own_key = secrets.token_urlsafe(32) if hashes else None
-        every = (*hashes, key_hash(own_key)) if own_key else ()
-        application = make_application(serve, registry_dir, catalogue, every)
+        all_hashes = (*hashes, key_hash(own_key)) if own_key else ()
+        application = make_application(serve, registry_dir, catalog, all_hashes)
         handle = ray_serve.run(application, name=APPLICATION, route_prefix="/")
         refused = serve.engine.refused(handle, timeout_seconds=HEALTHY_WITHIN_SECONDS)
         if refused:
             raise InputError("; ".join(refused.values()))
-        endpoint = Endpoint(url=serve.url, catalogue=catalogue, api_key=own_key)
+        endpoint = Endpoint(url=serve.url, catalog=catalog, api_key=own_key)
         _wait_until_healthy(endpoint)
     except BaseException:
         stop()
@@ -59,20 +59,20 @@ def start(serve: Serve, registry_dir: str, references: Sequence[str]) -> Endpoin
 
 
 def watch(endpoint: Endpoint) -> None:
-    """Return when the endpoint has been taken down; for jobs that serve until they are interrupted.
+    """Return when the endpoint has been removed; for jobs that serve until they are interrupted.
 
-    Raises RuntimeError when Ray Serve could not keep it.
+    Raises RuntimeError when its deployment failed.
     """
     from ray import serve as ray_serve
 
     while APPLICATION in (applications := ray_serve.status().applications):
         if applications[APPLICATION].status == "DEPLOY_FAILED":
-            raise RuntimeError(f"{endpoint.url} is gone: {applications[APPLICATION].message}")
+            raise RuntimeError(f"{endpoint.url} was lost: {applications[APPLICATION].message}")
         time.sleep(WATCH_EVERY_SECONDS)
 
 
 def drain() -> None:
-    """Take the endpoint down; requests in flight are given time to end, new ones are refused."""
+    """Remove the endpoint; requests in flight are finished, new ones are refused."""
     from ray import serve as ray_serve
 
     if APPLICATION in ray_serve.status().applications:
@@ -80,10 +80,10 @@ def drain() -> None:
 
 
 def stop() -> None:
-    """Take the endpoint down, then Ray Serve."""
+    """Remove the endpoint, then shut Ray Serve down."""
     from ray import serve as ray_serve
 
-    drain()  # while the proxies still carry the answers
+    drain()  # while the proxies still deliver the answers
     ray_serve.shutdown()
 
 
@@ -99,7 +99,7 @@ def _require_no_other_endpoint() -> None:
 
 
 def _wait_until_healthy(endpoint: Endpoint) -> None:
-    """Raises RuntimeError when /healthz isn't answered in time."""
+    """Raises RuntimeError when /healthz doesn't answer in time."""
     deadline = time.monotonic() + HEALTHY_WITHIN_SECONDS
     address = endpoint.url.removesuffix("/v1") + "/healthz"
     while True:

@@ -1,11 +1,11 @@
 """The other replicas of an endpoint, as one of them sees them.
 
-An answer through an adapter that isn't in memory here is decoded by a replica that has it, when one has a place for
-it; else the adapter is read here. So each adapter stays with few replicas, one that is asked for more than a replica
-can decode spreads to more, and together they hold more adapters than one could. Every replica is known to Ray Serve's
-routers by its own name, as the one `multiplexed` model it has loaded: that is how a peer is reached. A peer says at
-once that it has taken an answer on: replicas that are full, each with requests for the other's adapters, would wait
-for each other else.
+A request for an adapter that isn't in memory here is forwarded to a replica that has it, if one has a free place;
+otherwise the adapter is loaded here. So each adapter stays on few replicas, one with more requests than a replica can
+decode spreads to others, and together they hold more adapters than one could. Ray Serve's routers know every replica
+by its own name, as the one `multiplexed` model that it has loaded, which is how a peer is addressed. A peer confirms
+immediately that it has accepted a request: otherwise full replicas, each with requests for the other's adapters, would
+wait for each other.
 """
 
 from __future__ import annotations
@@ -29,93 +29,99 @@ from raytune_llm.serving.engine.base import Delta, Engine, Sampling
 
 logger = logging.getLogger(__name__)
 
-POST_EVERY_SECONDS = 1.0
+HEARTBEAT_SECONDS = 1.0
 SCRAPE_SECONDS = 2.0
 """How long a scrape waits for each peer."""
-TAKEN_ON_SECONDS = 2.0
-"""How long a peer has to take an answer on before it is decoded here."""
-BOARD_SECONDS = 5.0
-"""How long the board has to answer."""
-LOST = (RayError, RayServeException, TimeoutError)
+ACCEPT_SECONDS = 2.0
+"""How long a peer may take to accept a request before it is decoded here."""
+COORDINATOR_SECONDS = 5.0
+"""How long the coordinator may take to answer."""
+LOST_ERRORS = (RayError, RayServeException, TimeoutError)
 
 
 class Peers:
     """Belongs to the replica's event loop."""
 
-    def __init__(self, board: Any, me: str, engine: Engine, metrics: Metrics, *, max_running: int) -> None:
-        """`board`: a Serve handle of the Board; `me`: this replica's name."""
-        self._board, self._me, self._engine, self._metrics = board, me, engine, metrics
+    def __init__(self, coordinator: Any, name: str, engine: Engine, metrics: Metrics, *, max_running: int) -> None:
+        """`coordinator`: a Serve handle of the Coordinator; `name`: this replica's."""
+        self._coordinator, self._name, self._engine, self._metrics = coordinator, name, engine, metrics
         self._max_running = max_running
         self._others: list[Heartbeat] = []
         self._sent: Counter[str] = Counter()
-        """Answers handed to each peer since its last posting."""
+        """Requests forwarded to each peer since the last heartbeat."""
 
     @property
-    def draw(self) -> Acquire:
-        """The board's ledger. Raises ConnectionError when the board doesn't answer."""
+    def acquire(self) -> Acquire:
+        """The coordinator's token buckets. Raises ConnectionError when it doesn't answer."""
 
-        async def draw(what: str, key: str, returned: float, wants_more: bool) -> Grant:
-            asked = self._board.draw.remote(self._me, what, key, returned, wants_more)
+        async def acquire(resource: str, key: str, returned: float, wants_more: bool) -> Grant:
+            response = self._coordinator.acquire.remote(self._name, resource, key, returned, wants_more)
             try:
-                drawn: Grant = await asyncio.wait_for(asked, BOARD_SECONDS)
-            except LOST as error:
-                raise ConnectionError("the board doesn't answer") from error
-            return drawn
+                grant: Grant = await asyncio.wait_for(response, COORDINATOR_SECONDS)
+            except LOST_ERRORS as error:
+                raise ConnectionError("the coordinator doesn't answer") from error
+            return grant
 
-        return draw
+        return acquire
 
-    async def keep_posting(self, quota: RateLimiter) -> None:
-        """Tell the board of this replica and settle its keys' accounts, until cancelled."""
-        await _known_as(self._me)
+    async def send_heartbeats(self, rate_limiter: RateLimiter) -> None:
+        """Report this replica's state to the coordinator and settle its keys' budgets, until cancelled."""
+        await _register_as(self._name)
         while True:
             try:
-                posting = Heartbeat(self._me, tuple(self._engine.held()), self._engine.num_running)
-                self._others = await asyncio.wait_for(self._board.post.remote(posting), BOARD_SECONDS)
+                adapters = tuple(self._engine.adapters_in_memory())
+                heartbeat = Heartbeat(self._name, adapters, self._engine.num_running)
+                response = self._coordinator.heartbeat.remote(heartbeat)
+                self._others = await asyncio.wait_for(response, COORDINATOR_SECONDS)
                 self._sent.clear()
-                await quota.settle()
-            except (*LOST, ConnectionError):
-                logger.warning("the board doesn't answer; trying again", exc_info=True)
-            await asyncio.sleep(POST_EVERY_SECONDS)
+                await rate_limiter.settle()
+            except (*LOST_ERRORS, ConnectionError):
+                logger.warning("the coordinator doesn't answer; trying again", exc_info=True)
+            await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def generate(self, model: str, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
-        """The answer, from here or from a peer. For a peer that doesn't take it on, or is lost before its first word,
-        this replica steps in."""
+        """The answer, from here or from a peer. Decoded here if the peer doesn't accept the request, or is lost before
+        its first delta."""
         holder = self._holder(model) if self._engine.is_cold(model) else None
         if holder is not None:
             has_begun = False
             try:
-                async with aclosing(self._from(holder, model, prompt, sampling)) as deltas:
+                async with aclosing(self._forward(holder, model, prompt, sampling)) as deltas:
                     async for delta in deltas:
                         has_begun = True
                         yield delta
                 return
-            except LOST as error:
+            except LOST_ERRORS as error:
                 if has_begun:
                     raise RuntimeError(f"the replica that decoded by {model} was lost") from error
-                logger.warning("%s gives no answer by %s; answering here", holder, model)
+                logger.warning("replica %s gives no answer by %s; decoding it here", holder, model)
         async with aclosing(self._engine.generate(model, prompt, sampling)) as deltas:
             async for delta in deltas:
                 yield delta
 
-    async def families(self) -> list[Metric]:
-        """What the peers have counted; one that doesn't answer in time is left out of this scrape."""
-        told = await asyncio.gather(*(self._scraped(other.replica) for other in self._others))
-        # where a peer has just gone Ray Serve asks another one, which may be asked twice then
-        by_name = {name: families for name, families in told if name != self._me}
+    async def peer_metrics(self) -> list[Metric]:
+        """The metrics of all peers; one that doesn't answer in time is missing from this scrape."""
+        scraped = await asyncio.gather(*(self._scraped(other.replica) for other in self._others))
+        # Ray Serve sends the call to another replica when a peer has just gone; that one may be called twice
+        by_name = {name: families for name, families in scraped if name != self._name}
         return [family for families in by_name.values() for family in families]
 
     def _holder(self, model: str) -> str | None:
         """The least busy peer that has the adapter and a place for one more answer."""
-        load = {peer.replica: peer.num_open + self._sent[peer.replica] for peer in self._others if model in peer.held}
+        load = {
+            peer.replica: peer.num_open + self._sent[peer.replica] for peer in self._others if model in peer.adapters
+        }
         free = [replica for replica, num_open in load.items() if num_open < self._max_running]
         return min(free, key=lambda replica: load[replica], default=None)
 
-    async def _from(self, peer: str, model: str, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
+    async def _forward(
+        self, peer: str, model: str, prompt: list[int], sampling: Sampling
+    ) -> AsyncGenerator[Delta, None]:
         self._sent[peer] += 1
-        self._metrics.handed_over(model)
+        self._metrics.forwarded(model)
         answer = _handle(peer).options(method_name="answer", stream=True).remote(model, prompt, sampling)
         try:
-            async with asyncio.timeout(TAKEN_ON_SECONDS):
+            async with asyncio.timeout(ACCEPT_SECONDS):
                 await anext(answer)
             async for delta in answer:
                 yield delta
@@ -123,17 +129,17 @@ class Peers:
             answer.cancel()
 
     async def _scraped(self, peer: str) -> tuple[str, list[Metric]]:
-        asked = _handle(peer).options(method_name="counted").remote()
+        response = _handle(peer).options(method_name="own_metrics").remote()
         try:
-            name, families = await asyncio.wait_for(asked, SCRAPE_SECONDS)
-        except LOST:
+            name, families = await asyncio.wait_for(response, SCRAPE_SECONDS)
+        except LOST_ERRORS:
             return peer, []
         return name, families
 
 
 @serve.multiplexed(max_num_models_per_replica=1)
-async def _known_as(name: str) -> str:
-    """Have Ray Serve's routers know this replica by a name of its own."""
+async def _register_as(name: str) -> str:
+    """Make this replica known to Ray Serve's routers by a name of its own."""
     return name
 
 

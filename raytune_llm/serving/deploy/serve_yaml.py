@@ -5,7 +5,7 @@
 
 References are written as NAME@number and keys as hashes. To load and unload versions without a restart, edit `versions`
 of user_config and deploy again; other changes replace replicas one after another. The cluster's nodes need this
-package, the registry and the base where the file says they are.
+package, and the registry and base at the paths in the file.
 """
 
 from __future__ import annotations
@@ -62,5 +62,5 @@ def write(serve: Serve, registry_dir: str, references: Sequence[str]) -> Path:
 def application(arguments: dict[str, Any]) -> Any:
     """The Serve application of a file's args. Raises InputError for args that aren't a serve config."""
     serve: Serve = build(Serve, arguments["serve"], key="serve.")
-    catalogue = serve.engine.named(read_catalog(Registry(arguments["registry_dir"]), arguments["versions"]))
-    return make_application(serve, arguments["registry_dir"], catalogue, tuple(arguments["key_hashes"]))
+    catalog = serve.engine.named(read_catalog(Registry(arguments["registry_dir"]), arguments["versions"]))
+    return make_application(serve, arguments["registry_dir"], catalog, tuple(arguments["key_hashes"]))

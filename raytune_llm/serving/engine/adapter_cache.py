@@ -1,6 +1,6 @@
-"""LoRA adapters in the rows of one stack: read when they are first asked for, the longest unused put out for others.
+"""An LRU cache of LoRA adapters in the rows of one stack.
 
-The stack is as wide as the adapters met so far: a new one with more modules or a larger rank has it made anew.
+The stack is as wide as the adapters loaded so far; one with further modules or a larger rank has it rebuilt.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from raytune_llm.models.adapter_route import Route
+from raytune_llm.models.lora_weights import Weights
 from raytune_llm.models.stacked_lora import AdapterStack
-
-Weights = dict[str, tuple[Tensor, Tensor]]
 
 
 class AdapterCache:
@@ -26,23 +25,24 @@ class AdapterCache:
         self._capacity = capacity
         self._stack: AdapterStack | None = None
         self._slots: dict[str, int] = {}
-        """By adapter, the longest unused first."""
+        """By adapter, the least recently used first."""
         self._users: dict[str, int] = {}
+        """Answers that pin an adapter's row."""
         self.num_loads = 0
         """Adapters written to a row so far."""
         self.layout_version = 0
-        """Routes made before this changed are void."""
+        """Routes of earlier versions are invalid."""
 
     def __contains__(self, id: str) -> bool:
         return id in self._slots
 
     @property
     def resident(self) -> tuple[str, ...]:
-        """Adapters that have a row, the longest unused first."""
+        """Adapters that have a row, the least recently used first."""
         return tuple(self._slots)
 
     def acquire(self, id: str, read: Callable[[], Weights]) -> bool:
-        """Keep an adapter's row for one more answer; False when all rows are kept for other adapters."""
+        """Pin an adapter's row for one more answer, loading it if need be; False when all rows are pinned by others."""
         if id not in self._slots:
             slot = self._free_slot()
             if slot is None:
@@ -54,7 +54,7 @@ class AdapterCache:
         return True
 
     def release(self, id: str) -> None:
-        """One answer less needs this row; the adapter stays until its row is wanted."""
+        """Unpin a row for one answer; the adapter stays until its row is needed."""
         self._users[id] -= 1
         if not self._users[id]:
             del self._users[id]
@@ -68,14 +68,14 @@ class AdapterCache:
             self._slots[id] = slot
 
     def forget(self, id: str) -> None:
-        """Free an adapter's row; no answer may be using it."""
+        """Free an adapter's row, which no answer may be using."""
         assert id not in self._users
         slot = self._slots.pop(id, None)
         if slot is not None and self._stack is not None:
             self._stack.clear(slot)
 
     def route(self, ids: Sequence[str | None]) -> Route | None:
-        """For rows that go through these adapters, None the base. Every one of them must be kept."""
+        """For rows through these adapters, None for the base. All of them must be pinned."""
         if self._stack is None or not any(ids):
             return None
         slots = [self._stack.capacity if id is None else self._slots[id] for id in ids]
@@ -87,7 +87,7 @@ class AdapterCache:
         return self._stack.gather([slot for slot, _ in runs] if is_even else slots)[0]
 
     def routed(self, route: Route | None) -> AbstractContextManager[None]:
-        """Forward passes inside go through this route."""
+        """Forward passes inside the context take this route."""
         return nullcontext() if self._stack is None else self._stack.routed(route)
 
     def _free_slot(self) -> int | None:
@@ -101,14 +101,14 @@ class AdapterCache:
     def _write(self, slot: int, weights: Weights) -> None:
         rank = next(iter(weights.values()))[0].shape[0]
         held = {} if self._stack is None else self._stack.layers
-        if self._stack is None or rank > self._stack.max_rank or not weights.keys() <= held.keys():
+        if self._stack is None or rank > self._stack.max_lora_rank or not weights.keys() <= held.keys():
             self._widen([*held, *(name for name in weights if name not in held)], rank)
         assert self._stack is not None
         self._stack.write(slot, self._filled(weights, rank), 1.0)
         self.num_loads += 1
 
     def _filled(self, weights: Weights, rank: int) -> Weights:
-        """With zeros for the modules that other adapters have."""
+        """With zeros for the modules that only other adapters adapt."""
         assert self._stack is not None
         whole = {}
         for name, layer in self._stack.layers.items():
@@ -117,15 +117,15 @@ class AdapterCache:
         return whole
 
     def _widen(self, names: Sequence[str], rank: int) -> None:
-        """Make the stack anew with these modules and room for this rank."""
-        before, kept = self._stack, {}
-        if before is not None:
-            rank = max(rank, before.max_rank)
-            kept = {slot: (before.read(slot, before.ranks[slot]), before.ranks[slot]) for slot in self._slots.values()}
-            before.remove()
-        self._stack = AdapterStack(self.model, names, capacity=self._capacity, max_rank=rank)
-        # B holds the scales; the row that changes nothing may share theirs
+        """Rebuild the stack with these modules and room for this rank."""
+        old, kept = self._stack, {}
+        if old is not None:
+            rank = max(rank, old.max_lora_rank)
+            kept = {slot: (old.read(slot, old.ranks[slot]), old.ranks[slot]) for slot in self._slots.values()}
+            old.remove()
+        self._stack = AdapterStack(self.model, names, capacity=self._capacity, max_lora_rank=rank)
+        # B holds the scales; the zero row of the base may share theirs
         self._stack.scales[self._capacity] = 1.0
-        for slot, (weights, held_rank) in kept.items():
-            self._stack.write(slot, self._filled(weights, held_rank), 1.0)
+        for slot, (weights, old_rank) in kept.items():
+            self._stack.write(slot, self._filled(weights, old_rank), 1.0)
         self.layout_version += 1

@@ -1,8 +1,8 @@
-"""What an engine is: it holds a base and its tuned versions, and turns prompt tokens into a stream of answer text.
+"""The engine's contract: it holds a base and its tuned versions, and turns prompt tokens into a stream of answer text.
 
-An engine is one file with two classes: the choice (a dataclass that conf/serve names under `engine`) and what its
-`load` returns. Templates, tokenisation, limits and OpenAI's words belong to app.py; batching, caches and devices to
-the engine. Imports neither Ray nor torch.
+An engine has two classes: its config (a dataclass that conf/serve names under `engine`) and what the config's `load`
+returns. Templates, tokenisation, limits and OpenAI's format belong to serving/api; batching, caches and devices to the
+engine. Imports neither Ray nor torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Finish(Enum):
-    """Why an answer ended, in OpenAI's words."""
+    """Why an answer ended; the values are OpenAI's finish_reason."""
 
     stop = "stop"
     """An end-of-answer token or a stop string."""
@@ -30,22 +30,22 @@ class Finish(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How one answer is drawn."""
+    """How one answer is sampled."""
 
     max_tokens: int
     """Longest answer; ≥ 1."""
     temperature: float
-    """0 takes the likeliest token always; > 0 divides the logits before sampling."""
+    """0 always takes the likeliest token; > 0 divides the logits before sampling."""
     top_p: float
-    """Only the likeliest tokens that together have this probability are drawn from; 0 < top_p ≤ 1."""
+    """Samples only from the likeliest tokens that together have this probability; 0 < top_p ≤ 1."""
     seed: int | None
     """The same seed, prompt and model give the same answer, whatever else is decoded; null = a new one each time."""
     stop: tuple[str, ...]
     """The answer ends before the first of these."""
     num_logprobs: int | None
-    """How many of the likeliest tokens are told beside each chosen one; None tells no log-probabilities."""
+    """How many of the likeliest tokens are returned with each chosen one; None returns no log-probabilities."""
     stream: bool
-    """Whether text is told as it comes; else it may be told in one delta at the end."""
+    """Whether text is returned as it is generated; else it may come in one delta at the end."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,15 @@ class Delta:
 
     text: str
     num_tokens: int
-    """Tokens generated since the previous delta; the token that ends the answer is not counted."""
+    """Tokens generated since the previous delta, without the end token."""
     logprobs: tuple[TokenLogprob, ...] = ()
     finish: Finish | None = None
-    """Set in the last delta alone."""
+    """Set only in the last delta."""
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A base, adapter or fully tuned model as a replica has it."""
+    """A base, adapter or fully tuned model with its files and tokenizer on this node."""
 
     id: str
     kind: str
@@ -94,28 +94,28 @@ class Engine(Protocol):
 
     @property
     def num_waiting(self) -> int:
-        """Answers that wait for a place."""
+        """Answers waiting for a place in the batch."""
         ...
 
     @property
     def num_adapter_loads(self) -> int:
-        """Times an adapter was put into memory, from the start on."""
+        """Times an adapter was put into memory since the start."""
         ...
 
     def add(self, model: ServedModel) -> None:
-        """Load one more model; what is being decoded goes on. Raises InputError when its files don't suit this base."""
+        """Load one more model while others decode. Raises InputError when its files don't fit this base."""
         ...
 
     def remove(self, id: str) -> None:
-        """Answer by this model no more; what is being decoded goes on."""
+        """Unload a model; its answers in flight are finished."""
         ...
 
-    def held(self) -> list[str]:
-        """Models that answer without being read again first; those that are never put out may be left out."""
+    def adapters_in_memory(self) -> list[str]:
+        """Ids of the adapters that need no loading before they answer; those that are never evicted may be left out."""
         ...
 
     def is_cold(self, id: str) -> bool:
-        """Whether a model's adapter must be read again before it answers."""
+        """Whether a model's adapter must be loaded again before it answers."""
         ...
 
     def num_adapted_modules(self, id: str) -> int:
@@ -123,15 +123,15 @@ class Engine(Protocol):
         ...
 
     def references(self, model: ServedModel) -> tuple[Any, Any]:
-        """The base and a version as transformers and PEFT load them, in eval mode, untouched by what is decoding."""
+        """The base and a version as transformers and PEFT load them, in eval mode, isolated from the decoding."""
         ...
 
     def generate(self, model: str, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
-        """The answer of the served model of that id; closing the stream early stops the decoding."""
+        """The answer of the served model with that id; closing the stream early stops the decoding."""
         ...
 
     def check_health(self) -> None:
-        """Raise RuntimeError when it can't answer any more."""
+        """Raise RuntimeError when it can no longer answer."""
         ...
 
     def close(self) -> None:
@@ -139,31 +139,31 @@ class Engine(Protocol):
         ...
 
 
-class EngineChoice(Protocol):
-    """What conf/serve chooses under `engine`."""
+class EngineConfig(Protocol):
+    """A choice of conf/serve under `engine`."""
 
     def resources(self, *, cluster_has_gpu: bool) -> dict[str, float]:
         """What one replica reserves, as Ray's actor options: num_cpus, num_gpus."""
         ...
 
     def load(self, base: Base, *, max_running: int) -> Engine:
-        """An engine with the base loaded; models, the base among them, are made known to it by `add`."""
+        """An engine with the base's weights loaded; every model, the base included, is registered by `add`."""
         ...
 
-    def named(self, catalogue: Catalog) -> Catalog:
-        """The catalogue with the names that this engine answers to."""
+    def named(self, catalog: Catalog) -> Catalog:
+        """The catalog with the model names of this engine."""
         ...
 
     def application(
-        self, own: Callable[[], Any], catalogue: Catalog, scaling: Mapping[str, Any], *, is_guarded: bool
+        self, own: Callable[[], Any], catalog: Catalog, scaling: Mapping[str, Any], *, is_guarded: bool
     ) -> Any:
-        """The Serve application: `own()`, this package's replicas over `load`, or one that the engine brings along.
+        """The Serve application: `own()`, which is this package's replicas over `load`, or the engine's own one.
 
-        scaling: Ray Serve's fields for the number of replicas; is_guarded: whether keys, limits per key or versions on
-        demand are asked for. Raises InputError for what the engine doesn't offer.
+        scaling: Ray Serve's fields for the number of replicas; is_guarded: whether API keys, limits per key or
+        versions on demand are configured. Raises InputError for what the engine doesn't offer.
         """
         ...
 
     def refused(self, handle: Any, *, timeout_seconds: float) -> dict[str, str]:
-        """Why a running application doesn't serve which versions, by id."""
+        """The versions that a running application refused to serve: id → reason."""
         ...

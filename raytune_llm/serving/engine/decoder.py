@@ -1,9 +1,9 @@
 """Continuous batching on transformers: many adapters on one base in memory.
 
-One thread owns the weights. At each step the running answers of the base and of its LoRA adapters share one forward
-pass, fully tuned models have a pass each, and what can't share one (DoRA, encoder-decoder bases) decodes a token of
-each answer in turn. Answers join between two steps. Greedy answers equal `generate`'s. Left out: paged caches, several
-GPUs.
+One thread owns the weights. In each step the running answers of the base and of its LoRA adapters share one forward
+pass, fully tuned models have a pass each, and answers that can't share one (DoRA, encoder-decoder bases) decode a
+token in turn. Answers join between two steps. Greedy answers equal those of `generate`. Left out: paged caches,
+several GPUs.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Call:
-    """Something to be done by the decoding thread between two steps."""
+    """A function that the decoding thread runs between two steps."""
 
     function: Callable[[], None]
     done: Future[None]
 
 
 class LocalDecoder:
-    """The loaded engine. Only the decoding thread touches what is resident."""
+    """The loaded engine. Only the decoding thread touches the resident models."""
 
     def __init__(self, resident: ResidentModels, *, max_running: int) -> None:
         self._resident = resident
@@ -46,7 +46,7 @@ class LocalDecoder:
         self._max_running = max_running
         self._arrived: queue.SimpleQueue[GenerationRequest | _Call | None] = queue.SimpleQueue()
         self._waiting: deque[GenerationRequest] = deque()
-        self._solos: list[Unbatched] = []
+        self._unbatched: list[Unbatched] = []
         self._retired: set[str] = set()
         self._outbox = Outbox()
         self._num_open = 0
@@ -74,8 +74,8 @@ class LocalDecoder:
         del self._models[id]
         self._between_steps(lambda: self._retire(id))
 
-    def held(self) -> list[str]:
-        return self._resident.held
+    def adapters_in_memory(self) -> list[str]:
+        return self._resident.adapters_in_memory
 
     def is_cold(self, id: str) -> bool:
         return self._resident.is_cold(id)
@@ -89,13 +89,13 @@ class LocalDecoder:
     async def generate(self, model: str, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         self.check_health()
         self._num_open += 1
-        sequence = GenerationRequest(self._models[model], prompt, sampling, self._outbox)
+        request = GenerationRequest(self._models[model], prompt, sampling, self._outbox)
         try:
             if self.is_cold(model):
-                sequence.weights = await asyncio.to_thread(self._resident.read, model)
-            self._arrived.put(sequence)
+                request.weights = await asyncio.to_thread(self._resident.read, model)
+            self._arrived.put(request)
             while True:
-                item = await sequence.deltas.get()
+                item = await request.deltas.get()
                 if isinstance(item, Exception):
                     raise RuntimeError(f"decoding by {model} failed") from item
                 yield item
@@ -103,7 +103,7 @@ class LocalDecoder:
                     return
         finally:
             self._num_open -= 1
-            sequence.cancelled = True
+            request.cancelled = True
 
     def check_health(self) -> None:
         if not self._thread.is_alive():
@@ -114,21 +114,21 @@ class LocalDecoder:
         self._thread.join()
 
     def _between_steps(self, function: Callable[[], None]) -> None:
-        """Have the decoding thread do something; returns, or raises, when it is done."""
+        """Run a function in the decoding thread; returns when it has run, or raises its error."""
         self.check_health()
         call = _Call(function, Future())
         self._arrived.put(call)
         call.done.result()
 
     def _install(self, prepared: Prepared) -> None:
-        if prepared.served.id in self._retired:  # asked for again; a version never changes
+        if prepared.served.id in self._retired:  # requested again; a version never changes
             self._retired.remove(prepared.served.id)
         else:
             self._resident.install(prepared)
 
     def _retire(self, id: str) -> None:
         self._retired.add(id)
-        self._let_go()
+        self._remove_retired()
 
     def _decode(self) -> None:
         try:
@@ -142,16 +142,16 @@ class LocalDecoder:
                 self._admit()
                 for batch in self._resident.batches:
                     self._step(batch)
-                self._step_solos()
+                self._step_unbatched()
                 self._outbox.flush()
                 if self._retired:
-                    self._let_go()
+                    self._remove_retired()
 
     def _fail_all(self, error: Exception) -> None:
-        """Nobody waits for a thread that has ended."""
+        """End every request and call, so that none waits for a thread that has ended."""
         for batch in self._resident.batches:
-            self._waiting += batch.sequences
-        self._waiting += [solo.sequence for solo in self._solos]
+            self._waiting += batch.requests
+        self._waiting += [answer.request for answer in self._unbatched]
         while True:
             try:
                 item = self._arrived.get(block=False)
@@ -161,16 +161,16 @@ class LocalDecoder:
                 item.done.set_exception(error)
             elif item is not None:
                 self._waiting.append(item)
-        for sequence in self._waiting:
-            sequence.fail(error)
+        for request in self._waiting:
+            request.fail(error)
         self._outbox.flush()
 
     @property
     def _num_decoding(self) -> int:
-        return len(self._solos) + sum(len(batch) for batch in self._resident.batches)
+        return len(self._unbatched) + sum(len(batch) for batch in self._resident.batches)
 
     def _receive(self) -> bool:
-        """Take in what arrived, waiting for it when there is nothing to do; False when the engine was closed."""
+        """Take in arrived requests and calls, waiting for one when idle; returns False when the engine was closed."""
         while True:
             try:
                 item = self._arrived.get(block=not self._waiting and not self._num_decoding)
@@ -181,7 +181,7 @@ class LocalDecoder:
             if isinstance(item, _Call):
                 try:
                     item.function()
-                except Exception as error:  # belongs to whoever asked for it
+                except Exception as error:  # raised in the calling thread by its future
                     item.done.set_exception(error)
                 else:
                     item.done.set_result(None)
@@ -189,28 +189,28 @@ class LocalDecoder:
                 self._waiting.append(item)
 
     def _admit(self) -> None:
-        """Let waiting answers begin while there are places, and rows for their adapters."""
+        """Start waiting answers while there are places, and rows for their adapters."""
         joining: dict[Batch, list[Row]] = {}
         places = self._max_running - self._num_decoding
         still_waiting: deque[GenerationRequest] = deque()
-        for sequence in self._waiting:
-            if sequence.cancelled:
+        for request in self._waiting:
+            if request.cancelled:
                 continue
-            id = sequence.served.id
+            id = request.served.id
             try:
-                if places <= 0 or (self._resident.is_stacked(id) and not self._resident.acquire(id, sequence.weights)):
-                    still_waiting.append(sequence)
+                if places <= 0 or (self._resident.is_stacked(id) and not self._resident.acquire(id, request.weights)):
+                    still_waiting.append(request)
                     continue
-            except Exception as error:  # whatever it is, it ends this answer and no other
-                logger.exception("%s could not be read again", id)
-                sequence.fail(error)
+            except Exception as error:  # any failure ends only this answer
+                logger.exception("%s could not be loaded again", id)
+                request.fail(error)
                 continue
             places -= 1
             batch = self._resident.batch(id)
             if batch is None:
-                self._solos.append(Unbatched(sequence))
+                self._unbatched.append(Unbatched(request))
             else:
-                joining.setdefault(batch, []).append(batch.row(sequence, id if self._resident.is_stacked(id) else None))
+                joining.setdefault(batch, []).append(batch.row(request, id if self._resident.is_stacked(id) else None))
         self._waiting = still_waiting
         for batch, rows in joining.items():
             self._release(batch.join(rows))
@@ -220,33 +220,35 @@ class LocalDecoder:
             return
         try:
             self._release(batch.step())
-        except Exception as error:  # whatever it is, it ends the answers of this batch and no other
+        except Exception as error:  # any failure ends only the answers of this batch
             logger.exception("a step of %d answers failed", len(batch))
-            for sequence in batch.sequences:
-                sequence.fail(error)
+            for request in batch.requests:
+                request.fail(error)
             self._release(batch.clear())
 
-    def _step_solos(self) -> None:
-        for solo in list(self._solos):
-            sequence = solo.sequence
+    def _step_unbatched(self) -> None:
+        for answer in list(self._unbatched):
+            request = answer.request
             try:
-                goes_on = not sequence.cancelled and solo.step(self._resident.use(sequence.served.id))
-            except Exception as error:  # whatever it is, it ends this answer and no other
-                logger.exception("decoding by %s failed", sequence.served.id)
-                sequence.fail(error)
-                goes_on = False
-            if not goes_on:
-                self._solos.remove(solo)
+                needs_more = not request.cancelled and answer.step(self._resident.use(request.served.id))
+            except Exception as error:  # any failure ends only this answer
+                logger.exception("decoding by %s failed", request.served.id)
+                request.fail(error)
+                needs_more = False
+            if not needs_more:
+                self._unbatched.remove(answer)
 
     def _release(self, ended: list[GenerationRequest]) -> None:
-        for sequence in ended:
-            if self._resident.is_stacked(sequence.served.id):
-                self._resident.release(sequence.served.id)
+        for request in ended:
+            if self._resident.is_stacked(request.served.id):
+                self._resident.release(request.served.id)
 
-    def _let_go(self) -> None:
-        """Drop the models that were taken out and that no answer needs any more."""
-        busy = {sequence.served.id for batch in self._resident.batches for sequence in batch.sequences}
-        busy |= {solo.sequence.served.id for solo in self._solos} | {sequence.served.id for sequence in self._waiting}
+    def _remove_retired(self) -> None:
+        """Drop the removed models that no answer needs any more."""
+        busy = {request.served.id for batch in self._resident.batches for request in batch.requests}
+        busy |= {answer.request.served.id for answer in self._unbatched} | {
+            request.served.id for request in self._waiting
+        }
         for id in self._retired - busy:
             self._resident.remove(id)
             self._retired.remove(id)

@@ -1,8 +1,9 @@
-"""The key-value cache of rows that decode together: one window of columns, every row ending at the same column.
+"""The key-value cache of rows that decode together; every row ends at the same column.
 
 A row of n tokens fills the n columns before `end`, so a step writes one column for all rows and distances between
-columns are distances between tokens. Rows join and leave without touching the others; what lies before a row's own
-start is finite and masked. Buffers grow by doubling and are moved to the left when the early columns fall out of use.
+columns are distances between tokens. Rows join and leave without touching the others; the columns before a row's own
+start hold finite values and are masked. Buffers grow by doubling and are moved to the left when the first columns are
+no longer used.
 
 Shape letters: R rows of the buffers, H key-value heads, C columns, D head size.
 """
@@ -27,7 +28,7 @@ class KVCache:
         self.start, self.end = 0, 0
         """Columns [start, end) hold what was read; the next step writes column `end`."""
         self.cache: Any = None
-        """What transformers' models are given."""
+        """The past_key_values that a transformers model takes."""
         self._starts: list[int] = []
         self._bias = torch.empty(0)
 
@@ -37,16 +38,16 @@ class KVCache:
 
     @property
     def bias(self) -> Tensor:
-        """What attention adds to its scores in the next step, (rows, 1, 1, end + 1 - start)."""
+        """The additive attention mask of the next step, (rows, 1, 1, end + 1 - start)."""
         return self._bias[: self.num_rows, None, None, self.start : self.end + 1]
 
     @property
     def visible(self) -> Tensor:
-        """The same as a mask, (rows, end + 1 - start): 1 where a row may look."""
+        """The same as a 0/1 mask, (rows, end + 1 - start): 1 where a row may attend."""
         return (self._bias[: self.num_rows, self.start : self.end + 1] == 0).long()
 
     def insert(self, filled: DynamicCache, lengths: Sequence[int]) -> None:
-        """Append rows whose prompts were read into a cache of their own, padded on the left to the longest of them."""
+        """Append rows whose prompts were read into the cache `filled`, padded on the left to the longest of them."""
         width, first = max(lengths), self.num_rows
         if self.cache is None:
             self._allocate(filled)
@@ -62,7 +63,7 @@ class KVCache:
         self._remask()
 
     def drop(self, row: int) -> None:
-        """Take a row out; the last row takes its place."""
+        """Remove a row; the last row takes its place."""
         last = self.num_rows - 1
         if row != last:
             for layer in self.cache.layers:
@@ -76,7 +77,7 @@ class KVCache:
             self.start = self.end = 0
 
     def make_column(self) -> None:
-        """See that the next step has a column to write."""
+        """Ensure that the next step has a column to write."""
         self._make_room(self.end - self.start, 1)
 
     def _allocate(self, filled: DynamicCache) -> None:
@@ -85,7 +86,7 @@ class KVCache:
         self._bias = torch.zeros(self.max_rows, FIRST_COLUMNS, dtype=like.dtype, device=like.device)
 
     def _make_room(self, before: int, after: int) -> None:
-        """See that at least `before` columns end at `end` and `after` come behind it."""
+        """Ensure that at least `before` columns end at `end` and `after` columns follow."""
         columns, used = self._bias.shape[1], self.end - self.start
         if before <= self.end and self.end + after <= columns:
             return
@@ -96,7 +97,7 @@ class KVCache:
         self._move(wanted, before - used)
 
     def _move(self, columns: int, start: int) -> None:
-        """Buffers of so many columns, in which what is held begins at `start`."""
+        """Reallocate buffers of so many columns, their content beginning at `start`."""
         used = self.end - self.start
         for layer in self.cache.layers:
             layer.keys = _moved(layer.keys, columns, self.start, self.end, start)
@@ -111,7 +112,7 @@ class KVCache:
         self.start = min(self._starts)
         starts = torch.tensor(self._starts, device=self._bias.device)[:, None]
         hidden = torch.arange(self._bias.shape[1], device=self._bias.device) < starts
-        # the lowest finite number: a row of -inf alone would turn into NaN
+        # the lowest finite number: softmax of a row of only -inf is NaN
         self._bias[: self.num_rows] = hidden.to(self._bias.dtype) * torch.finfo(self._bias.dtype).min
 
 
@@ -120,9 +121,10 @@ class KVCacheLayer(CacheLayerMixin):
 
     is_sliding = False
 
-    def __init__(self, window: KVCache, like: Any, max_rows: int) -> None:
+    def __init__(self, kv_cache: KVCache, like: Any, max_rows: int) -> None:
+        """`like`: a filled layer of the same shape and dtype."""
         super().__init__()
-        self._window = window
+        self._kv_cache = kv_cache
         for name in ("keys", "values"):
             found = getattr(like, name)
             shape = (max_rows, found.shape[1], FIRST_COLUMNS, found.shape[3])
@@ -130,17 +132,17 @@ class KVCacheLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """The window made the buffers already."""
+        """The buffers are allocated in __init__."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write the next column of the first rows, (rows, H, 1, D); return all that these rows hold."""
-        rows, start, end = key_states.shape[0], self._window.start, self._window.end
+        """Write the next column of the first rows, (rows, H, 1, D); return all columns of these rows."""
+        rows, start, end = key_states.shape[0], self._kv_cache.start, self._kv_cache.end
         self.keys[:rows, :, end] = key_states[:, :, 0]
         self.values[:rows, :, end] = value_states[:, :, 0]
         return self.keys[:rows, :, start : end + 1], self.values[:rows, :, start : end + 1]
 
     def get_seq_length(self) -> int:
-        return self._window.end - self._window.start
+        return self._kv_cache.end - self._kv_cache.start
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length() + query_length, 0

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def read_model(entry: Entry, base: Base, registry: Registry, cache_dir: Path) -> ServedModel:
-    """A catalogue's entry with its files on this node. Raises InputError when its tokenizer is missing."""
+    """Fetch an entry's files to this node and load its tokenizer. Raises InputError when that is missing."""
     if entry.version is None:
         return _served(entry, None, base, base.tokenizer())
     from transformers import AutoTokenizer

@@ -21,11 +21,11 @@ class LocalEngine:
     cpus_per_replica: float
     """CPUs that one replica reserves and computes with; > 0."""
     use_gpu: bool | None
-    """One GPU per replica; null = when the cluster has any."""
+    """Whether each replica gets a GPU; null = if the cluster has any."""
     max_resident_adapters: int
-    """LoRA adapters kept in memory; of more, the longest unused is put out and read again when it is asked for. ≥ 1."""
+    """LoRA adapters kept in memory; beyond that the least recently used is evicted and loaded again on request. ≥ 1."""
     max_adapter_size: int
-    """Largest LoRA rank that is loaded; memory follows the largest one met. ≥ 1."""
+    """Largest LoRA rank that is loaded; memory grows with the largest one loaded. ≥ 1."""
 
     def __post_init__(self) -> None:
         require(self.cpus_per_replica > 0, "serve.engine.cpus_per_replica", self.cpus_per_replica, "> 0")
@@ -47,14 +47,14 @@ class LocalEngine:
         device = "cuda" if torch.cuda.is_available() and self.use_gpu is not False else "cpu"
         if device == "cpu":
             torch.set_num_threads(max(1, int(self.cpus_per_replica)))
-        sizes = {"max_adapters": self.max_resident_adapters, "max_rank": self.max_adapter_size}
-        return LocalDecoder(ResidentModels(base, device, max_rows=max_running, **sizes), max_running=max_running)
+        bounds = {"max_adapters": self.max_resident_adapters, "max_lora_rank": self.max_adapter_size}
+        return LocalDecoder(ResidentModels(base, device, max_rows=max_running, **bounds), max_running=max_running)
 
-    def named(self, catalogue: Catalog) -> Catalog:
-        return catalogue
+    def named(self, catalog: Catalog) -> Catalog:
+        return catalog
 
     def application(
-        self, own: Callable[[], Any], catalogue: Catalog, scaling: Mapping[str, Any], *, is_guarded: bool
+        self, own: Callable[[], Any], catalog: Catalog, scaling: Mapping[str, Any], *, is_guarded: bool
     ) -> Any:
         return own()
 

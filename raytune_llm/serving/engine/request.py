@@ -1,6 +1,6 @@
-"""One answer from the side of its client: its text so far, when it ends, and the queue that the client waits at.
+"""One answer as its client sees it: its text so far, when it ends, and the queue that the client waits at.
 
-Made in the client's event loop, then filled in the engine's thread; only `deltas` and `cancelled` are shared.
+Made in the client's event loop, then filled in the engine's thread; both share only `deltas` and `cancelled`.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import asyncio
 from typing import Any
 
 from raytune_llm.serving.engine.base import Delta, Finish, Sampling, ServedModel, TokenLogprob
-from raytune_llm.serving.engine.detokenize import Detokenizer, StopStrings
+from raytune_llm.serving.engine.detokenize import StopStrings, make_detokenizer
 
 Queue = asyncio.Queue[Delta | Exception]
 
 
 class Outbox:
-    """What a step has to tell, handed to each event loop in one call."""
+    """What a decoding step produces, delivered to each event loop in one call."""
 
     def __init__(self) -> None:
         self._items: dict[asyncio.AbstractEventLoop, list[tuple[Queue, Delta | Exception]]] = {}
@@ -36,7 +36,7 @@ def _deliver(every: list[tuple[Queue, Delta | Exception]]) -> None:
 
 
 class GenerationRequest:
-    """`take` is called in the engine's thread until it returns False."""
+    """`add_token` is called in the engine's thread until it returns False."""
 
     def __init__(self, served: ServedModel, prompt: list[int], sampling: Sampling, outbox: Outbox) -> None:
         self.served = served
@@ -50,45 +50,47 @@ class GenerationRequest:
         self._loop = asyncio.get_running_loop()
         self._outbox = outbox
         self._stop_ids = frozenset(served.stop_ids)
-        self._detokenizer = Detokenizer(self.tokenizer)
+        self._detokenizer = make_detokenizer(self.tokenizer)
         self._stop = StopStrings(sampling.stop)
         self._is_silent = not sampling.stream and not sampling.stop
-        self._told: list[TokenLogprob] = []
-        self._untold_tokens = 0
         self._num_tokens = 0
+        self._pending_logprobs: list[TokenLogprob] = []
+        self._num_pending = 0
+        """Tokens since the last delta."""
 
-    def take(self, token: int, logprob: TokenLogprob | None) -> bool:
-        """One more token; whether more are to come."""
+    def add_token(self, token: int, logprob: TokenLogprob | None) -> bool:
+        """One more token; returns whether the answer needs more."""
         if token in self._stop_ids:
             return self._finish(Finish.stop, "")
         self._num_tokens += 1
-        self._untold_tokens += 1
+        self._num_pending += 1
         if logprob is not None:
-            self._told.append(logprob)
+            self._pending_logprobs.append(logprob)
         is_last = self._num_tokens == self.sampling.max_tokens
         if self._is_silent:
             self._detokenizer.keep(token)
             return self._finish(Finish.length, "") if is_last else True
         text, stopped = self._stop.add(self._detokenizer.add(token))
         if stopped:
-            self._tell(text, Finish.stop)
+            self._emit(text, Finish.stop)
             return False
         if is_last:
             return self._finish(Finish.length, text)
         if text:
-            self._tell(text)
+            self._emit(text)
         return True
 
     def fail(self, error: Exception) -> None:
-        """Hand the client's request an exception."""
+        """End the answer with an exception."""
         self._outbox.put(self._loop, self.deltas, error)
 
     def _finish(self, finish: Finish, text: str) -> bool:
         """The last delta: `text`, then what was kept back, unless a stop string ended the answer."""
         rest, stopped = self._stop.add(self._detokenizer.flush())
-        self._tell(text + rest + ("" if stopped else self._stop.flush()), Finish.stop if stopped else finish)
+        self._emit(text + rest + ("" if stopped else self._stop.flush()), Finish.stop if stopped else finish)
         return False
 
-    def _tell(self, text: str, finish: Finish | None = None) -> None:
-        self._outbox.put(self._loop, self.deltas, Delta(text, self._untold_tokens, tuple(self._told), finish))
-        self._told, self._untold_tokens = [], 0
+    def _emit(self, text: str, finish: Finish | None = None) -> None:
+        delta = Delta(text, self._num_pending, tuple(self._pending_logprobs), finish)
+        self._outbox.put(self._loop, self.deltas, delta)
+        self._pending_logprobs, self._num_pending = [], 0

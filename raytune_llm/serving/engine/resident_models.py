@@ -1,6 +1,6 @@
-"""A base in memory with all that answers on it: adapters in the rows of a stack, others by PEFT, whole models beside.
+"""The models in memory: a base, its adapters in the rows of a stack or applied by PEFT, and fully tuned models.
 
-The stack and PEFT each wrap a module tree of their own; the base's weights are there once.
+The stack and PEFT each wrap a module tree of their own over one copy of the base's weights.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Any
 from raytune_llm.errors import InputError
 from raytune_llm.models.base import Base, skeleton
 from raytune_llm.models.loading import load_tuned
-from raytune_llm.models.lora_files import can_stack, read_config, read_weights
-from raytune_llm.serving.engine.adapter_cache import AdapterCache, Weights
+from raytune_llm.models.lora_folder import can_stack, largest_lora_rank, read_config, read_scaled_weights
+from raytune_llm.models.lora_weights import Weights
+from raytune_llm.serving.engine.adapter_cache import AdapterCache
 from raytune_llm.serving.engine.base import ServedModel
 from raytune_llm.serving.engine.batch import Batch, can_batch
 from raytune_llm.serving.engine.unbatched import AdapterSwitcher
@@ -23,67 +24,68 @@ from raytune_llm.stores.weight_checks import check_folder
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model whose files were read: one of the three, or none for the base."""
+    """A model whose files were read: weights, config or model, and none of them for the base."""
 
     served: ServedModel
     weights: Weights | None = None
-    """Of an adapter that is stacked."""
+    """Of a stacked adapter."""
     config: Any = None
-    """PEFT's, of an adapter that PEFT loads."""
+    """PEFT's config of an adapter that PEFT applies."""
     model: Any = None
-    """A fully tuned one."""
+    """A fully tuned model."""
 
 
 class ResidentModels:
-    """Belongs to the engine's thread, but for what says otherwise."""
+    """Belongs to the engine's thread, except where a method is documented as thread-safe."""
 
-    def __init__(self, base: Base, device: str, *, max_rows: int, max_adapters: int, max_rank: int) -> None:
+    def __init__(self, base: Base, device: str, *, max_rows: int, max_adapters: int, max_lora_rank: int) -> None:
         self._base, self._device = base, device
-        self._max_rows, self._max_rank = max_rows, max_rank
+        self._max_rows, self._max_lora_rank = max_rows, max_lora_rank
         plain = base.load().to(device).eval()
         self._pristine = shared_copy(plain)
-        """Neither PEFT nor the stack ever wraps this one: references start from copies of it."""
-        self._switched = AdapterSwitcher(plain)
+        """Never wrapped by PEFT or the stack; references start from copies of it."""
+        self._switcher = AdapterSwitcher(plain)
         self._skeleton: Any = skeleton(base)
-        """The base's own module tree, without PEFT's or the stack's layers in it."""
-        self.slots: AdapterCache | None = None
+        """The base's module tree without weights and without PEFT's or the stack's layers."""
+        self.adapter_cache: AdapterCache | None = None
         self._batch: Batch | None = None
         if can_batch(plain):
             stacked = shared_copy(plain)
-            self.slots = AdapterCache(stacked, capacity=max_adapters)
-            self._batch = Batch(stacked, self.slots, max_rows=max_rows)
-        self._whole: dict[str, tuple[Any, Batch | None]] = {}
+            self.adapter_cache = AdapterCache(stacked, capacity=max_adapters)
+            self._batch = Batch(stacked, self.adapter_cache, max_rows=max_rows)
+        self._full_models: dict[str, tuple[Any, Batch | None]] = {}
         self._stacked: dict[str, ServedModel] = {}
         self.num_adapted_modules: dict[str, int] = {}
-        """By id, of all that can answer."""
+        """By id, of all loaded models."""
 
     @property
     def batches(self) -> list[Batch]:
         """All batches that may hold answers."""
-        return [batch for batch in (self._batch, *(batch for _, batch in self._whole.values())) if batch is not None]
+        return [
+            batch for batch in (self._batch, *(batch for _, batch in self._full_models.values())) if batch is not None
+        ]
 
     @property
     def num_loads(self) -> int:
         """Times an adapter was written to a row."""
-        return 0 if self.slots is None else self.slots.num_loads
+        return 0 if self.adapter_cache is None else self.adapter_cache.num_loads
 
     @property
-    def held(self) -> list[str]:
-        """Adapters that have a row. May be asked from any thread."""
-        return [] if self.slots is None else list(self.slots.resident)
+    def adapters_in_memory(self) -> list[str]:
+        """Adapters that have a row. Thread-safe."""
+        return [] if self.adapter_cache is None else list(self.adapter_cache.resident)
 
     def prepare(self, served: ServedModel) -> Prepared:
-        """Read a model's files; may run beside everything else. Raises InputError when they are damaged or don't
-        fit."""
+        """Read a model's files. Thread-safe. Raises InputError when they are damaged or don't fit."""
         if served.folder is not None:
             check_folder(served.folder)
         if served.kind == "adapter":
             assert served.folder is not None
             config = read_config(served.folder, served.id)
-            self._check_rank(served.id, config)
-            if self.slots is None or not can_stack(config, self._skeleton):
+            self._check_lora_rank(served.id, config)
+            if self.adapter_cache is None or not can_stack(config, self._skeleton):
                 return Prepared(served, config=config)
-            return Prepared(served, weights=read_weights(served.folder, config, self._skeleton, served.id))
+            return Prepared(served, weights=read_scaled_weights(served.folder, config, self._skeleton, served.id))
         if served.kind == "model":
             assert served.folder is not None
             return Prepared(served, model=load_tuned(served.folder, self._base).to(self._device))
@@ -93,84 +95,86 @@ class ResidentModels:
         """Make a prepared model ready to answer. Raises InputError, with nothing changed, when it doesn't fit."""
         served, num_adapted = prepared.served, 0
         if served.id in self.num_adapted_modules:
-            raise InputError(f"{served.id} is loaded already")
+            raise InputError(f"{served.id} is already loaded")
         if prepared.weights is not None:
-            assert self.slots is not None
+            assert self.adapter_cache is not None
             self._stacked[served.id] = served
-            self.slots.offer(served.id, prepared.weights)
+            self.adapter_cache.offer(served.id, prepared.weights)
             num_adapted = len(prepared.weights)
         elif prepared.config is not None:
             assert served.folder is not None
-            self._switched.load(served.id, served.folder, prepared.config)
-            num_adapted = self._switched.num_adapted_modules(served.id)
+            self._switcher.load(served.id, served.folder, prepared.config)
+            num_adapted = self._switcher.num_adapted_modules(served.id)
         elif prepared.model is not None:
             batch = Batch(prepared.model, None, max_rows=self._max_rows) if can_batch(prepared.model) else None
-            self._whole[served.id] = (prepared.model, batch)
+            self._full_models[served.id] = (prepared.model, batch)
         self.num_adapted_modules[served.id] = num_adapted
 
     def remove(self, id: str) -> None:
-        """Let go of a model that no answer uses."""
+        """Unload a model that no answer uses."""
         del self.num_adapted_modules[id]
-        self._whole.pop(id, None)
+        self._full_models.pop(id, None)
         if self._stacked.pop(id, None) is not None:
-            assert self.slots is not None
-            self.slots.forget(id)
-        elif id in self._switched:
-            self._switched.unload(id)
+            assert self.adapter_cache is not None
+            self.adapter_cache.forget(id)
+        elif id in self._switcher:
+            self._switcher.unload(id)
 
     def batch(self, id: str) -> Batch | None:
-        """Where answers of this model decode together; None when each decodes by itself."""
-        if id in self._whole:
-            return self._whole[id][1]
-        return None if id in self._switched else self._batch
+        """The batch of this model's answers; None when they are not batched."""
+        if id in self._full_models:
+            return self._full_models[id][1]
+        return None if id in self._switcher else self._batch
 
     def is_stacked(self, id: str) -> bool:
-        """Whether it is an adapter that needs a row of the stack while it answers."""
+        """Whether the model is an adapter that needs a row of the stack while it answers."""
         return id in self._stacked
 
     def is_cold(self, id: str) -> bool:
-        """Whether a stacked adapter must be read again before it answers. May be asked from any thread."""
-        return self.slots is not None and id in self._stacked and id not in self.slots
+        """Whether a stacked adapter must be read again before it answers. Thread-safe."""
+        return self.adapter_cache is not None and id in self._stacked and id not in self.adapter_cache
 
     def read(self, id: str) -> Weights:
-        """The weights of a stacked adapter, from its files. May run beside everything else."""
+        """The weights of a stacked adapter, from its files. Thread-safe."""
         served = self._stacked[id]
         assert served.folder is not None
-        return read_weights(served.folder, read_config(served.folder, id), self._skeleton, id)
+        return read_scaled_weights(served.folder, read_config(served.folder, id), self._skeleton, id)
 
     def acquire(self, id: str, weights: Weights | None) -> bool:
-        """Keep a stacked adapter's row for one more answer; False when there is no room for it now. `weights`: read
-        already, if it had no row."""
-        assert self.slots is not None
-        return self.slots.acquire(id, lambda: self.read(id) if weights is None else weights)
+        """Pin a stacked adapter's row for one more answer; returns False when there is no room for it now.
+
+        weights: the adapter's, if they were read because it had no row.
+        """
+        assert self.adapter_cache is not None
+        return self.adapter_cache.acquire(id, lambda: self.read(id) if weights is None else weights)
 
     def release(self, id: str) -> None:
-        """One answer less needs a stacked adapter's row."""
-        assert self.slots is not None
-        self.slots.release(id)
+        """Unpin a stacked adapter's row for one answer."""
+        assert self.adapter_cache is not None
+        self.adapter_cache.release(id)
 
     def use(self, id: str) -> Any:
-        """The transformers model that answers as `id` by itself, until the next call."""
-        if id in self._whole:
-            return self._whole[id][0]
-        return self._switched.use(id if id in self._switched else None)
+        """The transformers model with the adapter `id` active, until the next call."""
+        if id in self._full_models:
+            return self._full_models[id][0]
+        return self._switcher.use(id if id in self._switcher else None)
 
     def references(self, served: ServedModel) -> tuple[Any, Any]:
-        """The base and a version by themselves, over the base's weights in memory. May be called from any thread."""
+        """The base and a version as transformers and PEFT load them, over the base's weights in memory. Thread-safe."""
         assert served.folder is not None
         tuned = load_tuned(served.folder, self._base, shared_copy(self._pristine))
         return self._pristine, tuned.to(self._device)
 
-    def _check_rank(self, id: str, config: Any) -> None:
-        rank = max([config.r, *(config.rank_pattern or {}).values()])
-        if rank > self._max_rank:
+    def _check_lora_rank(self, id: str, config: Any) -> None:
+        rank = largest_lora_rank(config.r, config.rank_pattern)
+        if rank > self._max_lora_rank:
             raise InputError(
-                f"{id} has rank {rank}, more than serve.engine.max_adapter_size={self._max_rank}; raise that, or tune "
-                "with a smaller tuning.adapter_size"
+                f"{id} has rank {rank}, more than serve.engine.max_adapter_size={self._max_lora_rank}; raise that, or "
+                "tune with a smaller tuning.adapter_size"
             )
 
 
 def shared_copy(model: Any) -> Any:
-    """The same model as a module tree of its own, over the same weights."""
+    """A copy of the module tree over the same weights."""
     held = itertools.chain(model.parameters(), model.buffers())
     return copy.deepcopy(model, {id(tensor): tensor for tensor in held})

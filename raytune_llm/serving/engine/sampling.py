@@ -1,10 +1,10 @@
-"""How the next tokens of answers that decode together are chosen from their logits.
+"""Sampling the next tokens of answers that decode together from their logits.
 
-Every answer has its own random stream, and a draw depends on nothing but its own logits and the stream: the inverse
-of the cumulative distribution at one uniform number. top_p keeps the likeliest tokens that together reach it (nucleus
-sampling, Holtzman et al., 2020, arXiv 1904.09751). What the base's generation config prescribes for greedy
-decoding too (repetition penalty, suppressed tokens …) is done by transformers' own logits processors, one answer at a
-time; its sampling settings (top_k, min_p …) are left out: the request's parameters decide.
+Every answer has its own random numbers, and its sample depends only on them and on its own logits: the inverse of the
+cumulative distribution at one uniform number. top_p keeps the likeliest tokens that together reach it (nucleus
+sampling, Holtzman et al., 2020, arXiv 1904.09751). Settings of the base's generation config that also apply to greedy
+decoding (repetition penalty, suppressed tokens …) are applied by transformers' own logits processors, one answer at a
+time; its sampling settings (top_k, min_p …) are ignored in favour of the request's parameters.
 
 Shape letters: B answers, V vocabulary.
 """
@@ -41,8 +41,8 @@ RESET = {
 }
 
 
-class Stream:
-    """One answer's parameters and its random numbers."""
+class SamplingState:
+    """One answer's sampling parameters and its random numbers."""
 
     def __init__(self, sampling: Sampling) -> None:
         self.temperature, self.top_p = sampling.temperature, sampling.top_p
@@ -60,15 +60,15 @@ class Stream:
 
 
 class Sampler:
-    """Chooses for a fixed set of answers, in order; made anew when the set changes."""
+    """Samples for a fixed set of answers, in order; rebuilt when the set changes."""
 
-    def __init__(self, streams: Sequence[Stream], device: torch.device) -> None:
-        self._streams = streams
-        drawn = [i for i, stream in enumerate(streams) if not stream.is_greedy]
-        self._whole = _Drawn([i for i in drawn if streams[i].top_p >= 1], streams, device)
-        self._nucleus = _Drawn([i for i in drawn if streams[i].top_p < 1], streams, device)
-        asked = [stream.num_logprobs for stream in streams if stream.num_logprobs is not None]
-        self._num_top = max(asked, default=None)
+    def __init__(self, states: Sequence[SamplingState], device: torch.device) -> None:
+        self._states = states
+        sampled = [i for i, state in enumerate(states) if not state.is_greedy]
+        self._whole = _SampledRows([i for i in sampled if states[i].top_p >= 1], states, device)
+        self._nucleus = _SampledRows([i for i in sampled if states[i].top_p < 1], states, device)
+        wanted = [state.num_logprobs for state in states if state.num_logprobs is not None]
+        self._num_top = max(wanted, default=None)
 
     def __call__(self, scores: Tensor) -> Tensor:
         """Tokens, (B,), of scores (B, V); -1 where a row has no finite maximum."""
@@ -86,49 +86,48 @@ class Sampler:
         return tokens.masked_fill_(~largest.isfinite(), -1)
 
     def logprobs(self, logits: Tensor, tokens: Tensor, tokenizers: Sequence[Any]) -> list[TokenLogprob | None]:
-        """What each client asked to know of these choices."""
+        """The log-probabilities of these tokens for each answer that requested them."""
         if self._num_top is None:
-            return [None] * len(self._streams)
+            return [None] * len(self._states)
         logprobs = logits.log_softmax(-1)
         chosen = logprobs.gather(-1, tokens.clamp(min=0)[:, None])[:, 0].tolist()
         top = logprobs.topk(min(self._num_top, logprobs.shape[-1]))
         values, indices = top.values.tolist(), top.indices.tolist()
-        told: list[TokenLogprob | None] = []
-        for row, (stream, token) in enumerate(zip(self._streams, tokens.tolist(), strict=True)):
-            if stream.num_logprobs is None or token < 0:
-                told.append(None)
+        found: list[TokenLogprob | None] = []
+        for row, (state, token) in enumerate(zip(self._states, tokens.tolist(), strict=True)):
+            if state.num_logprobs is None or token < 0:
+                found.append(None)
                 continue
-            names = [decode_one(tokenizers[row], index) for index in indices[row][: stream.num_logprobs]]
+            names = [decode_one(tokenizers[row], index) for index in indices[row][: state.num_logprobs]]
             pairs = tuple(zip(names, values[row], strict=False))
-            told.append(TokenLogprob(decode_one(tokenizers[row], token), chosen[row], pairs))
-        return told
+            found.append(TokenLogprob(decode_one(tokenizers[row], token), chosen[row], pairs))
+        return found
 
 
-class _Drawn:
-    """The rows that are drawn in one way."""
+class _SampledRows:
+    """The rows that are sampled in the same way."""
 
-    def __init__(self, rows: list[int], streams: Sequence[Stream], device: torch.device) -> None:
+    def __init__(self, rows: list[int], states: Sequence[SamplingState], device: torch.device) -> None:
         self.rows = rows
         self.index = torch.tensor(rows, dtype=torch.long, device=device)
-        self._streams = [streams[row] for row in rows]
-        temperatures = [stream.temperature for stream in self._streams]
+        self._states = [states[row] for row in rows]
+        temperatures = [state.temperature for state in self._states]
         self._temperature = torch.tensor(temperatures, dtype=torch.float64, device=device)[:, None]
-        self.top_p = torch.tensor([stream.top_p for stream in self._streams], dtype=torch.float64, device=device)[
-            :, None
-        ]
+        top_ps = [state.top_p for state in self._states]
+        self.top_p = torch.tensor(top_ps, dtype=torch.float64, device=device)[:, None]
 
     def probabilities(self, scores: Tensor) -> Tensor:
         return (scores[self.index].double() / self._temperature).softmax(-1)
 
     def pick(self, cumulative: Tensor) -> Tensor:
         """Places, (rows, 1), where the cumulative weights (rows, V) first exceed u times their total."""
-        uniform = torch.tensor([stream.uniform() for stream in self._streams], dtype=torch.float64)[:, None]
+        uniform = torch.tensor([state.uniform() for state in self._states], dtype=torch.float64)[:, None]
         place = torch.searchsorted(cumulative, uniform.to(cumulative.device) * cumulative[:, -1:], right=True)
         return place.clamp(max=cumulative.shape[-1] - 1)
 
 
 class LogitsProcessors:
-    """The base's own rules for one answer; none for most bases."""
+    """The logits processors of the base's generation config for one answer; most bases have none."""
 
     def __init__(
         self,
@@ -138,7 +137,7 @@ class LogitsProcessors:
         prompt: list[int],
         encoder: Tensor | None,
     ) -> None:
-        """`prompt`: what the decoder has read; `encoder`: the encoder's input ids (1, T), None for causal bases."""
+        """`prompt`: the decoder's tokens so far; `encoder`: the encoder's input ids (1, T), None for causal bases."""
         config = generation_config(model, sampling.max_tokens, stop_ids)
         config.max_length = len(prompt) + sampling.max_tokens
         model._prepare_special_tokens(config, kwargs_has_attention_mask=True, device=model.device)
@@ -156,12 +155,12 @@ class LogitsProcessors:
         return self._processors(self._seen, logits)
 
     def add(self, token: int) -> None:
-        """What was chosen."""
+        """Append the token that was sampled."""
         self._seen = torch.cat([self._seen, self._seen.new_tensor([[token]])], dim=-1)
 
 
 def generation_config(model: PreTrainedModel, max_tokens: int, stop_ids: Sequence[int]) -> GenerationConfig:
-    """The base's generation config with everything replaced that a request decides."""
+    """The base's generation config with the fields replaced that a request decides."""
     config = copy.deepcopy(model.generation_config)
     config.update(
         **RESET,
@@ -178,5 +177,5 @@ def generation_config(model: PreTrainedModel, max_tokens: int, stop_ids: Sequenc
 
 @lru_cache(maxsize=1 << 16)
 def decode_one(tokenizer: Any, token: int) -> str:
-    """A token's text by itself; special tokens by name."""
+    """The text of a single token; special tokens by name."""
     return str(tokenizer.decode([token])) or decode(tokenizer, [token])

@@ -1,7 +1,7 @@
-"""One answer that decodes by itself: encoder-decoder bases, DoRA adapters, and what else can't share a pass.
+"""Answers that can't share a forward pass with others: encoder-decoder bases, DoRA adapters, and further exceptions.
 
-PEFT applies the adapters; which one is at work is switched by hand, because PEFT's `set_adapter` also walks every
-parameter's requires_grad: 2.9 ms on a base whose decoding step takes 2.1 ms.
+PEFT applies the adapters. The active one is switched here, because PEFT's `set_adapter` also walks every parameter's
+requires_grad: 2.9 ms on a base whose decoding step takes 2.1 ms.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import Tensor
 from raytune_llm.errors import InputError
 from raytune_llm.models.loading import num_adapted_modules
 from raytune_llm.serving.engine.request import GenerationRequest
-from raytune_llm.serving.engine.sampling import LogitsProcessors, Sampler, Stream
+from raytune_llm.serving.engine.sampling import LogitsProcessors, Sampler, SamplingState
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 
 class AdapterSwitcher:
-    """A model with PEFT's adapters in place, one of them (or none) at work at a time."""
+    """A model with several of PEFT's adapters, at most one of them active at a time."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -69,7 +69,7 @@ class AdapterSwitcher:
         self._delete(self._names.pop(id))
 
     def use(self, id: str | None) -> Any:
-        """The model with this adapter at work, None for the base, until the next call."""
+        """The model with this adapter active, none of them for None, until the next call."""
         name = None if id is None else self._names[id]
         for layer in self._layers:
             layer._disable_adapters = name is None
@@ -90,43 +90,42 @@ class AdapterSwitcher:
 
 
 class Unbatched:
-    """An answer with a cache of its own, one token a step."""
+    """An answer with its own key-value cache; one token a step."""
 
-    def __init__(self, sequence: GenerationRequest) -> None:
-        self.sequence = sequence
-        self._stream = Stream(sequence.sampling)
-        self._choice: Sampler | None = None
-        self._rules: LogitsProcessors | None = None
+    def __init__(self, request: GenerationRequest) -> None:
+        self.request = request
+        self._sampler: Sampler | None = None
+        self._processors: LogitsProcessors | None = None
         self._state: dict[str, Any] = {}
         self._last = -1
 
     def step(self, model: Any) -> bool:
-        """Decode one token with the model, already switched to this answer's adapter; whether more are to come."""
-        logits = self._first_logits(model) if self._choice is None else self._next_logits(model)
-        assert self._choice is not None and self._rules is not None
+        """Decode one token with the model, its adapter already active; returns whether the answer needs more."""
+        logits = self._first_logits(model) if self._sampler is None else self._next_logits(model)
+        assert self._sampler is not None and self._processors is not None
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        tokens = self._choice(logits if self._rules.is_empty else self._rules(logits))
+        tokens = self._sampler(logits if self._processors.is_empty else self._processors(logits))
         token = int(tokens)
         if token < 0:
             raise RuntimeError("the logits are not finite")
-        if not self._rules.is_empty:
-            self._rules.add(token)
+        if not self._processors.is_empty:
+            self._processors.add(token)
         self._last = token
-        return self.sequence.take(token, self._choice.logprobs(logits, tokens, [self.sequence.tokenizer])[0])
+        return self.request.add_token(token, self._sampler.logprobs(logits, tokens, [self.request.tokenizer])[0])
 
     def _first_logits(self, model: Any) -> Tensor:
-        """(1, V): the prompt is read, the cache made."""
-        prompt = torch.tensor([self.sequence.prompt], device=model.device)
-        sampling, stop_ids = self.sequence.sampling, self.sequence.served.stop_ids
-        self._choice = Sampler([self._stream], model.device)
+        """(1, V) after the prompt, which fills the cache."""
+        prompt = torch.tensor([self.request.prompt], device=model.device)
+        sampling, stop_ids = self.request.sampling, self.request.served.stop_ids
+        self._sampler = Sampler([SamplingState(sampling)], model.device)
         if model.config.is_encoder_decoder:
             start = model.generation_config.decoder_start_token_id
             start = model.config.decoder_start_token_id if start is None else start
-            self._rules = LogitsProcessors(model, sampling, stop_ids, [start], prompt)
+            self._processors = LogitsProcessors(model, sampling, stop_ids, [start], prompt)
             self._state["encoder_outputs"] = model.get_encoder()(input_ids=prompt, return_dict=True)
             self._last = start
             return self._next_logits(model)
-        self._rules = LogitsProcessors(model, sampling, stop_ids, self.sequence.prompt, None)
+        self._processors = LogitsProcessors(model, sampling, stop_ids, self.request.prompt, None)
         return self._forward(model, input_ids=prompt, logits_to_keep=1)
 
     def _next_logits(self, model: Any) -> Tensor:

@@ -1,10 +1,10 @@
-"""vLLM as the engine: ray.serve.llm's application, configured from the catalogue's cards. For GPUs.
+"""vLLM as the engine: ray.serve.llm's application, configured from the catalog's cards. For GPUs.
 
-ray.serve.llm reads adapters by name from a bucket, so the registry must be in one, and names them BASE:NAME/v3: always
-with the version, because vLLM may answer from its cache of an earlier adapter after a reload under the same name
-(vllm#42125). max_lora_rank is the smallest size vLLM allows that holds every adapter, because larger ones cost memory
-(vllm#22782). vLLM answers as the base, silently, when an adapter's module names don't match (vllm#34186): the proof
-before serving is what notices.
+ray.serve.llm reads adapters by name from a bucket, so the registry must be in one. Adapters are named BASE:NAME/v3,
+always with the version, because vLLM may answer from its cache of an earlier adapter after a reload under the same
+name (vllm#42125). max_lora_rank is the smallest value allowed by vLLM that holds every adapter, because larger ones
+cost memory (vllm#22782). When an adapter's module names don't match, vLLM silently answers as the base (vllm#34186):
+the parity check of the running endpoint detects it.
 
 Left out, and refused: fully tuned versions, DoRA, encoder-decoder bases, API keys, limits per key, versions on demand.
 Not yet run on a GPU.
@@ -24,8 +24,8 @@ from raytune_llm.serving.engine.base import Engine
 from raytune_llm.stores.card import Version
 from raytune_llm.stores.storage import open_storage
 
-LEGAL_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM's max_lora_rank may be."""
+LEGAL_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Allowed values of vLLM's max_lora_rank."""
 BUCKETS = ("s3://", "gs://", "abfss://", "azure://")
 """Where ray.serve.llm reads adapters from."""
 
@@ -55,27 +55,27 @@ class VllmEngine:
         return {"num_gpus": float(self.gpus_per_replica)}
 
     def load(self, base: Base, *, max_running: int) -> Engine:
-        raise InputError("serve=vllm brings its own replicas; this one can't be loaded into a replica of this package")
+        raise InputError("serve=vllm runs its own replicas; it can't be loaded into a replica of this package")
 
-    def named(self, catalogue: Catalog) -> Catalog:
-        base_id = catalogue.entries[0].id
+    def named(self, catalog: Catalog) -> Catalog:
+        base_id = catalog.entries[0].id
         names = [
             entry.id if entry.version is None else f"{base_id}:{entry.version.name}/v{entry.version.number}"
-            for entry in catalogue.entries
+            for entry in catalog.entries
         ]
-        entries = [replace(e, id=name, names=(name,)) for e, name in zip(catalogue.entries, names, strict=True)]
-        return replace(catalogue, entries=tuple(entries))
+        entries = [replace(e, id=name, names=(name,)) for e, name in zip(catalog.entries, names, strict=True)]
+        return replace(catalog, entries=tuple(entries))
 
     def application(
-        self, own: Callable[[], Any], catalogue: Catalog, scaling: Mapping[str, Any], *, is_guarded: bool
+        self, own: Callable[[], Any], catalog: Catalog, scaling: Mapping[str, Any], *, is_guarded: bool
     ) -> Any:
         if is_guarded:
             raise InputError(
                 "serve=vllm has no API keys, limits per key or versions on demand: leave serve.api_key_env, "
                 "serve.requests_per_minute and serve.tokens_per_minute at null and serve.max_on_demand at 0, and put a "
-                "gateway before it, or use serve=local"
+                "gateway in front of it, or use serve=local"
             )
-        fields = self.llm_config(catalogue, scaling)
+        fields = self.llm_config(catalog, scaling)
         try:
             from ray.serve.llm import LLMConfig, LoraConfig, build_openai_app
         except ImportError as error:
@@ -86,15 +86,15 @@ class VllmEngine:
     def refused(self, handle: Any, *, timeout_seconds: float) -> dict[str, str]:
         return {}
 
-    def llm_config(self, catalogue: Catalog, scaling: Mapping[str, Any]) -> dict[str, Any]:
+    def llm_config(self, catalog: Catalog, scaling: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of ray.serve.llm's LLMConfig. Raises InputError for what vLLM can't serve."""
-        base = catalogue.base
+        base = catalog.base
         if base.facts.is_encoder_decoder:
             raise InputError(f"{base.name_or_path} is encoder-decoder, which serve=vllm can't serve; use serve=local")
-        ranks = [adapter_rank(version) for version in catalogue.versions]
-        root = catalogue.versions[0].path.rsplit("/", 2)[0]
+        ranks = [lora_rank_of(version) for version in catalog.versions]
+        root = catalog.versions[0].path.rsplit("/", 2)[0]
         return {
-            "model_loading_config": {"model_id": catalogue.entries[0].id, "model_source": base.name_or_path},
+            "model_loading_config": {"model_id": catalog.entries[0].id, "model_source": base.name_or_path},
             "engine_kwargs": {
                 "dtype": base.dtype.value,
                 "max_model_len": base.facts.context_tokens,
@@ -102,7 +102,7 @@ class VllmEngine:
                 "gpu_memory_utilization": self.gpu_memory_utilization,
                 "enable_lora": True,
                 "max_loras": self.max_resident_adapters,
-                "max_lora_rank": smallest_legal_rank(max(ranks)),
+                "max_lora_rank": smallest_legal_lora_rank(max(ranks)),
                 **({"revision": base.revision} if base.revision else {}),
             },
             "lora_config": {
@@ -114,19 +114,19 @@ class VllmEngine:
         }
 
 
-def smallest_legal_rank(rank: int) -> int:
-    """The smallest max_lora_rank that holds adapters of this rank. Raises InputError beyond the largest."""
-    for legal in LEGAL_RANKS:
+def smallest_legal_lora_rank(rank: int) -> int:
+    """The smallest allowed max_lora_rank that holds adapters of this rank. Raises InputError beyond the largest."""
+    for legal in LEGAL_LORA_RANKS:
         if legal >= rank:
             return legal
-    raise InputError(f"an adapter of rank {rank} is more than vLLM's largest, {LEGAL_RANKS[-1]}; use serve=local")
+    raise InputError(f"an adapter of rank {rank} is more than vLLM's largest, {LEGAL_LORA_RANKS[-1]}; use serve=local")
 
 
-def adapter_rank(version: Version) -> int:
+def lora_rank_of(version: Version) -> int:
     """The rank of a version. Raises InputError for one that vLLM can't serve."""
     if version.card.kind != "adapter":
         raise InputError(
-            f"{version.reference} is of kind {version.card.kind}: serve=vllm serves adapters alone; use serve=local"
+            f"{version.reference} is of kind {version.card.kind}: serve=vllm serves only adapters; use serve=local"
         )
     if not version.path.startswith(BUCKETS):
         raise InputError(
@@ -138,4 +138,6 @@ def adapter_rank(version: Version) -> int:
         raise InputError(f"{version.reference} is a DoRA adapter, which vLLM can't serve; use serve=local")
     if config.get("modules_to_save"):
         raise InputError(f"{version.reference} replaces whole modules, which vLLM can't serve")
-    return max([config["r"], *(config.get("rank_pattern") or {}).values()])
+    from raytune_llm.models.lora_folder import largest_lora_rank
+
+    return largest_lora_rank(config["r"], config.get("rank_pattern"))

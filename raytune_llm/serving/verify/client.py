@@ -1,21 +1,27 @@
-"""The smallest client of an endpoint, for the jobs that ask it something themselves. Others use OpenAI's."""
+"""The smallest client of an endpoint, for the jobs themselves; other clients use OpenAI's."""
 
 from __future__ import annotations
 
 import json
 import urllib.request
+from typing import Any
 
 from raytune_llm.serving.catalog import Endpoint
 
-TIMEOUT_SECONDS = 120.0
+TIMEOUT_SECONDS = 300.0
+
+
+def post(endpoint: Endpoint, path: str, body: dict[str, Any]) -> Any:
+    """The first choice of the answer to a request. Raises urllib.error.HTTPError with OpenAI's error as its body."""
+    headers = {"content-type": "application/json"}
+    if endpoint.api_key is not None:
+        headers["authorization"] = f"Bearer {endpoint.api_key}"
+    request = urllib.request.Request(endpoint.url + path, json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
+        return json.load(response)["choices"][0]
 
 
 def complete(endpoint: Endpoint, model: str, prompt: str, *, max_tokens: int = 64) -> str:
-    """The greedy completion of a text prompt. Raises urllib.error.HTTPError with OpenAI's error as its body."""
+    """The greedy completion of a text prompt. Raises urllib.error.HTTPError as `post` does."""
     body = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
-    headers = {"Content-Type": "application/json"}
-    if endpoint.api_key is not None:
-        headers["Authorization"] = f"Bearer {endpoint.api_key}"
-    request = urllib.request.Request(f"{endpoint.url}/completions", json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
-        return str(json.load(response)["choices"][0]["text"])
+    return str(post(endpoint, "/completions", body)["text"])

@@ -1,9 +1,10 @@
-"""Nothing is served unproven: does what is served answer as PEFT does, and not as the base?
+"""The parity check that every version must pass before it is served: do the served answers match PEFT's, and do they
+differ from the base's?
 
-For each probe prompt the greedy answer equals `generate` of the version loaded by itself, the log-probabilities agree
-at every position, and at least one probe tells the version from its base. In half precision near-ties may fall either
-way, so there the first position alone is compared. endpoint_proof.py asks an endpoint over HTTP, load_proof.py an
-engine that has just loaded a version.
+For each probe prompt the greedy answer equals that of `generate` on the version in a model of its own, and the
+log-probabilities agree at every position. For at least one probe the version differs from its base. In half precision
+near-ties may fall either way, so only the first position is compared there. endpoint.py checks an endpoint over HTTP,
+engine.py an engine that has just loaded a version.
 """
 
 from __future__ import annotations
@@ -12,31 +13,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raytune_llm.data.records import Message, Text
-from raytune_llm.serving.verify.reference import Greedy
+from raytune_llm.serving.verify.reference import GreedyAnswer
 from raytune_llm.stores.card import Version
 
 TOLERANCE_NATS = {"torch.float64": 1e-4, "torch.float32": 1e-4, "torch.bfloat16": 0.1, "torch.float16": 0.02}
-"""Largest difference between two honest computations of one log-probability, by dtype."""
+"""Largest difference between two correct computations of one log-probability, by dtype."""
 EXACT_NATS = 1e-3
-"""Dtypes with a smaller tolerance give the same greedy answers however they are computed."""
+"""Dtypes with a smaller tolerance give the same greedy answers in every correct computation."""
 PROBES = ("The", "Is it a good idea?", "One, two, three")
-"""For versions whose card holds no probe."""
+"""For versions without probes in their card."""
 
 
 class ParityError(RuntimeError):
-    """What is served does not answer as the tuned version does."""
+    """The served answers are not those of the tuned version."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParityResult:
-    """What was seen of one version."""
+    """A passed check of one version; `str` reports it."""
 
     model: str
     num_probes: int
-    from_reference: float
-    """Largest difference of served and reference log-probabilities, nats."""
-    from_base: float
-    """Largest difference of the version's and the base's, nats."""
+    reference_difference_nats: float
+    """Largest difference of served and reference log-probabilities."""
+    base_difference_nats: float
+    """Largest difference of the version's and the base's log-probabilities."""
+
+    def __str__(self) -> str:
+        return (
+            f"parity check passed: {self.model} matches PEFT on {self.num_probes} probes (log-probabilities within "
+            f"{self.reference_difference_nats:.1g} nats; differs from the base by {self.base_difference_nats:.2g})"
+        )
 
 
 @dataclass(frozen=True)
@@ -44,67 +51,73 @@ class ProbeResult:
     """One probe."""
 
     probe: Text
-    answer: Greedy
-    """What is served."""
-    expected: Greedy
-    """The reference's."""
-    from_base: float
-    """How far the reference is from the base, nats."""
+    served: GreedyAnswer
+    reference: GreedyAnswer
+    base_difference_nats: float
+    """Difference of the reference and the base."""
 
 
 def probes(version: Version) -> list[Text]:
-    """The prompts by which a version is proven: those of its card, or a few plain ones."""
-    kept = [
+    """The prompts that a version is checked on: those of its card, or the default ones."""
+    own = [
         probe if isinstance(probe, str) else tuple(Message(**turn) for turn in probe) for probe in version.card.probes
     ]
-    return kept or list(PROBES)
+    return own or list(PROBES)
 
 
-def check_parity(model: str, place: str, seen: Sequence[ProbeResult], dtype: str) -> ParityResult:
-    """The proof of a version. Raises ParityError naming it, the place, the probe and what differed."""
-    if not seen:
-        raise ValueError("nothing can be proven without a probe; give a few prompts")
+def check_parity(model: str, place: str, probed: Sequence[ProbeResult], dtype: str) -> ParityResult:
+    """Compare the answers to a version's probes. Raises ParityError naming the version, place, probe and difference."""
+    if not probed:
+        raise ValueError("a parity check needs at least one probe; got none")
     tolerance = TOLERANCE_NATS[dtype]
     is_exact = tolerance < EXACT_NATS
-    from_reference = 0.0
-    for one in seen:
-        from_reference = max(from_reference, _first_off(model, place, one, tolerance))
+    difference = 0.0
+    for one in probed:
+        difference = max(difference, _first_difference(model, place, one, tolerance))
         if is_exact:
-            from_reference = max(from_reference, _rest_off(model, place, one, tolerance))
-    from_base = max(one.from_base for one in seen)
-    if from_base <= 2 * tolerance:
+            difference = max(difference, _rest_difference(model, place, one, tolerance))
+    base_difference = max(one.base_difference_nats for one in probed)
+    if base_difference <= 2 * tolerance:
         raise ParityError(
-            f"{model} can't be told from its base: over {len(seen)} probes its log-probabilities differ by "
-            f"{from_base:.2g} nats at most; it was hardly tuned, or its adapter is not applied"
+            f"parity check failed: {model} can't be distinguished from its base: over {len(probed)} probes its "
+            f"log-probabilities differ by {base_difference:.2g} nats at most; it was hardly tuned, or its adapter is "
+            "not applied"
         )
-    return ParityResult(model=model, num_probes=len(seen), from_reference=from_reference, from_base=from_base)
+    return ParityResult(
+        model=model,
+        num_probes=len(probed),
+        reference_difference_nats=difference,
+        base_difference_nats=base_difference,
+    )
 
 
-def _first_off(model: str, place: str, one: ProbeResult, tolerance: float) -> float:
-    return _off(model, place, one, 0, tolerance) if one.answer.tops and one.expected.tops else 0.0
+def _first_difference(model: str, place: str, one: ProbeResult, tolerance: float) -> float:
+    return _difference(model, place, one, 0, tolerance) if one.served.tops and one.reference.tops else 0.0
 
 
-def _rest_off(model: str, place: str, one: ProbeResult, tolerance: float) -> float:
-    if one.answer.text != one.expected.text:
+def _rest_difference(model: str, place: str, one: ProbeResult, tolerance: float) -> float:
+    if one.served.text != one.reference.text:
         raise ParityError(
-            f"{model}{place} answers {one.answer.text!r} to {_short(one.probe)}; "
-            f"the reference, PEFT's generate, {one.expected.text!r}"
+            f"parity check failed: {model}{place} answers {one.served.text!r} to {_short(one.probe)}; "
+            f"the reference, PEFT's generate, {one.reference.text!r}"
         )
-    both = min(len(one.answer.tops), len(one.expected.tops))
-    return max([_off(model, place, one, position, tolerance) for position in range(1, both)], default=0.0)
+    both = min(len(one.served.tops), len(one.reference.tops))
+    return max([_difference(model, place, one, position, tolerance) for position in range(1, both)], default=0.0)
 
 
-def _off(model: str, place: str, one: ProbeResult, position: int, tolerance: float) -> float:
-    """How far the told log-probabilities are from any of the reference's at that position."""
-    expected = one.expected.tops[position]
-    off = max((min(abs(told - true) for true in expected) for told in one.answer.tops[position]), default=0.0)
-    if off > tolerance:
+def _difference(model: str, place: str, one: ProbeResult, position: int, tolerance: float) -> float:
+    """Largest distance of a served log-probability from the nearest of the reference's at that position, nats."""
+    reference = one.reference.tops[position]
+    difference = max(
+        (min(abs(served - true) for true in reference) for served in one.served.tops[position]), default=0.0
+    )
+    if difference > tolerance:
         where = f"after {_short(one.probe)}" + (f" and {position} tokens of the answer" if position else "")
         raise ParityError(
-            f"{model}{place} is not what was tuned: {where} its log-probabilities are {off:.2g} nats off PEFT's "
-            f"(allowed: {tolerance:g})"
+            f"parity check failed: {model}{place} is not what was tuned: {where} its log-probabilities are "
+            f"{difference:.2g} nats off PEFT's (allowed: {tolerance:g})"
         )
-    return off
+    return difference
 
 
 def _short(probe: Text) -> str:

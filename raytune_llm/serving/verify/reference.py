@@ -1,4 +1,4 @@
-"""What a served version should say: the version by transformers and PEFT, one answer at a time, beside its base."""
+"""The reference of a parity check: a version and its base in transformers and PEFT, one answer at a time."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ NUM_TOP = 5
 
 
 @dataclass(frozen=True)
-class Greedy:
-    """A greedy answer, without white space before it, and what may be told of its tokens."""
+class GreedyAnswer:
+    """A greedy answer without leading white space, and its log-probabilities."""
 
     text: str
     tops: list[list[float]]
-    """log p of the likeliest tokens at each position, nats; fewer where tokens look alike, none after the answer."""
+    """log p of the likeliest tokens at each position, nats; fewer where tokens have the same text."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A version and its base as they are loaded by themselves."""
+    """A version and its base, each in a model of its own."""
 
     served: ServedModel
-    plain: Any
-    """The base, a transformers model in eval mode."""
+    base: Any
+    """A transformers model in eval mode."""
     tuned: Any
     """PEFT's model, or the fully tuned one."""
 
@@ -40,17 +40,17 @@ class Reference:
 
         return num_adapted_modules(self.tuned, self.tuned.active_adapter) if isinstance(self.tuned, PeftModel) else 0
 
-    def greedy(self, prompt: list[int], max_tokens: int) -> Greedy:
-        """transformers' own greedy answer, its log-probabilities before any rule of the base's generation config."""
+    def greedy(self, prompt: list[int], max_tokens: int) -> GreedyAnswer:
+        """The answer of transformers' `generate`, its log-probabilities before the logits processors."""
         text, logits = _generated(self.tuned, self.served, prompt, max_tokens)
-        return Greedy(text, [row[0].float().log_softmax(-1).topk(NUM_TOP).values.tolist() for row in logits])
+        return GreedyAnswer(text, [row[0].float().log_softmax(-1).topk(NUM_TOP).values.tolist() for row in logits])
 
-    def from_base(self, prompt: list[int]) -> float:
+    def base_difference(self, prompt: list[int]) -> float:
         """Largest difference of version and base in the log-probabilities of the version's likeliest first tokens,
         nats."""
-        first, plain = first_logprobs(self.tuned, prompt), first_logprobs(self.plain, prompt)
+        first, base = first_logprobs(self.tuned, prompt), first_logprobs(self.base, prompt)
         top = first.topk(NUM_TOP)
-        return float((top.values - plain[top.indices]).abs().max())
+        return float((top.values - base[top.indices]).abs().max())
 
 
 def first_logprobs(model: Any, prompt: list[int]) -> Any:
@@ -59,11 +59,6 @@ def first_logprobs(model: Any, prompt: list[int]) -> Any:
     if model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = torch.tensor([[model.config.decoder_start_token_id]], device=model.device)
     return model(**inputs).logits[0, -1].float().log_softmax(-1)
-
-
-def reference_answer(model: Any, served: ServedModel, prompt: list[int], max_tokens: int) -> str:
-    """transformers' own greedy answer, without white space before it."""
-    return _generated(model, served, prompt, max_tokens)[0]
 
 
 def _generated(model: Any, served: ServedModel, prompt: list[int], max_tokens: int) -> tuple[str, Any]:

@@ -5,28 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from peft import LoraConfig
-from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 
-from raytune_llm.models.base import linear_targets
+from raytune_llm.models.lora_folder import PLAIN_FORWARD, PLAIN_START, not_plain_setting, target_names
 from raytune_llm.models.reward_head import head_sizes, heads
-
-# LoraConfig's fields that change what an adapter computes, starts from or trains, with the values that pack. What it
-# saves besides is checked against the model's own heads.
-_PLAIN: dict[str, tuple[Any, ...]] = {
-    "use_dora": (False,),
-    "bias": ("none",),
-    "lora_bias": (False,),
-    "rank_pattern": ({},),
-    "alpha_pattern": ({},),
-    "init_lora_weights": (True,),
-    "trainable_token_indices": (None,),
-    "target_parameters": (None, []),
-    "layer_replication": (None,),
-    "fan_in_fan_out": (False,),
-    "use_qalora": (False,),
-    "alora_invocation_tokens": (None,),
-}
 
 
 def not_packable_reason(config: LoraConfig | None, method: Any, model: Any) -> str | None:
@@ -42,10 +24,8 @@ def not_packable_reason(config: LoraConfig | None, method: Any, model: Any) -> s
         return "full tuning changes the base itself, which packed trials share"
     if not isinstance(config, LoraConfig):
         return f"{type(config).__name__} adapters are not LoRA"
-    for field, plain in _PLAIN.items():
-        value = getattr(config, field, plain[0])
-        if value not in plain:
-            return f"{field}={value} is not plain LoRA on frozen linear layers"
+    if (setting := not_plain_setting(config, PLAIN_FORWARD | PLAIN_START)) is not None:
+        return f"{setting} is not plain LoRA on frozen linear layers"
     names = target_names(config, model)
     head = model.get_output_embeddings()
     for name in names:
@@ -71,10 +51,3 @@ def _why_not_head(config: LoraConfig, model: Any) -> str | None:
     if not isinstance(head, nn.Linear):
         return f"{type(model).__name__}'s output head is a {type(head).__name__}, not nn.Linear"
     return None
-
-
-def target_names(config: LoraConfig, model: Any) -> list[str]:
-    """Full names of the modules that PEFT would adapt, in the model's order."""
-    if config.target_modules == "all-linear":
-        return linear_targets(model)
-    return [name for name, _ in model.named_modules() if name and check_target_module_exists(config, name)]

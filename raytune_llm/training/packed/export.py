@@ -11,6 +11,7 @@ from peft import LoraConfig, TaskType
 from safetensors.torch import save_file
 from torch import Tensor
 
+from raytune_llm.models.lora_folder import WEIGHTS_FILE, tensor_name
 from raytune_llm.models.lora_weights import Weights
 from raytune_llm.training.packed.slot import SlotSpec
 
@@ -29,11 +30,10 @@ def export_adapter(
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for name, (a, b) in weights.items():
-        tensors[f"base_model.model.{name}.lora_A.weight"] = a.contiguous()
-        tensors[f"base_model.model.{name}.lora_B.weight"] = b.contiguous()
+        tensors[tensor_name(name, "A")], tensors[tensor_name(name, "B")] = a.contiguous(), b.contiguous()
     for name, head in (heads or {}).items():
         tensors[f"base_model.model.{name}.weight"] = head.unsqueeze(0)
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     config = copy.deepcopy(config)
     config.base_model_name_or_path, config.inference_mode = base, True
     config.save_pretrained(str(folder))

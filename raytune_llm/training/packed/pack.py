@@ -49,7 +49,7 @@ class Pack:
         self.model = model.eval()
         self.names, self.capacity, self.cut = list(names), capacity, cut
         heads = head_sizes(model)
-        self.stack = AdapterStack(model, names, capacity=capacity, max_rank=max_rank, trainable=True, heads=heads)
+        self.stack = AdapterStack(model, names, capacity=capacity, max_lora_rank=max_rank, trainable=True, heads=heads)
         self.head = ScoreHead(model, self.stack) if heads else LabelHead(model)
         self.optimizer = RowAdamW(self.stack.theta[:capacity])
         self._slots: list[Slot] = []

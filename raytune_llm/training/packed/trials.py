@@ -24,12 +24,11 @@ from raytune_llm.data.examples import Examples
 from raytune_llm.jobs.schema import TrainJob
 from raytune_llm.methods import model_refs
 from raytune_llm.models.adapters.lora import LoRA
-from raytune_llm.models.lora_weights import read_weights
+from raytune_llm.models.lora_folder import read_weights, target_names
 from raytune_llm.training import checkpoints
 from raytune_llm.training.config import Report
 from raytune_llm.training.history import History
 from raytune_llm.training.packed.batches import PassBudget, TokenTable
-from raytune_llm.training.packed.eligibility import target_names
 from raytune_llm.training.packed.export import export_adapter
 from raytune_llm.training.packed.memory import choose_capacity, fit_tokens, free_bytes
 from raytune_llm.training.packed.pack import Pack

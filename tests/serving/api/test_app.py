@@ -25,18 +25,18 @@ TEXT = {"model": "wit", "prompt": "Miss the bus", "temperature": 0, "max_tokens"
 
 def make_replica(registry, references, **changed):
     plan = Plan(
-        catalogue=read_catalog(registry, references),
+        catalog=read_catalog(registry, references),
         registry_dir=registry.root,
         engine=ENGINE,
         limits=changed.pop("limits", LIMITS),
         max_running=4,
         key_hashes=changed.pop("key_hashes", ()),
-        quota=KeyLimits(changed.pop("requests_per_minute", None), changed.pop("tokens_per_minute", None)),
+        key_limits=KeyLimits(changed.pop("requests_per_minute", None), changed.pop("tokens_per_minute", None)),
         max_on_demand=changed.pop("max_on_demand", 0),
     )
     assert not changed
     replica = Replica(plan)
-    asyncio.run(replica.reconfigure({"versions": [version.reference for version in plan.catalogue.versions]}))
+    asyncio.run(replica.reconfigure({"versions": [version.reference for version in plan.catalog.versions]}))
     return replica
 
 
@@ -120,7 +120,7 @@ def test_a_streamed_answer_is_the_whole_one_in_pieces(client):
 
 
 def test_completions_take_token_ids_and_tell_logprobs(client, replica):
-    ids = replica._library._models["wit@1"].tokens.prompt(TEXT["prompt"])
+    ids = replica._model_manager._models["wit@1"].tokens.prompt(TEXT["prompt"])
     by_text = client.post("/v1/completions", json={**TEXT, "logprobs": 2}).json()["choices"][0]
     by_ids = client.post("/v1/completions", json={**TEXT, "prompt": ids, "logprobs": 2}).json()["choices"][0]
     assert by_text == by_ids
@@ -267,7 +267,7 @@ def test_versions_are_loaded_and_unloaded_without_a_restart(growing):
     assert text_of(client, "wit@1") == before != text_of(client, "dry")
     asyncio.run(replica.reconfigure({"versions": ["dry@1"]}))
     error(client.post("/v1/completions", json=TEXT), 404, "model_not_found", "model")
-    assert replica._engine._resident.slots.resident == ("dry@1",)
+    assert replica._engine._resident.adapter_cache.resident == ("dry@1",)
     asyncio.run(replica.reconfigure({"versions": ["dry@1", "wit@1"]}))
     assert text_of(client, "wit") == before
     replica.close()
@@ -305,7 +305,7 @@ def test_metrics_tell_of_each_version_and_never_of_what_was_asked(registry, capl
         client.post("/v1/completions", json={**TEXT, "prompt": secret, "model": secret})
         client.post("/v1/completions", json={**TEXT, "prompt": secret, "max_tokens": -1})
     found = samples(client)
-    prompt_tokens = len(replica._library._models["wit@1"].tokens.prompt(secret))
+    prompt_tokens = len(replica._model_manager._models["wit@1"].tokens.prompt(secret))
     assert found['raytune_llm_requests_total{model="wit@1",outcome="length"}'] == 2
     assert found['raytune_llm_prompt_tokens_total{model="wit@1"}'] == 2 * prompt_tokens
     assert found['raytune_llm_completion_tokens_total{model="wit@1"}'] == 16

@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -12,7 +13,7 @@ import urllib.request
 import openai
 import pytest
 import ray
-from serving_world import ENGINE, make_base, publish, write_adapter, write_model
+from serving_world import ENGINE, greedy_text, make_base, publish, write_adapter, write_model
 
 from raytune_llm.data.records import Message
 from raytune_llm.errors import InputError
@@ -21,7 +22,6 @@ from raytune_llm.serving.deploy import endpoint as deployment
 from raytune_llm.serving.engine.loading import read_model
 from raytune_llm.serving.verify.endpoint import check_endpoint
 from raytune_llm.serving.verify.parity import ParityError
-from raytune_llm.serving.verify.reference import reference_answer
 from raytune_llm.stores.registry import Registry
 
 KEY = "a-long-random-word"
@@ -97,14 +97,14 @@ def client(endpoint):
 @pytest.fixture(scope="module")
 def expected(endpoint, registry, tmp_path_factory):
     """What PEFT's generate answers, by model and prompt."""
-    base = endpoint.catalogue.base
+    base = endpoint.catalog.base
     prompts = [f"{word} the bus" for word in ("Miss", "Catch", "Hate", "Oh great,")]
     found = {}
-    for entry in endpoint.catalogue.entries:
+    for entry in endpoint.catalog.entries:
         model = read_model(entry, base, registry, tmp_path_factory.mktemp("cache"))
-        alone = base.load().eval() if model.folder is None else load_tuned(model.folder, base)
+        reference = base.load().eval() if model.folder is None else load_tuned(model.folder, base)
         for prompt in prompts:
-            found[entry.names[-1], prompt] = reference_answer(alone, model, model.tokens.prompt(prompt), 24)
+            found[entry.names[-1], prompt] = greedy_text(reference, model, model.tokens.prompt(prompt), 24)
     return found
 
 
@@ -147,14 +147,14 @@ def test_chat_whole_and_streamed(client):
 
 
 def test_seeds_and_stop_strings(client):
-    def drawn(seed):
+    def sampled(seed):
         return (
             client.completions.create(model="dry", prompt="Miss", max_tokens=12, temperature=1.2, seed=seed)
             .choices[0]
             .text
         )
 
-    assert drawn(1) == drawn(1) != drawn(2)
+    assert sampled(1) == sampled(1) != sampled(2)
     whole = client.completions.create(model="dry", prompt="Miss", max_tokens=12, temperature=0).choices[0].text
     stopped = client.completions.create(model="dry", prompt="Miss", max_tokens=12, temperature=0, stop=whole[4:6])
     assert stopped.choices[0].text == whole[: whole.index(whole[4:6])]
@@ -207,20 +207,25 @@ def test_a_client_that_leaves_ends_its_answer(client, endpoint):
     assert chat(client).choices[0].message.content
 
 
-def test_the_endpoint_is_proven_to_answer_as_peft_does(endpoint, registry):
-    proofs = check_endpoint(endpoint, registry.root, PROBES)
-    assert [proof.model for proof in proofs] == ["wit@1", "dry@1", "whole@1"]
-    assert all(proof.from_reference < 1e-4 < 0.1 < proof.from_base for proof in proofs)
+def test_the_endpoint_passes_the_parity_check(endpoint, registry):
+    results = check_endpoint(endpoint, registry.root, PROBES)
+    assert [result.model for result in results] == ["wit@1", "dry@1", "whole@1"]
+    assert all(result.reference_difference_nats < 1e-4 < 0.1 < result.base_difference_nats for result in results)
+    assert re.fullmatch(
+        r"parity check passed: wit@1 matches PEFT on 4 probes \(log-probabilities within \de-0\d nats; "
+        r"differs from the base by \d+(\.\d+)?\)",
+        str(results[0]),
+    )
 
 
-def test_a_proof_fails_when_another_adapter_answers(endpoint, registry):
+def test_the_parity_check_fails_when_another_adapter_answers(endpoint, registry):
     swapped = dataclasses.replace(
         endpoint,
-        catalogue=dataclasses.replace(
-            endpoint.catalogue,
+        catalog=dataclasses.replace(
+            endpoint.catalog,
             entries=tuple(
                 dataclasses.replace(entry, version=registry.resolve("dry")) if entry.id == "wit@1" else entry
-                for entry in endpoint.catalogue.entries
+                for entry in endpoint.catalog.entries
             ),
         ),
     )

@@ -1,4 +1,4 @@
-"""What breaks, breaks alone: adapters, a replica, an endpoint that is taken down while it answers."""
+"""Failures stay where they are: damaged adapters, a killed replica, an endpoint that is removed while it answers."""
 
 import concurrent.futures
 import socket
@@ -9,14 +9,13 @@ from pathlib import Path
 import openai
 import pytest
 import torch
-from serving_world import make_base, publish, write_adapter
+from serving_world import greedy_text, make_base, publish, write_adapter
 from test_app import TEXT, client_of, make_replica
 from test_serve_config import serve
 
 from raytune_llm.models.loading import load_tuned
 from raytune_llm.serving.deploy import endpoint as deployment
 from raytune_llm.serving.engine.loading import read_model
-from raytune_llm.serving.verify.reference import reference_answer
 from raytune_llm.stores.registry import Registry
 
 PROMPT = "Miss the bus"
@@ -91,11 +90,11 @@ def started(registry, **changed):
 
 def expected(endpoint, registry, max_tokens, folder):
     """PEFT's greedy answers, by model."""
-    base, found = endpoint.catalogue.base, {}
-    for entry in endpoint.catalogue.entries[1:]:
+    base, found = endpoint.catalog.base, {}
+    for entry in endpoint.catalog.entries[1:]:
         model = read_model(entry, base, registry, folder)
         prompt = model.tokens.prompt(PROMPT)
-        found[entry.id] = reference_answer(load_tuned(model.folder, base), model, prompt, max_tokens)
+        found[entry.id] = greedy_text(load_tuned(model.folder, base), model, prompt, max_tokens)
     return found
 
 

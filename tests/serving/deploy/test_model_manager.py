@@ -1,4 +1,4 @@
-"""Versions that come and go: none answers a client unproven, and what is refused is refused with the reason."""
+"""Versions that come and go: each passes a parity check before its first answer, or is refused with the reason."""
 
 import asyncio
 import concurrent.futures
@@ -6,11 +6,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from serving_world import make_base, publish, write_adapter, write_model
+from serving_world import greedy_text, make_base, publish, write_adapter, write_model
 from test_app import TEXT, client_of, error, make_replica, text_of
 
 from raytune_llm.data.records import Message
-from raytune_llm.models import lora_files
+from raytune_llm.models import lora_folder
 from raytune_llm.models.loading import load_tuned
 from raytune_llm.serving.api.errors import ApiError
 from raytune_llm.serving.deploy import model_manager
@@ -18,7 +18,6 @@ from raytune_llm.serving.engine.base import Sampling
 from raytune_llm.serving.engine.decoder import LocalDecoder
 from raytune_llm.serving.engine.loading import read_model
 from raytune_llm.serving.verify.parity import PROBES, probes
-from raytune_llm.serving.verify.reference import reference_answer
 from raytune_llm.stores.registry import Registry
 
 
@@ -27,48 +26,48 @@ def refusal(client, model):
     return error(response, 404, "model_not_found", "model")
 
 
-def counted(monkeypatch):
-    """What is proven from now on, in order."""
-    proven, real = [], model_manager.check_engine
+def recorded_checks(monkeypatch):
+    """The versions that are checked from now on, in order."""
+    checked, real = [], model_manager.check_engine
 
-    def prove(engine, served, probes):
-        proven.append(served.id)
+    def check(engine, served, probes):
+        checked.append(served.id)
         return real(engine, served, probes)
 
-    monkeypatch.setattr(model_manager, "check_engine", prove)
-    return proven
+    monkeypatch.setattr(model_manager, "check_engine", check)
+    return checked
 
 
 def test_versions_on_demand(growing, monkeypatch):
     registry, more = growing
     client = client_of(make_replica(registry, ["wit"], max_on_demand=4))
     closed = client_of(make_replica(registry, ["wit"]))
-    proven = counted(monkeypatch)
+    checked = recorded_checks(monkeypatch)
     more("wit", 2)
     more("dry", 3)
     more("wit", 4, rank=32, dora=True)
     more("wit", 5, rank=32)
     assert len({text_of(client, name) for name in ("wit@1", "wit@2", "wit@3", "wit@4", "wit@2")}) == 4
-    assert proven == ["wit@2", "wit@3", "wit@4"]
+    assert checked == ["wit@2", "wit@3", "wit@4"]
     assert [entry["id"] for entry in client.get("/v1/models").json()["data"]][-1] == "wit@4"
     assert "served: tiny, wit@1" in refusal(closed, "wit@2")
     for name in ("wit@9", "dry@1", "wit@champion", "wit@../../x", "../../wit@1", "wit@²"):
         refusal(client, name)
 
 
-def test_of_more_versions_on_demand_than_may_stay_the_longest_unused_is_put_out(growing, monkeypatch):
+def test_of_more_versions_on_demand_than_may_stay_the_least_recently_used_is_evicted(growing, monkeypatch):
     registry, more = growing
     replica = make_replica(registry, ["wit"], max_on_demand=2)
     client = client_of(replica)
-    proven = counted(monkeypatch)
+    checked = recorded_checks(monkeypatch)
     for seed in (2, 3, 4):
         more("wit", seed)
     texts = [text_of(client, name) for name in ("wit@2", "wit@3", "wit@2", "wit@4")]
     served = [entry["id"] for entry in client.get("/v1/models").json()["data"]]
     assert served == ["tiny", "wit@1", "wit", "wit@2", "wit@4"]
-    assert set(replica._engine._resident.slots.resident) == {"wit@1", "wit@2", "wit@4"}
-    assert text_of(client, "wit@2") == texts[0] and proven == ["wit@2", "wit@3", "wit@4"]
-    assert text_of(client, "wit@3") == texts[1] and proven[3:] == ["wit@3"]
+    assert set(replica._engine._resident.adapter_cache.resident) == {"wit@1", "wit@2", "wit@4"}
+    assert text_of(client, "wit@2") == texts[0] and checked == ["wit@2", "wit@3", "wit@4"]
+    assert text_of(client, "wit@3") == texts[1] and checked[3:] == ["wit@3"]
 
 
 def hardly_tuned(version):
@@ -85,29 +84,29 @@ def truncated(version):
 
 
 @pytest.mark.parametrize(
-    ("damage", "reason"), [(truncated, "not a whole safetensors file"), (hardly_tuned, "can't be told from its base")]
+    ("damage", "reason"), [(truncated, "not a whole safetensors file"), (hardly_tuned, "can't be distinguished from its base")]
 )
 def test_a_version_on_demand_that_fails_is_refused_with_the_reason_and_tried_once(growing, monkeypatch, damage, reason):
     registry, more = growing
     replica = make_replica(registry, ["wit"], max_on_demand=4)
     client = client_of(replica)
-    before, proven = text_of(client, "wit"), counted(monkeypatch)
+    before, checked = text_of(client, "wit"), recorded_checks(monkeypatch)
     damage(more("wit", 2))
     message = refusal(client, "wit@2")
     assert "the model 'wit@2' is not served here" in message and reason in message
-    num_tried = len(proven)
-    assert refusal(client, "wit@2") == message and len(proven) == num_tried <= 1
+    num_tried = len(checked)
+    assert refusal(client, "wit@2") == message and len(checked) == num_tried <= 1
     assert [entry["id"] for entry in client.get("/v1/models").json()["data"]] == ["tiny", "wit@1", "wit"]
     assert text_of(client, "wit") == before
-    assert replica._engine._resident.slots.resident == ("wit@1",)
+    assert replica._engine._resident.adapter_cache.resident == ("wit@1",)
 
 
 def test_an_adapter_that_the_engine_applies_otherwise_than_peft_is_refused(growing, monkeypatch):
     registry, more = growing
     client = client_of(make_replica(registry, ["wit"], max_on_demand=4))
-    read = lora_files.read_weights
+    read = lora_folder.read_scaled_weights
     monkeypatch.setattr(
-        "raytune_llm.serving.engine.resident_models.read_weights",
+        "raytune_llm.serving.engine.resident_models.read_scaled_weights",
         lambda *given: {name: (a, b * 1.1) for name, (a, b) in read(*given).items()},
     )
     more("wit", 2)
@@ -118,35 +117,35 @@ def test_an_adapter_that_the_engine_applies_otherwise_than_peft_is_refused(growi
     assert "wit@3 is applied to 5 modules here, by PEFT to 6" in refusal(client, "wit@3")
 
 
-def test_others_answer_while_a_version_is_proven_and_all_who_ask_for_it_wait_for_one_load(growing, monkeypatch):
+def test_others_answer_while_a_version_is_checked_and_all_requests_for_it_wait_for_one_load(growing, monkeypatch):
     registry, more = growing
     replica = make_replica(registry, ["wit"], max_on_demand=4)
     more("wit", 2)
-    may_go_on, proven, real = threading.Event(), [], model_manager.check_engine
+    may_continue, checked, real = threading.Event(), [], model_manager.check_engine
 
-    def prove(engine, served, probes):
-        assert may_go_on.wait(60)
-        proven.append(served.id)
+    def check(engine, served, probes):
+        assert may_continue.wait(60)
+        checked.append(served.id)
         return real(engine, served, probes)
 
-    monkeypatch.setattr(model_manager, "check_engine", prove)
+    monkeypatch.setattr(model_manager, "check_engine", check)
 
     async def run():
-        finding = [asyncio.create_task(replica._library.find("wit@2")) for _ in range(3)]
+        finding = [asyncio.create_task(replica._model_manager.find("wit@2")) for _ in range(3)]
         await asyncio.sleep(0)
         finding.pop().cancel()  # a client that leaves
         text = TEXT["prompt"]
-        served = await replica._library.find("wit")
+        served = await replica._model_manager.find("wit")
         sampling = Sampling(
             max_tokens=8, temperature=0.0, top_p=1.0, seed=None, stop=(), num_logprobs=None, stream=False
         )
         answer = [d async for d in replica._engine.generate("wit@1", served.tokens.prompt(text), sampling)]
         assert answer[-1].finish is not None and not any(task.done() for task in finding)
-        may_go_on.set()
+        may_continue.set()
         return [(await task).id for task in finding]
 
     assert asyncio.run(run()) == ["wit@2", "wit@2"]
-    assert proven == ["wit@2"]
+    assert checked == ["wit@2"]
 
 
 def test_named_versions_that_cannot_be_served_leave_the_others_alone(growing):
@@ -160,7 +159,7 @@ def test_named_versions_that_cannot_be_served_leave_the_others_alone(growing):
     asyncio.run(replica.reconfigure({"versions": wanted}))
     assert list(replica.refused()) == ["taste@1", "gone@3", "../../x", "new@1"]
     assert "taste@1 is of kind reward, which gives no answers; allowed: adapter, model" in refusal(client, "taste@1")
-    assert "can't be told from its base" in refusal(client, "new")
+    assert "can't be distinguished from its base" in refusal(client, "new")
     assert text_of(client, "wit") != text_of(client, "dry")
     asyncio.run(replica.reconfigure({"versions": ["wit@1", "dry@1"]}))
     assert replica.refused() == {}
@@ -171,11 +170,11 @@ def test_kinds_that_give_no_answers_are_refused_on_demand_too(growing):
     replica = make_replica(registry, ["wit"], max_on_demand=1)
     more("wit", 2, kind="reward")
     with pytest.raises(ApiError, match="wit@2 is of kind reward, which gives no answers"):
-        asyncio.run(replica._library.find("wit@2"))
+        asyncio.run(replica._model_manager.find("wit@2"))
 
 
 @pytest.mark.parametrize("is_encoder_decoder", [False, True], ids=["causal", "encoder_decoder"])
-def test_every_kind_of_version_is_proven_and_answers_as_peft_does(tmp_path, is_encoder_decoder):
+def test_every_kind_of_version_passes_the_check_and_answers_as_peft_does(tmp_path, is_encoder_decoder):
     base = make_base(tmp_path / "tiny", is_encoder_decoder=is_encoder_decoder)
     registry = Registry(str(tmp_path / "registry"))
     publish(registry, base, "lora", write_adapter(base, tmp_path / "lora", seed=1))
@@ -184,9 +183,9 @@ def test_every_kind_of_version_is_proven_and_answers_as_peft_does(tmp_path, is_e
     replica = make_replica(registry, ["lora", "dora", "full"])
     assert replica.refused() == {}
     client, found = client_of(replica), {}
-    for entry in replica._library.catalogue.entries[1:]:
+    for entry in replica._model_manager.catalog.entries[1:]:
         served = read_model(entry, base, registry, tmp_path)
-        expected = reference_answer(load_tuned(served.folder, base), served, served.tokens.prompt(TEXT["prompt"]), 8)
+        expected = greedy_text(load_tuned(served.folder, base), served, served.tokens.prompt(TEXT["prompt"]), 8)
         found[entry.id] = text_of(client, entry.id)
         assert found[entry.id].lstrip() == expected
     assert len(set(found.values())) == 3

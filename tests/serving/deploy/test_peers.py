@@ -1,4 +1,4 @@
-"""A replica whose peers or board don't answer, without Ray Serve: it steps in, or says at once what is missing."""
+"""A replica whose peers or coordinator don't answer, without Ray Serve: it decodes itself, or refuses at once."""
 
 import asyncio
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ ANSWER = [Delta("here", 1), Delta("", 0, (), Finish.stop)]
 
 
 class Never:
-    """An answer of a peer that is full, or of a board that hangs."""
+    """An answer of a peer that is full, or of a coordinator that hangs."""
 
     cancelled = False
 
@@ -39,7 +39,7 @@ class Engine:
     def is_cold(self, model):
         return True
 
-    def held(self):
+    def adapters_in_memory(self):
         return []
 
     async def generate(self, model, prompt, sampling):
@@ -47,10 +47,10 @@ class Engine:
             yield delta
 
 
-def one_that_posts(board_answers):
-    """A board's handle."""
-    remote = SimpleNamespace(remote=lambda *_: board_answers())
-    return SimpleNamespace(post=remote, draw=remote)
+def coordinator_that(answers):
+    """A coordinator's handle."""
+    remote = SimpleNamespace(remote=lambda *_: answers())
+    return SimpleNamespace(heartbeat=remote, acquire=remote)
 
 
 def peer_that(answer):
@@ -60,37 +60,37 @@ def peer_that(answer):
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr(peers, "TAKEN_ON_SECONDS", 0.05)
-    monkeypatch.setattr(peers, "BOARD_SECONDS", 0.05)
+    monkeypatch.setattr(peers, "ACCEPT_SECONDS", 0.05)
+    monkeypatch.setattr(peers, "COORDINATOR_SECONDS", 0.05)
 
-    async def known(name):
+    async def registered(name):
         return name
 
-    monkeypatch.setattr(peers, "_known_as", known)
+    monkeypatch.setattr(peers, "_register_as", registered)
 
 
-async def generated(board):
-    """What is answered once the board has told of the other replicas."""
-    me = Peers(board, "me", Engine(), SimpleNamespace(handed_over=lambda _: None), max_running=4)
-    posting = asyncio.create_task(me.keep_posting(RateLimiter(KeyLimits(None, None), me.draw)))
+async def generated(coordinator):
+    """The answer, once the coordinator has reported the other replicas."""
+    me = Peers(coordinator, "me", Engine(), SimpleNamespace(forwarded=lambda _: None), max_running=4)
+    heartbeats = asyncio.create_task(me.send_heartbeats(RateLimiter(KeyLimits(None, None), me.acquire)))
     await asyncio.sleep(0.01)
     found = [delta async for delta in me.generate("a@1", [1], None)]
-    posting.cancel()
+    heartbeats.cancel()
     return found
 
 
-async def told():
+async def one_other():
     return [Heartbeat("other", ("a@1",), 0)]
 
 
-def test_a_peer_that_does_not_take_an_answer_on_is_not_waited_for(monkeypatch):
+def test_a_peer_that_does_not_accept_a_request_is_not_waited_for(monkeypatch):
     never = Never()
     monkeypatch.setattr(peers, "_handle", peer_that(never))
-    assert asyncio.run(generated(one_that_posts(told))) == ANSWER
+    assert asyncio.run(generated(coordinator_that(one_other))) == ANSWER
     assert never.cancelled
 
 
-def test_a_peer_that_takes_it_on_may_think_for_long(monkeypatch):
+def test_a_peer_that_accepts_may_take_long(monkeypatch):
     class Slow(Never):
         def __init__(self):
             self.deltas = iter([(0, Delta("", 0)), (0.1, Delta("there", 1)), (0, Delta("", 0, (), Finish.stop))])
@@ -103,12 +103,12 @@ def test_a_peer_that_takes_it_on_may_think_for_long(monkeypatch):
             return delta
 
     monkeypatch.setattr(peers, "_handle", peer_that(Slow()))
-    assert asyncio.run(generated(one_that_posts(told))) == [Delta("there", 1), Delta("", 0, (), Finish.stop)]
+    assert asyncio.run(generated(coordinator_that(one_other))) == [Delta("there", 1), Delta("", 0, (), Finish.stop)]
 
 
-def test_a_board_that_does_not_answer_is_told_as_503():
-    me = Peers(one_that_posts(Never), "me", Engine(), None, max_running=4)
-    quota = RateLimiter(KeyLimits(10, None), me.draw)
+def test_a_coordinator_that_does_not_answer_is_error_503():
+    me = Peers(coordinator_that(Never), "me", Engine(), None, max_running=4)
+    limiter = RateLimiter(KeyLimits(10, None), me.acquire)
     with pytest.raises(ApiError, match="limits can't be looked up") as raised:
-        asyncio.run(quota.admit("key"))
+        asyncio.run(limiter.admit("key"))
     assert raised.value.status == 503

@@ -17,7 +17,7 @@ from test_serve_config import serve
 
 from raytune_llm.serving.deploy import endpoint as deployment
 from raytune_llm.serving.deploy.application import APPLICATION, DEPLOYMENT
-from raytune_llm.serving.deploy.peers import POST_EVERY_SECONDS
+from raytune_llm.serving.deploy.peers import HEARTBEAT_SECONDS
 from raytune_llm.serving.engine.decoder import LocalDecoder
 from raytune_llm.serving.engine.local import LocalEngine
 from raytune_llm.stores.registry import Registry
@@ -141,12 +141,12 @@ def test_replicas_divide_the_adapters_and_a_hot_one_is_held_by_both(endpoint, re
     def are_divided():
         for model in MODELS:
             ask(client(endpoint, next(keys)), model, max_tokens=1)
-        held = holders(endpoint)
-        return set(held) == set(MODELS) and all(len(replicas) == 1 for replicas in held.values())
+        found = holders(endpoint)
+        return set(found) == set(MODELS) and all(len(replicas) == 1 for replicas in found.values())
 
     def stay_divided():
         until(are_divided)
-        time.sleep(4 * POST_EVERY_SECONDS)  # both have told and heard who holds what
+        time.sleep(4 * HEARTBEAT_SECONDS)  # both know who holds what
         loads = sum(by(samples(endpoint), "raytune_llm_adapter_loads", "replica").values())
         for model in MODELS * 3:
             assert ask(client(endpoint, next(keys)), model, 100) == answers[model]

@@ -15,14 +15,13 @@ from pathlib import Path
 import openai
 import pytest
 import yaml
-from serving_world import make_base, publish, write_adapter
+from serving_world import greedy_text, make_base, publish, write_adapter
 from test_ray_jobs import cluster, free_ports, session_of  # noqa: F401
 from test_replicas import PROMPT, ask
 
 from raytune_llm.models.loading import load_tuned
 from raytune_llm.serving.catalog import read_catalog
 from raytune_llm.serving.engine.loading import read_model
-from raytune_llm.serving.verify.reference import reference_answer
 from raytune_llm.stores.registry import Registry
 
 pytestmark = pytest.mark.slow  # minutes: a cluster of two nodes, three roll-outs under load
@@ -68,10 +67,10 @@ def registry(tmp_path_factory):
     return registry
 
 
-def until(condition, said):
+def until(condition, output):
     deadline = time.monotonic() + RUNNING_WITHIN_SECONDS
     while not condition():
-        assert time.monotonic() < deadline, said()
+        assert time.monotonic() < deadline, output()
         time.sleep(0.5)
 
 
@@ -89,10 +88,10 @@ def run(cluster, *command, **more):  # noqa: F811
 
 def num_nodes(cluster):  # noqa: F811
     listed = f"{sys.executable} -m ray.scripts.scripts list nodes --format json --address {cluster.dashboard}".split()
-    status, said = run(cluster, *listed)
-    if status or "[" not in said:
+    status, output = run(cluster, *listed)
+    if status or "[" not in output:
         return 0
-    return sum(node["state"] == "ALIVE" for node in json.loads(said[said.index("[") :]))
+    return sum(node["state"] == "ALIVE" for node in json.loads(output[output.index("[") :]))
 
 
 def deployed(cluster, file, **more):  # noqa: F811
@@ -101,32 +100,32 @@ def deployed(cluster, file, **more):  # noqa: F811
 
 def states(cluster):  # noqa: F811
     """Ray Serve's own account."""
-    status, said = run(cluster, f"{BIN}/serve", "status", "--address", cluster.dashboard)
-    assert status == 0, said
-    return yaml.safe_load(said[said.index("proxies") :])["applications"]["raytune_llm"]
+    status, output = run(cluster, f"{BIN}/serve", "status", "--address", cluster.dashboard)
+    assert status == 0, output
+    return yaml.safe_load(output[output.index("proxies") :])["applications"]["raytune_llm"]
 
 
 def wait_for_roll_out(cluster):  # noqa: F811
-    said = {}
+    found = {}
 
     def is_running():
-        said.update(states(cluster))
-        endpoint = said["deployments"].get("endpoint", {"status": "", "replica_states": {}})
-        return (said["status"], endpoint["status"], endpoint["replica_states"]) == (
+        found.update(states(cluster))
+        endpoint = found["deployments"].get("endpoint", {"status": "", "replica_states": {}})
+        return (found["status"], endpoint["status"], endpoint["replica_states"]) == (
             "RUNNING",
             "HEALTHY",
             {"RUNNING": 2},
         )
 
     time.sleep(1)  # the controller takes the new goal up
-    until(is_running, lambda: str(said))
+    until(is_running, lambda: str(found))
 
 
 class Load:
-    """Clients that ask without pause until they are told to stop."""
+    """Clients that send requests without pause until the context ends."""
 
     def __init__(self, url, answers):
-        self._url, self._answers, self._goes_on = url, answers, True
+        self._url, self._answers, self._is_running = url, answers, True
         self.num_right, self.failures = 0, []
         self._lock = threading.Lock()
 
@@ -136,7 +135,7 @@ class Load:
         return self
 
     def __exit__(self, *_):
-        self._goes_on = False
+        self._is_running = False
         self._pool.shutdown()
         for future in self._running:
             future.result()
@@ -144,7 +143,7 @@ class Load:
     def _ask(self, i):
         model = list(self._answers)[i % len(self._answers)]
         asker = openai.OpenAI(base_url=self._url, api_key=KEY, max_retries=0, timeout=60)
-        while self._goes_on:
+        while self._is_running:
             try:
                 text = ask(asker, model, 32)
             except openai.OpenAIError as error:
@@ -164,19 +163,19 @@ def test_a_file_is_deployed_and_rolled_out_anew_under_load(cluster, second_node,
         *("serve.api_key_env=SOME_KEYS", "serve.num_replicas=2", "serve.max_replicas=2"),
         *("serve.engine.use_gpu=false", "serve.max_tokens=64"),
     ]
-    status, said = run(cluster, sys.executable, "jobs/serve.py", *overrides, SOME_KEYS=KEY)
-    assert status == 0 and str(file) in said and KEY not in file.read_text(), said
-    status, said = deployed(cluster, file, RAY_AUTH_MODE="disabled")
-    assert status != 0, said  # who has no token changes nothing
-    status, said = deployed(cluster, file)
-    assert status == 0, said
+    status, output = run(cluster, sys.executable, "jobs/serve.py", *overrides, SOME_KEYS=KEY)
+    assert status == 0 and str(file) in output and KEY not in file.read_text(), output
+    status, output = deployed(cluster, file, RAY_AUTH_MODE="disabled")
+    assert status != 0, output  # who has no token changes nothing
+    status, output = deployed(cluster, file)
+    assert status == 0, output
     wait_for_roll_out(cluster)
 
     base = read_catalog(registry, ["wit"]).base
     answers = {}
     for entry in read_catalog(registry, ["wit", "dry"]).entries[1:]:
         served = read_model(entry, base, registry, tmp_path)
-        answers[entry.version.name] = reference_answer(
+        answers[entry.version.name] = greedy_text(
             load_tuned(served.folder, base), served, served.tokens.prompt(PROMPT), 32
         )
     asker = openai.OpenAI(base_url=url, api_key=KEY, max_retries=0, timeout=60)
@@ -191,7 +190,7 @@ def test_a_file_is_deployed_and_rolled_out_anew_under_load(cluster, second_node,
         (application,) = content["applications"]
         application["deployments"][0]["user_config"]["versions"] = ["wit@1", "dry@1"]
         file.write_text(yaml.safe_dump(content))
-        assert deployed(cluster, file)[0] == 0  # a version more: loaded beside the others
+        assert deployed(cluster, file)[0] == 0  # a further version is loaded while the other one answers
         wait_for_roll_out(cluster)
         until(lambda: is_served_everywhere(asker, "dry"), lambda: "dry is not served")
         num_loaded = load.num_right

@@ -60,9 +60,9 @@ def test_the_application_is_built_from_the_args_alone(registry, tmp_path, monkey
     assert (scaling.min_replicas, scaling.max_replicas, scaling.target_ongoing_requests) == (1, 4, 3)
     assert (scaling.upscale_delay_s, scaling.downscale_delay_s, scaling.look_back_period_s) == (30.0, 600.0, 30.0)
     assert deployment._deployment_config.graceful_shutdown_timeout_s == 10.0
-    plan, board = deployment.init_args
-    assert board._bound_deployment.name == "board"
-    assert [version.reference for version in plan.catalogue.versions] == ["wit@1"]
+    plan, coordinator = deployment.init_args
+    assert coordinator._bound_deployment.name == "coordinator"
+    assert [version.reference for version in plan.catalog.versions] == ["wit@1"]
     assert plan.key_hashes == (key_hash("a-secret"),)
     assert plan.engine == serve().engine
 

@@ -1,4 +1,4 @@
-"""Answers that come and go decode together as each would alone, whatever the base's shape."""
+"""Answers in a changing batch are those of a batch of one, for bases of several architectures."""
 
 import asyncio
 import dataclasses
@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from serving_world import ENGINE, byte_level_tokenizer, make_base, write_adapter, write_model
+from serving_world import ENGINE, byte_level_tokenizer, greedy_text, make_base, write_adapter, write_model
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,
@@ -26,7 +26,6 @@ from raytune_llm.models.loading import load_tuned
 from raytune_llm.serving.engine.base import Sampling, ServedModel
 from raytune_llm.serving.engine.batch import can_batch, has_plain_mask
 from raytune_llm.serving.engine.kv_cache import FIRST_COLUMNS, KVCache
-from raytune_llm.serving.verify.reference import reference_answer
 
 SMALL = {
     "hidden_size": 32,
@@ -132,7 +131,7 @@ def test_greedy_answers_are_pefts_on_every_shape_while_others_come_and_go(tmp_pa
     assert has_plain_mask(base.load()) == (shape in ("qwen", "neox_eager"))
     prompts = drawn_prompts(12, 30, len(base.tokenizer()))
     work = [(models[i % 4], prompt, 1 + 2 * (i % 7)) for i, prompt in enumerate(prompts)]
-    alone = {m.id: base.load().eval() if m.folder is None else load_tuned(m.folder, base) for m in models}
+    tuned = {m.id: base.load().eval() if m.folder is None else load_tuned(m.folder, base) for m in models}
 
     async def together():
         asked = [
@@ -141,7 +140,7 @@ def test_greedy_answers_are_pefts_on_every_shape_while_others_come_and_go(tmp_pa
         ]
         return await asyncio.gather(*asked)
 
-    expected = [reference_answer(alone[model.id], model, prompt, length) for model, prompt, length in work]
+    expected = [greedy_text(tuned[model.id], model, prompt, length) for model, prompt, length in work]
     assert [text.lstrip() for text in asyncio.run(together())] == expected
     assert len(set(expected)) > 6
     engine.close()
@@ -187,18 +186,18 @@ def test_a_seed_gives_the_same_answer_whatever_else_is_decoded(world):
     ]
     names = list(models)
     work = [(names[i % 5], prompts[i], samplings[i]) for i in range(20)]
-    alone = [asyncio.run(answer(engine, *item)) for item in work]
+    one_by_one = [asyncio.run(answer(engine, *item)) for item in work]
     draw = random.Random(1)
 
     async def together():
         return await asyncio.gather(*(answer(engine, *item, draw.random() * 0.05) for item in work))
 
     for _ in range(3):
-        assert asyncio.run(together()) == alone
+        assert asyncio.run(together()) == one_by_one
     engine.close()
 
 
-def test_more_adapters_than_rows_are_put_out_and_read_again(world):
+def test_more_adapters_than_rows_are_evicted_and_read_again(world):
     base, models = world
     engine, roomy = loaded(base, models, max_resident_adapters=1), loaded(base, models)
     names, prompt = ["one", "two", "three", "base"], [5, 6, 7]
@@ -210,7 +209,7 @@ def test_more_adapters_than_rows_are_put_out_and_read_again(world):
         return await asyncio.gather(*(answer(engine, name, prompt, GREEDY) for name in order))
 
     assert asyncio.run(together()) == [expected[name] for name in order]
-    assert len(engine._resident.slots.resident) == 1
+    assert len(engine._resident.adapter_cache.resident) == 1
     engine.close()
     roomy.close()
 
@@ -235,20 +234,20 @@ def test_models_come_and_go_while_others_answer(world):
 
     assert asyncio.run(run()) == list(expected.values())
     asyncio.run(answer(engine, "base", prompt, GREEDY))
-    assert "one" not in engine._resident.slots and len(engine._resident.batches) == 1
+    assert "one" not in engine._resident.adapter_cache and len(engine._resident.batches) == 1
     engine.add(models["one"])
     assert asyncio.run(answer(engine, "one", prompt, long)) == expected["one"]
     engine.close()
 
 
-def test_logits_that_are_not_finite_end_their_own_answer_alone(world):
+def test_logits_that_are_not_finite_end_only_their_own_answer(world):
     base, models = world
     engine = loaded(base, models)
     prompt = [5, 6, 7]
     expected = asyncio.run(answer(engine, "one", prompt, GREEDY))
-    slots = engine._resident.slots
+    cache = engine._resident.adapter_cache
     with torch.inference_mode():
-        slots._stack.theta[slots._slots["two"]] = float("nan")
+        cache._stack.theta[cache._slots["two"]] = float("nan")
 
     async def both():
         good, bad = answer(engine, "one", prompt, GREEDY), answer(engine, "two", prompt, GREEDY)
@@ -270,37 +269,39 @@ def filled(lengths, seed):
     return cache
 
 
-def test_the_window_keeps_each_rows_own_columns_through_growth_moves_and_departures():
+def test_the_kv_cache_keeps_each_rows_own_columns_through_growth_moves_and_departures():
     draw = random.Random(0)
-    window, held = KVCache(4), []
+    kv_cache, expected_rows = KVCache(4), []
     for turn in range(600):
         action = draw.random()
-        if action < 0.08 and len(held) < 4:
-            lengths = [draw.choice((1, 5, 40, 200)) for _ in range(draw.randint(1, 4 - len(held)))]
+        if action < 0.08 and len(expected_rows) < 4:
+            lengths = [draw.choice((1, 5, 40, 200)) for _ in range(draw.randint(1, 4 - len(expected_rows)))]
             cache = filled(lengths, turn)
-            window.insert(cache, lengths)
+            kv_cache.insert(cache, lengths)
             for row, length in enumerate(lengths):
-                held.append([layer.keys[row, :, -length:] for layer in cache.layers])
-        elif action < 0.12 and held:
-            row = draw.randrange(len(held))
-            window.drop(row)
-            held[row] = held[-1]
-            held.pop()
-        elif held:
-            window.make_column()
+                expected_rows.append([layer.keys[row, :, -length:] for layer in cache.layers])
+        elif action < 0.12 and expected_rows:
+            row = draw.randrange(len(expected_rows))
+            kv_cache.drop(row)
+            expected_rows[row] = expected_rows[-1]
+            expected_rows.pop()
+        elif expected_rows:
+            kv_cache.make_column()
             for index in range(2):
-                new = torch.randn(len(held), 2, 1, 3)
-                window.cache.update(new, new, index)
-                for row, one in zip(held, new, strict=True):
+                new = torch.randn(len(expected_rows), 2, 1, 3)
+                kv_cache.cache.update(new, new, index)
+                for row, one in zip(expected_rows, new, strict=True):
                     row[index] = torch.cat([row[index], one], dim=1)
-            assert window.bias.shape == (len(held), 1, 1, window.end + 1 - window.start)
-            window.end += 1
-        assert window.num_rows == len(held)
-        for row, layers in enumerate(held):
+            assert kv_cache.bias.shape == (len(expected_rows), 1, 1, kv_cache.end + 1 - kv_cache.start)
+            kv_cache.end += 1
+        assert kv_cache.num_rows == len(expected_rows)
+        for row, layers in enumerate(expected_rows):
             length = layers[0].shape[1]
             for index, expected in enumerate(layers):
-                assert torch.equal(window.cache.layers[index].keys[row, :, window.end - length : window.end], expected)
-                assert window.cache.layers[index].keys[row].isfinite().all()
-            if window.end < window._bias.shape[1]:
-                assert (window.bias[row, 0, 0] == 0).sum() == length + 1
-    assert window._bias.shape[1] > FIRST_COLUMNS
+                assert torch.equal(
+                    kv_cache.cache.layers[index].keys[row, :, kv_cache.end - length : kv_cache.end], expected
+                )
+                assert kv_cache.cache.layers[index].keys[row].isfinite().all()
+            if kv_cache.end < kv_cache._bias.shape[1]:
+                assert (kv_cache.bias[row, 0, 0] == 0).sum() == length + 1
+    assert kv_cache._bias.shape[1] > FIRST_COLUMNS

@@ -4,22 +4,38 @@ import random
 
 import pytest
 from serving_world import byte_fallback_tokenizer, byte_level_tokenizer
+from tokenizers import Tokenizer, decoders, models
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from raytune_llm.serving.engine.detokenize import REPLACEMENT, Detokenizer, StopStrings, decode
+from raytune_llm.serving.engine.detokenize import (
+    REPLACEMENT,
+    StopStrings,
+    StreamDetokenizer,
+    WindowDetokenizer,
+    decode,
+    make_detokenizer,
+)
 
 TEXTS = ["naïve café 😀😀 日本語 done", " leading space", "a", "", "é", "two  spaces.  end ", "😀"]
 
 
 @pytest.fixture(
-    params=[byte_level_tokenizer, byte_fallback_tokenizer], ids=["byte_level", "byte_fallback"], scope="module"
+    params=[byte_level_tokenizer, byte_fallback_tokenizer, ByT5Tokenizer],
+    ids=["byte_level", "byte_fallback", "python"],
+    scope="module",
 )
 def tokenizer(request):
     return request.param()
 
 
 def pieces(tokenizer, ids):
-    detokenizer = Detokenizer(tokenizer)
+    detokenizer = make_detokenizer(tokenizer)
     return [*(detokenizer.add(index) for index in ids), detokenizer.flush()]
+
+
+def test_tokenizers_stream_where_they_can_be_streamed():
+    assert isinstance(make_detokenizer(byte_level_tokenizer()), StreamDetokenizer)
+    assert isinstance(make_detokenizer(ByT5Tokenizer()), WindowDetokenizer)
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -37,15 +53,38 @@ def test_text_comes_before_the_end(tokenizer):
 
 def test_random_tokens_decode_to_the_same_text_as_all_at_once(tokenizer):
     draw = random.Random(0)
-    plain = [index for index in range(len(tokenizer)) if index not in tokenizer.all_special_ids]
-    for _ in range(200):
-        ids = draw.choices(plain, k=draw.randint(0, 40))
+    for _ in range(500):
+        ids = draw.choices(range(len(tokenizer)), k=draw.randint(0, 40))
         assert "".join(pieces(tokenizer, ids)) == decode(tokenizer, ids)
+
+
+def test_bytes_of_an_unfinished_character_come_at_the_end_as_replacements(tokenizer):
+    ids = tokenizer.encode("a😀", add_special_tokens=False)[:-1]
+    parts = pieces(tokenizer, ids)
+    assert "".join(parts) == decode(tokenizer, ids)
+    assert not any(REPLACEMENT in part for part in parts[:-1])
+
+
+def test_kept_tokens_come_with_the_next_text_or_at_the_end(tokenizer):
+    ids = tokenizer.encode("naïve café 😀", add_special_tokens=False)
+    for places in ([0, 1, 4], range(len(ids)), range(3, len(ids))):
+        detokenizer, text = make_detokenizer(tokenizer), ""
+        for place, index in enumerate(ids):
+            text += detokenizer.keep(index) or "" if place in places else detokenizer.add(index)
+        assert text + detokenizer.flush() == "naïve café 😀"
+
+
+def test_a_decoder_that_changes_earlier_text_does_not_end_the_answer():
+    """DecodeStream raises for such decoders; what was given out stays, and the rest comes."""
+    backend = Tokenizer(models.WordLevel({"a": 0, "b": 1, "c": 2, "?": 3}, unk_token="?"))
+    backend.decoder = decoders.Sequence([decoders.Fuse(), decoders.Replace("ab", "X")])
+    parts = pieces(PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="?"), [0, 1, 2, 2])
+    assert parts == ["a", "", "c", "c", ""]
 
 
 def test_special_tokens_are_left_out_and_keep_the_space_after_them(tokenizer):
     words = [tokenizer.encode(word, add_special_tokens=False) for word in ("one", " two")]
-    ids = [*words[0], tokenizer.bos_token_id, *words[1]]
+    ids = [*words[0], tokenizer.eos_token_id, *words[1]]
     assert "".join(pieces(tokenizer, ids)) == decode(tokenizer, ids)
 
 

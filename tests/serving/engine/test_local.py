@@ -1,4 +1,4 @@
-"""The local engine answers as transformers and PEFT do, each model by itself, and each answer alone."""
+"""The local engine gives the answers of transformers and PEFT, whatever else it decodes."""
 
 import asyncio
 import dataclasses
@@ -7,14 +7,14 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from serving_world import ENGINE, make_base, write_adapter, write_model
+from serving_world import ENGINE, greedy_text, make_base, write_adapter, write_model
 
 from raytune_llm.data.records import Message
 from raytune_llm.data.tokens import Tokens
 from raytune_llm.errors import InputError
 from raytune_llm.models.loading import load_tuned
 from raytune_llm.serving.engine.base import Finish, Sampling, ServedModel
-from raytune_llm.serving.verify.reference import first_logprobs, reference_answer
+from raytune_llm.serving.verify.reference import first_logprobs
 
 PROMPTS = ["Miss the bus", "naïve café", (Message("user", "What a lovely day"),)]
 GREEDY = Sampling(max_tokens=12, temperature=0.0, top_p=1.0, seed=None, stop=(), num_logprobs=None, stream=True)
@@ -63,39 +63,39 @@ def test_greedy_answers_are_those_of_generate_for_each_model(world):
     base, models, engine = world
     answers = {}
     for id, model in models.items():
-        alone = reference(base, model)
+        tuned = reference(base, model)
         for prompt in PROMPTS:
-            expected = reference_answer(alone, model, model.tokens.prompt(prompt), GREEDY.max_tokens)
+            expected = greedy_text(tuned, model, model.tokens.prompt(prompt), GREEDY.max_tokens)
             assert answer(engine, model, prompt, GREEDY).lstrip() == expected, (id, prompt)
         answers[id] = tuple(answer(engine, model, prompt, GREEDY) for prompt in PROMPTS)
-    assert len(set(answers.values())) == len(models), "the models can't be told apart by these prompts"
+    assert len(set(answers.values())) == len(models), "these prompts don't distinguish the models"
 
 
-def test_answers_decoded_together_are_those_decoded_alone(world):
+def test_answers_decoded_together_are_those_decoded_one_by_one(world):
     _, models, engine = world
     work = [
         (model, prompt, sampling) for model in models.values() for prompt in PROMPTS for sampling in (GREEDY, SAMPLED)
     ]
-    alone = [answer(engine, *item) for item in work]
+    one_by_one = [answer(engine, *item) for item in work]
 
     async def together():
         return await asyncio.gather(*(collect(engine, *item) for item in work))
 
-    assert ["".join(delta.text for delta in deltas) for deltas in asyncio.run(together())] == alone
+    assert ["".join(delta.text for delta in deltas) for deltas in asyncio.run(together())] == one_by_one
 
 
 def test_a_seed_repeats_an_answer_and_another_seed_changes_it(world):
     _, models, engine = world
 
-    def drawn(seed):
+    def sampled(seed):
         sampling = Sampling(
             max_tokens=16, temperature=1.0, top_p=1.0, seed=seed, stop=(), num_logprobs=None, stream=True
         )
         return answer(engine, models["one"], PROMPTS[0], sampling)
 
-    assert drawn(3) == drawn(3)
-    assert len({drawn(seed) for seed in range(6)}) > 1
-    assert len({drawn(None) for _ in range(6)}) > 1
+    assert sampled(3) == sampled(3)
+    assert len({sampled(seed) for seed in range(6)}) > 1
+    assert len({sampled(None) for _ in range(6)}) > 1
 
 
 def test_a_tiny_top_p_is_greedy(world):
@@ -116,7 +116,7 @@ def test_a_stop_string_ends_the_answer_before_it(world):
     assert deltas[-1].finish is Finish.stop
 
 
-def test_length_counts_tokens_and_says_so(world):
+def test_length_counts_tokens_and_is_the_finish_reason(world):
     _, models, engine = world
     sampling = Sampling(max_tokens=3, temperature=0.0, top_p=1.0, seed=None, stop=(), num_logprobs=None, stream=True)
     deltas = asyncio.run(collect(engine, models["one"], PROMPTS[0], sampling))
@@ -143,10 +143,10 @@ def test_logprobs_are_the_models_own_whatever_the_temperature(world):
             max_tokens=2, temperature=temperature, top_p=1.0, seed=0, stop=(), num_logprobs=3, stream=True
         )
         deltas = asyncio.run(collect(engine, model, PROMPTS[0], sampling))
-        told = [entry for delta in deltas for entry in delta.logprobs]
-        assert len(told) == 2
-        assert [value for _, value in told[0].top] == pytest.approx(expected.values.tolist(), abs=1e-4)
-        assert told[0].logprob <= told[0].top[0][1]
+        found = [entry for delta in deltas for entry in delta.logprobs]
+        assert len(found) == 2
+        assert [value for _, value in found[0].top] == pytest.approx(expected.values.tolist(), abs=1e-4)
+        assert found[0].logprob <= found[0].top[0][1]
 
 
 def test_a_client_that_leaves_frees_its_place(world):
@@ -164,7 +164,7 @@ def test_a_client_that_leaves_frees_its_place(world):
     assert "".join(d.text for d in asyncio.run(leave())) == answer(engine, models["two"], PROMPTS[0], GREEDY)
 
 
-def test_an_answer_that_fails_fails_alone(world):
+def test_a_failing_answer_ends_no_other(world):
     _, models, engine = world
 
     async def both():
@@ -210,7 +210,7 @@ def a_layer_more(weights):
     ("change", "reason"),
     [(nan, "NaN"), (other_rank, "size mismatch"), (a_layer_less, "1 missing"), (a_layer_more, "1 unexpected")],
 )
-def test_broken_adapters_are_refused_with_the_reason_and_the_others_answer_on(world, change, reason):
+def test_broken_adapters_are_refused_with_the_reason_and_the_others_still_answer(world, change, reason):
     base, models, engine = world
     before = [answer(engine, models[id], PROMPTS[0], GREEDY) for id in ("base", "one", "two")]
     with pytest.raises(InputError, match=reason):
@@ -236,7 +236,7 @@ def test_a_broken_first_adapter_leaves_the_base_as_it_was(tmp_path):
     engine.close()
 
 
-def test_an_engine_that_was_closed_says_so(tmp_path):
+def test_a_closed_engine_is_unhealthy(tmp_path):
     base = make_base(tmp_path / "tiny")
     engine = ENGINE.load(base, max_running=1)
     engine.close()

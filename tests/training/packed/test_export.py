@@ -10,7 +10,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from raytune_llm.methods.base import Needs
 from raytune_llm.models.base import linear_targets
-from raytune_llm.training.packed.eligibility import not_packable_reason, target_names
+from raytune_llm.models.lora_folder import target_names
+from raytune_llm.training.packed.eligibility import not_packable_reason
 from raytune_llm.training.packed.export import export_adapter, peft_config
 
 

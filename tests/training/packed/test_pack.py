@@ -98,7 +98,7 @@ def test_padding_stays_zero_and_every_layer_moves():
     for _ in range(3):
         pack.step()
     for row, spec in enumerate(SPECS):
-        whole = pack.stack.read(row, pack.stack.max_rank)
+        whole = pack.stack.read(row, pack.stack.max_lora_rank)
         for name, (a, b) in whole.items():
             assert not a[spec.rank :].any() and not b[:, spec.rank :].any()
             old_a, old_b = before[spec.trial_id][name]
