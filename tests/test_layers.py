@@ -26,7 +26,7 @@ NO_RAY = ["methods", "evaluation", "models", "data", "stores", "errors"]
 OWNERS = {
     "hydra": ["jobs.config"],
     "omegaconf": ["jobs.config", "jobs.help", "stores.components", "compat"],
-    "wandb": ["training.tracking.wandb"],
+    "wandb": ["training.tracking.wandb", "compat"],
     "vllm": ["serving.engine.vllm"],
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

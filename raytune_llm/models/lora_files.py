@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from raytune_llm.compat import target_modules, value_of_pattern
 from raytune_llm.errors import InputError
 
 KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
@@ -58,9 +59,7 @@ def can_stack(config: Any, model: nn.Module) -> bool:
 
 def targets(config: Any, model: nn.Module) -> list[str]:
     """The modules that an adapter says it adapts, in the model's order."""
-    from peft.tuners.tuners_utils import check_target_module_exists
-
-    return [name for name, _ in model.named_modules() if name and check_target_module_exists(config, name)]
+    return target_modules(config, model)
 
 
 def read_weights(folder: Path, config: Any, model: nn.Module, id: str) -> dict[str, tuple[Tensor, Tensor]]:
@@ -111,10 +110,7 @@ def _scaled(id: str, name: str, pair: dict[str, Tensor], config: Any, model: nn.
 
 
 def _by_pattern(pattern: dict[str, Any] | None, name: str, otherwise: Any) -> Any:
-    from peft.utils.other import get_pattern_key
-
-    pattern = pattern or {}
-    return pattern.get(get_pattern_key(pattern.keys(), name), otherwise)
+    return value_of_pattern(pattern or {}, name, otherwise)
 
 
 def _padded(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:

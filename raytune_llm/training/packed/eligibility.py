@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from peft import LoraConfig
-from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 
+from raytune_llm.compat import target_modules
 from raytune_llm.models.base import linear_targets
 from raytune_llm.models.reward_head import head_sizes, heads
 
@@ -77,4 +77,4 @@ def target_names(config: LoraConfig, model: Any) -> list[str]:
     """Full names of the modules that PEFT would adapt, in the model's order."""
     if config.target_modules == "all-linear":
         return linear_targets(model)
-    return [name for name, _ in model.named_modules() if name and check_target_module_exists(config, name)]
+    return target_modules(config, model)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from raytune_llm.compat import has_wandb_credentials
 from raytune_llm.errors import InputError
 from raytune_llm.stores.json import to_json
 from raytune_llm.stores.storage import is_local
@@ -112,14 +113,11 @@ def check_api_key() -> None:
     """Raise InputError when no W&B credentials are found here (environment, netrc or W&B's settings). Asks no
     server."""
     wandb = load()
-    from wandb.sdk.lib import wbauth
-
     try:
-        host = wandb.setup().settings.base_url
-        found = wbauth.authenticate_session(host=host, source="raytune_llm", prompt=False, update_session=False)
+        is_known = has_wandb_credentials()
     except wandb.errors.AuthenticationError as error:
         raise InputError(f"tracking.wandb.mode=online: {error}") from error
-    if found is None:
+    if not is_known:
         raise InputError(
             "tracking.wandb.mode=online needs an API key and none is set; set WANDB_API_KEY (on a cluster: in the "
             "job's runtime environment), run `wandb login`, or choose tracking.wandb.mode=offline"
