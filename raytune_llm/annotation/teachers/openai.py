@@ -150,9 +150,7 @@ class OpenAITeacher:
             raise TeacherError(f"{self.name}: HTTP {error.status_code}{_attempts(error)}: {_message(error)}") from None
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
-            raise TeacherError(
-                f"{self.name}: no response{_attempts(error)}: {type(cause).__name__}: {cause}"
-            ) from None
+            raise TeacherError(f"{self.name}: no response{_attempts(error)}: {type(cause).__name__}: {cause}") from None
         except json.JSONDecodeError as error:
             raise TeacherError(f"{self.name}: the response is not JSON: {error}") from None
         return self._response(completion)

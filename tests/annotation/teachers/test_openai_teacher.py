@@ -74,9 +74,7 @@ def test_busy_servers_and_lost_connections_are_retried(status, monkeypatch):
 
 
 def test_the_pause_is_the_server_s_own_when_it_names_one():
-    with serving(
-        lambda prompt: "ok", refuse=lambda number: 429 if number < 1 else None, retry_after="1.2"
-    ) as server:
+    with serving(lambda prompt: "ok", refuse=lambda number: 429 if number < 1 else None, retry_after="1.2") as server:
         complete(server)
         assert server.times[1] - server.times[0] >= 1.2
 
