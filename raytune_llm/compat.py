@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -71,9 +72,13 @@ def has_architecture(auto_class: Any, config: PretrainedConfig) -> bool:
     return type(config) in auto_class._model_mapping
 
 
-def hub_commit(config: PretrainedConfig) -> str | None:
-    """The hub's commit hash that a config was read at, None for one read from a folder. transformers 5.23."""
-    return getattr(config, "_commit_hash", None)
+def hub_commit(name_or_path: str, revision: str | None) -> str | None:
+    """The commit of a model on the hub, from where its config.json is cached; None for a folder. transformers 5.23."""
+    from transformers.utils import cached_file, extract_commit_hash
+
+    if Path(name_or_path).expanduser().is_dir():
+        return None
+    return extract_commit_hash(cached_file(name_or_path, "config.json", revision=revision), None)
 
 
 def attention_implementation(model: PreTrainedModel) -> str | None:

@@ -193,7 +193,7 @@ def read_facts(base: Base) -> Facts:
         context_tokens=_context(config),
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         largest_adapter_size=min(sides, default=0),
-        revision_hash=_revision_hash(base.name_or_path, config),
+        revision_hash=_revision_hash(base.name_or_path, base.revision),
     )
 
 
@@ -273,10 +273,10 @@ def _require_model_folder(name_or_path: str) -> None:
         raise ValueError(f"model.name_or_path={name_or_path}: no such folder")
 
 
-def _revision_hash(name_or_path: str, config: PretrainedConfig) -> str:
-    commit = hub_commit(config)
-    if commit:
-        return str(commit)
+def _revision_hash(name_or_path: str, revision: str | None) -> str:
+    commit = hub_commit(name_or_path, revision)
+    if commit is not None:
+        return commit
     digest = hashlib.sha256()
     for file in sorted(Path(name_or_path).expanduser().glob("*")):
         if file.name == "config.json" or file.suffix == ".safetensors":

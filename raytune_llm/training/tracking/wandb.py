@@ -1,8 +1,7 @@
 """Weights & Biases: one run a trial, grouped by its sweep, on an axis of optimizer steps.
 
-A run's id depends on its name, group and folder alone, so a resumed trial goes on in its own run. Several runs live
-in one process side by side; wandb's global run is left alone. Offline runs need no network and are uploaded later by
-`wandb sync`.
+A run's id is a hash of its name, group and folder, so a resumed trial continues its run. One process can have several
+runs; wandb's global run isn't touched. Offline runs need no network and are uploaded later by `wandb sync`.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from raytune_llm.training.tracking.base import Run, RunInfo
 
 
 class Mode(Enum):
-    """Where metrics go."""
+    """The destination of metrics."""
 
     online = "online"
-    """To the server as they come; needs an API key."""
+    """The server, as they are logged; needs an API key."""
     offline = "offline"
-    """To files, for `wandb sync`."""
+    """Files, for `wandb sync`."""
     disabled = "disabled"
-    """Nowhere."""
+    """None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +46,7 @@ class WandB:
     tags: list[str]
     """Labels of every run."""
     directory: str | None
-    """Local folder for W&B's own files; null = the run's folder (a temporary one when that is a URI and mode is
-    online)."""
+    """Local folder of W&B's files; null = the run's folder (a temporary one when that is a URI and mode is online)."""
 
     def __post_init__(self) -> None:
         if self.mode is Mode.online:
@@ -91,7 +89,7 @@ class WandB:
 
 
 class WandBRun:
-    """One run; wandb's own step is ours too, so that steps logged again after a resume are ignored."""
+    """One run. wandb's step is the optimizer step, so wandb ignores steps that are logged again after a resume."""
 
     def __init__(self, run: Any) -> None:
         self._run = run
@@ -105,12 +103,12 @@ class WandBRun:
 
 
 def run_id(info: RunInfo) -> str:
-    """16 hex digits, the same for every process that logs to this run."""
+    """16 hex digits, equal in every process that logs to this run."""
     return hashlib.sha256("\n".join((info.name, info.group or "", info.directory)).encode()).hexdigest()[:16]
 
 
 def check_api_key() -> None:
-    """Raise InputError when no W&B credentials are found here (environment, netrc or W&B's settings). Asks no
+    """Raise InputError unless this machine has W&B credentials (environment, netrc or W&B's settings). Contacts no
     server."""
     wandb = load()
     try:
