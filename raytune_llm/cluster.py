@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from raytune_llm.compat import running_ray_address
+from raytune_llm.errors import InputError
+
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # Ray Train lets one report through per interval; its default is 2 s
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # the patch prints twice and disturbs datasets' mapping
@@ -42,12 +45,11 @@ def connect(*, dashboard: bool = True) -> None:
     """Join the cluster of RAY_ADDRESS (as a submitted job does) or of `ray start` on this machine, else start a local
     session, with Ray's dashboard or without; nothing when joined."""
     import ray
-    from ray._private.services import canonicalize_bootstrap_address
 
     if ray.is_initialized():
         return
     set_environment()
-    if canonicalize_bootstrap_address(None) is None:
+    if running_ray_address() is None:
         start_session(dashboard)
         return
     environment: dict[str, object] = {"env_vars": {name: os.environ[name] for name in ENVIRONMENT}}
@@ -89,12 +91,12 @@ def end_own_session() -> bool:
 
 
 def uses_gpu(asked: bool | None) -> bool:
-    """Whether trials get GPUs. Raises ValueError when they are asked for and the cluster has none."""
+    """Whether trials get GPUs. Raises InputError when they are asked for and the cluster has none."""
     import ray
 
     has_gpu = ray.cluster_resources().get("GPU", 0) >= 1
     if asked and not has_gpu:
-        raise ValueError("scaling.use_gpu=true, but the cluster has no GPU; set it to null or false")
+        raise InputError("scaling.use_gpu=true, but the cluster has no GPU; set it to null or false")
     return has_gpu if asked is None else asked
 
 

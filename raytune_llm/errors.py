@@ -1,4 +1,4 @@
-"""What the user gave and can't be used: how it is said, and how it is told from a fault of the program."""
+"""Errors caused by user input, and how they are kept apart from faults of the program."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 
 class InputError(ValueError):
-    """What the user gave can't be used. Jobs print it without a traceback and exit with status 2."""
+    """The user's input can't be used. Jobs print the message without a traceback and exit with status 2."""
 
 
 @contextmanager
 def input_errors() -> Iterator[None]:
-    """What is found wrong in here was given by the user: say so without a traceback."""
+    """Turn every ValueError raised inside into an InputError."""
     try:
         yield
     except ValueError as error:
@@ -20,13 +20,13 @@ def input_errors() -> Iterator[None]:
 
 
 def require(condition: bool, key: str, found: object, allowed: str) -> None:
-    """Raise ValueError naming the config key, what was found and what is allowed, unless the condition holds."""
+    """Raise InputError naming the config key, its value and the allowed values, unless the condition holds."""
     if not condition:
-        raise ValueError(f"{key}={found} is not allowed; allowed: {allowed}")
+        raise InputError(f"{key}={found} is not allowed; allowed: {allowed}")
 
 
 def check_name(key: str, name: str) -> None:
-    """Refuse a name that could not safely become a folder."""
+    """Raise InputError for a name that could not safely become a folder."""
     legal = (
         bool(name)
         and len(name) <= 128
@@ -37,8 +37,8 @@ def check_name(key: str, name: str) -> None:
 
 
 @contextmanager
-def input_errors_of_workers() -> Iterator[None]:
-    """An error inside that a worker's InputError led to leaves as that one; all others as they are."""
+def worker_input_errors() -> Iterator[None]:
+    """Raise a worker's InputError in place of the error that it caused here; other errors pass unchanged."""
     try:
         yield
     except Exception as error:
@@ -49,7 +49,7 @@ def input_errors_of_workers() -> Iterator[None]:
 
 
 def first_input_error(error: BaseException | None) -> InputError | None:
-    """The InputError among an error, what it came of, and what Ray Train's workers failed with."""
+    """The first InputError among an error, its causes, and the failures of Ray Train's workers."""
     if error is None or isinstance(error, InputError):
         return error
     failures = getattr(error, "worker_failures", None) or {}

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class FakeOpenAI:
-    """`answer` turns a prompt into text; `refuse` gives a status for the n-th request (from 0), or None."""
+    """`answer` turns a prompt into text, or into bytes that are sent in place of a completion; `refuse` gives a status
+    for the n-th request (from 0), 0 to drop its connection, or None."""
 
-    def __init__(self, answer: Callable[[str], str], refuse=lambda number: None, seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        answer: Callable[[str], str | bytes],
+        refuse=lambda number: None,
+        seconds: float = 0.0,
+        retry_after: str = "0.01",
+    ) -> None:
         self.asked: Counter[str] = Counter()
         self.bodies: list[dict] = []
-        self.headers: list[dict] = []
+        self.headers: list[Message] = []
+        self.times: list[float] = []
         self.num_requests = 0
         self.lock = threading.Lock()
         outer = self
@@ -28,8 +38,11 @@ class FakeOpenAI:
                 with outer.lock:
                     number, outer.num_requests = outer.num_requests, outer.num_requests + 1
                     outer.bodies.append(body)
-                    outer.headers.append(dict(self.headers))
+                    outer.headers.append(self.headers)
+                    outer.times.append(time.monotonic())
                 status = refuse(number)
+                if status == 0:
+                    return self.connection.shutdown(socket.SHUT_RDWR)
                 if status is not None:
                     return self.reply(status, {"error": {"message": f"refused with {status}"}})
                 chat = self.path.endswith("/chat/completions")
@@ -38,16 +51,21 @@ class FakeOpenAI:
                     outer.asked[prompt] += 1
                 time.sleep(seconds)
                 text = answer(prompt)
+                if isinstance(text, bytes):
+                    return self.reply(200, text)
                 choice = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
                 usage = {"prompt_tokens": 100, "completion_tokens": 10}
                 return self.reply(200, {"choices": [choice], "usage": usage})
 
             def reply(self, status, content):
-                data = json.dumps(content).encode()
+                data = content if isinstance(content, bytes) else json.dumps(content).encode()
                 self.send_response(status)
+                self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
                 if status == 429:
-                    self.send_header("Retry-After", "0.01")
+                    self.send_header("Retry-After", retry_after)
+                if 300 <= status < 400:
+                    self.send_header("Location", f"{outer.url}/completions")
                 self.end_headers()
                 self.wfile.write(data)
 

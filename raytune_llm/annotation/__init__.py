@@ -1,5 +1,13 @@
-"""A teacher writes rationales, and labels where none are given: asked once, kept for ever, filtered each time anew.
+"""A teacher writes rationales, and labels where records have none.
 
-prompt.py asks, reading.py reads, selection.py votes and filters, answers.py keeps, stage.py runs it all on Ray Data.
-What is kept are the teacher's plain answers, so that other marks, votes or filters cost nothing.
+    prompt.py         instruction, solved examples and question: the prompt of a record
+    teachers/         who answers: an OpenAI-compatible server, a base, a registry version
+    local_client.py   the client of teachers whose weights are on the cluster
+    cache.py          responses by content of teacher, sampling and prompt: no request is sent twice
+    reading.py        a response as rationale and label
+    filters.py        the vote over samples, and the filters
+    report.py         the written records, counts and cost
+    run.py            all of it on Ray Data; the only module here that imports Ray
+
+The cache keeps the teacher's plain text, so that other markers, votes or filters cost nothing.
 """

@@ -1,4 +1,4 @@
-"""What came of an annotation: the lines to write, counts, and how far it is."""
+"""The outcome of an annotation: the records to write, counts, cost; and progress meanwhile."""
 
 from __future__ import annotations
 
@@ -11,101 +11,111 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from raytune_llm.annotation.filters import Selection
-from raytune_llm.annotation.reading import same
+from raytune_llm.annotation.reading import is_same_label
 from raytune_llm.annotation.teachers.base import Request, Response
 from raytune_llm.data.records import Rationale
 
 LINE_SECONDS = 10.0
-"""Between two lines of progress where no terminal redraws one."""
+"""Between two lines of progress in a log; a terminal redraws one line."""
 
 
 @dataclass
 class AnnotationReport:
     """Filled record by record."""
 
-    written: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """The records to write."""
     num_records: int = 0
-    num_unasked: int = 0
-    num_taken: int = 0
-    num_left_out: int = 0
+    num_annotated: int = 0
+    """Records with an accepted answer of the teacher."""
+    num_skipped: int = 0
+    """Records for which no request was made."""
+    num_dropped: int = 0
+    """Records that are not written."""
     num_cut: int = 0
-    """Prompts that lost their beginning, being too long for the teacher."""
-    num_judged: int = 0
-    """Records with a given label about which the teacher's answer could be read."""
-    num_right: int = 0
-    """Those of them where both labels are the same."""
-    thrown_away: Counter[str] = field(default_factory=Counter)
-    num_new: int = 0
+    """Prompts whose beginning was cut off, being too long for the teacher."""
+    num_compared: int = 0
+    """Records that have both a given label and one of the teacher."""
+    num_agreeing: int = 0
+    """Those of them whose labels are the same."""
+    rejections: Counter[str] = field(default_factory=Counter)
+    """Records with a rejected answer, by the reason."""
+    num_new_requests: int = 0
+    """Requests that this job sent; the others were in the cache."""
     num_tokens: int = 0
-    """Of prompts and answers asked now."""
+    """Of those requests, prompts and completions."""
     cost_usd: float = 0.0
-    """Spent now."""
+    """Of those requests."""
 
     @property
     def lines(self) -> str:
-        """JSONL."""
-        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.written)
+        """The records as JSONL."""
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows)
 
-    def keep(self, record: Rationale) -> None:
-        """A record about which nothing was asked."""
+    def skip(self, record: Rationale) -> None:
+        """Add a record for which no request was made."""
         self.num_records += 1
-        self.num_unasked += 1
-        self.written.append(_row(record))
+        self.num_skipped += 1
+        self.rows.append(_row(record))
 
-    def decide(self, record: Rationale, choice: Selection, origin: Mapping[str, Any], *, num_cut: int) -> None:
-        """A record with the teacher's answers."""
+    def add(self, record: Rationale, selection: Selection, origin: Mapping[str, Any], *, num_cut: int) -> None:
+        """Add a record with the outcome of its answers; `origin` is written with an accepted one."""
         self.num_records += 1
         self.num_cut += num_cut
-        if record.label is not None and choice.teacher_label is not None:
-            self.num_judged += 1
-            self.num_right += same(record.label, choice.teacher_label)
-        if choice.reason is not None:
-            self.thrown_away[choice.reason] += 1
+        if record.label is not None and selection.teacher_label is not None:
+            self.num_compared += 1
+            self.num_agreeing += is_same_label(record.label, selection.teacher_label)
+        if selection.rejection is not None:
+            self.rejections[selection.rejection] += 1
         else:
-            self.num_taken += 1
-        if choice.record is None:
-            self.num_left_out += 1
+            self.num_annotated += 1
+        if selection.record is None:
+            self.num_dropped += 1
         else:
-            self.written.append(_row(choice.record) | (dict(origin) if choice.reason is None else {}))
+            self.rows.append(_row(selection.record) | (dict(origin) if selection.rejection is None else {}))
 
-    def asked_now(self, asks: Iterable[Request], known: Mapping[Request, Response]) -> AnnotationReport:
-        """With what this job itself asked."""
-        said = [known[ask] for ask in asks]
-        num_tokens = sum(answer.num_prompt_tokens + answer.num_completion_tokens for answer in said)
-        return replace(self, num_new=len(said), num_tokens=num_tokens, cost_usd=sum(answer.cost_usd for answer in said))
+    def with_usage(self, new: Iterable[Request], known: Mapping[Request, Response]) -> AnnotationReport:
+        """The report with the tokens and cost of the requests that this job sent."""
+        responses = [known[request] for request in new]
+        return replace(
+            self,
+            num_new_requests=len(responses),
+            num_tokens=sum(one.num_prompt_tokens + one.num_completion_tokens for one in responses),
+            cost_usd=sum(one.cost_usd for one in responses),
+        )
 
     def text(self) -> str:
         """For the terminal."""
         lines = [
-            f"records     {self.num_records}: {self.num_taken} with the teacher's answer, "
-            f"{self.num_unasked} not asked about, {sum(self.thrown_away.values())} answers thrown away",
-            *(f"            {count} {reason}" for reason, count in self.thrown_away.most_common()),
-            f"written     {len(self.written)}; {self.num_left_out} left out for want of a label",
+            f"records     {self.num_records}: {self.num_annotated} annotated, {self.num_skipped} skipped, "
+            f"{self.rejections.total()} answers rejected",
+            *(f"            {rejection}: {count}" for rejection, count in self.rejections.most_common()),
+            f"written     {len(self.rows)}, {self.num_dropped} dropped without a label",
         ]
-        if self.num_judged:
-            share = self.num_right / self.num_judged
-            lines.append(f"agreement   the teacher gives the known label in {share:.1%} of {self.num_judged} records")
+        if self.num_compared:
+            share = self.num_agreeing / self.num_compared
+            lines.append(f"agreement   {share:.1%} of {self.num_compared} given labels match the teacher's")
         if self.num_cut:
             lines.append(
-                f"! {self.num_cut} prompts lost their beginning: lower prompt.num_examples or "
-                "annotation.max_new_tokens, or take a teacher of longer context"
+                f"! {self.num_cut} prompts were too long for the teacher and lost their beginning; lower "
+                "prompt.num_examples or annotation.max_new_tokens, or choose a teacher with a longer context"
             )
-        lines.append(f"asked now   {self.num_new} questions, {self.num_tokens} tokens, {self.cost_usd:.4f} USD")
+        lines.append(f"requests    {self.num_new_requests} new, {self.num_tokens} tokens, {self.cost_usd:.4f} USD")
         return "\n".join(lines)
 
 
 class Progress:
-    """How many questions are answered, how long the rest takes, what they cost."""
+    """Responses received, time left and cost: one line that a terminal redraws, or a line now and then in a log."""
 
     def __init__(self, total: int) -> None:
         self._total, self._done, self._cost_usd = total, 0, 0.0
-        self._started = self._said = time.monotonic()
+        self._started = self._printed = time.monotonic()
         self._interactive = sys.stderr.isatty()
 
     def add(self, batch: Mapping[Request, Response]) -> None:
-        """Count answers, and say so now and then."""
+        """Count a batch of responses, and print when it is time."""
         self._done += len(batch)
-        self._cost_usd += sum(answer.cost_usd for answer in batch.values())
+        self._cost_usd += sum(response.cost_usd for response in batch.values())
         now = time.monotonic()
         if self._interactive:
             print(
@@ -114,15 +124,15 @@ class Progress:
                 file=sys.stderr,
                 flush=True,
             )
-        elif now - self._said >= LINE_SECONDS or self._done == self._total:
-            self._said = now
+        elif now - self._printed >= LINE_SECONDS or self._done == self._total:
+            self._printed = now
             print(self.line(now - self._started), flush=True)
 
     def line(self, seconds: float) -> str:
-        """Done, speed, time left, money spent."""
+        """Count, speed, time left, cost."""
         rate = self._done / max(seconds, 1e-9)
         left = f"{(self._total - self._done) / rate:.0f} s left, " if self._done < self._total else ""
-        return f"answered {self._done}/{self._total}, {rate:.1f}/s, {left}{self._cost_usd:.4f} USD spent"
+        return f"responses {self._done}/{self._total}, {rate:.1f}/s, {left}{self._cost_usd:.4f} USD"
 
 
 def _row(record: Rationale) -> dict[str, Any]:

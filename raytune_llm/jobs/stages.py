@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from raytune_llm.errors import input_errors_of_workers
+from raytune_llm.errors import worker_input_errors
 from raytune_llm.jobs import summary
 from raytune_llm.jobs.schema import TrainJob
 from raytune_llm.jobs.setup import Started, start
@@ -58,7 +58,7 @@ def after_stages(started: Started[J]) -> Started[J]:
 def train_version(started: Started[J]) -> tuple[Outcome, PublishResult]:
     """Train a started job's one trial and publish what came of it."""
     job = started.job
-    with explain_disk_full(job), input_errors_of_workers():
+    with explain_disk_full(job), worker_input_errors():
         import ray
 
         from raytune_llm.jobs.publish import publish_trial

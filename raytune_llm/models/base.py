@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raytune_llm.compat import has_architecture, hub_commit
 from raytune_llm.data.demo import path as demo_path
 from raytune_llm.models.eos import EosToken, find_eos
 
@@ -192,7 +193,7 @@ def read_facts(base: Base) -> Facts:
         context_tokens=_context(config),
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         largest_adapter_size=min(sides, default=0),
-        revision_hash=_revision_hash(base.name_or_path, config),
+        revision_hash=_revision_hash(base.name_or_path, base.revision),
     )
 
 
@@ -210,13 +211,13 @@ def skeleton(base: Base, *, score: bool = False) -> PreTrainedModel:
             f"model.name_or_path={base.name_or_path}: no model could be read there ({_first_line(error)}); "
             "give a local folder with config.json, or the id of a model on the hub that this machine can reach"
         ) from error
-    if type(config) not in auto_class(config.is_encoder_decoder)._model_mapping:
+    if not has_architecture(auto_class(config.is_encoder_decoder), config):
         raise ValueError(
             f"model.name_or_path={base.name_or_path} is a {config.model_type} model, which transformers offers "
             "neither as a causal nor as an encoder-decoder language model"
         )
     auto = auto_class(config.is_encoder_decoder, score=score)
-    if type(config) not in auto._model_mapping:
+    if not has_architecture(auto, config):
         raise ValueError(
             f"model.name_or_path={base.name_or_path} is a {config.model_type} model, which transformers doesn't offer "
             "with a score head (AutoModelForSequenceClassification); methods that need one can't use it"
@@ -272,10 +273,10 @@ def _require_model_folder(name_or_path: str) -> None:
         raise ValueError(f"model.name_or_path={name_or_path}: no such folder")
 
 
-def _revision_hash(name_or_path: str, config: PretrainedConfig) -> str:
-    commit = getattr(config, "_commit_hash", None)
-    if commit:
-        return str(commit)
+def _revision_hash(name_or_path: str, revision: str | None) -> str:
+    commit = hub_commit(name_or_path, revision)
+    if commit is not None:
+        return commit
     digest = hashlib.sha256()
     for file in sorted(Path(name_or_path).expanduser().glob("*")):
         if file.name == "config.json" or file.suffix == ".safetensors":

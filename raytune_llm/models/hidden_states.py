@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raytune_llm.compat import exclude_from_saving
+
 NAME = "feature_reader"
 
 
@@ -53,7 +55,7 @@ def attach_reader(model: Any, layers: Sequence[int], *, other_width: int | None,
     reader.to(parameter.device, exact)
     model.add_module(NAME, reader)
     own: dict[str, Tensor] = {f"{NAME}.{name}": weight for name, weight in reader.named_parameters()}
-    model._keys_to_ignore_on_save = {*(model._keys_to_ignore_on_save or ()), *own}
+    exclude_from_saving(model, own)
     return own
 
 

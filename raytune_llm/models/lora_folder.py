@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from raytune_llm.compat import target_modules, value_of_pattern
 from raytune_llm.errors import InputError
 from raytune_llm.models.base import linear_targets
 from raytune_llm.models.lora_weights import Weights
@@ -77,11 +78,7 @@ def can_stack(config: Any, model: nn.Module) -> bool:
 
 def target_names(config: Any, model: Any) -> list[str]:
     """Full names of the modules that PEFT adapts by this config, in the model's order."""
-    from peft.tuners.tuners_utils import check_target_module_exists
-
-    if config.target_modules == "all-linear":
-        return linear_targets(model)
-    return [name for name, _ in model.named_modules() if name and check_target_module_exists(config, name)]
+    return linear_targets(model) if config.target_modules == "all-linear" else target_modules(config, model)
 
 
 def largest_lora_rank(rank: int, rank_pattern: Mapping[str, int] | None) -> int:
@@ -148,22 +145,15 @@ def _read_pairs(folder: Path) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
 def _scaled(id: str, name: str, pair: dict[str, Tensor], config: Any, model: nn.Module) -> tuple[Tensor, Tensor]:
     a, b = pair["A"].float(), pair["B"].float()
     layer: Any = model.get_submodule(name)
-    rank = _by_pattern(config.rank_pattern, name, config.r)
+    rank = value_of_pattern(config.rank_pattern or {}, name, config.r)
     if a.shape != (rank, layer.in_features) or b.shape != (layer.out_features, rank):
         raise InputError(
             f"{id} doesn't fit its base: size mismatch at {name}: its weights are {tuple(a.shape)} and "
             f"{tuple(b.shape)}, a layer of {layer.in_features} to {layer.out_features} features takes rank {rank} as "
             f"{(rank, layer.in_features)} and {(layer.out_features, rank)}"
         )
-    alpha = _by_pattern(config.alpha_pattern, name, config.lora_alpha)
+    alpha = value_of_pattern(config.alpha_pattern or {}, name, config.lora_alpha)
     return a, b * (alpha / (math.sqrt(rank) if config.use_rslora else rank))
-
-
-def _by_pattern(pattern: dict[str, Any] | None, name: str, otherwise: Any) -> Any:
-    from peft.utils.other import get_pattern_key
-
-    pattern = pattern or {}
-    return pattern.get(get_pattern_key(pattern.keys(), name), otherwise)
 
 
 def _padded(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:

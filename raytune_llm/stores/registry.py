@@ -52,7 +52,7 @@ class Registry:
 
     def publish(self, name: str, source: Path, card: Card) -> Version:
         """Make a new version from a local folder. Raises InputError when it isn't sound, or when the disk is full."""
-        _check_name("registry name", name)
+        check_name("registry name", name)
         if card.kind not in KINDS:
             raise InputError(f"card.kind={card.kind} is not allowed; allowed: {', '.join(KINDS)}")
         check_folder(source)
@@ -112,7 +112,7 @@ class Registry:
 
     def alias(self, reference: str, alias: str) -> Version:
         """Point an alias at a version; `champion` is promoted."""
-        _check_name("alias", alias)
+        check_name("alias", alias)
         if alias == PREVIOUS or SELECTOR.fullmatch(alias):
             raise InputError(
                 f"alias={alias} is not allowed: numbers name versions and '{PREVIOUS}' is kept by promote and rollback"
@@ -209,7 +209,7 @@ class Registry:
 
     def _numbers(self, name: str) -> Sequence[int]:
         """Numbers of the versions of a name, rising. Raises InputError when there is none."""
-        _check_name("registry name", name)
+        check_name("registry name", name)
         if numbers := self._published(name):
             return numbers
         names = self._names()
@@ -237,10 +237,3 @@ class Registry:
         except (FileNotFoundError, ValueError) as error:
             raise InputError(f"{path}/{CARD} can't be read: {error}; use another version") from error
         return Version(name=name, number=number, path=path, card=card, files=files, aliases=aliases)
-
-
-def _check_name(key: str, name: str) -> None:
-    try:
-        check_name(key, name)
-    except ValueError as error:
-        raise InputError(str(error)) from error

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from raytune_llm.compat import RayProgressBar
+
 
 class Progress:
     """Told of each step; draws through Ray, so that it also works in a worker on another machine."""
@@ -14,15 +16,13 @@ class Progress:
         self.started, self.first_step = time.monotonic(), -1
         self.bar: Any = None
         if shown and bar:
-            from ray.experimental import tqdm_ray
-
-            self.bar = tqdm_ray.tqdm(total=steps, desc=name, unit="step")
+            self.bar = RayProgressBar(steps, name)
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None:
         if self.first_step < 0:
             self.started, self.first_step = time.monotonic(), step
         if self.bar is not None and not metrics:
-            self.bar.update(step - self.bar._x)
+            self.bar.move_to(step)
         if self.shown and metrics:
             print(self.line(step, metrics), flush=True)
 

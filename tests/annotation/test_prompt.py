@@ -1,8 +1,8 @@
-"""What a teacher is shown."""
+"""Prompts, and the records that get one."""
 
 import pytest
 
-from raytune_llm.annotation.run import Questions
+from raytune_llm.annotation.run import plan_requests
 from raytune_llm.data.records import Rationale
 from raytune_llm.errors import InputError
 from raytune_llm.jobs import config
@@ -18,42 +18,42 @@ def job_of(*overrides):
 
 def test_few_shot_layout():
     job = job_of("prompt.instruction=Think.", "prompt.num_examples=1")
-    questions = Questions.about([*SOLVED, Rationale("new", None, None)], job.prompt, job.annotation, seed=0)
-    (ask,) = questions.asks[-1]
-    shown = next(record for record in SOLVED if record.prompt in ask.prompt)
-    assert ask.prompt == (
+    plan = plan_requests([*SOLVED, Rationale("new", None, None)], job.prompt, job.annotation, seed=0)
+    (request,) = plan.requests[-1]
+    shown = next(record for record in SOLVED if record.prompt in request.prompt)
+    assert request.prompt == (
         f"Think.\n\nQuestion: {shown.prompt}\nReason: {shown.rationale}\nAnswer: {shown.label}\n\nQuestion: new"
     )
-    assert questions.asks[:-1] == [[]] * 4 and not questions.warnings
+    assert plan.requests[:-1] == [[]] * 4 and not plan.warnings
 
 
 def test_the_same_seed_shows_the_same_examples():
     prompt = job_of("prompt.num_examples=2").prompt
-    assert prompt.head(SOLVED, 0) == prompt.head(SOLVED, 0)
-    assert len({prompt.head(SOLVED, seed) for seed in range(9)}) > 1
+    assert prompt.preamble(SOLVED, 0) == prompt.preamble(SOLVED, 0)
+    assert len({prompt.preamble(SOLVED, seed) for seed in range(9)}) > 1
 
 
-def test_too_few_examples_are_said_and_records_with_reasons_asked_only_when_told():
+def test_too_few_examples_give_a_warning_and_rationales_are_replaced_only_on_request():
     job = job_of()
-    questions = Questions.about([Rationale("new", "a", None)], job.prompt, job.annotation, seed=0)
-    assert "0 of prompt.num_examples=5 solved examples: data.train has no more" in questions.warnings[0]
+    plan = plan_requests([Rationale("new", "a", None)], job.prompt, job.annotation, seed=0)
+    assert "0 of prompt.num_examples=5 solved examples: data.train has no more" in plan.warnings[0]
     again = job_of("annotation.replace=true", "prompt=plain")
-    questions = Questions.about(SOLVED, again.prompt, again.annotation, seed=0)
-    assert [asks[0].prompt for asks in questions.asks] == ["q0", "q1", "q2", "q3"]
+    plan = plan_requests(SOLVED, again.prompt, again.annotation, seed=0)
+    assert [requests[0].prompt for requests in plan.requests] == ["q0", "q1", "q2", "q3"]
 
 
-def test_a_teacher_that_explains_labels_is_asked_about_labelled_records_only():
+def test_a_teacher_that_explains_labels_annotates_labelled_records_only():
     job = job_of("prompt=explain", "prompt.num_examples=0", "prompt.instruction=''")
     records = [Rationale("q", "a", None), Rationale("q", None, None)]
-    questions = Questions.about(records, job.prompt, job.annotation, seed=0)
-    assert [len(asks) for asks in questions.asks] == [1, 0]
-    assert questions.asks[0][0].prompt == "Question: q\nAnswer: a"
+    plan = plan_requests(records, job.prompt, job.annotation, seed=0)
+    assert [len(requests) for requests in plan.requests] == [1, 0]
+    assert plan.requests[0][0].prompt == "Question: q\nAnswer: a"
 
 
-def test_samples_are_questions_of_their_own():
+def test_each_sample_is_a_request():
     job = job_of("annotation.num_samples=3", "annotation.temperature=0.8", "prompt=plain")
-    (asks,) = Questions.about([Rationale("q", None, None)], job.prompt, job.annotation, seed=0).asks
-    assert [ask.sample for ask in asks] == [0, 1, 2]
+    (requests,) = plan_requests([Rationale("q", None, None)], job.prompt, job.annotation, seed=0).requests
+    assert [request.sample for request in requests] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
-"""Answers as rationale and label."""
+"""Responses as rationale and label."""
 
 import pytest
 
-from raytune_llm.annotation.reading import Reading, read, same
+from raytune_llm.annotation.reading import Reading, is_same_label, read
 from raytune_llm.jobs import config
 
 
@@ -30,4 +30,4 @@ def test_read(option, text, expected):
 
 
 def test_labels_are_compared_without_case_space_and_full_stop():
-    assert same("Not  sarcastic.", "not sarcastic") and not same("yes", "no")
+    assert is_same_label("Not  sarcastic.", "not sarcastic") and not is_same_label("yes", "no")

@@ -1,4 +1,4 @@
-"""The whole stage on Ray Data: asked once, kept, gone on with after kill −9, and as the first stage of a tuning job."""
+"""The whole stage on Ray Data: requests sent once, cached, resumed after kill −9; a tuning job's first stage."""
 
 import json
 import os
@@ -56,12 +56,12 @@ def arguments(url, folder, *overrides):
     ]
 
 
-def test_asked_once_kept_and_filtered_anew(ray_session, tmp_path, capfd):
+def test_requests_are_sent_once_and_responses_filtered_again(ray_session, tmp_path, capfd):
     with serving(teach) as server:
         given = arguments(server.url, tmp_path)
         assert commands.annotate(config.load("annotate", given)) == 0
-        said, errors = capfd.readouterr()
-        assert not [word for word in ("Dataset", "Progress bars", "pyarrow", "max_restarts") if word in errors + said]
+        text, errors = capfd.readouterr()
+        assert not [word for word in ("Dataset", "Progress bars", "pyarrow", "HTTP") if word in errors + text]
         assert server.num_requests == NUM_RECORDS
         records = load_data(
             config.load("check", ["model=demo", f"data.train={tmp_path / 'out.jsonl'}", "data.eval_size=2"]).data,
@@ -73,28 +73,32 @@ def test_asked_once_kept_and_filtered_anew(ray_session, tmp_path, capfd):
         assert by_prompt["say 9"] == Rationale("say 9", "9", None)  # contradicted
         assert by_prompt["say 6"].label == "7" and "say 10" not in by_prompt
         assert by_prompt["say 100"].rationale == "it is 100"
-        assert "agreement   the teacher gives the known label in 66.7% of 12 records" in said
-        assert "4 contradicts the given label" in said and "1 not laid out as asked" in said
-        assert f"asked now   24 questions, {24 * 110} tokens, 0.0120 USD" in said
+        assert "records     26: 19 annotated, 2 skipped, 5 answers rejected" in text
+        assert "contradicts the given label: 4\n" in text and "not in the requested layout: 1\n" in text
+        assert "written     25, 1 dropped without a label" in text
+        assert "agreement   66.7% of 12 given labels match the teacher's" in text
+        assert f"requests    24 new, {24 * 110} tokens, 0.0120 USD" in text
         rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
         row = next(row for row in rows if row["input_text"] == "say 5")
         assert row["teacher"].startswith("big at ") and row["cost_usd"] == pytest.approx(5e-4)
         assert len(row["prompt_hash"]) == 64
-        # other filters ask nothing; other questions ask only what is new
+        # other filters need no request
         assert commands.annotate(config.load("annotate", [*given, "annotation.agreement=false"])) == 0
-        assert "24 of them answered before" in capfd.readouterr().out and server.num_requests == NUM_RECORDS
+        assert "24 of them cached" in capfd.readouterr().out and server.num_requests == NUM_RECORDS
 
 
 def test_a_teacher_that_fails_ends_the_job_with_its_reason(ray_session, tmp_path):
     with (
         serving(teach, refuse=lambda number: 401) as server,
-        pytest.raises(InputError, match="refuses: 401: refused with 401\nWhat was answered so far is kept"),
+        pytest.raises(
+            InputError, match="HTTP 401: refused with 401\nThe responses so far are cached; the same command resumes"
+        ),
     ):
         commands.annotate(config.load("annotate", arguments(server.url, tmp_path)))
 
 
 def test_a_local_teacher_and_a_missing_one(ray_session, tmp_path, capsys):
-    """An untuned base answers no question as asked, but it is loaded, asked in batches and its words are kept."""
+    """An untuned base never answers in the layout, but it is loaded, run in batches and its responses are cached."""
     given = [
         "teacher=local",
         "teacher.model.name_or_path=${demo:base}",
@@ -105,9 +109,9 @@ def test_a_local_teacher_and_a_missing_one(ray_session, tmp_path, capsys):
         f"data.train={write_questions(tmp_path, 5)}",
     ]
     assert commands.annotate(config.load("annotate", given)) == 0
-    assert "asked now   5 questions" in capsys.readouterr().out
+    assert "requests    5 new" in capsys.readouterr().out
     assert len(list(tmp_path.glob("annotations/*/*.jsonl"))) == 1
-    with pytest.raises(InputError, match="teacher=none has nobody to ask"):
+    with pytest.raises(InputError, match="teacher=none can't annotate"):
         commands.annotate(config.load("annotate", ["teacher=none", *given[3:]]))
 
 
@@ -127,8 +131,8 @@ def test_the_first_stage_of_a_tuning_job(ray_session, tmp_path):
 
 
 @pytest.mark.slow  # two jobs of their own, each with its Ray session
-def test_killed_at_any_moment_it_goes_on_with_what_is_left(tmp_path):
-    """kill −9 of the driver in the middle: at most the batch in flight is asked again, nothing that is kept is."""
+def test_a_killed_job_resumes(tmp_path):
+    """kill −9 of the driver: at most the batch in flight is sent again, nothing that is cached."""
     with serving(teach, seconds=0.15) as server:
         command = [sys.executable, str(ROOT / "jobs" / "annotate.py"), *arguments(server.url, tmp_path)]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -142,6 +146,6 @@ def test_killed_at_any_moment_it_goes_on_with_what_is_left(tmp_path):
         assert second.returncode == 0, second.stderr
         assert set(server.asked.values()) <= {1, 2} and len(server.asked) == NUM_RECORDS
         assert sum(count == 2 for count in server.asked.values()) <= BATCH_SIZE
-        kept = int(re.search(r"questions to .*, (\d+) of them answered before", second.stdout).group(1))
+        kept = int(re.search(r"requests to .*, (\d+) of them cached", second.stdout).group(1))
         assert kept >= 2 * BATCH_SIZE
         assert len((tmp_path / "out.jsonl").read_text().splitlines()) == NUM_RECORDS + 1

@@ -16,7 +16,7 @@ from worlds import write_base, write_records
 
 from raytune_llm.data.examples import TokenSequence
 from raytune_llm.data.records import Preference
-from raytune_llm.errors import InputError, input_errors_of_workers
+from raytune_llm.errors import InputError, worker_input_errors
 from raytune_llm.evaluation.policy import roll_out
 from raytune_llm.jobs.config import load
 from raytune_llm.jobs.prepare import check_knobs, check_rewards, prepare
@@ -218,9 +218,9 @@ def test_what_a_worker_found_wrong_is_told_on_the_driver():
     class WorkerGroupError(Exception):
         worker_failures: ClassVar = {0: OSError("lost"), 1: InputError("the function reward is nan")}
 
-    with pytest.raises(InputError, match="the function reward is nan"), input_errors_of_workers():
+    with pytest.raises(InputError, match="the function reward is nan"), worker_input_errors():
         raise WorkerGroupError
-    with pytest.raises(OSError, match="lost"), input_errors_of_workers():
+    with pytest.raises(OSError, match="lost"), worker_input_errors():
         raise OSError("lost")
 
 

@@ -29,6 +29,16 @@ def test_the_hash_changes_with_the_weights(tmp_path):
     assert job_at(tmp_path).model.facts.revision_hash != before
 
 
+def test_the_hash_of_a_hub_s_model_is_its_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    commit = "0123456789" * 4
+    repository = tmp_path / "models--org--name"
+    write_base(repository / "snapshots" / commit, "llama")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    assert job_at("org/name").model.facts.revision_hash == commit
+
+
 def test_a_base_is_loaded_again_from_its_card(tmp_path):
     base = job_at(write_base(tmp_path, "llama")).model
     assert Base.from_loading(base.loading()) == base

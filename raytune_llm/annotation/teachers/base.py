@@ -1,7 +1,7 @@
-"""Who writes rationales and labels: one file a kind of teacher, chosen by conf/teacher.
+"""The teacher's contract: who writes rationales and labels, one file for each kind, chosen by conf/teacher.
 
-A teacher is asked plain prompts and answers plain text. `open` runs where the answers are made (a Ray actor); all else
-runs on the driver. Everything that decides an answer stands in `identity` and in Sampling, by which answers are kept.
+A teacher completes plain prompts with plain text. `open` runs in a worker (a Ray actor), everything else on the
+driver. All that decides a response is in `identity`, Sampling and the prompt: responses are cached by these.
 """
 
 from __future__ import annotations
@@ -15,40 +15,42 @@ from raytune_llm.errors import require
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How answers are drawn."""
+    """How responses are drawn."""
 
     temperature: float
-    """0 = the first choice always."""
+    """≥ 0; 0 = greedy."""
     top_p: float
+    """0 < top_p ≤ 1."""
     max_new_tokens: int
     stop: tuple[str, ...]
-    """Texts before which an answer ends."""
+    """Texts that end a response, and are not part of it."""
     seed: int
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One question to a teacher: the prompt, and which of several samples it is (0, 1, …)."""
+    """One prompt for a teacher."""
 
     prompt: str
     sample: int
+    """Which of the prompt's samples this is: 0, 1, …"""
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What a teacher answered."""
+    """A teacher's completion of a prompt."""
 
     text: str
     num_prompt_tokens: int
     num_completion_tokens: int
     cost_usd: float
     is_cut: bool
-    """Whether the prompt lost its beginning, being too long for the teacher."""
+    """Whether the beginning of the prompt was cut off, being too long for the teacher."""
 
 
 @dataclass(frozen=True)
 class Secret:
-    """A credential on its way to where it is used; never shown."""
+    """A credential on its way to the client; never printed."""
 
     value: str = field(repr=False)
 
@@ -58,7 +60,7 @@ class Workers:
     """The actors that hold a teacher."""
 
     num_workers: int
-    """Actors at work at the same time; ≥ 1."""
+    """Actors that run at the same time; ≥ 1."""
     cpus_per_worker: float
     """CPUs reserved for each; > 0."""
     use_gpu: bool | None
@@ -70,24 +72,24 @@ class Workers:
 
 
 class TeacherError(RuntimeError):
-    """The teacher can't be asked, or doesn't answer in a form that is understood."""
+    """The teacher can't be reached, refuses a request, or responds in an unknown format."""
 
 
 Client = Callable[[Sequence[Request], Sampling], list[Response]]
-"""Answers to a batch, in its order. Raises TeacherError."""
+"""Responses to a batch of requests, in their order. Raises TeacherError."""
 
 
 class Teacher(Protocol):
-    """What conf/teacher chooses."""
+    """A kind of teacher."""
 
     @property
     def is_present(self) -> bool:
-        """Whether there is anybody to ask."""
+        """Whether there is a teacher at all."""
         ...
 
     @property
     def name(self) -> str:
-        """How rows and reports call it."""
+        """The teacher's name in records and reports."""
         ...
 
     @property
@@ -96,14 +98,14 @@ class Teacher(Protocol):
         ...
 
     def identity(self, registry_dir: str) -> dict[str, Any]:
-        """All that decides its answers besides prompt and sampling, as plain JSON without secrets. Raises ValueError
+        """All that decides a response besides prompt and sampling, as plain JSON without secrets. Raises InputError
         when there is no such teacher."""
         ...
 
     def credential(self) -> Secret | None:
-        """What the driver knows and the actors need. Raises ValueError when it is missing."""
+        """The driver's credential for the workers. Raises InputError when it is missing."""
         ...
 
     def open(self, registry_dir: str, credential: Secret | None, use_gpu: bool) -> Client:
-        """Load or connect."""
+        """Load the teacher, or connect to it."""
         ...

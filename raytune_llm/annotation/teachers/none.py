@@ -1,4 +1,4 @@
-"""Nobody is asked: the records have what the method needs."""
+"""No teacher: the records have everything that the method needs."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from raytune_llm.annotation.teachers.base import Client, Secret, Workers
+from raytune_llm.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoTeacher:
-    """The records are taken as they are."""
+    """The records are used as they are."""
 
     is_present = False
     name = "none"
 
     @property
     def workers(self) -> Workers:
-        raise ValueError(_MESSAGE)
+        raise InputError(_MESSAGE)
 
     def identity(self, registry_dir: str) -> dict[str, Any]:
-        raise ValueError(_MESSAGE)
+        raise InputError(_MESSAGE)
 
     def credential(self) -> Secret | None:
-        raise ValueError(_MESSAGE)
+        raise InputError(_MESSAGE)
 
     def open(self, registry_dir: str, credential: Secret | None, use_gpu: bool) -> Client:
-        raise ValueError(_MESSAGE)
+        raise InputError(_MESSAGE)
 
 
-_MESSAGE = "teacher=none has nobody to ask; choose teacher=local, teacher=version or teacher=openai"
+_MESSAGE = "teacher=none can't annotate; choose teacher=local, teacher=version or teacher=openai"

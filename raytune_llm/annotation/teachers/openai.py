@@ -1,23 +1,19 @@
 """A teacher behind an OpenAI-compatible URL: a provider, vLLM's server, or this project's own endpoint.
 
-Requests of a batch run at the same time, paced to a rate; 408, 409, 429 and 5xx answers and lost connections are tried
-again after a growing pause, or the one that the server asks for. What was spent is counted from the usage that the
-server reports and the prices given. The key comes from an environment variable, goes nowhere but into the requests'
-header, over https unless the server is this machine, and no redirect is followed with it.
+The `openai` client sends the requests. It retries lost connections and HTTP 408, 409, 429 and 5xx with growing pauses,
+or after the server's Retry-After of up to two minutes. Here are the concurrency, the pace, and the cost, from the usage
+that the server reports and the configured prices. The API key comes from an environment variable, is sent in the
+requests' header only, over https unless the server is on this machine, and no redirect is followed with it.
 """
 
 from __future__ import annotations
 
-import http.client
 import ipaddress
 import json
 import os
-import random
 import threading
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,32 +22,30 @@ from typing import Any
 from raytune_llm.annotation.teachers.base import Client, Request, Response, Sampling, Secret, TeacherError, Workers
 from raytune_llm.errors import require
 
-LONGEST_PAUSE_SECONDS = 60.0
-TRY_AGAIN = (408, 409, 429, 500, 502, 503, 504)
-
 
 @dataclass(frozen=True, kw_only=True)
 class OpenAITeacher:
-    """A model by its name at a URL."""
+    """A model of an OpenAI-compatible server."""
 
     base_url: str
-    """Up to and with the version, e.g. https://api.openai.com/v1 or http://127.0.0.1:8000/v1."""
+    """The server's URL up to and including the version, e.g. https://api.openai.com/v1 or http://127.0.0.1:8000/v1."""
     model: str
-    """The model's name there."""
+    """The model's name on that server."""
     api_key_env: str | None
     """Environment variable that holds the API key; null = no key is sent."""
     chat: bool
     """Whether prompts go to chat/completions as a user's turn, else to completions as plain text."""
     max_tokens_name: str
-    """What the server calls the longest answer: max_tokens, or max_completion_tokens for OpenAI's reasoning models."""
+    """The server's parameter for the longest answer: max_tokens, or max_completion_tokens for OpenAI's reasoning
+    models."""
     concurrent_requests: int
-    """Requests of one worker in flight at the same time; ≥ 1."""
+    """Requests that one worker has in flight; ≥ 1."""
     requests_per_minute: float | None
-    """Requests started in a minute, all workers together; > 0, or null for no limit."""
+    """Requests per minute of all workers together, retries included; > 0, or null for no limit."""
     max_retries: int
-    """Times a request that failed is tried again; ≥ 0."""
+    """Retries of a failed request; ≥ 0."""
     timeout_seconds: float
-    """Longest wait for one answer; > 0."""
+    """Longest wait for a connection or for data of a response; > 0."""
     usd_per_million_prompt_tokens: float
     """Price, US dollars; ≥ 0."""
     usd_per_million_completion_tokens: float
@@ -98,68 +92,84 @@ class OpenAITeacher:
             return None
         key = os.environ.get(self.api_key_env, "")
         require(
-            bool(key), "teacher.api_key_env", self.api_key_env, "an environment variable that holds the key; set it"
+            bool(key) and key.isascii() and key.isprintable() and " " not in key,
+            "teacher.api_key_env",
+            self.api_key_env,
+            "an environment variable that holds the key, in ASCII without white space; set it",
         )
         return Secret(key)
 
     def open(self, registry_dir: str, credential: Secret | None, use_gpu: bool) -> Client:
+        client, headers = self._client(credential)
+
+        def complete(requests: Sequence[Request], sampling: Sampling) -> list[Response]:
+            with ThreadPoolExecutor(self.concurrent_requests) as threads:
+                return list(threads.map(lambda request: self._complete(client, headers, request, sampling), requests))
+
+        return complete
+
+    def _client(self, credential: Secret | None) -> tuple[Any, dict[str, Any]]:
+        """The openai client, and each request's headers in place of those from the client's OPENAI_… variables."""
+        import openai
+
         rate = self.requests_per_minute
         pace = Pace(60.0 * self.workers.num_workers / rate if rate is not None else 0.0)
-
-        def answer(asks: Sequence[Request], sampling: Sampling) -> list[Response]:
-            with ThreadPoolExecutor(self.concurrent_requests) as threads:
-                return list(threads.map(lambda ask: self._ask(ask, sampling, credential, pace), asks))
-
-        return answer
-
-    def _ask(self, ask: Request, sampling: Sampling, credential: Secret | None, pace: Pace) -> Response:
-        """One answer. Raises TeacherError when it can't be had."""
-        path = "chat/completions" if self.chat else "completions"
-        body = {
-            "model": self.model,
-            **({"messages": [{"role": "user", "content": ask.prompt}]} if self.chat else {"prompt": ask.prompt}),
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "seed": sampling.seed + ask.sample,
-            self.max_tokens_name: sampling.max_new_tokens,
-            **({"stop": list(sampling.stop)} if sampling.stop else {}),
-        }
-        headers = {"Content-Type": "application/json"}
-        if credential is not None:
-            headers["Authorization"] = f"Bearer {credential.value}"
-        request = urllib.request.Request(
-            f"{self.base_url.rstrip('/')}/{path}", json.dumps(body).encode(), headers, method="POST"
+        client = openai.OpenAI(
+            base_url=self.base_url,
+            api_key="none",  # null would read OPENAI_API_KEY
+            max_retries=self.max_retries,
+            timeout=self.timeout_seconds,
+            http_client=openai.DefaultHttpxClient(
+                follow_redirects=False, event_hooks={"request": [lambda _: pace.wait()]}
+            ),
         )
-        return self._said(self._sent(request, pace))
+        return client, {
+            "Authorization": openai.omit if credential is None else f"Bearer {credential.value}",
+            "OpenAI-Organization": openai.omit,
+            "OpenAI-Project": openai.omit,
+        }
 
-    def _sent(self, request: urllib.request.Request, pace: Pace) -> Any:
-        """The JSON that a request is answered with, tried again where that may help."""
-        for attempt in range(self.max_retries + 1):
-            pace.wait()
-            try:
-                with _OPENER.open(request, timeout=self.timeout_seconds) as response:
-                    return json.load(response)
-            except urllib.error.HTTPError as error:
-                reason, pause = _refusal(error), _asked_pause(error)
-                if error.code not in TRY_AGAIN:
-                    raise TeacherError(f"{self.name} refuses: {reason}") from None
-            except (urllib.error.URLError, http.client.HTTPException, TimeoutError, OSError, ValueError) as error:
-                reason, pause = f"{type(error).__name__}: {error}", None
-            if attempt < self.max_retries:
-                growing = random.uniform(0.5, 1.0) * min(2.0**attempt, LONGEST_PAUSE_SECONDS)
-                time.sleep(growing if pause is None else pause)
-        raise TeacherError(f"{self.name} gave no answer in {self.max_retries + 1} attempts; the last: {reason}")
+    def _complete(self, client: Any, headers: dict[str, Any], request: Request, sampling: Sampling) -> Response:
+        """One completion. Raises TeacherError when the server gives none."""
+        import openai
 
-    def _said(self, answer: Any) -> Response:
+        endpoint = client.chat.completions if self.chat else client.completions
+        messages = [{"role": "user", "content": request.prompt}]
         try:
-            choice, usage = answer["choices"][0], answer.get("usage") or {}
-            text = choice["message"]["content"] if self.chat else choice["text"]
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise TeacherError(f"{self.name} answers in a form that isn't OpenAI's: {str(answer)[:200]}") from error
-        prompt, completion = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
-        prices = self.usd_per_million_prompt_tokens, self.usd_per_million_completion_tokens
-        cost = (prompt * prices[0] + completion * prices[1]) / 1e6
-        return Response(text or "", prompt, completion, cost, is_cut=False)
+            completion = endpoint.create(
+                model=self.model,
+                **({"messages": messages} if self.chat else {"prompt": request.prompt}),
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                seed=sampling.seed + request.sample,
+                stop=list(sampling.stop) or openai.omit,
+                extra_body={self.max_tokens_name: sampling.max_new_tokens},
+                extra_headers=headers,
+            )
+        except openai.APIStatusError as error:
+            raise TeacherError(f"{self.name}: HTTP {error.status_code}{_attempts(error)}: {_message(error)}") from None
+        except openai.APIConnectionError as error:
+            cause = error.__cause__ or error
+            raise TeacherError(f"{self.name}: no response{_attempts(error)}: {type(cause).__name__}: {cause}") from None
+        except json.JSONDecodeError as error:
+            raise TeacherError(f"{self.name}: the response is not JSON: {error}") from None
+        return self._response(completion)
+
+    def _response(self, completion: Any) -> Response:
+        try:
+            choice, usage = completion.choices[0], completion.usage
+            text = choice.message.content if self.chat else choice.text
+        except (AttributeError, IndexError, TypeError) as error:
+            raise TeacherError(
+                f"{self.name}: the response is not in OpenAI's format; it begins with: {str(completion)[:200]}"
+            ) from error
+        num_prompt_tokens = getattr(usage, "prompt_tokens", None) or 0
+        num_completion_tokens = getattr(usage, "completion_tokens", None) or 0
+        cost_usd = (
+            num_prompt_tokens * self.usd_per_million_prompt_tokens
+            + num_completion_tokens * self.usd_per_million_completion_tokens
+        ) / 1e6
+        return Response(text or "", num_prompt_tokens, num_completion_tokens, cost_usd, is_cut=False)
 
 
 class Pace:
@@ -169,6 +179,7 @@ class Pace:
         self._seconds, self._next, self._lock = seconds, 0.0, threading.Lock()
 
     def wait(self) -> None:
+        """Return when it is this thread's turn."""
         with self._lock:
             now = time.monotonic()
             turn = max(now, self._next)
@@ -176,33 +187,17 @@ class Pace:
         time.sleep(turn - now)
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the key to wherever it points."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(_NoRedirect)
+def _attempts(error: Any) -> str:
+    """How often an openai error's request was sent, where that was more than once."""
+    retries = int(error.request.headers.get("x-stainless-retry-count", 0))
+    return f" after {retries + 1} attempts" if retries else ""
 
 
-def _refusal(error: urllib.error.HTTPError) -> str:
-    """Status and message of an answer that is an error."""
-    try:
-        body = error.read(4096).decode(errors="replace")
-        found = json.loads(body).get("error", body)
-        message = found.get("message", body) if isinstance(found, dict) else str(found)
-    except (ValueError, AttributeError, OSError):
-        message = error.reason
-    return f"{error.code}: {message}"
-
-
-def _asked_pause(error: urllib.error.HTTPError) -> float | None:
-    """Seconds that the server asks to wait; None where it doesn't, or not in seconds."""
-    try:
-        return min(max(float(error.headers.get("Retry-After", "")), 0.0), LONGEST_PAUSE_SECONDS)
-    except ValueError:
-        return None
+def _message(error: Any) -> str:
+    """The server's own words in an openai error."""
+    body = error.body
+    message = body.get("message") if isinstance(body, dict) else body
+    return str(message or error.message)[:500]
 
 
 def _is_loopback(host: str) -> bool:

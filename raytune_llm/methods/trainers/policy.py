@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raytune_llm.compat import using_adapter
 from raytune_llm.data.examples import IGNORED, Example, Rollout
 from raytune_llm.data.tokens import Tokens
 from raytune_llm.evaluation.policy import PolicyPrompt, Sampling, divergence, policy_metrics, roll_out, win_rate
@@ -200,11 +201,10 @@ def by_itself(model: Any) -> Iterator[Any]:
 
 def _unlearned(model: Any) -> AbstractContextManager[Any]:
     """A PEFT model as it was when training began: TRL keeps that as the adapter `ref`."""
-    from trl.trainer.utils import use_adapter
 
     @contextmanager
     def switched() -> Iterator[Any]:
-        with use_adapter(model, "ref" if "ref" in model.peft_config else None):
+        with using_adapter(model, "ref" if "ref" in model.peft_config else None):
             yield model
 
     return switched()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
+from raytune_llm.compat import attention_implementation, is_stateful
 from raytune_llm.models.adapter_route import Route
 from raytune_llm.serving.engine.adapter_cache import AdapterCache
 from raytune_llm.serving.engine.kv_cache import KVCache
@@ -40,7 +41,7 @@ def can_batch(model: Any) -> bool:
     takes = inspect.signature(model.forward).parameters
     return (
         not model.config.is_encoder_decoder
-        and not getattr(model, "_is_stateful", False)
+        and not is_stateful(model)
         and kinds <= {FULL_ATTENTION, SLIDING_ATTENTION}
         and {"position_ids", "past_key_values", "logits_to_keep"} <= takes.keys()
     )
@@ -53,7 +54,7 @@ def has_plain_mask(model: Any) -> bool:
     is_full = kinds == {FULL_ATTENTION} and (
         getattr(config, "layer_types", None) is not None or getattr(config, "sliding_window", None) is None
     )
-    return is_full and model.config._attn_implementation in ("sdpa", "eager")
+    return is_full and attention_implementation(model) in ("sdpa", "eager")
 
 
 class Row:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from raytune_llm.compat import logits_processors
 from raytune_llm.serving.engine.base import Sampling, TokenLogprob
 from raytune_llm.serving.engine.detokenize import decode
 
@@ -140,10 +141,7 @@ class LogitsProcessors:
         """`prompt`: the decoder's tokens so far; `encoder`: the encoder's input ids (1, T), None for causal bases."""
         config = generation_config(model, sampling.max_tokens, stop_ids)
         config.max_length = len(prompt) + sampling.max_tokens
-        model._prepare_special_tokens(config, kwargs_has_attention_mask=True, device=model.device)
-        self._processors: Any = model._get_logits_processor(
-            config, input_ids_seq_length=len(prompt), encoder_input_ids=encoder, device=str(model.device)
-        )
+        self._processors: Any = logits_processors(model, config, prompt_length=len(prompt), encoder_ids=encoder)
         self._seen = torch.tensor([prompt], device=model.device)
 
     @property

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from raytune_llm.compat import switch_adapter
 from raytune_llm.errors import InputError
 from raytune_llm.models.loading import num_adapted_modules
 from raytune_llm.serving.engine.request import GenerationRequest
@@ -71,9 +72,7 @@ class AdapterSwitcher:
     def use(self, id: str | None) -> Any:
         """The model with this adapter active, none of them for None, until the next call."""
         name = None if id is None else self._names[id]
-        for layer in self._layers:
-            layer._disable_adapters = name is None
-            layer._active_adapter = [] if name is None else [name]
+        switch_adapter(self._layers, name)
         return self.model
 
     def _delete(self, name: str) -> None:

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from raytune_llm.compat import set_checkpoint_function
 from raytune_llm.models.adapter_route import Route
 from raytune_llm.models.stacked_lora import AdapterStack
 
@@ -40,7 +41,7 @@ def set_checkpointing(model: PreTrainedModel, stack: AdapterStack, enabled: bool
     for block in blocks:
         block.gradient_checkpointing = enabled
         block.training = enabled
-        block._gradient_checkpointing_func = run
+        set_checkpoint_function(block, run)
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""Where metrics go while a run is training: the contract of trackers, and several of them as one.
+"""The contract of trackers, which log a run's metrics during training, and the composition of several trackers.
 
-A tracker is one module here with a dataclass of the Tracker shape, and one YAML in conf/tracking; jsonl needs no
-YAML, it is always on. Trackers see finished numbers: they know nothing of methods, Ray or torch. Several of them, and
-none, are ordinary runs: `start_all([], info)` is for workers that log nothing.
+A tracker is a module here with a dataclass that implements Tracker, and a YAML in conf/tracking; jsonl is always on
+and needs no YAML. Trackers get finished numbers and know nothing of methods, Ray or torch. `start_all` combines any
+number of them into one run; with none, as in workers that log nothing, that run does nothing.
 """
 
 from __future__ import annotations
@@ -15,49 +15,49 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """What a tracker may know of a run when it starts."""
+    """The run that a tracker starts to log."""
 
     name: str
-    """Trial id, or the name of a run that is no trial."""
+    """The trial's id, or the job's name outside a sweep."""
     group: str | None
-    """Name of the sweep the run belongs to."""
+    """The sweep's name; None outside a sweep."""
     config: dict[str, Any]
-    """The resolved config of the run, the trial's own values applied."""
+    """The resolved config of the run, including the trial's values."""
     directory: str
-    """The run's own folder: absolute path or URI."""
+    """The run's folder: absolute path or URI."""
     from_step: int
-    """Optimizer steps behind the run as it starts here, 0 from the beginning. What was logged beyond is logged
-    again."""
+    """The optimizer step of the checkpoint from which the run resumes, 0 = a new run. Later steps are logged again."""
 
     @property
     def resumed(self) -> bool:
-        """Whether the run goes on from a checkpoint of its own."""
+        """Whether the run resumes from a checkpoint."""
         return self.from_step > 0
 
 
 class Run(Protocol):
-    """A run that is being logged."""
+    """The log of one run."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Metrics at an optimizer step; steps never fall, and may repeat with other metrics."""
+        """Log metrics at an optimizer step. Steps never decrease; a step may be repeated with other metrics."""
         ...
 
     def finish(self, summary: Mapping[str, float], failed: bool) -> None:
-        """The run is over, with these final metrics. Called once."""
+        """End the log with the final metrics; `failed` = the run did not complete. Called once."""
         ...
 
 
 class Tracker(Protocol):
-    """A file in tracking/ with a dataclass of this shape is a tracker; its YAML names it."""
+    """A destination of metrics."""
 
     def start(self, info: RunInfo) -> Run:
-        """Begin, or go on with, the run. Raises InputError, before any training, for what the user must put right."""
+        """Start or resume a run's log, before any training. Raises InputError when the tracker can't be used as
+        configured."""
         ...
 
 
 @dataclass(frozen=True)
 class CompositeRun:
-    """Several runs as one; none at all is a run that logs nowhere."""
+    """Several logs of one run; without any, metrics are discarded."""
 
     runs: Sequence[Run]
 
@@ -66,14 +66,14 @@ class CompositeRun:
             run.log(step, metrics)
 
     def finish(self, summary: Mapping[str, float], failed: bool) -> None:
-        """Finishes every run, also when one of them raises."""
+        """Finish all of them, also when one raises."""
         with contextlib.ExitStack() as stack:
             for run in reversed(self.runs):
                 stack.callback(run.finish, summary, failed)
 
 
 def start_all(trackers: Iterable[Tracker], info: RunInfo) -> Run:
-    """Start all trackers, as one run. When one can't start, those before it are finished as failed."""
+    """Start all trackers as one run. When one raises, those started before it are finished as failed."""
     runs: list[Run] = []
     with contextlib.ExitStack() as undo:
         for tracker in trackers:

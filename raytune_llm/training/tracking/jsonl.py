@@ -2,9 +2,9 @@
 run ends.
 
 `time` is in seconds since the epoch. NaN and ±Inf are written as the strings "NaN", "Infinity", "-Infinity": valid
-JSON that float() reads. When a run goes on from step n, lines beyond n are dropped (they will be logged again); from
-step 0, all are. Local lines are on their way to disk when log() returns. An object store can't append: there the file
-is put anew, at most every few seconds and at the end, so a killed run may miss its last lines.
+JSON that float() reads. When a run resumes from step n, lines of later steps are dropped (they are logged again); from
+step 0, all are. Local lines are flushed to the file when log() returns. An object store can't append: there the whole
+file is uploaded again, at most every few seconds and at the end, so a killed run may lose its last lines.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from raytune_llm.training.tracking.base import Run, RunInfo
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 PUT_SECONDS = 5.0
-"""Shortest time between two puts of metrics.jsonl to an object store."""
+"""Shortest time between two uploads of metrics.jsonl to an object store."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class JSONL:
 
 
 def kept_lines(storage: Storage, from_step: int) -> list[str]:
-    """Lines of steps up to from_step, with their newlines. Raises InputError for a broken line that isn't the
+    """The lines of steps up to from_step, newlines included. Raises InputError for a damaged line that isn't the
     last."""
     if from_step == 0 or not storage.exists(METRICS):
         return []
@@ -59,7 +59,7 @@ def kept_lines(storage: Storage, from_step: int) -> list[str]:
 
 
 def line_of(step: int, metrics: Mapping[str, float]) -> str:
-    """One line. Raises ValueError when a metric takes the name of a line's own key."""
+    """One line. Raises ValueError for a metric with the name of one of the line's own keys."""
     if taken := {"step", "time"} & metrics.keys():
         raise ValueError(f"metrics can't be named {sorted(taken)}: each line has these keys of its own")
     numbers = {name: float(value) for name, value in metrics.items()}
@@ -83,7 +83,7 @@ class LocalLines:
 
 
 class RemoteLines:
-    """Keeps all lines and puts them as one object."""
+    """Holds all lines and uploads them as one object."""
 
     def __init__(self, storage: Storage, lines: list[str]) -> None:
         self._storage = storage

@@ -1,8 +1,7 @@
-"""TensorBoard event files in the run's own folder: `tensorboard --logdir HOME/runs` shows every run of every sweep.
+"""TensorBoard event files in the run's folder: `tensorboard --logdir HOME/runs` shows every run of every sweep.
 
-Written through tensorboard's own event writer, without torch or tensorflow. Each process begins a file of its own,
-whose first event tells TensorBoard to forget the steps that earlier files hold and that will be logged again. Left
-out: object stores.
+Written with tensorboard's own event writer, without torch or tensorflow. Each process writes a new file, whose first
+event makes TensorBoard discard those steps of earlier files that are logged again. Not supported: object stores.
 """
 
 from __future__ import annotations
@@ -62,5 +61,5 @@ class TensorBoardRun:
         self.add(step, summary=Summary(value=values))
 
     def finish(self, summary: Mapping[str, float], failed: bool) -> None:
-        """Closes the file; final metrics are the last logged ones, TensorBoard has no place of their own for them."""
+        """Close the file. TensorBoard has no summary; the final metrics are those logged last."""
         self._writer.close()

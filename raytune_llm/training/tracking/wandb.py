@@ -1,8 +1,7 @@
 """Weights & Biases: one run a trial, grouped by its sweep, on an axis of optimizer steps.
 
-A run's id depends on its name, group and folder alone, so a resumed trial goes on in its own run. Several runs live
-in one process side by side; wandb's global run is left alone. Offline runs need no network and are uploaded later by
-`wandb sync`.
+A run's id is a hash of its name, group and folder, so a resumed trial continues its run. One process can have several
+runs; wandb's global run isn't touched. Offline runs need no network and are uploaded later by `wandb sync`.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from raytune_llm.compat import has_wandb_credentials
 from raytune_llm.errors import InputError
 from raytune_llm.stores.json import to_json
 from raytune_llm.stores.storage import is_local
@@ -23,14 +23,14 @@ from raytune_llm.training.tracking.base import Run, RunInfo
 
 
 class Mode(Enum):
-    """Where metrics go."""
+    """The destination of metrics."""
 
     online = "online"
-    """To the server as they come; needs an API key."""
+    """The server, as they are logged; needs an API key."""
     offline = "offline"
-    """To files, for `wandb sync`."""
+    """Files, for `wandb sync`."""
     disabled = "disabled"
-    """Nowhere."""
+    """None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,7 @@ class WandB:
     tags: list[str]
     """Labels of every run."""
     directory: str | None
-    """Local folder for W&B's own files; null = the run's folder (a temporary one when that is a URI and mode is
-    online)."""
+    """Local folder of W&B's files; null = the run's folder (a temporary one when that is a URI and mode is online)."""
 
     def __post_init__(self) -> None:
         if self.mode is Mode.online:
@@ -90,7 +89,7 @@ class WandB:
 
 
 class WandBRun:
-    """One run; wandb's own step is ours too, so that steps logged again after a resume are ignored."""
+    """One run. wandb's step is the optimizer step, so wandb ignores steps that are logged again after a resume."""
 
     def __init__(self, run: Any) -> None:
         self._run = run
@@ -104,22 +103,19 @@ class WandBRun:
 
 
 def run_id(info: RunInfo) -> str:
-    """16 hex digits, the same for every process that logs to this run."""
+    """16 hex digits, equal in every process that logs to this run."""
     return hashlib.sha256("\n".join((info.name, info.group or "", info.directory)).encode()).hexdigest()[:16]
 
 
 def check_api_key() -> None:
-    """Raise InputError when no W&B credentials are found here (environment, netrc or W&B's settings). Asks no
+    """Raise InputError unless this machine has W&B credentials (environment, netrc or W&B's settings). Contacts no
     server."""
     wandb = load()
-    from wandb.sdk.lib import wbauth
-
     try:
-        host = wandb.setup().settings.base_url
-        found = wbauth.authenticate_session(host=host, source="raytune_llm", prompt=False, update_session=False)
+        is_known = has_wandb_credentials()
     except wandb.errors.AuthenticationError as error:
         raise InputError(f"tracking.wandb.mode=online: {error}") from error
-    if found is None:
+    if not is_known:
         raise InputError(
             "tracking.wandb.mode=online needs an API key and none is set; set WANDB_API_KEY (on a cluster: in the "
             "job's runtime environment), run `wandb login`, or choose tracking.wandb.mode=offline"
