@@ -8,14 +8,14 @@ live; here they are named. Nothing in this module imports Ray, torch or Hydra.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Self
 
 from raytune_llm.errors import check_name, require
-from raytune_llm.training.config import Scaling, Tuning
+from raytune_llm.evaluation.terms import lower_is_better
+from raytune_llm.training.config import Scaling, TrialConfig, Tuning, with_values
 
 if TYPE_CHECKING:
     from raytune_llm.annotation.filters import Annotation
@@ -103,17 +103,27 @@ class TrainJob(RunJob, CheckJob):
         """Whether its trials, or stages before them, are jobs of Ray Train."""
         return True
 
-    @property
-    def learning_rate(self) -> float:
-        """Peak rate of AdamW."""
-        return self.model.recommended_rate() * self.adapter.rate_factor * self.tuning.learning_rate_multiplier
+    def trial_config(self) -> TrialConfig:
+        """What its trials need of it."""
+        return TrialConfig(
+            name=self.name,
+            run=self.run,
+            home=self.home,
+            seed=self.seed,
+            allow_modules=tuple(self.allow_modules),
+            model=self.model,
+            method=self.method,
+            adapter=self.adapter,
+            tuning=self.tuning,
+            scaling=self.scaling,
+            tracking=self.tracking,
+            eval_batch_size=self.evaluation.batch_size,
+            lower_is_better=lower_is_better(self.method.metric),
+        )
 
     def with_values(self, values: Mapping[str, Any]) -> Self:
-        """This job with dotted keys replaced, e.g. {"tuning.steps": 50}; unknown keys raise ValueError."""
-        job: Any = self
-        for key, value in values.items():
-            job = _replace(job, key.split("."), value, key)
-        return job
+        """This job with dotted keys replaced, e.g. {"tuning.steps": 50}. Raises InputError for an unknown key."""
+        return with_values(self, values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,10 +136,6 @@ class SweepJob(TrainJob):
     @property
     def drives_ray_train(self) -> bool:
         return self.scaling.num_workers > 1 or bool(self.method.needs.stages)
-
-    def of_trials(self) -> TrainJob:
-        """What its trials have in common, without parts they don't need, whose imports cost each process seconds."""
-        return TrainJob(**{f.name: getattr(self, f.name) for f in dataclasses.fields(TrainJob)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,15 +221,3 @@ class Evaluation:
     answer_after: str | None
     """Text after whose last occurrence the answer begins, in outputs and references alike, e.g. after reasoning written
     out; null = the whole output is the answer."""
-
-
-def _replace(node: Any, path: list[str], value: Any, key: str) -> Any:
-    names = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
-    if path[0] not in names:
-        raise ValueError(f"{key} is not a key of this job; at '{path[0]}' it has {names}")
-    present = getattr(node, path[0])
-    if len(path) > 1:
-        child = _replace(present, path[1:], value, key)
-    else:
-        child = type(present)(value) if isinstance(present, Enum) and isinstance(value, str) else value
-    return dataclasses.replace(node, **{path[0]: child})

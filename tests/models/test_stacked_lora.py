@@ -42,7 +42,7 @@ def adapters(model: PreTrainedModel, ranks=(1, 4, 8), seed=3):
     generator = torch.Generator().manual_seed(seed)
     found = []
     for rank in ranks:
-        weights = initial_weights(model, linear_targets(model), rank=rank, seed=seed + rank)
+        weights = initial_weights(model, linear_targets(model), lora_rank=rank, seed=seed + rank)
         drawn = {name: torch.randn(b.shape, generator=generator).to(b) for name, (_, b) in weights.items()}
         found.append({name: (a, 0.3 * drawn[name]) for name, (a, _) in weights.items()})
     return found
@@ -50,7 +50,7 @@ def adapters(model: PreTrainedModel, ranks=(1, 4, 8), seed=3):
 
 def peft_model(model: PreTrainedModel, weights) -> PreTrainedModel:
     rank = next(iter(weights.values()))[0].shape[0]
-    adapted = LORA.apply(model, rank=rank, seed=0).eval()
+    adapted = LORA.apply(model, lora_rank=rank, seed=0).eval()
     for name, (a, b) in weights.items():
         layer = adapted.base_model.model.get_submodule(name)
         layer.lora_A["default"].weight.data.copy_(a)
@@ -59,7 +59,7 @@ def peft_model(model: PreTrainedModel, weights) -> PreTrainedModel:
 
 
 def filled(model: PreTrainedModel, every) -> AdapterStack:
-    stack = AdapterStack(model, linear_targets(model), capacity=4, max_rank=8)
+    stack = AdapterStack(model, linear_targets(model), capacity=4, max_lora_rank=8)
     for slot, weights in enumerate(every):
         rank = next(iter(weights.values()))[0].shape[0]
         stack.write(slot, weights, LORA.alpha / rank)
@@ -129,13 +129,13 @@ def test_encoder_and_decoder_rows_of_different_lengths():
 
 def test_initial_weights_are_those_of_every_backend_bitwise():
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
-        found = initial_weights(llama(dtype), linear_targets(llama(dtype)), rank=4, seed=7)
-        adapted = LORA.apply(llama(dtype), rank=4, seed=7)
+        found = initial_weights(llama(dtype), linear_targets(llama(dtype)), lora_rank=4, seed=7)
+        adapted = LORA.apply(llama(dtype), lora_rank=4, seed=7)
         for name, (a, b) in found.items():
             layer = adapted.base_model.model.get_submodule(name)
             assert torch.equal(a.float(), layer.lora_A["default"].weight.float())
             assert torch.equal(b.float(), layer.lora_B["default"].weight.float())
-    other = initial_weights(llama(), linear_targets(llama()), rank=4, seed=8)
+    other = initial_weights(llama(), linear_targets(llama()), lora_rank=4, seed=8)
     assert all((found[name][0] != other[name][0]).any() for name in found)
 
 
@@ -143,7 +143,7 @@ def test_drawing_initial_weights_leaves_the_global_stream_alone():
     model = llama()
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    initial_weights(model, linear_targets(model), rank=4, seed=7)
+    initial_weights(model, linear_targets(model), lora_rank=4, seed=7)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -182,7 +182,7 @@ def test_write_read_clear_and_remove():
 
 
 def test_what_does_not_fit_is_refused():
-    stack = AdapterStack(llama(), linear_targets(llama()), capacity=2, max_rank=4)
+    stack = AdapterStack(llama(), linear_targets(llama()), capacity=2, max_lora_rank=4)
     with pytest.raises(ValueError, match=r"rank 8 at model.layers.0.self_attn.q_proj is more than 4"):
         stack.write(0, adapters(llama(), ranks=(8,))[0], 1.0)
     (fitting,) = adapters(llama(), ranks=(4,))
@@ -194,4 +194,4 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"lacks modules \['model.layers.0.self_attn.q_proj'\]"):
         stack.write(0, wrong, 1.0)
     with pytest.raises(ValueError, match=r"adapter target model.embed_tokens is a Embedding"):
-        AdapterStack(llama(), ["model.embed_tokens"], capacity=2, max_rank=4)
+        AdapterStack(llama(), ["model.embed_tokens"], capacity=2, max_lora_rank=4)

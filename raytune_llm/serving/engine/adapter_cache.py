@@ -101,7 +101,7 @@ class AdapterCache:
     def _write(self, slot: int, weights: Weights) -> None:
         rank = next(iter(weights.values()))[0].shape[0]
         held = {} if self._stack is None else self._stack.layers
-        if self._stack is None or rank > self._stack.max_rank or not weights.keys() <= held.keys():
+        if self._stack is None or rank > self._stack.max_lora_rank or not weights.keys() <= held.keys():
             self._widen([*held, *(name for name in weights if name not in held)], rank)
         assert self._stack is not None
         self._stack.write(slot, self._filled(weights, rank), 1.0)
@@ -120,10 +120,13 @@ class AdapterCache:
         """Make the stack anew with these modules and room for this rank."""
         before, kept = self._stack, {}
         if before is not None:
-            rank = max(rank, before.max_rank)
-            kept = {slot: (before.read(slot, before.ranks[slot]), before.ranks[slot]) for slot in self._slots.values()}
+            rank = max(rank, before.max_lora_rank)
+            kept = {
+                slot: (before.read(slot, before.lora_ranks[slot]), before.lora_ranks[slot])
+                for slot in self._slots.values()
+            }
             before.remove()
-        self._stack = AdapterStack(self.model, names, capacity=self._capacity, max_rank=rank)
+        self._stack = AdapterStack(self.model, names, capacity=self._capacity, max_lora_rank=rank)
         # B holds the scales; the row that changes nothing may share theirs
         self._stack.scales[self._capacity] = 1.0
         for slot, (weights, held_rank) in kept.items():

@@ -1,4 +1,4 @@
-"""What can be packed, and why the rest can't and runs alone."""
+"""Which trials can be packed, and why the others can't."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raytune_llm.models.base import linear_targets
 from raytune_llm.models.reward_head import head_sizes, heads
 
 # LoraConfig's fields that change what an adapter computes, starts from or trains, with the values that pack. What it
-# saves besides is checked against the model's own heads.
+# saves in addition is checked against the model's own heads.
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "use_dora": (False,),
     "bias": ("none",),
@@ -60,7 +60,7 @@ def not_packable_reason(config: LoraConfig | None, method: Any, model: Any) -> s
 
 
 def _why_not_head(config: LoraConfig, model: Any) -> str | None:
-    """The reason why what stands after the body can't be packed, or None."""
+    """The reason why the head can't be packed, or None."""
     own, saved = heads(model), set(config.modules_to_save or ())
     if saved != set(own):
         return f"modules_to_save={sorted(saved)} is not plain LoRA on frozen linear layers"
