@@ -1,5 +1,7 @@
 """A slot of a pack is what it would be alone: against PEFT, torch's AdamW and clip_grad_norm_, in fp64 and fp32."""
 
+import json
+
 import pytest
 import torch
 from packed_oracle import (
@@ -15,9 +17,11 @@ from packed_oracle import (
     solo,
     table_of,
 )
+from safetensors import safe_open
 
 from raytune_llm.training.config import Schedule
 from raytune_llm.training.packed.batches import PassBudget
+from raytune_llm.training.packed.trial_state import STATE_FILE, TrialState
 
 STEPS = 6
 SPECS = [
@@ -261,8 +265,6 @@ def test_the_base_is_bitwise_unchanged_and_given_back():
 
 
 def test_a_saved_slot_goes_on_as_if_nothing_had_happened(tmp_path):
-    from raytune_llm.training.packed.trial_state import TrialState
-
     examples = make_examples(7)  # so that the data wraps around
     spec = make_spec("t", dropout=0.3, weight_decay=0.1, schedule=Schedule.linear, num_steps=8, batch_size=3, seed=5)
     straight = make_pack(make_model())
@@ -271,6 +273,8 @@ def test_a_saved_slot_goes_on_as_if_nothing_had_happened(tmp_path):
     first = make_pack(make_model())
     run(first, [spec], table, 4)
     first.state("t").save(tmp_path)
+    with safe_open(tmp_path / STATE_FILE, framework="pt") as file:
+        assert json.loads(file.metadata()["spec"])["rank"] == spec.lora_rank, "older checkpoints call it so"
     state = TrialState.load(tmp_path)
     assert state.spec == spec and state.step == 4
     second = make_pack(make_model(), max_lora_rank=4)  # another width of rows
@@ -288,20 +292,20 @@ def test_a_saved_slot_goes_on_as_if_nothing_had_happened(tmp_path):
 
 
 @pytest.mark.parametrize("budget", BUDGETS.values(), ids=BUDGETS)
-def test_evaluation_of_slots_and_base(budget):
+def test_evaluation_of_slots_and_of_the_base(budget):
     from packed_oracle import plain_outputs
 
     examples, held_out = make_examples(20), make_examples(9, seed=5)
     pack = make_pack(make_model(), budget=budget)
     weights, _ = run(pack, SPECS, table_of(examples, pack.model), 3)
     table = table_of(held_out, pack.model)
-    base = pack.evaluate_base(table, sft_terms).metrics()
-    assert pack.evaluate_base(table, sft_terms) is pack.evaluate_base(table, sft_terms)
-    said = plain_outputs(make_model(), [example["completion"] for example in held_out])
-    assert base["eval/loss"] == pytest.approx((-said.logprobs.sum() / said.mask.sum()).item(), rel=1e-12)
-    assert base["eval/token_accuracy"] == pytest.approx((said.correct.sum() / said.mask.sum()).item(), rel=1e-12)
+    pack.join(make_spec("untrained"), table, sft_terms)
     found = pack.evaluate(table)
-    assert found.keys() == {spec.trial_id for spec in SPECS}
+    assert found.keys() == {spec.trial_id for spec in SPECS} | {"untrained"}
+    base = found["untrained"].metrics()
+    plain = plain_outputs(make_model(), [example["completion"] for example in held_out])
+    assert base["eval/loss"] == pytest.approx((-plain.logprobs.sum() / plain.mask.sum()).item(), rel=1e-12)
+    assert base["eval/token_accuracy"] == pytest.approx((plain.correct.sum() / plain.mask.sum()).item(), rel=1e-12)
     some = pack.evaluate(table, ["rslora", "rank1"])
     for spec in SPECS:
         other = make_pack(make_model())
