@@ -52,11 +52,11 @@ def run(seed: int, share: float) -> list[dict[str, Any]]:
     started = time.process_time()
     arms = {name: Arm(name, overrides, seed, share) for name, overrides in ARMS.items()}
     model = arms["dss"].job.model.load()
-    pack = Pack(model, linear_targets(model), capacity=len(arms), max_rank=RANK, cut=_cut())
+    pack = Pack(model, linear_targets(model), capacity=len(arms), max_lora_rank=RANK, budget=_budget())
     for arm in arms.values():
         pack.join(arm.spec(), TokenTable(arm.examples["train"], is_encoder_decoder=False), arm.job.method.terms)
     evals = {name: TokenTable(arm.examples["eval"], is_encoder_decoder=False) for name, arm in arms.items()}
-    planner = Planner(pack, max_tokens=1 << 14, say=lambda line: None)
+    planner = Planner(pack, max_tokens=1 << 14, log=lambda line: None)
     for step in range(1, STEPS + 1):
         planner.step()
         if step % EVAL_EVERY == 0:
@@ -91,11 +91,11 @@ class Arm:
 
     def spec(self) -> Any:
         from raytune_llm.training.config import Schedule
-        from raytune_llm.training.packed.slot import SlotSpec
+        from raytune_llm.training.packed.hyperparameters import Hyperparameters
 
-        return SlotSpec(
+        return Hyperparameters(
             trial_id=self.name,
-            rank=RANK,
+            lora_rank=RANK,
             alpha=self.job.adapter.alpha,
             rslora=False,
             dropout=0.0,
@@ -151,7 +151,7 @@ class Arm:
         }
 
 
-def _cut() -> Any:
+def _budget() -> Any:
     from raytune_llm.training.packed.batches import PassBudget
 
     return PassBudget(slots_per_pass=1, max_tokens=1 << 14, overhead_tokens=128)

@@ -33,10 +33,10 @@ from raytune_llm.data.examples import TokenSequence
 from raytune_llm.models.base import linear_targets
 from raytune_llm.training.packed.batches import PassBudget, TokenTable
 from raytune_llm.training.packed.export import peft_config
+from raytune_llm.training.packed.hyperparameters import Hyperparameters
 from raytune_llm.training.packed.memory import fit_tokens, free_bytes
 from raytune_llm.training.packed.pack import Pack
 from raytune_llm.training.packed.planner import Planner
-from raytune_llm.training.packed.slot import SlotSpec
 
 SHAPES = {  # hidden, layers, heads, key-value heads, intermediate, vocabulary
     "1b": (2048, 16, 32, 8, 8192, 128256),
@@ -123,8 +123,8 @@ def peak_gigabytes(device: torch.device) -> float | None:
     return round(torch.cuda.max_memory_allocated(device) / 1e9, 2) if device.type == "cuda" else None
 
 
-def make_spec(index: int, load: Load) -> SlotSpec:
-    return trial(index, rank=RANK, batch_size=load.batch_size)
+def make_spec(index: int, load: Load) -> Hyperparameters:
+    return trial(index, lora_rank=RANK, batch_size=load.batch_size)
 
 
 def token_ids(load: Load, vocabulary: int) -> list[list[int]]:
@@ -162,10 +162,10 @@ def packed_seconds(base: PreTrainedModel, load: Load, slots: int, device: torch.
     """(seconds of a step of all slots, the planner's line); leaves the base as it was."""
     examples = [{"completion": TokenSequence(ids, ids)} for ids in token_ids(load, base.config.vocab_size)]
     table = TokenTable(examples, is_encoder_decoder=False)
-    pack = Pack(base, linear_targets(base), capacity=slots, max_rank=RANK, cut=PassBudget(1, 1 << 20, 0))
+    pack = Pack(base, linear_targets(base), capacity=slots, max_lora_rank=RANK, budget=PassBudget(1, 1 << 20, 0))
     try:
         budget = free_bytes(device)
-        planner = Planner(pack, max_tokens=fit_tokens(pack, load.length, budget_bytes=budget), say=lambda line: None)
+        planner = Planner(pack, max_tokens=fit_tokens(pack, load.length, budget_bytes=budget), log=lambda line: None)
         for index in range(slots):
             pack.join(make_spec(index, load), table, terms)
         for _ in range(MOST_STEPS_TO_SETTLE):

@@ -36,7 +36,7 @@ def main() -> None:
     examples = make_examples(ROW)
     table = TokenTable(examples, is_encoder_decoder=False)
     base = make_base(ROW.base)
-    pack = Pack(base, linear_targets(base), capacity=SLOTS, max_rank=16, cut=PassBudget(SLOTS, 1 << 16, 256))
+    pack = Pack(base, linear_targets(base), capacity=SLOTS, max_lora_rank=16, budget=PassBudget(SLOTS, 1 << 16, 256))
     started = done = 0
     seconds = {"join": 0.0, "step": 0.0, "save and leave": 0.0}
     memory: dict[int, int] = {}

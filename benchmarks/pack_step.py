@@ -32,9 +32,9 @@ from raytune_llm.data.order import first_indices
 from raytune_llm.models.base import linear_targets
 from raytune_llm.training.packed.batches import PassBudget, TokenTable
 from raytune_llm.training.packed.export import peft_config
+from raytune_llm.training.packed.hyperparameters import Hyperparameters
 from raytune_llm.training.packed.pack import Pack
 from raytune_llm.training.packed.planner import Planner
-from raytune_llm.training.packed.slot import SlotSpec
 
 BASES = {  # hidden, layers, heads, key-value heads, intermediate, vocabulary
     "260k": (64, 5, 8, 4, 172, 512),
@@ -99,14 +99,14 @@ def make_examples(row: Row, count: int = 256) -> list[Example]:
     return examples
 
 
-def make_spec(index: int, row: Row) -> SlotSpec:
-    return trial(index, rank=RANKS[index % len(RANKS)], batch_size=row.batch_size)
+def make_spec(index: int, row: Row) -> Hyperparameters:
+    return trial(index, lora_rank=RANKS[index % len(RANKS)], batch_size=row.batch_size)
 
 
 class Solo:
     """A trial alone; trials of one rank take turns on one adapted model, whose values don't matter for its speed."""
 
-    def __init__(self, row: Row, examples: list[Example], spec: SlotSpec) -> None:
+    def __init__(self, row: Row, examples: list[Example], spec: Hyperparameters) -> None:
         base = make_base(row.base)
         config = peft_config(spec, linear_targets(base), is_encoder_decoder=False)
         self.model = get_peft_model(base, config).train()
@@ -137,20 +137,22 @@ def measure(row: Row, rounds: int) -> dict[str, object]:
     examples = make_examples(row)
     table = TokenTable(examples, is_encoder_decoder=False)
     base = make_base(row.base)
-    pack = Pack(base, linear_targets(base), capacity=row.slots, max_rank=max(RANKS), cut=PassBudget(1, 1 << 16, 0))
+    pack = Pack(
+        base, linear_targets(base), capacity=row.slots, max_lora_rank=max(RANKS), budget=PassBudget(1, 1 << 16, 0)
+    )
     said: list[str] = []
-    planner = Planner(pack, max_tokens=1 << 16, say=said.append, clock=time.process_time)
+    planner = Planner(pack, max_tokens=1 << 16, log=said.append, clock=time.process_time)
     specs = [make_spec(i, row) for i in range(row.slots)]
     for spec in specs:
         pack.join(spec, table, terms)
-    solos = {spec.rank: Solo(row, examples, spec) for spec in specs[: len(RANKS)]}
+    solos = {spec.lora_rank: Solo(row, examples, spec) for spec in specs[: len(RANKS)]}
     count = 64 * row.batch_size
     orders = [first_indices(len(examples), spec.seed, count) for spec in specs]
 
     def alone(step: int) -> None:
         for spec, order in zip(specs, orders, strict=True):
             start = step * row.batch_size % count
-            solos[spec.rank].step(order[start : start + row.batch_size])
+            solos[spec.lora_rank].step(order[start : start + row.batch_size])
 
     while not said:
         planner.step()
@@ -171,7 +173,7 @@ def measure(row: Row, rounds: int) -> dict[str, object]:
         "solo_cpu_seconds": round(cpu[1], 4),
         "ratio_cpu": round(cpu[1] / cpu[0], 2),
         "ratio_wall": round(wall[1] / wall[0], 2),
-        "slots_per_pass": pack.cut.slots_per_pass,
+        "slots_per_pass": pack.budget.slots_per_pass,
         "target": row.target,
     }
 

@@ -149,7 +149,7 @@ def run_worker(config: dict[str, Any]) -> None:
     from raytune_llm.training import ray_train
     from raytune_llm.training.trial import Evaluator
 
-    composed = ray.get(config["setup"]).job
+    composed = ray.get(config["setup"]).spec.config
     mark("libraries")
     adapter, method = type(composed.adapter), type(composed.method)
     adapter.apply = marked(adapter.apply, after="model")

@@ -191,7 +191,7 @@ def run_ours(task: dict[str, Any]) -> None:
     from raytune_llm.jobs.config import load
     from raytune_llm.jobs.stages import prepare_job
     from raytune_llm.sweep import leaderboard, tuner
-    from raytune_llm.sweep.space import plan
+    from raytune_llm.sweep.plan import make_plan
     from raytune_llm.sweep.tables import leaderboard_table
 
     space = {"steps": STEPS, "learning_rate_multiplier": RATES, "adapter_size": SIZES}
@@ -200,12 +200,13 @@ def run_ours(task: dict[str, Any]) -> None:
     own = task.get("own_overrides", [])
     scheduler = [] if any("scheduler" in override for override in own) else asha
     job = load("sweep", [*task["overrides"], *axes, *scheduler, f"home={task['home']}", *own])
-    planned = plan(job, job.sweep)
+    config = job.trial_config()
+    planned, objective = make_plan(config, job.sweep.axes()), config.objective
     started = prepare_job(job)
-    outcomes = tuner.run(job, planned, ray.put(started.prepared.examples), started.use_gpu, False)
-    print(leaderboard_table(leaderboard.leaderboard(outcomes, planned, "eval/loss"), "eval/loss", 10))
+    outcomes = tuner.run(job.sweep, config, planned, ray.put(started.prepared.examples), started.use_gpu, False)
+    print(leaderboard_table(leaderboard.leaderboard(outcomes, planned, objective), objective.metric, 10))
     steps = sum(outcome.reports[-1].step for outcome in outcomes)
-    winner = leaderboard.winner(outcomes, "eval/loss")
+    winner = leaderboard.winner(outcomes, objective)
     give(task, trials=len(outcomes), trial_steps=steps, adapter=f"{winner.checkpoint}/best")
 
 

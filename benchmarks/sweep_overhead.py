@@ -47,7 +47,7 @@ def run(home: Path, trials: int) -> None:
     from raytune_llm.jobs.config import load
     from raytune_llm.jobs.stages import prepare_job
     from raytune_llm.sweep import progress, tuner
-    from raytune_llm.sweep.space import plan
+    from raytune_llm.sweep.plan import make_plan
 
     def on_trial_complete(self: progress.LiveTable, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.ended.add(trial.trial_id)
@@ -66,10 +66,12 @@ def run(home: Path, trials: int) -> None:
             *(f"sweep.space.tuning.learning_rate_multiplier={rates}", "scaling.cpus_per_worker=2"),
         ],
     )
-    planned = plan(job, job.sweep)
+    planned = make_plan(job.trial_config(), job.sweep.axes())
     started = prepare_job(job)
     with patch.object(progress.LiveTable, "on_trial_complete", on_trial_complete):
-        outcomes = tuner.run(job, planned, ray.put(started.prepared.examples), started.use_gpu, False)
+        outcomes = tuner.run(
+            job.sweep, job.trial_config(), planned, ray.put(started.prepared.examples), started.use_gpu, False
+        )
     assert len(outcomes) == trials and all(outcome.ended == "complete" for outcome in outcomes)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from raytune_llm.evaluation.terms import Term
 from raytune_llm.models.outputs import Outputs
 from raytune_llm.training.config import Schedule
-from raytune_llm.training.packed.slot import SlotSpec
+from raytune_llm.training.packed.hyperparameters import Hyperparameters
 
 
 def terms(outputs: dict[str, Outputs]) -> dict[str, Term]:
@@ -14,11 +14,11 @@ def terms(outputs: dict[str, Outputs]) -> dict[str, Term]:
     return {"loss": Term(-completion.logprobs.sum(-1), completion.mask.sum(-1))}
 
 
-def trial(index: int, *, rank: int, batch_size: int) -> SlotSpec:
+def trial(index: int, *, lora_rank: int, batch_size: int) -> Hyperparameters:
     """A trial without warm-up, decay and dropout."""
-    return SlotSpec(
+    return Hyperparameters(
         trial_id=str(index),
-        rank=rank,
+        lora_rank=lora_rank,
         alpha=16.0,
         rslora=False,
         dropout=0.0,

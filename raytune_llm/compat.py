@@ -53,6 +53,12 @@ class RayProgressBar:
         self._bar.close()
 
 
+def resume_trial(tune_controller: Any, trial: Any) -> None:
+    """Let a trial continue whose report a scheduler of Ray Tune answered with NOOP, for which there is no public call.
+    `tune_controller` is what the scheduler's methods receive. ray 2.60."""
+    tune_controller._tune_controller._schedule_trial_train(trial)
+
+
 # TRL
 
 

@@ -125,7 +125,7 @@ def sweep_on_two_nodes(folder, marker):
     from raytune_llm.jobs.config import load
     from raytune_llm.jobs.prepare import prepare
     from raytune_llm.sweep import tuner
-    from raytune_llm.sweep.space import plan
+    from raytune_llm.sweep.plan import make_plan
 
     cluster.set_environment()
     job = load(
@@ -151,7 +151,8 @@ def sweep_on_two_nodes(folder, marker):
         if marker:
             raylet = second.all_processes["raylet"][0].process.pid
             job = dataclasses.replace(job, tracking={"trap": Trap(marker, step=6, pid=raylet)})
-        outcomes = tuner.run(job, plan(job, job.sweep), ray.put(prepare(job).examples), False, False)
+        config, plan = job.trial_config(), make_plan(job.trial_config(), job.sweep.axes())
+        outcomes = tuner.run(job.sweep, config, plan, ray.put(prepare(job).examples), False, False)
         print("nodes:", sum(node["Alive"] for node in ray.nodes()))
         curves = {
             str(outcome.trial.values["tuning.adapter_size"]): [

@@ -21,6 +21,8 @@ from transformers import (
 )
 
 from raytune_llm.data.records import Preference, Rationale, Supervised
+from raytune_llm.jobs.schema import TrainJob
+from raytune_llm.training.config import Trial, TrialSpec
 
 WORDS = [
     "red",
@@ -158,3 +160,8 @@ def write_records(folder: Path, count: int = 24, kinds: Sequence[type] = (Superv
         path.write_text("\n".join(lines) + "\n")
         paths.append(path)
     return paths[0], paths[1]
+
+
+def spec_of(job: TrainJob, milestones: Sequence[int] = (), id: str = "t") -> TrialSpec:
+    """The one trial of a job."""
+    return TrialSpec(config=job.trial_config(), trial=Trial(id=id, values={}), milestones=tuple(milestones))

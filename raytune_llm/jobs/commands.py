@@ -68,18 +68,18 @@ def sweep(job: SweepJob) -> int:
 
 def run_sweep(job: SweepJob) -> PublishResult:
     """The sweep itself; its leaderboard is printed and written, its winner published."""
-    from raytune_llm.sweep.space import plan
+    from raytune_llm.sweep.plan import make_plan
 
     def check() -> None:
         from raytune_llm.jobs.prepare import check_sweep
 
         check_sweep(job, planned)
 
-    planned = plan(job, job.sweep)
+    planned = make_plan(job.trial_config(), job.sweep.axes())
     started = prepare_job(job, check)
     job = started.job
     print(f"{job.sweep.search.num_trials(planned)} trials; {planned.sentence()}", flush=True)
-    with explain_disk_full(job):
+    with explain_disk_full(job.home, job.run):
         import ray
 
         from raytune_llm.jobs.publish import publish_trial
@@ -87,11 +87,12 @@ def run_sweep(job: SweepJob) -> PublishResult:
         from raytune_llm.sweep import leaderboard, tuner
         from raytune_llm.sweep.tables import leaderboard_csv, leaderboard_table
 
-        outcomes = tuner.run(job, planned, ray.put(started.prepared.examples), started.use_gpu, started.interactive)
-        rows = leaderboard.leaderboard(outcomes, planned, job.method.metric)
+        config, examples = job.trial_config(), ray.put(started.prepared.examples)
+        outcomes = tuner.run(job.sweep, config, planned, examples, started.use_gpu, started.interactive)
+        rows = leaderboard.leaderboard(outcomes, planned, config.objective)
         open_storage(job.run_dir).write("leaderboard.csv", leaderboard_csv(rows).encode())
         print("\n" + leaderboard_table(rows, job.method.metric, shown=10), flush=True)
-        won = leaderboard.winner(outcomes, job.method.metric)
+        won = leaderboard.winner(outcomes, config.objective)
         conclusion = publish_trial(
             job.with_values(planned.values(won.trial.values)),
             started.prepared,

@@ -20,7 +20,7 @@ from raytune_llm.methods.rewards.function import Function, load_function
 from raytune_llm.methods.rewards.mixture import Weighed, scores
 from raytune_llm.methods.rewards.text import Pattern
 from raytune_llm.stores.registry import Registry
-from raytune_llm.sweep.space import Plan
+from raytune_llm.sweep.plan import Plan
 from raytune_llm.training.trial import split_batch
 
 
@@ -142,16 +142,12 @@ def check_sweep(job: SweepJob, planned: Plan) -> None:
     InputError."""
     with input_errors():
         job.sweep.search.param_space(planned)
-        reason = job.sweep.backend.why_not(job, planned)
+        reason = job.sweep.backend.why_not(job.trial_config(), planned)
         require(reason is None, "sweep/backend", type(job.sweep.backend).__name__, f"auto or ray_train ({reason})")
-        for size in candidates(job, "tuning.adapter_size"):
+        for size in planned.candidates("tuning.adapter_size"):
             job.adapter.check(size, job.model.facts)
-        for batch_size in candidates(job, "tuning.batch_size"):
+        for batch_size in planned.candidates("tuning.batch_size"):
             split_batch(dataclasses.replace(job.tuning, batch_size=batch_size), job.scaling.num_workers)
         if job.serve.deploy:
             require(job.kind != "reward", "serve.deploy", True, "false with a method whose result scores answers")
             job.serve.check_port()
-
-
-def candidates(job: SweepJob, key: str) -> list[Any]:
-    return dict(job.sweep.candidates()).get(key, [])

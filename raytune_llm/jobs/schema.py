@@ -8,7 +8,6 @@ torch or Hydra.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -19,12 +18,13 @@ from raytune_llm.annotation.prompt import Prompt
 from raytune_llm.annotation.teachers.base import Teacher
 from raytune_llm.data.files import Data
 from raytune_llm.errors import check_name, require
+from raytune_llm.evaluation.terms import lower_is_better
 from raytune_llm.methods.base import Method
 from raytune_llm.models.adapters.base import Adapter
 from raytune_llm.models.base import Base
 from raytune_llm.serving.deploy.config import Serve
-from raytune_llm.sweep.config import Sweep
-from raytune_llm.training.config import Scaling, Tuning
+from raytune_llm.sweep.space import Sweep
+from raytune_llm.training.config import Scaling, TrialConfig, Tuning, with_values
 from raytune_llm.training.tracking.base import Tracker
 
 
@@ -101,17 +101,27 @@ class TrainJob(RunJob, CheckJob):
         """Whether its trials, or stages before them, are jobs of Ray Train."""
         return True
 
-    @property
-    def learning_rate(self) -> float:
-        """Peak rate of AdamW."""
-        return self.model.recommended_rate() * self.adapter.rate_factor * self.tuning.learning_rate_multiplier
+    def trial_config(self) -> TrialConfig:
+        """What its trials need of it."""
+        return TrialConfig(
+            name=self.name,
+            run=self.run,
+            home=self.home,
+            seed=self.seed,
+            allow_modules=tuple(self.allow_modules),
+            model=self.model,
+            method=self.method,
+            adapter=self.adapter,
+            tuning=self.tuning,
+            scaling=self.scaling,
+            tracking=self.tracking,
+            eval_batch_size=self.evaluation.batch_size,
+            lower_is_better=lower_is_better(self.method.metric),
+        )
 
     def with_values(self, values: Mapping[str, Any]) -> Self:
-        """This job with dotted keys replaced, e.g. {"tuning.steps": 50}; unknown keys raise ValueError."""
-        job: Any = self
-        for key, value in values.items():
-            job = _replace(job, key.split("."), value, key)
-        return job
+        """This job with dotted keys replaced, e.g. {"tuning.steps": 50}. Raises InputError for an unknown key."""
+        return with_values(self, values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,10 +134,6 @@ class SweepJob(TrainJob):
     @property
     def drives_ray_train(self) -> bool:
         return self.scaling.num_workers > 1 or bool(self.method.needs.stages)
-
-    def of_trials(self) -> TrainJob:
-        """What its trials have in common, without parts they don't need, whose imports cost each process seconds."""
-        return TrainJob(**{f.name: getattr(self, f.name) for f in dataclasses.fields(TrainJob)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,18 +219,6 @@ class Evaluation:
     answer_after: str | None
     """Text after whose last occurrence the answer begins, in outputs and references alike, e.g. after reasoning written
     out; null = the whole output is the answer."""
-
-
-def _replace(node: Any, path: list[str], value: Any, key: str) -> Any:
-    names = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
-    if path[0] not in names:
-        raise ValueError(f"{key} is not a key of this job; at '{path[0]}' it has {names}")
-    present = getattr(node, path[0])
-    if len(path) > 1:
-        child = _replace(present, path[1:], value, key)
-    else:
-        child = type(present)(value) if isinstance(present, Enum) and isinstance(value, str) else value
-    return dataclasses.replace(node, **{path[0]: child})
 
 
 JOBS: dict[str, type[Job]] = {

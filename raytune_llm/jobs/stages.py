@@ -11,7 +11,7 @@ from raytune_llm.jobs import summary
 from raytune_llm.jobs.schema import TrainJob
 from raytune_llm.jobs.setup import Started, start
 from raytune_llm.stores.disk_full import explain_disk_full
-from raytune_llm.training.config import Outcome, Trial
+from raytune_llm.training.config import Outcome, Trial, TrialSpec
 
 if TYPE_CHECKING:
     from raytune_llm.jobs.publish import PublishResult
@@ -58,18 +58,17 @@ def after_stages(started: Started[J]) -> Started[J]:
 def train_version(started: Started[J]) -> tuple[Outcome, PublishResult]:
     """Train a started job's one trial and publish what came of it."""
     job = started.job
-    with explain_disk_full(job), worker_input_errors():
+    with explain_disk_full(job.home, job.run), worker_input_errors():
         import ray
 
         from raytune_llm.jobs.publish import publish_trial
         from raytune_llm.training.ray_train import TrialSetup
         from raytune_llm.training.ray_train import train as run_trial
 
+        trial = Trial(id="train", values={})
         setup = TrialSetup(
-            job=job,
-            trial=Trial(id="train", values={}),
+            spec=TrialSpec(config=job.trial_config(), trial=trial, milestones=(job.tuning.steps,)),
             examples=ray.put(started.prepared.examples),
-            milestones=(job.tuning.steps,),
             use_gpu=started.use_gpu,
             group=None,
             interactive=started.interactive,

@@ -138,7 +138,7 @@ class Facts:
     context_tokens: int | None
     """Longest sequence it was built for; None = no bound (relative positions)."""
     num_parameters: int
-    largest_adapter_size: int
+    max_lora_rank: int
     """Smallest side of any linear layer that takes an adapter: a larger rank would add no freedom."""
     revision_hash: str
     """sha256 over the config and the names, sizes and heads of the weight files; the hub's commit for hub ids."""
@@ -192,7 +192,7 @@ def read_facts(base: Base) -> Facts:
         num_layers=_num_layers(config),
         context_tokens=_context(config),
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        largest_adapter_size=min(sides, default=0),
+        max_lora_rank=min(sides, default=0),
         revision_hash=_revision_hash(base.name_or_path, base.revision),
     )
 

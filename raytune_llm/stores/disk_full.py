@@ -1,4 +1,4 @@
-"""A disk without space, told apart from the many errors that it shows itself as."""
+"""A full disk, recognised among the many errors that it causes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from raytune_llm.errors import InputError
-from raytune_llm.jobs.schema import RunJob
 from raytune_llm.stores.storage import is_local
 
 FULL_BYTES = 1 << 20
@@ -18,23 +17,23 @@ REASONS = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT))
 
 
 @contextmanager
-def explain_disk_full(job: RunJob) -> Iterator[None]:
-    """Errors inside that come of a full disk leave as InputError; all others as they are."""
+def explain_disk_full(home: str, run: str) -> Iterator[None]:
+    """Raise errors inside that a full disk caused as InputError; all others pass unchanged."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:
-        raise_if_disk_full(error, job)
+        raise_if_disk_full(error, home, run)
         raise
 
 
-def raise_if_disk_full(error: Exception, job: RunJob) -> None:
-    """Raise InputError when the error, or what a worker said of its own, is that of a full disk, or home is full."""
-    said = any(reason in str(error) for reason in REASONS)
-    if said or (is_local(job.home) and shutil.disk_usage(job.home.removeprefix("file://")).free < FULL_BYTES):
+def raise_if_disk_full(error: Exception, home: str, run: str) -> None:
+    """Raise InputError when the error, or a worker's error that it quotes, is that of a full disk, or when home is
+    full. `home`: folder or URI of the job's runs; `run`: the run's name, which resumes it."""
+    reported = any(reason in str(error) for reason in REASONS)
+    if reported or (is_local(home) and shutil.disk_usage(home.removeprefix("file://")).free < FULL_BYTES):
         raise InputError(
-            f"no space left in home={job.home}, or in a worker's temporary folder: the run stopped and what was stored "
-            f"before is intact; free some space, then the same command with run={job.run} goes on from its last "
-            "checkpoint"
+            f"no space left in home={home}, or in a worker's temporary folder: the run stopped and what was stored "
+            f"before is intact; free some space, then the same command with run={run} resumes from its last checkpoint"
         ) from error

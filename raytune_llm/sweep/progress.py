@@ -1,4 +1,4 @@
-"""The sweep while it runs: how many trials are where, the best so far, time left at most."""
+"""The running sweep on the terminal: how far each trial is, the best so far, an upper bound of the time left."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from ray import tune
 
-from raytune_llm.evaluation.terms import lower_is_better
 from raytune_llm.sweep.tables import text_table
+from raytune_llm.training.objective import Objective, Report
 
 SHOWN = 6
 
@@ -16,19 +16,19 @@ SHOWN = 6
 class LiveTable(tune.Callback):
     """Prints a short table now and then."""
 
-    def __init__(self, metric: str, num_trials: int, steps: int, interactive: bool):
-        self.metric, self.num_trials, self.steps = metric, num_trials, steps
+    def __init__(self, objective: Objective, num_trials: int, steps: int, interactive: bool):
+        self.objective, self.num_trials, self.steps = objective, num_trials, steps
         self.period_seconds = 5.0 if interactive else 20.0
         self.rows: dict[str, dict[str, Any]] = {}
         self.ended: set[str] = set()
 
     def setup(self, *args: Any, **info: Any) -> None:
-        """The sweep begins, or goes on in another process."""
+        """The sweep begins, or resumes in another process."""
         self.started = self.printed = time.monotonic()
         self.done_before = self.done()
 
     def get_state(self) -> dict[str, Any]:
-        """What Tune stores, for a restored sweep to know."""
+        """Stored by Tune for a restored sweep."""
         return {"rows": self.rows, "ended": self.ended}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -36,20 +36,18 @@ class LiveTable(tune.Callback):
         self.done_before = self.done()
 
     def done(self) -> int:
-        """Steps that need not be done any more, those saved by early stopping included."""
-        return sum(self.steps if id in self.ended else row["step"] for id, row in self.rows.items())
+        """Steps that are no longer to do, those saved by early stopping included."""
+        return sum(self.steps if id in self.ended else row["now"].step for id, row in self.rows.items())
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        best = self.rows.get(trial.trial_id, {}).get("best")
-        value = result[self.metric]
-        better = best is None or (value < best if lower_is_better(self.metric) else value > best)
+        now = Report(step=result["step"], metrics={self.objective.metric: result[self.objective.metric]})
+        before = self.rows.get(trial.trial_id)
         self.rows[trial.trial_id] = {
             "values": dict(trial.config),
-            "step": result["step"],
-            "now": value,
-            "best": value if better else best,
+            "now": now,
+            "best": self.objective.best([now] if before is None else [before["best"], now]),
             "train": result.get("train/loss"),
         }
         if time.monotonic() - self.printed > self.period_seconds:
@@ -61,7 +59,7 @@ class LiveTable(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.ended.add(trial.trial_id)
-        print(f"trial {trial.trial_id} failed; its error stands in {trial.path}/error.txt", flush=True)
+        print(f"trial {trial.trial_id} failed; see {trial.path}/error.txt", flush=True)
 
     def text(self) -> str:
         """Header line and the best trials so far."""
@@ -72,17 +70,17 @@ class LiveTable(tune.Callback):
             f"{len(self.ended)} of {self.num_trials} trials ended, {len(self.rows) - len(self.ended)} running, "
             f"{elapsed:.0f} s, at most {left:.0f} s left"
         )
-        sign = 1 if lower_is_better(self.metric) else -1
-        best = sorted(self.rows.items(), key=lambda item: sign * item[1]["best"])[:SHOWN]
-        columns = ["trial", *short_keys(self.rows), "step", "train/loss", self.metric, "best", ""]
+        metric = self.objective.metric
+        best = sorted(self.rows.items(), key=lambda item: self.objective.cost_of(item[1]["best"]))[:SHOWN]
+        columns = ["trial", *short_keys(self.rows), "step", "train/loss", metric, "best", ""]
         rows = [
             [
                 id,
                 *map(number, row["values"].values()),
-                str(row["step"]),
+                str(row["now"].step),
                 number(row["train"]),
-                number(row["now"]),
-                number(row["best"]),
+                number(row["now"].metrics[metric]),
+                number(row["best"].metrics[metric]),
                 "" if id in self.ended else "running",
             ]
             for id, row in best

@@ -12,37 +12,46 @@ from typing import Any
 import ray
 from ray import tune
 
-from raytune_llm.jobs.schema import SweepJob
-from raytune_llm.sweep.space import Plan
-from raytune_llm.training.config import Outcome, Trial
+from raytune_llm.sweep.backends.base import RunnerInputs, trial_spec
+from raytune_llm.sweep.plan import Plan
+from raytune_llm.training.config import Outcome, Scaling, TrialConfig
 from raytune_llm.training.ray_train import TrialSetup, outcome_of, run_trial, trainer_for
 
 
 class RayTrainRunner:
     """Runs a sweep, trial by trial."""
 
-    trains_on = False
+    overlaps_decisions = False
 
-    def __init__(self, job: SweepJob, plan: Plan, examples: Any, use_gpu: bool) -> None:
-        self.job, self.plan, self.examples, self.use_gpu = job, plan, examples, use_gpu
-        parameters = {"job": job, "plan": plan, "examples": [examples], "use_gpu": use_gpu}
-        self.trainable = tune.with_resources(tune.with_parameters(run_one, **parameters), resources(job, use_gpu))
-        self.max_concurrent = concurrency(job, use_gpu)
+    def __init__(self, inputs: RunnerInputs) -> None:
+        self.config, self.plan = inputs.config, inputs.plan
+        scaling, use_gpu = inputs.config.scaling, inputs.use_gpu
+        parameters = {"config": self.config, "plan": self.plan, "group": inputs.group, "use_gpu": use_gpu}
+        trainable = tune.with_parameters(run_one, examples=[inputs.examples], **parameters)
+        self.trainable = tune.with_resources(trainable, resources(scaling, use_gpu))
+        self.max_concurrent = inputs.max_concurrent or concurrency(scaling, use_gpu)
 
     def outcome(self, result: Any) -> Outcome:
-        setup = setup_of(self.job, self.plan, self.examples, self.use_gpu, result.config, Path(result.path).name)
         if result.checkpoint is None and result.metrics and result.metrics.get("checkpoint_path"):
             result.checkpoint = tune.Checkpoint(result.metrics["checkpoint_path"])
-        return outcome_of(setup, result)
+        return outcome_of(trial_spec(self.config, self.plan, result.config, Path(result.path).name), result)
 
     def close(self) -> None:
         """Tune has ended its trials' processes already."""
 
 
-def run_one(config: dict[str, Any], *, job: SweepJob, plan: Plan, examples: list[Any], use_gpu: bool) -> None:
+def run_one(
+    point: dict[str, Any], *, config: TrialConfig, plan: Plan, examples: list[Any], group: str, use_gpu: bool
+) -> None:
     """A Tune trial."""
-    setup = setup_of(job, plan, examples[0], use_gpu, config, tune.get_context().get_trial_id())
-    if job.scaling.num_workers > 1:
+    setup = TrialSetup(
+        spec=trial_spec(config, plan, point, tune.get_context().get_trial_id()),
+        examples=examples[0],
+        use_gpu=use_gpu,
+        group=group,
+        interactive=False,
+    )
+    if config.scaling.num_workers > 1:
         from ray.tune.integration.ray_train import TuneReportCallback
 
         trainer_for(setup, callbacks=[TuneReportCallback()]).fit()
@@ -54,32 +63,19 @@ def run_one(config: dict[str, Any], *, job: SweepJob, plan: Plan, examples: list
     run_trial(setup, 0, 1, report, tune.get_checkpoint())
 
 
-def setup_of(job: SweepJob, plan: Plan, examples: Any, use_gpu: bool, config: dict[str, Any], id: str) -> TrialSetup:
-    """A trial's own job: the point of the space, and the longest milestone where steps are folded."""
-    return TrialSetup(
-        job=job.with_values(plan.values(config)),
-        trial=Trial(id=id, values=dict(config)),
-        examples=examples,
-        milestones=plan.milestones,
-        use_gpu=use_gpu,
-        group=f"{job.name}-{job.run}",
-        interactive=False,
-    )
-
-
-def resources(job: SweepJob, use_gpu: bool) -> dict[str, float]:
+def resources(scaling: Scaling, use_gpu: bool) -> dict[str, float]:
     """What Tune reserves for a trial: its one worker's share, or next to nothing for the driver of several."""
-    if job.scaling.num_workers > 1:
+    if scaling.num_workers > 1:
         return {"cpu": 0.01}
-    return {"cpu": job.scaling.cpus_per_worker, "gpu": 1 if use_gpu else 0}
+    return {"cpu": scaling.cpus_per_worker, "gpu": 1 if use_gpu else 0}
 
 
-def concurrency(job: SweepJob, use_gpu: bool) -> int | None:
+def concurrency(scaling: Scaling, use_gpu: bool) -> int | None:
     """Trials at a time. Several workers a trial need an explicit bound: nested placement would wait for itself."""
-    if job.sweep.max_concurrent is not None or job.scaling.num_workers == 1:
-        return job.sweep.max_concurrent
+    if scaling.num_workers == 1:
+        return None
     total = ray.cluster_resources()
-    fits = total["CPU"] // (job.scaling.num_workers * job.scaling.cpus_per_worker)
+    fits = total["CPU"] // (scaling.num_workers * scaling.cpus_per_worker)
     if use_gpu:
-        fits = min(fits, total["GPU"] // job.scaling.num_workers)
+        fits = min(fits, total["GPU"] // scaling.num_workers)
     return max(1, int(fits))

@@ -1,15 +1,26 @@
-"""What one trial is asked to do (Tuning, Scaling) and what comes of it (Report, Outcome)."""
+"""What a trial trains (TrialSpec: a TrialConfig, with Tuning and Scaling) and what comes of it (Report, Outcome).
+
+Light: every process that only passes trials on imports this module, so it imports neither torch nor transformers.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from raytune_llm.errors import require
+from raytune_llm.errors import InputError, require
+from raytune_llm.training.objective import Objective, Report
 
 if TYPE_CHECKING:
-    pass
+    from raytune_llm.methods.base import Method
+    from raytune_llm.models.adapters.base import Adapter
+    from raytune_llm.models.base import Base
+    from raytune_llm.training.tracking.base import Tracker
+
+T = TypeVar("T")
 
 
 class Schedule(Enum):
@@ -105,6 +116,54 @@ class Scaling:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrialConfig:
+    """All that a trial needs of its job, and no more: what is left out would cost each of its processes imports."""
+
+    name: str
+    """Of the tuned model."""
+    run: str
+    home: str
+    """Folder or URI that holds runs/ and registry/."""
+    seed: int
+    """Seeds data order, initial adapter and dropout."""
+    allow_modules: tuple[str, ...]
+    """Python modules whose functions may be called."""
+    model: Base
+    method: Method
+    adapter: Adapter
+    tuning: Tuning
+    scaling: Scaling
+    tracking: Mapping[str, Tracker]
+    """In addition to metrics.jsonl, which is always written."""
+    eval_batch_size: int
+    """Prompts that a method which samples generates or scores at once."""
+    lower_is_better: bool
+    """Direction of the method's metric."""
+
+    @property
+    def run_dir(self) -> str:
+        return f"{self.home}/runs/{self.name}/{self.run}"
+
+    @property
+    def registry_dir(self) -> str:
+        return f"{self.home}/registry"
+
+    @property
+    def learning_rate(self) -> float:
+        """Peak rate of AdamW."""
+        return self.model.recommended_rate() * self.adapter.rate_factor * self.tuning.learning_rate_multiplier
+
+    @property
+    def objective(self) -> Objective:
+        """What trials are stopped, ranked and selected by."""
+        return Objective(self.method.metric, lower_is_better=self.lower_is_better)
+
+    def with_values(self, values: Mapping[str, Any]) -> Self:
+        """This config with dotted keys replaced. Raises InputError for an unknown key."""
+        return with_values(self, values)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Trial:
     """One point of a sweep: an id that is also a folder's name, and the values that differ from the job's."""
 
@@ -113,11 +172,19 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
-    """What a trial says at an evaluation. Metrics are named as in docs (train/loss, eval/loss, cost/gpu_hours, …)."""
+class TrialSpec:
+    """What is to be trained, by any backend."""
 
-    step: int
-    metrics: dict[str, float]
+    config: TrialConfig
+    """With the trial's values applied."""
+    trial: Trial
+    milestones: tuple[int, ...]
+    """Steps at which it is evaluated in addition to every tuning.eval_every."""
+
+    @property
+    def directory(self) -> str:
+        """Path or URI of its checkpoints and metrics."""
+        return f"{self.config.run_dir}/trials/{self.trial.id}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,3 +201,34 @@ class Outcome:
     seconds: float
     ended: str
     """Why it ended: 'complete', 'early stopping', 'scheduler', 'diverged: …' or 'failed: …'."""
+
+
+def with_values(config: T, values: Mapping[str, Any]) -> T:
+    """A config with dotted keys replaced, e.g. {"tuning.steps": 50}. Raises InputError for an unknown key."""
+    found: Any = config
+    for key, value in values.items():
+        found = _replace(found, key.split("."), value, key)
+    return found
+
+
+def value_of(config: Any, key: str) -> Any:
+    """A config's value of a dotted key. Raises InputError for an unknown key."""
+    for name in key.split("."):
+        config = _field(config, name, key)
+    return config
+
+
+def _replace(node: Any, path: list[str], value: Any, key: str) -> Any:
+    present = _field(node, path[0], key)
+    if len(path) > 1:
+        child = _replace(present, path[1:], value, key)
+    else:
+        child = type(present)(value) if isinstance(present, Enum) and isinstance(value, str) else value
+    return dataclasses.replace(node, **{path[0]: child})
+
+
+def _field(node: Any, name: str, key: str) -> Any:
+    names = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
+    if name not in names:
+        raise InputError(f"{key} is not a key of this job; at '{name}' it has {names}")
+    return getattr(node, name)

@@ -1,4 +1,4 @@
-"""What a trial has reported so far, kept in its checkpoint as history.json so that a resumed trial goes on with it."""
+"""What a trial has reported so far, kept in its checkpoint as history.json so that a resumed trial continues it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from raytune_llm.evaluation.terms import lower_is_better
-from raytune_llm.training.config import EarlyStopping, Report
-from raytune_llm.training.stopping import best_index, diverged, out_of_patience
+from raytune_llm.stores.storage import open_storage
+from raytune_llm.training.config import EarlyStopping
+from raytune_llm.training.objective import Objective, Report
+from raytune_llm.training.stopping import diverged, out_of_patience
 
 FILE = "history.json"
 
@@ -18,7 +19,7 @@ FILE = "history.json"
 class History:
     """The reports of one trial, in order of their steps."""
 
-    metric: str
+    objective: Objective
     reports: list[Report] = field(default_factory=list)
     seconds: float = 0.0
     """Time spent training over all attempts."""
@@ -26,50 +27,51 @@ class History:
     """Why the method itself ended the training after the last report, where it did."""
 
     @property
-    def values(self) -> list[float]:
-        return [report.metrics[self.metric] for report in self.reports]
-
-    @property
     def best(self) -> Report:
-        return self.reports[best_index(self.values, lower_is_better(self.metric))]
+        found = self.objective.best(self.reports)
+        assert found is not None, "no report yet"
+        return found
 
     @property
     def last(self) -> Report:
         return self.reports[-1]
 
+    @property
+    def last_step(self) -> int:
+        """The step of the last report, 0 before the first."""
+        return self.last.step if self.reports else 0
+
     def add(self, step: int, metrics: dict[str, float], *, stopped: str | None = None) -> Report:
         """Append a report; one at a step already there replaces it and what followed (work redone after a crash). One
         that isn't finite, or at which the method itself ends the training, counts as the worst: it is never kept."""
         self.reports = [report for report in self.reports if report.step < step]
-        worst = math.inf if lower_is_better(self.metric) else -math.inf
-        value = metrics[self.metric]
-        sound = math.isfinite(value) and stopped is None
-        scored = {**metrics, self.metric: value if sound else worst}
+        metric = self.objective.metric
+        sound = math.isfinite(metrics[metric]) and stopped is None
         self.stopped = stopped
-        self.reports.append(Report(step=step, metrics=scored))
+        self.reports.append(Report(step=step, metrics=metrics if sound else metrics | {metric: self.objective.worst}))
         return self.last
 
     def why_stop(self, stopping: EarlyStopping) -> str | None:
         """Why the trial should stop now, or None."""
+        metric = self.objective.metric
         if self.stopped is not None:
             return self.stopped
-        if diverged(self.values):
-            found = f"{self.metric} is not finite at step {self.last.step}"
-            return f"diverged: {found}; try a smaller tuning.learning_rate_multiplier"
-        if out_of_patience(self.values, stopping, lower_is_better(self.metric)):
+        if diverged([report.metrics[metric] for report in self.reports]):
+            return (
+                f"diverged: {metric} is not finite at step {self.last.step}; "
+                "try a smaller tuning.learning_rate_multiplier"
+            )
+        if out_of_patience([self.objective.cost_of(report) for report in self.reports], stopping):
             return "early stopping"
         return None
 
-    def up_to(self, step: int) -> Report | None:
-        """The best report at or before a step: what a trial of that many steps would have kept."""
-        early = [report for report in self.reports if report.step <= step]
-        if not early:
-            return None
-        return early[best_index([report.metrics[self.metric] for report in early], lower_is_better(self.metric))]
+    def why_ended(self, stopping: EarlyStopping, steps: int) -> str | None:
+        """Why a trial of so many steps is over, or None while it isn't."""
+        return self.why_stop(stopping) or ("complete" if self.last_step >= steps else None)
 
     def save(self, folder: Path) -> None:
         content = {
-            "metric": self.metric,
+            "metric": self.objective.metric,
             "seconds": self.seconds,
             "stopped": self.stopped,
             "reports": [asdict(report) for report in self.reports],
@@ -77,14 +79,23 @@ class History:
         (folder / FILE).write_text(json.dumps(content))
 
     @classmethod
-    def load(cls, folder: Path) -> History:
-        return cls.read((folder / FILE).read_bytes())
-
-    @classmethod
-    def read(cls, stored: bytes) -> History:
-        """From the content of a history.json."""
-        content = json.loads(stored)
-        reports = [Report(**report) for report in content["reports"]]
+    def load(cls, folder: Path | str, objective: Objective) -> History:
+        """That of a checkpoint, a folder or a URI."""
+        content = json.loads(open_storage(str(folder)).read(FILE))
         return cls(
-            metric=content["metric"], reports=reports, seconds=content["seconds"], stopped=content.get("stopped")
+            objective,
+            reports=[Report(**report) for report in content["reports"]],
+            seconds=content["seconds"],
+            stopped=content.get("stopped"),
         )
+
+
+def read_reports(checkpoint: str) -> list[Report]:
+    """The reports in a checkpoint, a folder or a URI."""
+    return [Report(**report) for report in json.loads(open_storage(checkpoint).read(FILE))["reports"]]
+
+
+def stored_step(checkpoint: Path | str | None) -> int:
+    """The step of a checkpoint's last report, 0 without a checkpoint."""
+    reports = [] if checkpoint is None else read_reports(str(checkpoint))
+    return reports[-1].step if reports else 0

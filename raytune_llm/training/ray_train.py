@@ -20,12 +20,12 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
-from raytune_llm.jobs.schema import TrainJob
-from raytune_llm.training.config import Outcome, Trial
-from raytune_llm.training.history import History
+from raytune_llm.training.config import Outcome, TrialSpec
+from raytune_llm.training.history import stored_step
+from raytune_llm.training.outcome import read_outcome
 from raytune_llm.training.progress import Progress
-from raytune_llm.training.tracking.base import Run, RunInfo, start_all
-from raytune_llm.training.tracking.jsonl import JSONL
+from raytune_llm.training.reporting import start_run
+from raytune_llm.training.tracking.base import CompositeRun
 from raytune_llm.training.trial import Reporter, WorkerContext, fit
 
 
@@ -33,31 +33,32 @@ from raytune_llm.training.trial import Reporter, WorkerContext, fit
 class TrialSetup:
     """All that a worker needs to run a trial."""
 
-    job: TrainJob
-    """With the trial's values applied."""
-    trial: Trial
+    spec: TrialSpec
     examples: Any
     """ray.ObjectRef of Examples."""
-    milestones: tuple[int, ...]
     use_gpu: bool
     group: str | None
     """The sweep it belongs to."""
     interactive: bool
-    """Whether somebody watches: draw a progress bar."""
-
-    @property
-    def directory(self) -> str:
-        return f"{self.job.run_dir}/trials/{self.trial.id}"
+    """Whether to draw a progress bar."""
 
 
 def train(setup: TrialSetup) -> Outcome:
     """Run the trial on its workers and wait for its end. Raises ray.train's error when it failed too often."""
-    return outcome_of(setup, trainer_for(setup, callbacks=[]).fit())
+    return outcome_of(setup.spec, trainer_for(setup, callbacks=[]).fit())
+
+
+def outcome_of(spec: TrialSpec, result: Any) -> Outcome:
+    """How a trial of Ray Train or Ray Tune ended. Only a checkpoint that Ray has registered counts: another one may be
+    incomplete."""
+    kept = result.checkpoint
+    checkpoint = None if kept is None else f"{spec.directory}/{Path(kept.path).name}"
+    return read_outcome(spec, checkpoint, result.error)
 
 
 def trainer_for(setup: TrialSetup, callbacks: list[Any]) -> TorchTrainer:
-    """The Ray Train job of a trial; one of the same name and storage goes on where it was."""
-    scaling = setup.job.scaling
+    """The Ray Train job of a trial; one of the same name and storage resumes from its last checkpoint."""
+    spec, scaling = setup.spec, setup.spec.config.scaling
     return TorchTrainer(
         worker,
         train_loop_config={"setup": ray.put(setup)},  # a reference: the controller needs none of its imports
@@ -67,8 +68,8 @@ def trainer_for(setup: TrialSetup, callbacks: list[Any]) -> TorchTrainer:
             resources_per_worker={"CPU": scaling.cpus_per_worker, **({"GPU": 1} if setup.use_gpu else {})},
         ),
         run_config=RunConfig(
-            name=setup.trial.id,
-            storage_path=f"{setup.job.run_dir}/trials",
+            name=spec.trial.id,
+            storage_path=f"{spec.config.run_dir}/trials",
             failure_config=FailureConfig(max_failures=scaling.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             callbacks=callbacks,
@@ -93,25 +94,19 @@ def worker(config: dict[str, Any]) -> None:
 def run_trial(setup: TrialSetup, rank: int, world_size: int, report: Reporter, checkpoint: Checkpoint | None) -> None:
     """Run the trial in this process, from its checkpoint if it has one."""
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # Tune's trials name every checkpoint otherwise
+    spec, is_first = setup.spec, rank == 0
     with tempfile.TemporaryDirectory(prefix="trial-", ignore_cleanup_errors=True) as scratch:
-        place = WorkerContext(Path(scratch), rank, world_size, setup.use_gpu)
         resume = Path(checkpoint.to_directory(f"{scratch}/resume")) if checkpoint else None
-        history = History.load(resume) if resume else None
-        run = (
-            start_run(setup, from_step=history.last.step if history else 0)
-            if rank == 0
-            else start_all([], info(setup, 0))
-        )
+        run = start_run(spec, setup.group, from_step=stored_step(resume)) if is_first else CompositeRun(())
         progress = Progress(
-            setup.trial.id, setup.job.tuning.steps, shown=rank == 0 and setup.group is None, bar=setup.interactive
+            spec.trial.id, spec.config.tuning.steps, shown=is_first and setup.group is None, bar=setup.interactive
         )
         failed = True
         try:
             fit(
-                setup.job,
+                spec,
                 ray.get(setup.examples),
-                place,
-                milestones=setup.milestones,
+                WorkerContext(Path(scratch), rank, world_size, setup.use_gpu),
                 report=report,
                 run=run,
                 progress=progress,
@@ -121,38 +116,3 @@ def run_trial(setup: TrialSetup, rank: int, world_size: int, report: Reporter, c
         finally:
             progress.close()
             run.finish({}, failed)
-
-
-def start_run(setup: TrialSetup, from_step: int) -> Run:
-    return start_all([JSONL(), *setup.job.tracking.values()], info(setup, from_step))
-
-
-def info(setup: TrialSetup, from_step: int) -> RunInfo:
-    return RunInfo(
-        name=setup.trial.id,
-        group=setup.group,
-        config={"job": setup.job.name, **setup.trial.values},
-        directory=setup.directory,
-        from_step=from_step,
-    )
-
-
-def outcome_of(setup: TrialSetup, result: Any) -> Outcome:
-    """How a trial of Ray Train or Ray Tune ended, read from its last checkpoint."""
-    if result.checkpoint is None:
-        return Outcome(
-            trial=setup.trial, reports=(), best=None, checkpoint=None, seconds=0.0, ended=f"failed: {result.error}"
-        )
-    with result.checkpoint.as_directory() as folder:
-        history = History.load(Path(folder))
-    ended = history.why_stop(setup.job.tuning.early_stopping)
-    if ended is None:
-        ended = "complete" if history.last.step >= setup.job.tuning.steps else "scheduler"
-    return Outcome(
-        trial=setup.trial,
-        reports=tuple(history.reports),
-        best=history.best,
-        checkpoint=f"{setup.directory}/{Path(result.checkpoint.path).name}",
-        seconds=history.seconds,
-        ended=f"failed: {result.error}" if result.error else ended,
-    )

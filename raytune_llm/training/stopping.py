@@ -1,5 +1,4 @@
-"""When a trial has had enough: pure functions over the values of its eval metric, so that every backend decides the
-same."""
+"""When a trial has had enough: pure functions over its eval metric, so that every backend decides the same."""
 
 from __future__ import annotations
 
@@ -9,19 +8,13 @@ from collections.abc import Sequence
 from raytune_llm.training.config import EarlyStopping
 
 
-def best_index(values: Sequence[float], lower: bool) -> int:
-    """Index of the best finite value, the earliest of equals; 0 when none is finite."""
-    sign = 1 if lower else -1
-    return min(range(len(values)), key=lambda i: sign * values[i] if math.isfinite(values[i]) else math.inf)
-
-
-def out_of_patience(values: Sequence[float], stopping: EarlyStopping, lower: bool) -> bool:
-    """Whether the last `patience` values brought no improvement of more than min_delta over the best before them."""
+def out_of_patience(costs: Sequence[float], stopping: EarlyStopping) -> bool:
+    """Whether the last `patience` costs (less is better) brought no improvement of more than min_delta over the best
+    before them."""
     if stopping.patience is None:
         return False
     best, since = math.inf, 0
-    for value in values:
-        cost = value if lower else -value
+    for cost in costs:
         improved = math.isfinite(cost) and (cost < best - stopping.min_delta or best == math.inf)
         since = 0 if improved else since + 1
         best = cost if improved else best

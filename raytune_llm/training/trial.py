@@ -1,15 +1,14 @@
 """One trial in one process (or one of its data-parallel workers): model, adapter, trainer, evaluation, checkpoint.
 
-Free of Ray: what is to be reported is handed to a callable, so the same trial runs in a Ray Train worker, in a Ray
-Tune trial and in a test. A checkpoint holds all that must survive: state/ (weights, optimizer, schedule, random
-streams, by the trainer), best/ (the adapter or model of the best step so far) and history.json (all reports).
+Free of Ray: each report is passed to a callable, so the same trial runs in a Ray Train worker, in a Ray Tune trial and
+in a test. A checkpoint's state/ holds weights, optimizer, schedule and random streams, by the trainer; the rest is
+reporting.py's.
 """
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,22 +18,21 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from raytune_llm.data.examples import Example, Examples
 from raytune_llm.data.order import first_indices
 from raytune_llm.evaluation.loss import evaluate
-from raytune_llm.jobs.schema import TrainJob
 from raytune_llm.methods import model_refs
 from raytune_llm.methods.base import Session
 from raytune_llm.models.loading import load_trainable
-from raytune_llm.training.config import Tuning
-from raytune_llm.training.history import History
+from raytune_llm.training.config import TrialConfig, TrialSpec, Tuning
+from raytune_llm.training.reporting import LiveTrial
 from raytune_llm.training.tracking.base import Run
 
 Reporter = Callable[[dict[str, Any], Path], None]
 """Takes the metrics of a report and the local folder of its checkpoint, which it must copy before it returns."""
 Progress = Callable[[int, dict[str, float]], None]
-"""Told the step after each one, with metrics where there are new ones."""
+"""Called with each step done, and with metrics where there are new ones."""
 
 
 ROLLOUTS = ("reward", "kl", "completions/mean_length")
-"""What TRL says of the completions that a policy is trained on."""
+"""TRL's metrics of the completions that a policy is trained on."""
 
 
 @dataclass(frozen=True)
@@ -66,81 +64,83 @@ def split_batch(tuning: Tuning, num_workers: int) -> tuple[int, int]:
 
 
 def fit(
-    job: TrainJob,
+    spec: TrialSpec,
     examples: Examples,
     place: WorkerContext,
     *,
-    milestones: Iterable[int],
     report: Reporter,
     run: Run,
     progress: Progress,
     resume: Path | None,
 ) -> str:
-    """Train one trial to its end and return why it ended. `resume` is a checkpoint's folder to go on from."""
+    """Train one trial to its end and return why it ended. `resume`: a checkpoint's folder to continue from."""
     from transformers import PrinterCallback, set_seed
 
-    set_seed(job.seed)
+    config = spec.config
+    set_seed(config.seed)
     with (
         model_refs.open_session(
-            job.method,
-            job.model,
-            registry_dir=job.registry_dir,
-            allow_modules=job.allow_modules,
-            batch_size=job.evaluation.batch_size,
-            seed=job.seed,
+            config.method,
+            config.model,
+            registry_dir=config.registry_dir,
+            allow_modules=config.allow_modules,
+            batch_size=config.eval_batch_size,
+            seed=config.seed,
             use_gpu=place.use_gpu,
         ) as session,
-        model_refs.teacher_model(job.method.needs, job.model, job.registry_dir) as taught,
+        model_refs.teacher_model(config.method.needs, config.model, config.registry_dir) as taught,
     ):
-        evaluator = Evaluator(job, examples.eval, place, set(milestones), report, run, progress, resume, session)
-        trainer = (session or job.method).trainer(
-            start_model(job),
+        num_gpus = place.world_size if place.use_gpu else 0
+        trial = LiveTrial(spec, run, place.folder / "checkpoint", num_gpus=num_gpus, resume=resume)
+        evaluator = Evaluator(trial, examples.eval, place, report, progress, session)
+        trainer = (session or config.method).trainer(
+            start_model(config),
             examples.train,
-            first_indices(len(examples.train), job.seed, job.tuning.steps * job.tuning.batch_size),
-            tokenizer=job.model.tokenizer(),
-            arguments=training_arguments(job, place),
+            first_indices(len(examples.train), config.seed, config.tuning.steps * config.tuning.batch_size),
+            tokenizer=config.model.tokenizer(),
+            arguments=training_arguments(config, place),
             callbacks=[evaluator],
             **taught,
         )
         trainer.remove_callback(PrinterCallback)
         evaluator.trainer = trainer
         trainer.train(resume_from_checkpoint=str(resume / "state") if resume else None)
-        return evaluator.ended
+        return trial.ended or "complete"
 
 
-def start_model(job: TrainJob) -> Any:
-    """What is trained: a new adapter on the base (or all of it), or the adapter that the method goes on in."""
-    base = job.model.load(own_dropout=job.adapter.trains_base, score=job.method.needs.score)
-    with model_refs.initial_adapter(job.method, job.registry_dir) as folder:
+def start_model(config: TrialConfig) -> Any:
+    """What is trained: a new adapter on the base (or all of it), or the adapter that the method starts from."""
+    base = config.model.load(own_dropout=config.adapter.trains_base, score=config.method.needs.score)
+    with model_refs.initial_adapter(config.method, config.registry_dir) as folder:
         if folder is not None:
             return load_trainable(folder, base)
-    return job.adapter.apply(base, rank=job.tuning.adapter_size, seed=job.seed)
+    return config.adapter.apply(base, lora_rank=config.tuning.adapter_size, seed=config.seed)
 
 
-def training_arguments(job: TrainJob, place: WorkerContext) -> dict[str, Any]:
+def training_arguments(config: TrialConfig, place: WorkerContext) -> dict[str, Any]:
     """The TrainingArguments that a trial's knobs mean; evaluation and checkpoints are the Evaluator's."""
     import torch
 
-    micro, accumulation = split_batch(job.tuning, place.world_size)
+    micro, accumulation = split_batch(config.tuning, place.world_size)
     schedules = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
     return {
         "output_dir": str(place.folder / "trainer"),
-        "max_steps": job.tuning.steps,
+        "max_steps": config.tuning.steps,
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": accumulation,
-        "learning_rate": job.learning_rate,
-        "lr_scheduler_type": schedules[job.tuning.schedule.value],
-        "warmup_steps": job.tuning.warmup_steps,
-        "weight_decay": job.tuning.weight_decay,
-        "max_grad_norm": job.tuning.max_grad_norm,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": schedules[config.tuning.schedule.value],
+        "warmup_steps": config.tuning.warmup_steps,
+        "weight_decay": config.tuning.weight_decay,
+        "max_grad_norm": config.tuning.max_grad_norm,
         "optim": "adamw_torch",
-        "seed": job.seed,
-        "data_seed": job.seed,
+        "seed": config.seed,
+        "data_seed": config.seed,
         "train_sampling_strategy": "sequential",
         "bf16": place.use_gpu and torch.cuda.is_bf16_supported(),
         "use_cpu": not place.use_gpu,
-        "activation_checkpointing": job.scaling.gradient_checkpointing,
-        "logging_steps": max(1, min(10, job.tuning.eval_every)),
+        "activation_checkpointing": config.scaling.gradient_checkpointing,
+        "logging_steps": max(1, min(10, config.tuning.eval_every)),
         "logging_nan_inf_filter": False,
         "save_strategy": "no",
         "eval_strategy": "no",
@@ -152,38 +152,26 @@ def training_arguments(job: TrainJob, place: WorkerContext) -> dict[str, Any]:
 
 
 class Evaluator(TrainerCallback):
-    """At every evaluation: eval metrics over all workers, early stopping, best weights, checkpoint, report."""
+    """At every evaluation: eval metrics over all workers, the report and its checkpoint, early stopping."""
 
     trainer: Any
 
     def __init__(
         self,
-        job: TrainJob,
+        trial: LiveTrial,
         eval_examples: list[Example],
         place: WorkerContext,
-        milestones: set[int],
         report: Reporter,
-        run: Run,
         progress: Progress,
-        resume: Path | None,
         session: Session | None,
     ):
-        self.session = session
-        self.job, self.eval_examples, self.place, self.milestones = job, eval_examples, place, milestones
-        self.report, self.run, self.progress = report, run, progress
-        self.checkpoint = place.folder / "checkpoint"
-        self.history = History(metric=job.method.metric)
-        if resume is not None:
-            self.history = History.load(resume)
-            shutil.copytree(resume / "best", self.checkpoint / "best", dirs_exist_ok=True)
-        self.started = time.monotonic() - self.history.seconds
-        self.train_losses: list[float] = []
-        self.ended = "complete"
+        self.trial, self.eval_examples, self.place = trial, eval_examples, place
+        self.report, self.progress, self.session = report, progress, session
+        self.started = time.monotonic() - trial.history.seconds
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        step, tuning = state.global_step, self.job.tuning
-        self.progress(step, {})
-        if step % tuning.eval_every == 0 or step in self.milestones or step == tuning.steps:
+        self.progress(state.global_step, {})
+        if self.trial.is_due(state.global_step):
             control.should_log = control.should_save = True
 
     def on_log(
@@ -191,37 +179,26 @@ class Evaluator(TrainerCallback):
     ) -> None:
         if "loss" not in logs:
             return
-        self.train_losses.append(logs["loss"])
-        self.run.log(
-            state.global_step,
-            {
-                "train/loss": logs["loss"],
-                "train/learning_rate": logs["learning_rate"],
-                "train/grad_norm": logs["grad_norm"],
-                **{f"train/{name}": logs[name] for name in ROLLOUTS if self.session is not None and name in logs},
-            },
-        )
+        self.trial.add_loss(logs["loss"])
+        names = ("loss", "learning_rate", "grad_norm")
+        rollouts = [name for name in ROLLOUTS if self.session is not None and name in logs]
+        self.trial.log_step(state.global_step, {name: logs[name] for name in (*names, *rollouts)})
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any, **_: Any
-    ) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inputs: Any) -> None:
         step = state.global_step
-        metrics = self.evaluate(model) | {
-            "train/loss": sum(self.train_losses) / max(1, len(self.train_losses)),
-            **self.cost(),
-        }
-        self.train_losses.clear()
-        stopped = self.session.why_stop(metrics) if self.session is not None else None
-        report = self.history.add(step, metrics, stopped=stopped)
-        self.history.seconds = metrics["time/seconds"]
-        why = self.history.why_stop(self.job.tuning.early_stopping)
-        if why is not None:
-            control.should_training_stop, self.ended = True, why
-        if self.place.rank == 0:
-            self.write_checkpoint(step, Path(args.output_dir) / f"checkpoint-{step}")
+        metrics = self.evaluate(inputs["model"])
+        report = self.trial.report(
+            step,
+            metrics,
+            seconds=time.monotonic() - self.started,
+            saver=TrainerSaver(self.trainer, step) if self.place.rank == 0 else None,
+            stopped=self.session.why_stop(metrics) if self.session is not None else None,
+        )
+        if self.trial.ended is not None:
+            control.should_training_stop = True
         self.progress(step, report.metrics)
-        self.run.log(step, report.metrics)
-        self.report({"step": step, "best_step": self.history.best.step, **report.metrics}, self.checkpoint)
+        best_step = self.trial.history.best.step
+        self.report({"step": step, "best_step": best_step, **report.metrics}, self.trial.folder)
 
     def evaluate(self, model: Any) -> dict[str, float]:
         """Eval metrics, summed over all workers, each of which takes its share of the eval set; of a policy, each
@@ -233,7 +210,7 @@ class Evaluator(TrainerCallback):
             scores = evaluate(
                 model,
                 self.eval_examples,
-                self.job.method.terms,
+                self.trial.config.method.terms,
                 pad_id=self.trainer.processing_class.pad_token_id,
                 batch_size=4 * self.trainer.args.per_device_train_batch_size,
                 rank=self.place.rank,
@@ -241,20 +218,19 @@ class Evaluator(TrainerCallback):
             )
         return scores.metrics("eval")
 
-    def cost(self) -> dict[str, float]:
-        seconds = time.monotonic() - self.started
-        gpus = self.place.world_size if self.place.use_gpu else 0
-        return {"time/seconds": seconds, "cost/gpu_hours": seconds * gpus / 3600}
 
-    def write_checkpoint(self, step: int, saved: Path) -> None:
-        """Bring the folder up to date: the trainer's own save becomes state/, a new best replaces best/."""
-        self.checkpoint.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self.checkpoint / "state", ignore_errors=True)
-        saved.rename(self.checkpoint / "state")
-        if self.history.best.step == step:
-            shutil.rmtree(self.checkpoint / "best", ignore_errors=True)
-            model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-            # TRL keeps the reference as a second adapter, which isn't what was learned.
-            own = {"selected_adapters": ["default"]} if hasattr(model, "peft_config") else {}
-            model.save_pretrained(self.checkpoint / "best", **own)
-        self.history.save(self.checkpoint)
+@dataclass(frozen=True)
+class TrainerSaver:
+    """A trial in transformers' trainer, which has just saved itself at this step."""
+
+    trainer: Any
+    step: int
+
+    def save_state(self, folder: Path) -> None:
+        Path(self.trainer.args.output_dir, f"checkpoint-{self.step}").rename(folder)
+
+    def save_weights(self, folder: Path) -> None:
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        # TRL keeps the reference as a second adapter, which isn't what was learned.
+        own = {"selected_adapters": ["default"]} if hasattr(model, "peft_config") else {}
+        model.save_pretrained(folder, **own)

@@ -82,7 +82,7 @@ def test_a_range_takes_the_place_of_a_list_of_choices():
 def test_a_trials_values_make_its_job():
     job = load("sweep", DEMO).with_values({"tuning.steps": 5, "tuning.schedule": "linear", "adapter.alpha": 2.0})
     assert (job.tuning.steps, job.tuning.schedule, job.adapter.alpha) == (5, Schedule.linear, 2.0)
-    with pytest.raises(ValueError, match=r"tuning\.x is not a key"):
+    with pytest.raises(InputError, match=r"tuning\.x is not a key"):
         job.with_values({"tuning.x": 1})
 
 
@@ -103,9 +103,11 @@ def test_relative_paths_become_absolute_on_the_driver(tmp_path, monkeypatch):
 
 def test_one_learning_rate_from_base_adapter_and_multiplier():
     job = load("train", [*DEMO, "tuning.learning_rate_multiplier=2", "model.learning_rate=1e-3"])
-    assert job.learning_rate == pytest.approx(2e-3)
-    assert load("train", [*DEMO, "adapter=full", "model.learning_rate=1e-3"]).learning_rate == pytest.approx(1e-4)
-    by_size = load("train", [*DEMO, "model.learning_rate=null"]).learning_rate
+    assert job.trial_config().learning_rate == pytest.approx(2e-3)
+    assert load(
+        "train", [*DEMO, "adapter=full", "model.learning_rate=1e-3"]
+    ).trial_config().learning_rate == pytest.approx(1e-4)
+    by_size = load("train", [*DEMO, "model.learning_rate=null"]).trial_config().learning_rate
     assert by_size == pytest.approx(5e-4 * (2000 / 128) ** 0.781)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from worlds import write_base, write_records
+from worlds import spec_of, write_base, write_records
 
 from raytune_llm.data.files import load as load_records
 from raytune_llm.data.records import Preference
@@ -20,8 +20,8 @@ from raytune_llm.jobs.stage_jobs import check, finished, inherited, stage_job
 from raytune_llm.methods import model_refs
 from raytune_llm.serving.catalog import read_catalog
 from raytune_llm.stores.registry import Registry
-from raytune_llm.training.config import Outcome, Report, Trial
-from raytune_llm.training.packed.trial_spec import TrialSpec
+from raytune_llm.training.config import Outcome, Trial
+from raytune_llm.training.objective import Report
 from raytune_llm.training.packed.trials import PackedTrials
 from raytune_llm.training.trial import WorkerContext, fit, start_model
 
@@ -70,10 +70,9 @@ def trained(job, folder: Path) -> Path:
     """What a trial of the job leaves as its best."""
     folder.mkdir(parents=True)
     fit(
-        job,
+        spec_of(job),
         prepare(job).examples,
         WorkerContext(folder, 0, 1, False),
-        milestones=(),
         report=lambda *_: None,
         run=Silent(),
         progress=lambda *_: None,
@@ -143,7 +142,7 @@ def test_training_goes_on_in_an_adapter_of_its_own_size(world):
         seed=0,
         use_gpu=False,
     ) as session:
-        model = start_model(goes_on)
+        model = start_model(goes_on.trial_config())
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         assert trainable and model.peft_config["default"].r == 4
         learned = session.measure(model, prepare(job).examples.eval[:2], session.reference_model()).metrics
@@ -252,37 +251,36 @@ def test_dpo_from_an_adapter_is_the_same_packed_and_alone(world, tmp_path):
             "tuning.eval_every=4",
         )
     )
-    examples = precompute(job, prepare(job).examples, use_gpu=False)
+    examples = precompute(job.trial_config(), prepare(job).examples, use_gpu=False)
     alone = tmp_path / "alone"
     alone.mkdir()
     reports = []
     fit(
-        job,
+        spec_of(job, [1]),
         examples,
         WorkerContext(alone, 0, 1, False),
-        milestones=[1],
         report=lambda said, _: reports.append(said),
         run=Silent(),
         progress=lambda *_: None,
         resume=None,
     )
     assert reports[0]["train/loss"] == pytest.approx(math.log(2), rel=1e-5)
-    resident = PackedTrials(job, examples, wanted=1, max_rank=4, device="cpu", say=lambda _: None)
-    placement = TrialSpec(job=job, trial=Trial(id="t", values={}), directory=str(tmp_path / "packed"), milestones=(1,))
-    resident.join(placement, Silent())
-    packed = [report for _ in range(4) for report, _ in resident.advance().values()]
+    trials = PackedTrials(job.trial_config(), examples, wanted=1, max_lora_rank=4, device="cpu", log=lambda _: None)
+    spec = spec_of(job, [1], id="packed")
+    trials.join(spec, Silent())
+    packed = [report for _ in range(4) for report, _ in trials.advance().values()]
     assert [report.metrics["eval/loss"] for report in packed] == pytest.approx(
         [r["eval/loss"] for r in reports], rel=1e-4
     )
     found, expected = (
-        load_file(next(path.rglob("best/adapter_model.safetensors"))) for path in (tmp_path / "packed", alone)
+        load_file(next(path.rglob("best/adapter_model.safetensors"))) for path in (Path(spec.directory), alone)
     )
     assert found.keys() == expected.keys()
     begun = load_file(folder / "registry" / "kind" / "v1" / "adapter_model.safetensors")
     for name, weights in expected.items():
         moved = (weights - begun[name]).norm()
         assert moved > 0 and (found[name] - weights).norm() < 0.02 * moved
-    resident.close()
+    trials.close()
 
 
 def test_a_reward_model_is_not_served(world):

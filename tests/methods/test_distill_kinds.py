@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from torch.nn.functional import kl_div
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerState
-from worlds import tokenizer, write_base, write_records
+from worlds import spec_of, tokenizer, write_base, write_records
 
 from raytune_llm.errors import InputError
 from raytune_llm.jobs import config
@@ -188,10 +188,9 @@ def run(job, folder, resume=None, report=None):
     reports = []
     folder.mkdir()
     fit(
-        job,
-        precompute(job, prepare(job).examples, use_gpu=False),
+        spec_of(job),
+        precompute(job.trial_config(), prepare(job).examples, use_gpu=False),
         WorkerContext(folder, 0, 1, False),
-        milestones=(),
         report=report or (lambda metrics, checkpoint: reports.append(metrics)),
         run=Quiet(),
         progress=lambda step, metrics: None,
@@ -244,7 +243,7 @@ def test_a_projection_is_trained_and_resumed_but_no_part_of_the_result(adapter, 
 
 def test_the_average_follows_and_is_lent_only(base, tmp_path):
     job = job_of("distill_ema", base, tmp_path)
-    model = job.adapter.apply(job.model.load(), rank=4, seed=0)
+    model = job.adapter.apply(job.model.load(), lora_rank=4, seed=0)
     first = {name: weight.detach().clone() for name, weight in trained(model).items()}
     average, expected = dict(first), dict(first)
     follow = EMACallback(average, decay=0.6)

@@ -98,7 +98,7 @@ def test_accuracy_is_that_of_greedy_answers(shape, tmp_path):
         write_base(tmp_path / "base", shape), tmp_path, "adapter=full", "model.learning_rate=0.05", "method.alpha=1"
     )
     prepared = prepare(job)
-    model = job.adapter.apply(job.model.load(), rank=4, seed=0)
+    model = job.adapter.apply(job.model.load(), lora_rank=4, seed=0)
     trainer = job.method.trainer(
         model,
         prepared.examples.train,
@@ -108,7 +108,7 @@ def test_accuracy_is_that_of_greedy_answers(shape, tmp_path):
             "output_dir": str(tmp_path / "out"),
             "max_steps": 20,
             "per_device_train_batch_size": 8,
-            "learning_rate": job.learning_rate,
+            "learning_rate": job.trial_config().learning_rate,
             "use_cpu": True,
             "report_to": [],
             "disable_tqdm": True,

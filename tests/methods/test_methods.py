@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from worlds import write_base, write_records
+from worlds import spec_of, write_base, write_records
 
 from raytune_llm.evaluation.loss import evaluate
 from raytune_llm.jobs.config import CONF, load
@@ -41,7 +41,7 @@ def shape(request, tmp_path_factory):
 def prepared_for(job):
     """The job's data with all that its method needs of frozen models."""
     found = prepare(job)
-    return replace(found, examples=precompute(job, found.examples, use_gpu=False))
+    return replace(found, examples=precompute(job.trial_config(), found.examples, use_gpu=False))
 
 
 def job_of(method, base, folder, *overrides):
@@ -94,10 +94,9 @@ def train(job, folder: Path, resume=None, milestones=()):
     folder.mkdir(parents=True, exist_ok=True)
     place = WorkerContext(folder, rank=0, world_size=1, use_gpu=False)
     ended = fit(
-        job,
+        spec_of(job, milestones),
         prepared.examples,
         place,
-        milestones=milestones,
         report=lambda metrics, checkpoint: reports.append(metrics),
         run=log,
         progress=lambda step, metrics: None,
@@ -114,7 +113,7 @@ def test_learns_four_examples_by_heart(method, adapter, shape, tmp_path):
     )
     job = job.with_values({"model.learning_rate": 1e-2 if adapter == "lora" else 3e-2})
     prepared = prepared_for(job)
-    model = job.adapter.apply(job.model.load(score=job.method.needs.score), rank=4, seed=0)
+    model = job.adapter.apply(job.model.load(score=job.method.needs.score), lora_rank=4, seed=0)
     few = prepared.examples.train[:4]
     before = evaluate(model, few, job.method.terms, pad_id=0, batch_size=4).metrics()["eval/loss"]
     trainer = job.method.trainer(
@@ -126,7 +125,7 @@ def test_learns_four_examples_by_heart(method, adapter, shape, tmp_path):
             output_dir=str(tmp_path / "out"),
             max_steps=30,
             per_device_train_batch_size=4,
-            learning_rate=job.learning_rate,
+            learning_rate=job.trial_config().learning_rate,
             use_cpu=True,
             bf16=False,
             report_to=[],
@@ -163,10 +162,9 @@ def test_a_resumed_trial_ends_as_an_uninterrupted_one(method, shape, tmp_path):
     (tmp_path / "first").mkdir()
     with pytest.raises(Killed):
         fit(
-            job,
+            spec_of(job),
             prepared.examples,
             WorkerContext(tmp_path / "first", 0, 1, False),
-            milestones=(),
             report=report_then_die,
             run=Log(),
             progress=lambda step, metrics: None,

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from worlds import write_base, write_records
+from worlds import spec_of, write_base, write_records
 
 from raytune_llm.data.examples import TokenSequence
 from raytune_llm.data.records import Preference
@@ -85,10 +85,9 @@ def train(job, folder: Path, resume=None, keep=None):
             shutil.copytree(checkpoint, keep[1])
 
     ended = fit(
-        job,
+        spec_of(job),
         prepare(job).examples,
         WorkerContext(folder, 0, 1, False),
-        milestones=(),
         report=report,
         run=log,
         progress=lambda step, metrics: None,
@@ -130,7 +129,7 @@ def test_it_learns_what_a_function_rewards(base, tmp_path, algorithm):
     reports, ended, checkpoint, log = train(job, tmp_path / "run")
     assert ended == "complete"
     with session_of(job) as session:
-        model = start_model(job).eval()
+        model = start_model(job.trial_config()).eval()
         start = session.measure(model, prepare(job).examples.eval, session.reference_model()).metrics
     assert start["eval/kl"].whole() == pytest.approx(0.0, abs=1e-6) and start["eval/win_rate"].whole() == 0.5
     assert reports[-1]["eval/reward"] > start["eval/reward"].whole() + 1
@@ -154,11 +153,11 @@ def test_advantages_are_leave_one_out_with_the_divergence_taken_off(base, tmp_pa
     examples = prepare(job).examples.train
     with session_of(job) as session:
         trainer = session.trainer(
-            start_model(job),
+            start_model(job.trial_config()),
             examples,
             list(range(16)),
             tokenizer=job.model.tokenizer(),
-            arguments=training_arguments(job, WorkerContext(tmp_path, 0, 1, False)),
+            arguments=training_arguments(job.trial_config(), WorkerContext(tmp_path, 0, 1, False)),
             callbacks=[],
         )
         trainer.train()
@@ -196,10 +195,11 @@ def test_advantages_are_leave_one_out_with_the_divergence_taken_off(base, tmp_pa
     ],
 )
 def test_it_stops_when_the_policy_goes_astray(base, tmp_path, override, message):
-    reports, ended, checkpoint, _ = train(job_of(base, tmp_path, *OWN, override), tmp_path / "run")
+    job = job_of(base, tmp_path, *OWN, override)
+    reports, ended, checkpoint, _ = train(job, tmp_path / "run")
     assert [report["step"] for report in reports] == [2]
     assert re.match(message, ended)
-    history = History.load(checkpoint)
+    history = History.load(checkpoint, job.trial_config().objective)
     assert history.stopped == ended and history.best.metrics["eval/objective"] == -math.inf, "it is never kept"
 
 

@@ -16,7 +16,7 @@ def test_facts_are_read_without_weights(shape, encoder_decoder, tmp_path):
     facts = job_at(write_base(tmp_path, shape)).model.facts
     assert facts.is_encoder_decoder is encoder_decoder and facts.hidden_size == 32
     assert facts.num_parameters == sum(p.numel() for p in job_at(tmp_path).model.load().parameters())
-    assert facts.largest_adapter_size == {"llama": 32, "qwen": 16, "t5": 32}[shape]
+    assert facts.max_lora_rank == {"llama": 32, "qwen": 16, "t5": 32}[shape]
     assert len(facts.revision_hash) == 64
 
 
@@ -84,7 +84,7 @@ def test_an_adapter_starts_as_the_base_and_depends_on_its_seed_alone(shape, tmp_
 
     def adapter(seed):
         torch.manual_seed(99)
-        return job.adapter.apply(job.model.load(), rank=4, seed=seed)
+        return job.adapter.apply(job.model.load(), lora_rank=4, seed=seed)
 
     first, again, other = adapter(0), adapter(0), adapter(1)
     weights = {name: p for name, p in first.named_parameters() if p.requires_grad}
@@ -96,7 +96,7 @@ def test_an_adapter_starts_as_the_base_and_depends_on_its_seed_alone(shape, tmp_
 
 def test_a_stored_adapter_answers_as_before(tmp_path):
     job = job_at(write_base(tmp_path / "base", "llama"))
-    model = job.adapter.apply(job.model.load(), rank=4, seed=0).eval()
+    model = job.adapter.apply(job.model.load(), lora_rank=4, seed=0).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -110,7 +110,7 @@ def test_a_stored_adapter_answers_as_before(tmp_path):
 def test_layers_that_are_not_there_are_named(tmp_path):
     job = job_at(write_base(tmp_path, "llama"), "adapter.targets=[q_proj,query]")
     with pytest.raises(ValueError, match=r"adapter\.targets=\['query'\] are not linear layers of this base; it has"):
-        job.adapter.apply(job.model.load(), rank=4, seed=0)
+        job.adapter.apply(job.model.load(), lora_rank=4, seed=0)
 
 
 def test_a_rank_beyond_the_smallest_layer_is_refused(tmp_path):

@@ -23,9 +23,9 @@ from raytune_llm.stores.components import build
 from raytune_llm.stores.components import describe as described
 from raytune_llm.stores.registry import Registry
 from raytune_llm.sweep.backends.base import Backend
-from raytune_llm.sweep.config import Sweep
 from raytune_llm.sweep.schedulers.base import Scheduler
 from raytune_llm.sweep.search.base import Search
+from raytune_llm.sweep.space import Sweep
 from raytune_llm.training.tracking.base import Tracker
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -169,24 +169,26 @@ def drive(world, home, *overrides):
     from raytune_llm.jobs.config import load
     from raytune_llm.jobs.stages import prepare_job
     from raytune_llm.sweep import tuner
+    from raytune_llm.sweep.plan import make_plan
     from raytune_llm.sweep.schedulers import replay
-    from raytune_llm.sweep.space import plan
 
     schedulers = []
-    original = replay.Replaying.on_trial_add
+    original = replay.ReplayingScheduler.on_trial_add
 
     def remembered(self, *arguments):
         schedulers.append(self.scheduler)
         original(self, *arguments)
 
-    replay.Replaying.on_trial_add = remembered
+    replay.ReplayingScheduler.on_trial_add = remembered
     paths = [f"model.name_or_path={world}/base", f"data.train={world}/data/train.jsonl", f"home={home}", "run=r"]
     knobs = ["tuning.batch_size=4", "tuning.eval_every=5", "tuning.early_stopping.patience=null", "name=swept"]
     data = [f"data.eval={world}/data/eval.jsonl", "model.learning_rate=1e-2", "sweep/backend=packed"]
     job = load("sweep", [*paths, *knobs, *data, *SPACE, RATES, *overrides])
-    planned = plan(job, job.sweep)
+    planned = make_plan(job.trial_config(), job.sweep.axes())
     started = prepare_job(job)
-    outcomes = tuner.run(job, planned, ray.put(started.prepared.examples), started.use_gpu, False)
+    outcomes = tuner.run(
+        job.sweep, job.trial_config(), planned, ray.put(started.prepared.examples), started.use_gpu, False
+    )
     if any("asha" in override for override in overrides):
         _, recorded = schedulers[-1]._brackets[0]._rungs[-1]
         Path(home, "rungs.json").write_text(json.dumps({id: -value for id, value in recorded.items()}))

@@ -5,16 +5,18 @@ import math
 import pytest
 
 from raytune_llm.sweep.leaderboard import leaderboard, winner
-from raytune_llm.sweep.space import Axis, Plan
+from raytune_llm.sweep.plan import Axis, Plan
 from raytune_llm.sweep.tables import leaderboard_csv, leaderboard_table
 from raytune_llm.training.config import Outcome, Trial
 from raytune_llm.training.history import History
+from raytune_llm.training.objective import Objective
 
+LOSS = Objective("eval/loss", lower_is_better=True)
 FREE = Plan({"tuning.adapter_size": Axis(choices=(1, 4))}, (20, 40))
 
 
 def outcome(id, losses, ended="complete", every=10, **values):
-    history = History(metric="eval/loss")
+    history = History(LOSS)
     for i, loss in enumerate(losses, 1):
         history.add(every * i, {"eval/loss": loss, "train/loss": loss})
     best = history.best if losses else None
@@ -30,32 +32,32 @@ def outcome(id, losses, ended="complete", every=10, **values):
 
 def test_the_winner_has_the_best_finite_value():
     a, b, c = outcome("a", [2, 1]), outcome("b", [3, 0.5]), outcome("c", [math.nan])
-    assert winner([a, b, c], "eval/loss") is b
-    assert winner([a, b], "eval/accuracy".replace("accuracy", "loss")) is b
+    assert winner([a, b, c], LOSS) is b
+    assert winner([a, b], Objective("eval/loss", lower_is_better=False)) is a
 
 
 def test_no_winner_says_how_each_trial_ended():
     with pytest.raises(RuntimeError, match=r"a diverged.*b failed: out of memory"):
-        winner([outcome("a", [math.nan], "diverged"), outcome("b", [], "failed: out of memory")], "eval/loss")
+        winner([outcome("a", [math.nan], "diverged"), outcome("b", [], "failed: out of memory")], LOSS)
 
 
 def test_free_steps_are_unfolded_and_each_shows_what_it_would_have_kept():
-    rows = leaderboard([outcome("a", [4, 3, 2, 1])], FREE, "eval/loss")
+    rows = leaderboard([outcome("a", [4, 3, 2, 1])], FREE, LOSS)
     assert [(row.values["tuning.steps"], row.best.step) for row in rows] == [(40, 40), (20, 20)]
 
 
 def test_equal_results_put_the_shorter_trial_first():
-    rows = leaderboard([outcome("a", [4, 1, 2, 3])], FREE, "eval/loss")
+    rows = leaderboard([outcome("a", [4, 1, 2, 3])], FREE, LOSS)
     assert [(row.values["tuning.steps"], row.best.step) for row in rows] == [(20, 20), (40, 20)]
 
 
 def test_a_trial_that_the_scheduler_stopped_has_no_longer_points():
-    rows = leaderboard([outcome("a", [4, 3], ended="scheduler")], FREE, "eval/loss")
+    rows = leaderboard([outcome("a", [4, 3], ended="scheduler")], FREE, LOSS)
     assert [row.values["tuning.steps"] for row in rows] == [20]
 
 
 def test_a_trial_that_stopped_by_patience_has_all_points():
-    rows = leaderboard([outcome("a", [1, 3], ended="early stopping")], FREE, "eval/loss")
+    rows = leaderboard([outcome("a", [1, 3], ended="early stopping")], FREE, LOSS)
     assert [row.values["tuning.steps"] for row in rows] == [20, 40]
 
 
@@ -64,7 +66,7 @@ def test_leaderboard_as_text_and_csv():
         outcome("a", [4, 3, 2, 1], **{"tuning.adapter_size": 4}),
         outcome("b", [4, 3, 2, 1.5], **{"tuning.adapter_size": 1}),
     ]
-    rows = leaderboard(outcomes, FREE, "eval/loss")
+    rows = leaderboard(outcomes, FREE, LOSS)
     text = leaderboard_table(rows, "eval/loss", shown=3).splitlines()
     assert text[0].split() == ["adapter_size", "steps", "eval/loss", "at", "step", "train/loss", "trial", "ended"]
     assert text[2].split() == ["1", "4", "40", "1.0000", "40", "1.0000", "a", "complete"]

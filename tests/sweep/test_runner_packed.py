@@ -19,8 +19,8 @@ from raytune_llm.jobs import commands
 from raytune_llm.jobs.config import load
 from raytune_llm.jobs.prepare import check_sweep, prepare
 from raytune_llm.sweep import leaderboard, runner_packed, tuner
-from raytune_llm.sweep.space import plan
-from raytune_llm.training.config import Report
+from raytune_llm.sweep.plan import make_plan
+from raytune_llm.training.objective import Report
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 SPACE = [
@@ -49,9 +49,9 @@ def job_of(world, home, *overrides):
 
 
 def outcomes_of(job):
-    planned = plan(job, job.sweep)
+    planned = make_plan(job.trial_config(), job.sweep.axes())
     check_sweep(job, planned)
-    return tuner.run(job, planned, ray.put(prepare(job).examples), False, False)
+    return tuner.run(job.sweep, job.trial_config(), planned, ray.put(prepare(job).examples), False, False)
 
 
 def curves(outcomes):
@@ -144,21 +144,21 @@ class Crowd:
     def __init__(self, free, steps, ended):
         self.free, self.ended = free, ended
         self.steps = steps
-        self.seated = False
+        self.joined = False
 
     def num_free(self):
         return self.free.pop(0)
 
-    def join(self, placement):
-        self.seated = True
+    def join(self, spec):
+        self.joined = True
         return True
 
     def next(self, trial_id):
-        assert self.seated
+        assert self.joined
         return [Report(step=step, metrics={}) for step in self.steps], self.ended
 
     def leave(self, trial_id):
-        self.seated = False
+        self.joined = False
 
 
 def crowd(*arguments):
@@ -168,9 +168,9 @@ def crowd(*arguments):
 
 def test_a_trial_moves_from_a_crowded_actor_to_an_emptier_one_and_repeats_no_report():
     crowded, empty = crowd([4, 1, 2], [1], None), crowd([3, 3, 3], [1, 2], "complete")
-    placement = SimpleNamespace(trial=SimpleNamespace(id="t"))
-    assert [report.step for report in runner_packed.reports(placement, [crowded, empty])] == [1, 2]
-    assert not ray.get(crowded.__ray_call__.remote(lambda actor: actor.seated))
+    spec = SimpleNamespace(trial=SimpleNamespace(id="t"))
+    assert [report.step for report in runner_packed.reports(spec, [crowded, empty])] == [1, 2]
+    assert not ray.get(crowded.__ray_call__.remote(lambda actor: actor.joined))
 
 
 def test_one_trial_more_than_elsewhere_is_no_crowd():
@@ -218,27 +218,27 @@ def test_auto_says_why_it_does_not_pack(world, tmp_path, capsys):
 def test_packed_refuses_what_it_cannot_take_before_anything_starts(world, tmp_path):
     job = job_of(world, tmp_path, "sweep/backend=packed", "adapter=full")
     with pytest.raises(InputError, match="full tuning changes the base itself"):
-        check_sweep(job, plan(job, job.sweep))
+        check_sweep(job, make_plan(job.trial_config(), job.sweep.axes()))
 
 
 def test_the_packed_winner_is_published_with_its_own_settings(world, tmp_path):
     conclusion = commands.run_sweep(job_of(world, tmp_path, "sweep/backend=packed", "promote=never", "name=wit"))
     card = conclusion.version.card
-    planned = plan(job_of(world, tmp_path), job_of(world, tmp_path).sweep)
-    rows = leaderboard.leaderboard(
-        outcomes_of(job_of(world, tmp_path, "sweep/backend=packed", "name=wit")), planned, "eval/loss"
-    )
+    job = job_of(world, tmp_path, "sweep/backend=packed", "name=wit")
+    planned = make_plan(job.trial_config(), job.sweep.axes())
+    rows = leaderboard.leaderboard(outcomes_of(job), planned, job.trial_config().objective)
     assert rows[0].values["tuning.adapter_size"] == card.config["tuning"]["adapter_size"]
     assert card.metrics["eval/loss"] == pytest.approx(rows[0].best.metrics["eval/loss"], rel=1e-4)
 
 
 def test_a_proxy_costs_no_torch(world, tmp_path):
     """Sixteen proxies on a small machine would otherwise import it sixteen times."""
-    job = job_of(world, tmp_path).of_trials()
-    (tmp_path / "job").write_bytes(ray.cloudpickle.dumps(job))
+    config = job_of(world, tmp_path).trial_config()
+    (tmp_path / "config").write_bytes(ray.cloudpickle.dumps(config))
     code = (
-        "import sys, pickle; import raytune_llm.sweep.runner_packed; pickle.load(open(sys.argv[1], 'rb')); "
+        "import sys, pickle; import raytune_llm.training.config, raytune_llm.sweep.runner_packed; "
+        "pickle.load(open(sys.argv[1], 'rb')); "
         "heavy = {'torch', 'transformers', 'peft', 'trl'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "job")], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "config")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -21,7 +21,7 @@ from raytune_llm.jobs.config import load
 from raytune_llm.jobs.prepare import check_sweep, prepare
 from raytune_llm.stores.registry import Registry
 from raytune_llm.sweep import tuner
-from raytune_llm.sweep.space import plan
+from raytune_llm.sweep.plan import make_plan
 
 pytestmark = pytest.mark.slow  # minutes of real clusters, killed processes and submitted jobs
 
@@ -58,9 +58,9 @@ def job_of(world, home, *overrides, **trackers):
 
 def swept(job):
     """The sweep's outcomes, by the size of their adapters where that is what differs."""
-    planned = plan(job, job.sweep)
+    planned = make_plan(job.trial_config(), job.sweep.axes())
     check_sweep(job, planned)
-    return tuner.run(job, planned, ray.put(prepare(job).examples), False, False)
+    return tuner.run(job.sweep, job.trial_config(), planned, ray.put(prepare(job).examples), False, False)
 
 
 def losses(outcome):
@@ -146,7 +146,7 @@ def test_an_interrupted_sweep_goes_on_when_it_is_named(undisturbed, world, tmp_p
 
     job = job_of(world, tmp_path, "sweep.max_concurrent=1")
     conclusion = commands.run_sweep(job)
-    assert "going on with the interrupted sweep" in capsys.readouterr().out
+    assert "resuming the interrupted sweep" in capsys.readouterr().out
     assert [version.reference for version in Registry(job.registry_dir).list()] == ["swept@1"]
     finished = [id for id, lines in before.items() if lines[-1]["step"] == 8]
     assert len(finished) == 1 and lines_of(trials / finished[0]) == before[finished[0]], "a finished trial ran again"

@@ -3,17 +3,25 @@ import math
 import pytest
 
 from raytune_llm.training.config import EarlyStopping
-from raytune_llm.training.stopping import best_index, diverged, out_of_patience
+from raytune_llm.training.objective import Objective, Report
+from raytune_llm.training.stopping import diverged, out_of_patience
 
 
 def stopping(patience, min_delta=0.0):
     return EarlyStopping(patience=patience, min_delta=min_delta)
 
 
+def best_index(values, lower):
+    reports = [Report(step=step, metrics={"x": value}) for step, value in enumerate(values)]
+    return Objective("x", lower_is_better=lower).best(reports).step
+
+
 def test_best_is_the_earliest_of_equals_and_never_a_nan():
     assert best_index([2.0, 1.0, 1.0], lower=True) == 1
     assert best_index([0.1, 0.9, 0.9], lower=False) == 1
     assert best_index([math.nan, 3.0, math.inf], lower=True) == 1
+    assert best_index([math.nan, math.inf], lower=True) == best_index([math.nan, -math.inf], lower=False) == 0
+    assert Objective("x", lower_is_better=True).best([]) is None
 
 
 @pytest.mark.parametrize(
@@ -29,13 +37,14 @@ def test_best_is_the_earliest_of_equals_and_never_a_nan():
     ],
 )
 def test_patience_counts_evaluations_without_improvement(values, patience, expected):
-    assert out_of_patience(values, stopping(patience), lower=True) is expected
-    assert out_of_patience([-v for v in values], stopping(patience), lower=False) is expected
+    rising = Objective("x", lower_is_better=False)
+    assert out_of_patience(values, stopping(patience)) is expected
+    assert out_of_patience([rising.cost(-value) for value in values], stopping(patience)) is expected
 
 
 def test_an_improvement_smaller_than_min_delta_is_none():
-    assert out_of_patience([2.0, 1.95, 1.91], stopping(2, 0.1), lower=True)
-    assert not out_of_patience([2.0, 1.95, 1.89], stopping(2, 0.1), lower=True)
+    assert out_of_patience([2.0, 1.95, 1.91], stopping(2, 0.1))
+    assert not out_of_patience([2.0, 1.95, 1.89], stopping(2, 0.1))
 
 
 def test_diverged_when_the_last_value_is_not_finite():

@@ -34,14 +34,14 @@ class Adapter(Protocol):
         """Whether the base's own weights learn. Where they don't, its own dropout is off: adapter.dropout is."""
         ...
 
-    def check(self, rank: int, facts: Facts) -> None:
+    def check(self, lora_rank: int, facts: Facts) -> None:
         """Raise ValueError when the base can't take it."""
         ...
 
-    def config(self, model: PreTrainedModel, *, rank: int) -> PeftConfig | None:
+    def config(self, model: PreTrainedModel, *, lora_rank: int) -> PeftConfig | None:
         """PEFT's config of what is trained; None for all weights."""
         ...
 
-    def apply(self, model: PreTrainedModel, *, rank: int, seed: int) -> Any:
+    def apply(self, model: PreTrainedModel, *, lora_rank: int, seed: int) -> Any:
         """The model with its trainable parameters marked, in fp32."""
         ...

@@ -25,12 +25,12 @@ class Full:
     def __post_init__(self) -> None:
         require(self.rate_factor > 0, "adapter.rate_factor", self.rate_factor, "> 0")
 
-    def check(self, rank: int, facts: Facts) -> None:
+    def check(self, lora_rank: int, facts: Facts) -> None:
         """Every base can be fully tuned; the rank has no meaning here."""
 
-    def config(self, model: PreTrainedModel, *, rank: int) -> None:
+    def config(self, model: PreTrainedModel, *, lora_rank: int) -> None:
         return None
 
-    def apply(self, model: PreTrainedModel, *, rank: int, seed: int) -> Any:
+    def apply(self, model: PreTrainedModel, *, lora_rank: int, seed: int) -> Any:
         """On a base in half precision the weights become fp32, for the optimizer's sake."""
         return (model if model.dtype.itemsize > 2 else model.float()).requires_grad_(True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LoRA:
-    """Low-rank adapters beside frozen linear layers."""
+    """Low-rank adapters in parallel to frozen linear layers."""
 
     rate_factor: float
     """Times the base's recommended learning rate; > 0."""
@@ -39,14 +39,14 @@ class LoRA:
         require(self.alpha > 0, "adapter.alpha", self.alpha, "> 0")
         require(0 <= self.dropout < 1, "adapter.dropout", self.dropout, "0 ≤ dropout < 1")
 
-    def check(self, rank: int, facts: Facts) -> None:
-        if rank > facts.largest_adapter_size:
+    def check(self, lora_rank: int, facts: Facts) -> None:
+        if lora_rank > facts.max_lora_rank:
             raise ValueError(
-                f"tuning.adapter_size={rank} is beyond what the base allows: its smallest adapted layer has a side of "
-                f"{facts.largest_adapter_size}; choose 1 to {facts.largest_adapter_size}"
+                f"tuning.adapter_size={lora_rank} is beyond what the base allows: its smallest adapted layer has a "
+                f"side of {facts.max_lora_rank}; choose 1 to {facts.max_lora_rank}"
             )
 
-    def config(self, model: PreTrainedModel, *, rank: int) -> LoraConfig:
+    def config(self, model: PreTrainedModel, *, lora_rank: int) -> LoraConfig:
         """PEFT's config of this adapter on this model. Raises ValueError when a target isn't there."""
         from peft import LoraConfig, TaskType
 
@@ -61,7 +61,7 @@ class LoRA:
         return LoraConfig(
             task_type=TaskType.SEQ_CLS if heads(model) else kind,
             modules_to_save=heads(model) or None,
-            r=rank,
+            r=lora_rank,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
             target_modules=sorted(self.targets) if self.targets else leaves,
@@ -70,12 +70,12 @@ class LoRA:
             bias="none",
         )
 
-    def apply(self, model: PreTrainedModel, *, rank: int, seed: int) -> Any:
+    def apply(self, model: PreTrainedModel, *, lora_rank: int, seed: int) -> Any:
         import torch
         from peft import get_peft_model
 
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            adapted = get_peft_model(model, self.config(model, rank=rank), autocast_adapter_dtype=False)
+            adapted = get_peft_model(model, self.config(model, lora_rank=lora_rank), autocast_adapter_dtype=False)
         _raise_precision(adapted)
         return adapted

@@ -121,7 +121,7 @@ class AdapterCache:
         old, kept = self._stack, {}
         if old is not None:
             rank = max(rank, old.max_lora_rank)
-            kept = {slot: (old.read(slot, old.ranks[slot]), old.ranks[slot]) for slot in self._slots.values()}
+            kept = {slot: (old.read(slot, old.lora_ranks[slot]), old.lora_ranks[slot]) for slot in self._slots.values()}
             old.remove()
         self._stack = AdapterStack(self.model, names, capacity=self._capacity, max_lora_rank=rank)
         # B holds the scales; the zero row of the base may share theirs

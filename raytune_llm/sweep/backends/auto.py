@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-from raytune_llm.sweep.backends.base import Runner
+from raytune_llm.sweep.backends.base import Runner, RunnerInputs
 from raytune_llm.sweep.backends.packed import Packed
 from raytune_llm.sweep.backends.ray_train import RayTrain
-from raytune_llm.sweep.space import Plan
-
-if TYPE_CHECKING:
-    from raytune_llm.jobs.schema import SweepJob
+from raytune_llm.sweep.plan import Plan
+from raytune_llm.training.config import TrialConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class Auto(Packed):
-    """Packed where method, adapter and base allow it, else each trial by itself; says which, and why."""
+    """Packed where method, adapter and base allow it, else each trial on its own copy of the base; the terminal shows
+    which, and why."""
 
-    def why_not(self, job: SweepJob, plan: Plan) -> str | None:
+    def why_not(self, config: TrialConfig, plan: Plan) -> str | None:
         return None
 
-    def start(self, job: SweepJob, plan: Plan, examples: Any, use_gpu: bool) -> Runner:
-        reason = super().why_not(job, plan)
+    def start(self, inputs: RunnerInputs) -> Runner:
+        reason = super().why_not(inputs.config, inputs.plan)
         if reason is None:
-            return super().start(job, plan, examples, use_gpu)
+            return super().start(inputs)
         print(f"not packed: {reason}", flush=True)
-        return RayTrain().start(job, plan, examples, use_gpu)
+        return RayTrain().start(inputs)

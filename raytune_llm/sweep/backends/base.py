@@ -1,17 +1,37 @@
-"""How a sweep's trials are trained: packed on resident bases, each by itself, or whichever fits.
+"""How a sweep's trials are trained: packed on resident bases, each on its own copy of the base, or whichever fits.
 
-A backend gives the tuner a Runner: what Ray Tune runs for a trial, how many at a time, and what came of each.
+A backend gives the tuner a Runner: what Ray Tune runs for a trial, how many at a time, and how each ended.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from raytune_llm.sweep.space import Plan
-from raytune_llm.training.config import Outcome
+from raytune_llm.sweep.plan import Plan
+from raytune_llm.training.config import Outcome, Trial, TrialConfig, TrialSpec
 
-if TYPE_CHECKING:
-    from raytune_llm.jobs.schema import SweepJob
+
+@dataclass(frozen=True, kw_only=True)
+class RunnerInputs:
+    """What a backend is to run."""
+
+    config: TrialConfig
+    """What the trials have in common."""
+    plan: Plan
+    examples: Any
+    """ray.ObjectRef of Examples."""
+    use_gpu: bool
+    num_trials: int
+    max_concurrent: int | None
+    """Trials at the same time; None = as many as the cluster holds."""
+    compares_reports: bool
+    """Whether the scheduler compares reports made at the same time, so that the first trials should start together."""
+
+    @property
+    def group(self) -> str:
+        """The sweep's name in trackers."""
+        return f"{self.config.name}-{self.config.run}"
 
 
 class Runner(Protocol):
@@ -20,25 +40,32 @@ class Runner(Protocol):
     trainable: Any
     """Ray Tune's, with the resources it needs."""
     max_concurrent: int | None
-    trains_on: bool
-    """Whether a trial trains on while Ray Tune decides about its report, so that the decision may take a moment."""
+    overlaps_decisions: bool
+    """Whether a trial continues to train while Ray Tune decides about its report, so that the decision may take a
+    moment."""
 
     def outcome(self, result: Any) -> Outcome:
         """How a trial of Ray Tune ended."""
         ...
 
     def close(self) -> None:
-        """Free what it holds."""
+        """Free its resources."""
         ...
 
 
 class Backend(Protocol):
     """What conf/sweep/backend chooses."""
 
-    def why_not(self, job: SweepJob, plan: Plan) -> str | None:
+    def why_not(self, config: TrialConfig, plan: Plan) -> str | None:
         """Why it can't run this sweep, or None. Costs no accelerator."""
         ...
 
-    def start(self, job: SweepJob, plan: Plan, examples: Any, use_gpu: bool) -> Runner:
-        """Begin to run. `examples` is a ray.ObjectRef of Examples."""
+    def start(self, inputs: RunnerInputs) -> Runner:
+        """Begin to run."""
         ...
+
+
+def trial_spec(config: TrialConfig, plan: Plan, point: dict[str, Any], id: str) -> TrialSpec:
+    """The trial at a point of the space."""
+    trial = Trial(id=id, values=dict(point))
+    return TrialSpec(config=config.with_values(plan.values(point)), trial=trial, milestones=plan.milestones)

@@ -17,7 +17,7 @@ class ASHA:
     grace_steps: int
     """No trial is stopped before this step; ≥ 1."""
     reduction_factor: int
-    """At each rung the best 1/reduction_factor go on, and the next rung is this many times later; ≥ 2."""
+    """At each rung the best 1/reduction_factor continue, and the next rung is this many times later; ≥ 2."""
 
     replays = True
 
@@ -32,14 +32,14 @@ class ASHA:
             time_attr=STEP,
             metric=metric,
             mode=mode,
-            max_t=steps + 1,  # a trial at its last step ends by itself, as complete
+            max_t=steps + 1,  # a trial at its last step ends as complete, not as stopped
             grace_period=min(self.grace_steps, steps),
             reduction_factor=self.reduction_factor,
         )
 
     def order(self, values: Sequence[float]) -> list[int]:
-        """The best 1/reduction_factor from the last of them upward, then the others downward. It lets the first at a
-        rung pass, then whoever is among the best so far: told in this order, just those pass."""
+        """The best 1/reduction_factor from the last of them upward, then the others downward. ASHA lets the first at a
+        rung pass, then whoever is among the best so far: in this order, just those pass."""
         ranked = sorted(range(len(values)), key=values.__getitem__)
         passing = -(-len(values) // self.reduction_factor)
         return ranked[:passing][::-1] + ranked[passing:]

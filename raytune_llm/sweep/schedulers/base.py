@@ -9,19 +9,20 @@ STEP = "step"
 """The report's key that holds the optimizer step: monotonic, kept over restarts, unlike Tune's training_iteration."""
 
 Order = Callable[[Sequence[float]], Sequence[int]]
-"""In which order to tell values that were found together, the lower the better: a permutation of their indices."""
+"""In which order a scheduler should receive values reported at the same time, the lower the better: a permutation of
+their indices."""
 
 
 class Scheduler(Protocol):
     """What conf/sweep/scheduler chooses."""
 
     replays: bool
-    """Whether it may be told of finished trials again after a restart; else it begins anew with the unfinished
-    ones."""
+    """Whether the reports of finished trials may be replayed to it after a restart; else it starts afresh with the
+    unfinished ones."""
 
     @property
     def order(self) -> Order | None:
-        """In which order it is best told reports that come together; None where that says nothing to it."""
+        """The order that suits it for reports made at the same time; None where their order doesn't matter to it."""
         ...
 
     def build(self, metric: str, mode: str, steps: int) -> Any:

@@ -15,7 +15,7 @@ class HyperBand:
     bracket wait for each other at its rungs."""
 
     reduction_factor: int
-    """At each rung the best 1/reduction_factor go on, and the next rung is this many times later; ≥ 2."""
+    """At each rung the best 1/reduction_factor continue, and the next rung is this many times later; ≥ 2."""
 
     replays = False
     order = None

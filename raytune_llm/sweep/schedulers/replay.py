@@ -1,8 +1,8 @@
 """A scheduler of Ray Tune that knows, after a restart, what the trials had reported before.
 
 Ray Tune stores its searcher and its callbacks, but not its scheduler: a restored sweep's rungs would be empty and its
-medians unknown. The reports themselves are in the trials' checkpoints, so they are told to the scheduler again as each
-trial comes back. A report that a resumed trial repeats is not told twice; a stop that was decided on it stands.
+medians unknown. The reports themselves are in the trials' checkpoints, so they are replayed to the scheduler as each
+trial is added again. A report that a resumed trial repeats is not passed on twice; a stop decided on it remains.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from raytune_llm.stores.storage import open_storage
 from raytune_llm.sweep.schedulers.base import STEP
 from raytune_llm.sweep.schedulers.wrapper import SchedulerWrapper
 from raytune_llm.training import checkpoints
-from raytune_llm.training.config import Report
-from raytune_llm.training.history import FILE, History
+from raytune_llm.training.history import read_reports
+from raytune_llm.training.objective import Report
 
 
 class ReplayingScheduler(SchedulerWrapper):
@@ -28,11 +27,11 @@ class ReplayingScheduler(SchedulerWrapper):
         self, scheduler: TrialScheduler, reported: Callable[[str], Sequence[Report]], *, finished_too: bool
     ) -> None:
         """`reported` gives what the trial of an id had reported before it was added, in order of its steps. Without
-        `finished_too` the scheduler is told of unfinished trials only."""
+        `finished_too` the scheduler sees unfinished trials only."""
         super().__init__(scheduler)
         self.reported, self.finished_too = reported, finished_too
         self.last: dict[str, tuple[int, bool]] = {}
-        """The last step told of each trial, and whether that stopped it."""
+        """The last step passed on of each trial, and whether that stopped it."""
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         finished = trial.status == Trial.TERMINATED
@@ -61,4 +60,4 @@ class ReplayingScheduler(SchedulerWrapper):
 def checkpointed(directory: str, trial_id: str) -> Sequence[Report]:
     """The reports in the newest checkpoint of a trial below a folder or URI; none before its first."""
     stored = checkpoints.latest(f"{directory}/{trial_id}")
-    return () if stored is None else History.read(open_storage(stored).read(FILE)).reports
+    return () if stored is None else read_reports(stored)

@@ -1,4 +1,4 @@
-"""What the schedulers that stand before one of Ray Tune's share: all that they don't do themselves is its."""
+"""A scheduler around one of Ray Tune's: the base of those that change a part of its behaviour."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ray.tune.schedulers import TrialScheduler
 
 
 class SchedulerWrapper(TrialScheduler):
-    """Hands everything on to `scheduler`."""
+    """Delegates everything to `scheduler`."""
 
     def __init__(self, scheduler: TrialScheduler) -> None:
         super().__init__()

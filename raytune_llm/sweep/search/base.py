@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from raytune_llm.sweep.space import Axis, Plan
+from raytune_llm.sweep.plan import Axis, Plan
 
 
 class Search(Protocol):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raytune_llm.errors import require
-from raytune_llm.sweep.space import Plan
+from raytune_llm.sweep.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True)

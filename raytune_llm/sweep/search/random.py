@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from raytune_llm.errors import require
+from raytune_llm.sweep.plan import Plan
 from raytune_llm.sweep.search.base import domain
-from raytune_llm.sweep.space import Plan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,23 +1,36 @@
-"""Many trials as slots of one resident, frozen base, each exactly what it would be alone.
+"""Many trials as slots of one resident, frozen base, each with exactly the result of its own unpacked run.
 
-    pack.py           the slots: join, step, evaluate, leave
-    slot.py           one trial's settings and its saved state
-    batching.py       which rows go through the model together
-    projection.py     label log-probabilities, computed only where they count
-    tally.py          from a method's terms to each slot's loss and metrics
-    scoring.py        evaluation of many adapters at once
-    optimizer.py      AdamW and clipping row by row
-    dropout.py        a dropout stream for each slot
-    checkpointing.py  activations computed again instead of kept
-    planner.py        how much goes through the model at once, by timing real steps
-    memory.py         bytes of a slot and of a token, and what fits
-    eligible.py       what can be packed, and why the rest can't
-    export.py         a slot as a PEFT folder
-    placement.py      a job's trial, as it is sent to a pack
-    resident.py       a base with its pack: jobs' trials from their start to their end
-    actor.py          a resident base as a Ray actor
+    hyperparameters.py  what a slot trains with
+    trial_state.py      what resuming a trial needs
+    pack.py             the slots: join, step, evaluate, leave
+    slot.py             a live trial in a pack
+    batches.py          which rows go through the model together
+    label_head.py       label log-probabilities, computed only where they count
+    score_head.py       a reward model's scores
+    losses.py           from a method's terms to each slot's loss and metrics
+    scoring.py          evaluation of many adapters at once
+    optimizer.py        AdamW and clipping row by row
+    dropout.py          a dropout stream for each slot
+    checkpointing.py    activations computed again instead of kept
+    planner.py          how much goes through the model at once, by timing real steps
+    memory.py           bytes of a slot and of a token, and what fits
+    eligibility.py      what can be packed, and why the rest can't
+    export.py           a slot as a PEFT folder
+    trials.py           a base with its pack: trials from their start to their end
+    actor.py            a resident base as a Ray actor
 
-All but the last three know neither jobs nor Ray. One optimizer step of a pack is one step of each of its slots. What a
-slot computes depends on nothing but its own settings, examples and state: not on its neighbours, on the size of the
-pack or on how a step was cut. The base runs in eval mode: its own dropout is off, only the adapters' is drawn.
+All but trials.py and actor.py know no trial's config (only hyperparameters_of reads it), and all but actor.py no Ray.
+One optimizer step of a pack is one step of each of its slots. A slot's result depends on nothing but its own settings,
+examples and state: not on other slots, on the size of the pack or on how a step was split into passes. The base runs in
+eval mode: its own dropout is off, only the adapters' is drawn.
+
+A trial is three ideas:
+
+    spec     TrialSpec (training/config.py): config, id, values, milestones; light, picklable, without torch. The pack
+             itself takes its Hyperparameters, plain numbers, so that it runs without a job.
+    state    TrialState: the tensors and the step from which any pack resumes the trial.
+    handle   the live trial, in one part per owner: Slot, its row of the pack's tables; LiveTrial
+             (training/reporting.py, the same for an unpacked trial), its reports, log and checkpoint; TrialHandle, what
+             the actor's callers wait on. The first two belong to the training thread alone and the last to whoever
+             holds the actor's lock: merged, each step would have to hold that lock.
 """

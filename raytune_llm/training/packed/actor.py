@@ -1,10 +1,13 @@
-"""A resident base as a long-lived Ray actor, on one GPU or some CPUs: trials join it, ask for their next report, and
+"""A resident base as a long-lived Ray actor, on one GPU or some CPUs: trials join it, fetch their next report, and
 leave.
 
-One thread trains; it steps all trials together, on past an evaluation while its trial's fate is decided, and waits
-before the next one of a trial that hasn't been told what to do. Of a trial that is stopped, those steps are lost.
-Callers hold a lease: a trial that nobody asked about for LEASE_SECONDS is freed, so that a lost driver leaves no slot
-behind. An actor that died is started again by Ray, empty; its trials join again from their checkpoints.
+One thread trains; it steps all trials together, past an evaluation while its report is being decided on, and waits
+before the next one of a trial whose last report hasn't been accepted. Those steps of a trial that is then stopped are
+lost. Callers hold a lease: a trial that nobody called about for LEASE_SECONDS is freed, so that a lost driver leaves no
+slot taken. An actor that died is restarted by Ray, empty; its trials join again from their checkpoints.
+
+Three things of a trial meet here, each under one owner: `trials` belongs to the training thread, a TrialHandle to
+whoever holds the lock, and a TrialSpec in `joining` waits for the former.
 """
 
 from __future__ import annotations
@@ -15,53 +18,55 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import ray
 
 from raytune_llm.cluster import gc_paused
-from raytune_llm.jobs.schema import TrainJob
-from raytune_llm.training.config import Report
-from raytune_llm.training.tracking.base import RunInfo, start_all
-from raytune_llm.training.tracking.jsonl import JSONL
+from raytune_llm.training import checkpoints
+from raytune_llm.training.config import TrialConfig, TrialSpec
+from raytune_llm.training.history import stored_step
+from raytune_llm.training.objective import Report
+from raytune_llm.training.reporting import start_run
 
 LEASE_SECONDS = 60.0
 WAIT_SECONDS = 10.0
 """Longest time a call waits for a report before it is answered with none yet."""
 GATHER_SECONDS = 2.0
-"""How long the trials that are to begin together wait for the next of them to come."""
+"""How long the trials that are to start together wait for the next of them to join."""
 
 
 @dataclass
 class TrialHandle:
-    """What the actor owes one trial."""
+    """A trial as its caller sees it."""
 
     reports: deque[Report] = field(default_factory=deque)
+    """Not yet fetched."""
     ended: str | None = None
-    awaited: bool = False
-    """Whether its last report has been accepted and more is wanted."""
+    accepted: bool = False
+    """Whether its last report has been accepted and the next one is wanted."""
     contact: float = field(default_factory=time.monotonic)
+    """When it was last called about."""
 
 
 class PackActor:
-    """Methods are called by many proxies at once; each holds the lock but while it waits."""
+    """Methods are called by many proxies at once; each holds the lock except while it waits."""
 
     def __init__(
         self,
-        job: TrainJob,
+        config: TrialConfig,
         examples: bytes,
         group: str,
         *,
         wanted: int,
-        max_rank: int,
+        max_lora_rank: int,
         threads: int,
         use_gpu: bool,
-        speaks: bool,
-        together: bool,
+        logs_plan: bool,
+        start_together: bool,
     ) -> None:
-        """`examples` is a pickled ray.ObjectRef: one among the arguments would make Ray warn that it can't outlive its
-        owner. One of several actors `speaks` of what its planner chose; the others choose alike. For a scheduler that
-        compares reports the first `wanted` trials begin `together`."""
+        """`config`: what the trials have in common. `examples` is a pickled ray.ObjectRef: one among the arguments
+        would make Ray warn that it can't outlive its owner. One of several actors `logs_plan`, its planner's choice;
+        the others choose alike. For a scheduler that compares reports the first `wanted` trials `start_together`."""
         logging.getLogger("ray.train").setLevel(logging.WARNING)
         with gc_paused():
             import torch
@@ -69,20 +74,20 @@ class PackActor:
             from raytune_llm.training.packed.trials import PackedTrials
 
             torch.set_num_threads(threads)
-            self.resident = PackedTrials(
-                job,
+            self.trials = PackedTrials(
+                config,
                 ray.get(ray.cloudpickle.loads(examples)),
                 wanted=wanted,
-                max_rank=max_rank,
+                max_lora_rank=max_lora_rank,
                 device="cuda" if use_gpu else "cpu",
-                say=partial(print, flush=True) if speaks else lambda line: None,
+                log=partial(print, flush=True) if logs_plan else lambda line: None,
             )
         self.group = group
-        self.seats: dict[str, TrialHandle] = {}
-        self.coming: deque[Any] = deque()
-        self.awaits_first = self.resident.capacity if together else 0
-        """How many are to begin together; 0 once they have."""
-        self.joined = time.monotonic()
+        self.handles: dict[str, TrialHandle] = {}
+        self.joining: deque[TrialSpec] = deque()
+        self.num_starting = self.trials.capacity if start_together else 0
+        """How many are to start together; 0 once they have."""
+        self.last_joined = time.monotonic()
         self.changed = threading.Condition()
         self.failure: BaseException | None = None
         self.stopping = False
@@ -91,51 +96,51 @@ class PackActor:
 
     def capacity(self) -> int:
         """Slots in all."""
-        return self.resident.capacity
+        return self.trials.capacity
 
     def num_free(self) -> int:
         with self.changed:
-            return self.resident.capacity - len(self.seats)
+            return self.trials.capacity - len(self.handles)
 
-    def join(self, placement: Any) -> bool:
-        """Take a trial in at the next step; False when no slot is free. A trial that is in already starts over from its
+    def join(self, spec: TrialSpec) -> bool:
+        """Admit a trial at the next step; False when no slot is free. A trial that is in already starts over from its
         checkpoint."""
-        trial_id = placement.trial.id
+        trial_id = spec.trial.id
         with self.changed:
             self._check()
-            if trial_id in self.seats:
+            if trial_id in self.handles:
                 self._drop(trial_id)
-            if len(self.seats) >= self.resident.capacity:
+            if len(self.handles) >= self.trials.capacity:
                 return False
-            self.seats[trial_id] = TrialHandle(awaited=True)
-            self.coming.append(placement)
-            self.joined = time.monotonic()
+            self.handles[trial_id] = TrialHandle(accepted=True)
+            self.joining.append(spec)
+            self.last_joined = time.monotonic()
             self.changed.notify_all()
         return True
 
     def next(self, trial_id: str) -> tuple[list[Report], str | None]:
-        """The trial's new reports and, after its last one, why it ended; ([], None) when there is nothing yet. To ask
-        means that the reports before have been accepted and training may go on."""
+        """The trial's new reports and, after its last one, why it ended; ([], None) when there is nothing yet. A call
+        means that the reports before have been accepted and training may continue."""
         deadline = time.monotonic() + WAIT_SECONDS
         with self.changed:
             while True:
                 self._check()
-                seat = self.seats.get(trial_id)
-                if seat is None:
+                handle = self.handles.get(trial_id)
+                if handle is None:
                     raise KeyError(f"trial {trial_id} has no slot here")
-                seat.contact = time.monotonic()
-                if seat.reports or seat.ended or time.monotonic() >= deadline:
+                handle.contact = time.monotonic()
+                if handle.reports or handle.ended or time.monotonic() >= deadline:
                     break
-                if not seat.awaited:
-                    seat.awaited = True  # who is told wakes up here too: to tell again would never end
+                if not handle.accepted:
+                    handle.accepted = True  # notifying wakes this call too: to repeat it would never end
                     self.changed.notify_all()
                 self.changed.wait(deadline - time.monotonic())
-            reports = list(seat.reports)
-            seat.reports.clear()
-            seat.awaited = not reports and seat.ended is None
-            if seat.ended:
-                del self.seats[trial_id]
-            return reports, seat.ended
+            reports = list(handle.reports)
+            handle.reports.clear()
+            handle.accepted = not reports and handle.ended is None
+            if handle.ended:
+                del self.handles[trial_id]
+            return reports, handle.ended
 
     def leave(self, trial_id: str) -> None:
         """Free the trial's slot, if it has one."""
@@ -155,87 +160,76 @@ class PackActor:
             raise RuntimeError(f"packed training failed: {self.failure}") from self.failure
 
     def _drop(self, trial_id: str) -> None:
-        self.seats.pop(trial_id, None)
-        self.coming = deque(placement for placement in self.coming if placement.trial.id != trial_id)
+        self.handles.pop(trial_id, None)
+        self.joining = deque(spec for spec in self.joining if spec.trial.id != trial_id)
 
     def _train(self) -> None:
         try:
             while self._wait():
-                self._deliver(self.resident.advance())
+                self._deliver(self.trials.advance())
         except BaseException as error:
             logging.getLogger(__name__).exception("packed training failed")
             self.failure = error
         finally:
-            self.resident.close()
+            self.trials.close()
             with self.changed:
                 self.changed.notify_all()
 
     def _wait(self) -> bool:
-        """Bring membership up to date; return when all trials may go on by a step, or False to end."""
+        """Bring the pack's trials up to date; return when all of them may take a step, or False to end."""
         with self.changed:
             while not self.stopping:
-                self._settle()
-                members = list(self.resident.members)
-                decided = all(self.seats[id].awaited or not self.resident.reports_next(id) for id in members)
-                if members and decided and not self._gathers():
-                    self.awaits_first = 0
+                self._update_trials()
+                ids = list(self.trials.trials)
+                decided = all(self.handles[id].accepted or not self.trials.reports_next(id) for id in ids)
+                if ids and decided and not self._gathers():
+                    self.num_starting = 0
                     return True
                 self.changed.wait(1.0)
         return False
 
     def _gathers(self) -> bool:
-        """Whether the trials that are to begin together are still coming."""
-        return len(self.resident.members) < self.awaits_first and time.monotonic() < self.joined + GATHER_SECONDS
+        """Whether to wait for more of the trials that are to start together."""
+        missing = len(self.trials.trials) < self.num_starting
+        return missing and time.monotonic() < self.last_joined + GATHER_SECONDS
 
-    def _settle(self) -> None:
-        """Free what left or whose lease ran out; take in what came."""
+    def _update_trials(self) -> None:
+        """Free the trials that left or whose lease ran out; admit those that are joining."""
         now = time.monotonic()
-        for trial_id in [i for i, seat in self.seats.items() if now - seat.contact > LEASE_SECONDS]:
+        for trial_id in [i for i, handle in self.handles.items() if now - handle.contact > LEASE_SECONDS]:
             self._drop(trial_id)
-        for trial_id in [i for i in self.resident.members if i not in self.seats]:
-            self.resident.leave(trial_id)
-        while self.coming:
-            placement = self.coming.popleft()
-            if placement.trial.id in self.resident.members:
-                self.resident.leave(placement.trial.id)
-            info = RunInfo(
-                name=placement.trial.id,
-                group=self.group,
-                config={"job": placement.job.name, **placement.trial.values},
-                directory=placement.directory,
-                from_step=stored_step(placement.directory),
-            )
-            run = start_all([JSONL(), *placement.job.tracking.values()], info)
-            seat = self.seats[placement.trial.id]
-            reports, ended = self.resident.join(placement, run)
-            seat.reports.extend(reports)
-            seat.awaited = not reports
-            if ended is not None:
-                self._end(placement.trial.id, ended)
+        for trial_id in [i for i in self.trials.trials if i not in self.handles]:
+            self.trials.leave(trial_id)
+        while self.joining:
+            self._admit(self.joining.popleft())
             self.changed.notify_all()
+
+    def _admit(self, spec: TrialSpec) -> None:
+        trial_id = spec.trial.id
+        if trial_id in self.trials.trials:
+            self.trials.leave(trial_id)
+        run = start_run(spec, self.group, from_step=stored_step(checkpoints.latest(spec.directory)))
+        reports, ended = self.trials.join(spec, run)
+        handle = self.handles[trial_id]
+        handle.reports.extend(reports)
+        handle.accepted = not reports
+        if ended is not None:
+            self._end(trial_id, ended)
 
     def _deliver(self, reports: dict[str, tuple[Report, str | None]]) -> None:
         if not reports:
             return
         with self.changed:
             for trial_id, (report, ended) in reports.items():
-                seat = self.seats.get(trial_id)
-                if seat is not None:
-                    seat.reports.append(report)
-                    seat.awaited = False
+                handle = self.handles.get(trial_id)
+                if handle is not None:
+                    handle.reports.append(report)
+                    handle.accepted = False
                 if ended is not None:
                     self._end(trial_id, ended)
             self.changed.notify_all()
 
     def _end(self, trial_id: str, why: str) -> None:
-        self.resident.leave(trial_id)
-        if trial_id in self.seats:
-            self.seats[trial_id].ended = why
-
-
-def stored_step(directory: str) -> int:
-    """The step of a trial's newest checkpoint, 0 without one."""
-    from raytune_llm.training import checkpoints
-
-    names = checkpoints.stored(directory)
-    return int(names[-1].removeprefix(checkpoints.PREFIX)) if names else 0
+        self.trials.leave(trial_id)
+        if trial_id in self.handles:
+            self.handles[trial_id].ended = why

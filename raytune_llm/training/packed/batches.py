@@ -1,8 +1,8 @@
 """Which rows go through the model together.
 
-A step's rows are cut into micro-packs: some slots, an equal number of rows of each. A cut changes no result, only
-padding and the number of passes. Rows of one slot may be bucketed by length where no dropout stream ties them to an
-order; slots may be bucketed among each other always. Both cuts are the cheapest under the cost model
+A step's rows are split into micro-packs: some slots, an equal number of rows of each. How they are split changes no
+result, only padding and the number of passes. Rows of one slot may be bucketed by length where no dropout stream ties
+them to an order; slots may always be bucketed among each other. Both splits are the cheapest under the cost model
 
     passes · overhead_tokens + padded tokens,    each pass ≤ max_tokens,
 
@@ -36,7 +36,7 @@ class Batch:
     mask: Tensor
     """True at labels that count, (B, T'); the first of a causal base never does."""
     where: Tensor
-    """Places of those labels in the flattened batch, (K,)."""
+    """Positions of those labels in the flattened batch, (K,)."""
     lengths: np.ndarray
     """Own length of each row of input_ids, (B,)."""
     label_lengths: np.ndarray
@@ -46,7 +46,7 @@ class Batch:
     candidates: Tensor | None = None
     """The teacher's candidates for each label that counts, (K, k)."""
     teacher: Tensor | None = None
-    """What it says of them, (K, k + 1), fp32."""
+    """Their log-probabilities and that of all other tokens, (K, k + 1), fp32."""
 
 
 class TokenTable:
@@ -61,7 +61,7 @@ class TokenTable:
         self._ids = {name: _Ragged([example[name].input_ids for example in examples]) for name in self.names}
         self._labels = {name: _Ragged([example[name].labels for example in examples]) for name in self.names}
         self._references = {name: _references([example[name] for example in examples]) for name in self.names}
-        self._taught = {name: TopKTable.of([example[name] for example in examples]) for name in self.names}
+        self._top_k = {name: TopKTable.of([example[name] for example in examples]) for name in self.names}
         lengths = np.sum([ids.lengths for ids in self._ids.values()], axis=0)
         if is_encoder_decoder:
             lengths += np.sum([labels.lengths for labels in self._labels.values()], axis=0)
@@ -86,9 +86,9 @@ class TokenTable:
         )
         references = self._references[name]
         reference = None if references is None else torch.from_numpy(references[rows]).to(device, non_blocking=True)
-        taught = self._taught[name]
-        said = (None, None) if taught is None else taught.batch(rows, device)
-        return Batch(input_ids, labels_of, counts, where, lengths, label_lengths, reference, *said)
+        table = self._top_k[name]
+        top_k = (None, None) if table is None else table.batch(rows, device)
+        return Batch(input_ids, labels_of, counts, where, lengths, label_lengths, reference, *top_k)
 
     def num_labels(self) -> np.ndarray:
         """Labels that count in all of an example's sequences, (num_examples,)."""
@@ -119,14 +119,14 @@ def _references(sequences: Sequence[TokenSequence]) -> np.ndarray | None:
 
 
 class TopKTable:
-    """What a teacher says of every label of some sequences, end to end."""
+    """A teacher's log-probabilities at every label of some sequences, end to end."""
 
     def __init__(self, candidates: Sequence[TeacherTopK]) -> None:
-        counts = np.array([len(said.ids) for said in candidates])
+        counts = np.array([len(top_k.ids) for top_k in candidates])
         self._ends = np.cumsum(counts)
         self._starts = self._ends - counts
-        self._ids = np.concatenate([said.ids for said in candidates])
-        self._logprobs = np.concatenate([said.logprobs for said in candidates])
+        self._ids = np.concatenate([top_k.ids for top_k in candidates])
+        self._logprobs = np.concatenate([top_k.logprobs for top_k in candidates])
 
     @classmethod
     def of(cls, sequences: Sequence[TokenSequence]) -> TopKTable | None:
@@ -172,11 +172,11 @@ class PassBudget:
     """How much goes through the model at once."""
 
     slots_per_pass: int
-    """≥ 1; 1 is one trial after another."""
+    """≥ 1; 1 = one trial after another."""
     max_tokens: int
     """Padded tokens of one pass; a single row (with dropout: micro-batch) may exceed it."""
     overhead_tokens: int
-    """What a pass costs besides its tokens, in tokens."""
+    """Fixed cost of a pass, in tokens."""
 
     def halved(self) -> PassBudget | None:
         """Half as much, None when nothing smaller is left to try."""
@@ -196,7 +196,7 @@ class StepRows:
     rows: np.ndarray
     """Indices into the table, (batch_size,), in the order of the trial's data."""
     rows_per_pass: int | None
-    """Rows that stay together and in order; None = any cut will do."""
+    """Rows that stay together and in order; None = any split will do."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -218,18 +218,18 @@ class MicroPack:
         return self.rows.size * int(self.table.lengths[self.rows].max())
 
 
-def split_step(steps: Sequence[StepRows], cut: PassBudget) -> Iterator[MicroPack]:
+def split_step(steps: Sequence[StepRows], budget: PassBudget) -> Iterator[MicroPack]:
     """The micro-packs of a step. A slot's own ordered parts come in their order."""
     groups: dict[tuple[int, int, int], list[StepRows]] = {}
     for step in steps:
         groups.setdefault(step.shape, []).append(step)
     for group in groups.values():
-        num_parts = -(-len(group) // cut.slots_per_pass)
+        num_parts = -(-len(group) // budget.slots_per_pass)
         for part in np.array_split(np.arange(len(group)), num_parts):
-            yield from _cut_group(group[part[0] : part[-1] + 1], cut)
+            yield from _split_group(group[part[0] : part[-1] + 1], budget)
 
 
-def _cut_group(group: Sequence[StepRows], cut: PassBudget) -> Iterator[MicroPack]:
+def _split_group(group: Sequence[StepRows], budget: PassBudget) -> Iterator[MicroPack]:
     table, per_pass = group[0].table, group[0].rows_per_pass
     slots = np.array([step.slot for step in group])
     rows = np.stack([step.rows for step in group])
@@ -237,20 +237,20 @@ def _cut_group(group: Sequence[StepRows], cut: PassBudget) -> Iterator[MicroPack
     if per_pass is None:
         order = np.argsort(-lengths, axis=1, kind="stable")
         rows, lengths = np.take_along_axis(rows, order, 1), np.take_along_axis(lengths, order, 1)
-        ends = cheapest_splits(lengths.max(0), len(group), cut)
+        ends = cheapest_splits(lengths.max(0), len(group), budget)
     else:
         ends = [*range(per_pass, rows.shape[1], per_pass), rows.shape[1]]
     start = 0
     for end in ends:
-        yield from _cut_slots(table, slots, rows[:, start:end], lengths[:, start:end].max(1), cut)
+        yield from _split_slots(table, slots, rows[:, start:end], lengths[:, start:end].max(1), budget)
         start = end
 
 
-def _cut_slots(
-    table: TokenTable, slots: np.ndarray, rows: np.ndarray, lengths: np.ndarray, cut: PassBudget
+def _split_slots(
+    table: TokenTable, slots: np.ndarray, rows: np.ndarray, lengths: np.ndarray, budget: PassBudget
 ) -> Iterator[MicroPack]:
     order = np.argsort(-lengths, kind="stable")
-    ends = cheapest_splits(lengths[order], rows.shape[1], cut)
+    ends = cheapest_splits(lengths[order], rows.shape[1], budget)
     start = 0
     for end in ends:
         part = np.sort(order[start:end])
@@ -258,20 +258,20 @@ def _cut_slots(
         start = end
 
 
-def split_shared(table: TokenTable, num_slots: int, cut: PassBudget) -> Iterator[np.ndarray]:
+def split_shared(table: TokenTable, num_slots: int, budget: PassBudget) -> Iterator[np.ndarray]:
     """All examples of a table, in parts that go through the model once for each of num_slots."""
     order = np.argsort(-table.lengths, kind="stable")
     start = 0
-    for end in cheapest_splits(table.lengths[order], num_slots, cut):
+    for end in cheapest_splits(table.lengths[order], num_slots, budget):
         yield order[start:end]
         start = end
 
 
-def cheapest_splits(lengths: np.ndarray, width: int, cut: PassBudget) -> list[int]:
+def cheapest_splits(lengths: np.ndarray, width: int, budget: PassBudget) -> list[int]:
     """Where to end the parts of a descending sequence of lengths: a part of k items costs overhead + k · width · its
     first length. Returns the ends, the last being len(lengths)."""
     count = len(lengths)
-    if count == 1 or (lengths[0] == lengths[-1] and count * width * lengths[0] <= cut.max_tokens):
+    if count == 1 or (lengths[0] == lengths[-1] and count * width * lengths[0] <= budget.max_tokens):
         return [count]
     best = np.full(count + 1, np.inf)
     best[0] = 0
@@ -279,8 +279,8 @@ def cheapest_splits(lengths: np.ndarray, width: int, cut: PassBudget) -> list[in
     items = np.arange(1, count + 1)
     for start in range(count):
         size = int(lengths[start]) * width
-        end = start + max(1, min(count - start, cut.max_tokens // size))
-        costs = best[start] + cut.overhead_tokens + size * items[: end - start]
+        end = start + max(1, min(count - start, budget.max_tokens // size))
+        costs = best[start] + budget.overhead_tokens + size * items[: end - start]
         better = np.flatnonzero(costs < best[start + 1 : end + 1]) + start + 1
         best[better], came_from[better] = costs[better - start - 1], start
     ends = [count]

@@ -1,7 +1,7 @@
-"""Activation checkpointing of a packed base: blocks keep their inputs only and are run again in the backward pass.
+"""Activation checkpointing of a packed base: blocks keep their inputs only and are recomputed in the backward pass.
 
 transformers checkpoints blocks that are in training mode; the base runs in eval mode, so only the blocks' own flag is
-set, not their children's. The second run must take the route, and draw the dropout, of the first.
+set, not their children's. Recomputing must take the route, and draw the dropout, of the first run.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Dropout before the adapters, drawn for each slot from its own generator, as its own nn.Dropout would draw alone.
+"""Dropout before the adapters, drawn for each slot from its own generator, as the nn.Dropout of an unpacked trial.
 
-A slot's draw covers its own rows, padded to its own longest sequence; neighbours and their lengths don't touch the
-stream. On the CPU it is bit for bit nn.Dropout's under torch.manual_seed(seed); CUDA's nn.Dropout counts otherwise, so
-there the stream is reproducible but not that one.
+A slot's draw covers its own rows, padded to its own longest sequence; other slots and their lengths don't touch the
+stream. On the CPU it is bit for bit nn.Dropout's under torch.manual_seed(seed); CUDA's nn.Dropout numbers its draws
+differently, so there the stream is reproducible but not that one.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class SlotNoise:
 
     @contextmanager
     def replay(self) -> Iterator[None]:
-        """Draws inside repeat the first ones; the streams are afterwards where they were."""
+        """Draws inside repeat the first ones; afterwards the streams are where they were."""
         after = [generator.get_state() for generator in self._generators]
         self._replaying = True
         try:

@@ -1,4 +1,4 @@
-"""What can be packed, and why the rest can't and runs alone."""
+"""Which trials can be packed, and why the others can't."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def not_packable_reason(config: LoraConfig | None, method: Any, model: Any) -> s
 
 
 def _why_not_head(config: LoraConfig, model: Any) -> str | None:
-    """The reason why what stands after the body can't be packed, or None."""
+    """The reason why the head can't be packed, or None."""
     own, saved = heads(model), set(config.modules_to_save or ())
     if saved != set(own):
         return f"modules_to_save={sorted(saved)} is not plain LoRA on frozen linear layers"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from peft import LoraConfig, TaskType
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from raytune_llm.models.lora_folder import WEIGHTS_FILE, tensor_name
 from raytune_llm.models.lora_weights import Weights
-from raytune_llm.training.packed.slot import SlotSpec
+from raytune_llm.training.packed.hyperparameters import Hyperparameters
+from raytune_llm.training.packed.pack import Pack
 
 
 def export_adapter(
@@ -24,8 +26,8 @@ def export_adapter(
     base: str,
     heads: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write an adapter in its master precision, with linear heads of one output trained beside it; `base` is the name
-    or path that the config will say it is for."""
+    """Write an adapter in its master precision, with linear heads of one output trained in addition; `base`: its base's
+    name or path, for the config."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
@@ -39,14 +41,35 @@ def export_adapter(
     config.save_pretrained(str(folder))
 
 
-def peft_config(spec: SlotSpec, names: Sequence[str], *, is_encoder_decoder: bool) -> LoraConfig:
+def peft_config(spec: Hyperparameters, names: Sequence[str], *, is_encoder_decoder: bool) -> LoraConfig:
     """PEFT's description of a slot; its modules by their full names."""
     return LoraConfig(
         task_type=TaskType.SEQ_2_SEQ_LM if is_encoder_decoder else TaskType.CAUSAL_LM,
-        r=spec.rank,
+        r=spec.lora_rank,
         lora_alpha=spec.alpha,
         lora_dropout=spec.dropout,
         use_rslora=spec.rslora,
         target_modules=list(names),
         bias="none",
     )
+
+
+@dataclass(frozen=True)
+class SlotSaver:
+    """A slot as LiveTrial saves it."""
+
+    pack: Pack
+    spec: Hyperparameters
+    config: LoraConfig
+    """Of the pack: what the slots' adapters have in common."""
+    base: str
+
+    def save_state(self, folder: Path) -> None:
+        self.pack.state(self.spec.trial_id).save(folder)
+
+    def save_weights(self, folder: Path) -> None:
+        spec, config = self.spec, copy.deepcopy(self.config)
+        config.r, config.lora_alpha, config.lora_dropout = spec.lora_rank, spec.alpha, spec.dropout
+        config.use_rslora = spec.rslora
+        weights, heads = self.pack.weights(spec.trial_id), self.pack.heads(spec.trial_id)
+        export_adapter(folder, weights, config, base=self.base, heads=heads)

@@ -1,13 +1,13 @@
 """Log-probabilities of the labels, projecting to the vocabulary only where a label counts, a chunk at a time.
 
-The model runs as it is; its output head is handed no rows at all, and the hidden states that it would have had are
-projected here. With p = softmax(z), z = f(W h) and a label y,
+The model runs as it is; its output head receives no rows at all, and the hidden states meant for it are projected
+here. With p = softmax(z), z = f(W h) and a label y,
 
     log p_y = z_y − log Σ_v exp z_v,        d log p_y / dh = Wᵀ f'(z) (1_y − p)
 
-does not depend on what is made of log p_y, so it is computed in the forward pass, chunk by chunk in fp32 (fp64), and
-neither logits nor probabilities are kept. Where several candidates y of a place are asked for, W_y and Wᵀ p are kept
-apart. f is the identity or what a few architectures do after the head: a factor, a soft cap.
+doesn't depend on the loss made of log p_y, so it is computed in the forward pass, chunk by chunk in fp32 (fp64), and
+neither logits nor probabilities are kept. Where a position has several candidates y, W_y and Wᵀ p are kept apart. f
+is the identity or what a few architectures do after the head: a factor, a soft cap.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class LabelHead:
         return self._head.out_features
 
     def initial(self) -> dict[str, Tensor]:
-        """What a trial trains beside its adapter, by name: nothing."""
+        """What a trial trains in addition to its adapter, by name: nothing."""
         return {}
 
     def outputs(self, batch: Batch) -> Outputs:
-        """The model's word on a batch: (B, T') each, aligned with the labels."""
+        """The model's outputs on a batch: (B, T') each, aligned with the labels."""
         flat = batch.where
         labels = batch.labels.flatten().index_select(0, flat)
         if self._model.config.is_encoder_decoder:
@@ -65,19 +65,19 @@ class LabelHead:
         weight, bias = self._head.weight, self._head.bias
         logprobs, correct = _LabelLogprobs.apply(hidden, weight, bias, labels, self._factor, self._cap)
         size, shape = batch.mask.numel(), batch.mask.shape
-        said: dict[str, Tensor] = {}
+        top_k: dict[str, Tensor] = {}
         if batch.candidates is not None and batch.teacher is not None:
             ids = batch.candidates.long()
             student = _CandidateLogprobs.apply(hidden, weight, bias, ids, self._factor, self._cap)
             for name, values in (("candidates", student), ("teacher", batch.teacher.to(student.dtype))):
                 empty = values.new_zeros(size, values.shape[-1])
-                said[name] = empty.index_copy(0, flat, values).view(*shape, -1)
+                top_k[name] = empty.index_copy(0, flat, values).view(*shape, -1)
         return Outputs(
             logprobs.new_zeros(size).index_copy(0, flat, logprobs).view(shape),
             batch.mask.to(logprobs.dtype),
             correct.new_zeros(size).index_copy(0, flat, correct).view(shape),
             reference=None if batch.reference is None else batch.reference.to(logprobs.dtype),
-            **said,
+            **top_k,
         )
 
     def _run(self, where: Tensor, **inputs: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ class _LabelLogprobs(torch.autograd.Function):
 
 
 class _CandidateLogprobs(torch.autograd.Function):
-    """log p of k candidates in each place, (K, k), from hidden states (K, H) and ids (K, k)."""
+    """log p of k candidates at each position, (K, k), from hidden states (K, H) and ids (K, k)."""
 
     @staticmethod
     def forward(

@@ -20,10 +20,11 @@ repeated."""
 
 
 class StepLosses:
-    """`weights`: each slot's weight of each term over the whole step, which gradients need before the first backward
-    pass."""
+    """The losses of one step, added up over its micro-packs."""
 
     def __init__(self, weights: Sequence[Mapping[str, float]]) -> None:
+        """`weights`: each slot's weight of each term over the whole step, which gradients need before the first
+        backward pass."""
         self._weights = weights
         self._coefficients: list[dict[str, float]] = [{} for _ in weights]
         self._keys: list[tuple[int, str]] = []
@@ -35,16 +36,16 @@ class StepLosses:
         Returns its part of Σ_slots loss, a scalar. Raises ValueError when a method's terms give no loss.
         """
         loss: Tensor | None = None
-        for start, end, said in by_slots(terms, outputs):
-            members = slots[start:end]
-            for name, term in said.items():
-                sums = term.sum.view(len(members), -1).sum(1)
-                self._keys.extend((slot, name) for slot in members)
+        for start, end, found in by_slots(terms, outputs):
+            group = slots[start:end]
+            for name, term in found.items():
+                sums = term.sum.view(len(group), -1).sum(1)
+                self._keys.extend((slot, name) for slot in group)
                 self._sums.append(sums.detach())
-                for slot in members:
+                for slot in group:
                     self._coefficients[slot][name] = term.coefficient
                 if term.coefficient:
-                    factors = [_ratio(term.coefficient, self._weights[slot][name]) for slot in members]
+                    factors = [_ratio(term.coefficient, self._weights[slot][name]) for slot in group]
                     share = (sums * torch.tensor(factors, dtype=sums.dtype).to(sums.device, non_blocking=True)).sum()
                     loss = share if loss is None else loss + share
         if loss is None:
@@ -68,7 +69,7 @@ class StepLosses:
 
 
 def by_slots(terms: Sequence[Terms], outputs: dict[str, Outputs]) -> Iterator[tuple[int, int, dict[str, Term]]]:
-    """(first slot, last slot + 1, their terms): slots next to each other with the same terms are asked together.
+    """(first slot, last slot + 1, their terms): adjacent slots with the same terms are evaluated at once.
 
     outputs: equal numbers of rows for each of `terms`, in order.
     """
@@ -78,7 +79,7 @@ def by_slots(terms: Sequence[Terms], outputs: dict[str, Outputs]) -> Iterator[tu
         if end < len(terms) and terms[end] == terms[start]:
             continue
         part = slice(start * num_rows, end * num_rows)
-        yield start, end, terms[start]({name: said.rows(part) for name, said in outputs.items()})
+        yield start, end, terms[start]({name: of_all.rows(part) for name, of_all in outputs.items()})
         start = end
 
 

@@ -33,30 +33,30 @@ def free_bytes(device: torch.device) -> int:
     return available
 
 
-def slot_bytes(model: torch.nn.Module, names: Sequence[str], max_rank: int) -> int:
+def slot_bytes(model: torch.nn.Module, names: Sequence[str], max_lora_rank: int) -> int:
     """Weights, gradient and two moments of one slot, and its copy in the base's dtype."""
     layers: list[Any] = [model.get_submodule(name) for name in names]
-    scalars = max_rank * sum(layer.in_features + layer.out_features for layer in layers)
+    scalars = max_lora_rank * sum(layer.in_features + layer.out_features for layer in layers)
     scalars += sum(head_sizes(model).values())
     itemsize = layers[0].weight.element_size()
     return scalars * (4 * max(itemsize, 4) + (itemsize if itemsize < 4 else 0))
 
 
 def choose_capacity(
-    model: torch.nn.Module, names: Sequence[str], max_rank: int, *, wanted: int, budget_bytes: int
+    model: torch.nn.Module, names: Sequence[str], max_lora_rank: int, *, wanted: int, budget_bytes: int
 ) -> int:
     """Slots for `wanted` trials that take at most half of the budget. Raises ValueError when not even one fits."""
-    each = slot_bytes(model, names, max_rank)
+    each = slot_bytes(model, names, max_lora_rank)
     fitting = budget_bytes // 2 // each
     if fitting < 1:
         raise ValueError(
-            f"a slot of rank {max_rank} takes {each:,} bytes; the budget of {budget_bytes:,} bytes must hold two"
+            f"a slot of rank {max_lora_rank} takes {each:,} bytes; the budget of {budget_bytes:,} bytes must hold two"
         )
     return min(wanted, fitting)
 
 
 def token_bytes(pack: Pack) -> float:
-    """Bytes kept for the backward pass per token, measured on a short probe through one slot."""
+    """Bytes kept for the backward pass per token, measured on a short sequence through one slot."""
     ids = [(7919 * i + 1) % pack.head.vocabulary for i in range(PROBE_TOKENS)]
     table = TokenTable(
         [{"probe": TokenSequence(ids, ids)}], is_encoder_decoder=bool(pack.model.config.is_encoder_decoder)
@@ -81,9 +81,9 @@ def token_bytes(pack: Pack) -> float:
 
 
 def fit_tokens(pack: Pack, longest_pass: int, *, budget_bytes: int) -> int:
-    """Padded tokens of one pass that fit into what the budget leaves beside the pack's slots.
+    """Padded tokens of one pass that fit into what the pack's slots leave of the budget.
 
-    Switches the pack's checkpointing on when the longest pass that can't be cut, in tokens, would not fit without it.
+    Switches the pack's checkpointing on when the longest pass that can't be split, in tokens, would not fit without it.
     """
     room = budget_bytes * SHARE_FOR_ACTIVATIONS
     tokens = int(room / token_bytes(pack))

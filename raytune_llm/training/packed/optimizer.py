@@ -1,8 +1,8 @@
 """AdamW and gradient clipping for a table whose rows are independent trials.
 
 AdamW: Loshchilov and Hutter, 2019, arXiv 1711.05101, by torch's fused kernel: one pass over a row, its scalars in fp64
-from the host, so bias corrections and rates of different rows don't meet. Clipping is torch.nn.utils.clip_grad_norm_
-of each row alone.
+from the host, so bias corrections and rates of different rows don't mix. Clipping is torch.nn.utils.clip_grad_norm_
+of each row.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from raytune_llm.training.packed.slot import SlotSpec
+from raytune_llm.training.packed.hyperparameters import Hyperparameters
 
 
 class RowAdamW:
-    """First and second moments beside theta (N, P); `steps` counts each row's steps."""
+    """First and second moments of theta (N, P)."""
 
     def __init__(self, theta: Tensor) -> None:
         self.m, self.v = torch.zeros_like(theta), torch.zeros_like(theta)
@@ -25,7 +25,7 @@ class RowAdamW:
         self._steps = [torch.zeros((), device=theta.device) for _ in range(len(theta))]
 
     @torch.no_grad()
-    def step(self, theta: Tensor, grad: Tensor, specs: Sequence[SlotSpec], steps: Sequence[int]) -> Tensor:
+    def step(self, theta: Tensor, grad: Tensor, specs: Sequence[Hyperparameters], steps: Sequence[int]) -> Tensor:
         """Clip and update rows 0..len(specs); `steps` are the steps each has done before.
 
         grad is clipped in place. Returns each row's gradient norm before clipping, (len(specs),).

@@ -1,10 +1,10 @@
 """A pack: slots of one resident base, each trained by its own optimizer step on its own examples.
 
-    loss of a slot = Σ_terms coefficient · Σ sum / Σ weight,   sums over the slot's whole step, however it was cut
+    loss of a slot = Σ_terms coefficient · Σ sum / Σ weight,   sums over the slot's whole step, however it was split
 
 Slots live in rows 0..n of preallocated tables. They join and leave between steps; the rows of those that stay may
 move, their values don't change. Left out: which trials run when (the caller), and how much to run at once (planner.py
-sets `cut`).
+sets `budget`).
 """
 
 from __future__ import annotations
@@ -28,35 +28,38 @@ from raytune_llm.models.stacked_lora import AdapterStack
 from raytune_llm.training.packed.batches import Batch, MicroPack, PassBudget, StepRows, Terms, TokenTable, split_step
 from raytune_llm.training.packed.checkpointing import set_checkpointing
 from raytune_llm.training.packed.dropout import SlotNoise
+from raytune_llm.training.packed.hyperparameters import Hyperparameters
 from raytune_llm.training.packed.label_head import LabelHead
 from raytune_llm.training.packed.losses import Metrics, StepLosses
 from raytune_llm.training.packed.optimizer import RowAdamW
 from raytune_llm.training.packed.score_head import ScoreHead
 from raytune_llm.training.packed.scoring import score
-from raytune_llm.training.packed.slot import Slot, SlotSpec, SlotState, StepReport
+from raytune_llm.training.packed.slot import Slot, StepReport
+from raytune_llm.training.packed.trial_state import TrialState
 
 SMALLEST_EVAL_PASS = 4096
 """Tokens: evaluation runs passes of this size, or of the last step's largest pass if that is larger."""
 
 
 class Pack:
-    """Up to `capacity` trials of rank ≤ `max_rank` on the layers `names` of `model`, which is changed in place until
-    close()."""
+    """Up to `capacity` trials of rank ≤ `max_lora_rank` on the layers `names` of `model`, which is changed in place
+    until close()."""
 
     def __init__(
-        self, model: PreTrainedModel, names: Sequence[str], *, capacity: int, max_rank: int, cut: PassBudget
+        self, model: PreTrainedModel, names: Sequence[str], *, capacity: int, max_lora_rank: int, budget: PassBudget
     ) -> None:
         self.model = model.eval()
-        self.names, self.capacity, self.cut = list(names), capacity, cut
+        self.names, self.capacity, self.budget = list(names), capacity, budget
         heads = head_sizes(model)
-        self.stack = AdapterStack(model, names, capacity=capacity, max_lora_rank=max_rank, trainable=True, heads=heads)
+        self.stack = AdapterStack(
+            model, names, capacity=capacity, max_lora_rank=max_lora_rank, trainable=True, heads=heads
+        )
         self.head = ScoreHead(model, self.stack) if heads else LabelHead(model)
         self.optimizer = RowAdamW(self.stack.theta[:capacity])
         self._slots: list[Slot] = []
-        self._base: dict[tuple[Terms, int], tuple[TokenTable, Scores]] = {}
         self._checkpointing = False
         self.num_passes = 0
-        """Passes through the model in the last step or rehearsal."""
+        """Passes through the model in the last step or probe."""
         self.padded_tokens = 0
         """Tokens that went through it, padding counted."""
         self._largest_pass = SMALLEST_EVAL_PASS
@@ -70,6 +73,10 @@ class Pack:
     @property
     def trial_ids(self) -> list[str]:
         return [slot.spec.trial_id for slot in self._slots]
+
+    def steps_done(self, trial_id: str) -> int:
+        """Optimizer steps of a trial so far."""
+        return self._slots[self._row(trial_id)].step
 
     @property
     def longest(self) -> int:
@@ -91,12 +98,12 @@ class Pack:
 
     def join(
         self,
-        spec: SlotSpec,
+        spec: Hyperparameters,
         table: TokenTable,
         terms: Terms,
         *,
         weights: Weights | None = None,
-        state: SlotState | None = None,
+        state: TrialState | None = None,
     ) -> None:
         """Add a trial: from its seed's initial adapter, from `weights`, or from a saved `state`.
 
@@ -113,10 +120,10 @@ class Pack:
             weights, heads = state.adapter("theta", self.names), state.heads("theta", heads)
             generator.set_state(state.tensors["generator"])
         elif weights is None:
-            weights = initial_weights(self.model, self.names, rank=spec.rank, seed=spec.seed)
-        rank = next(iter(weights.values()))[0].shape[0]
-        if rank != spec.rank:
-            raise ValueError(f"trial {spec.trial_id} has rank={spec.rank}, its weights have {rank}")
+            weights = initial_weights(self.model, self.names, lora_rank=spec.lora_rank, seed=spec.seed)
+        lora_rank = next(iter(weights.values()))[0].shape[0]
+        if lora_rank != spec.lora_rank:
+            raise ValueError(f"trial {spec.trial_id} has lora_rank={spec.lora_rank}, its weights have {lora_rank}")
         self.stack.write(row, weights, spec.scale, heads)
         self.optimizer.clear(row)
         if state is not None:
@@ -140,31 +147,31 @@ class Pack:
         self.optimizer.clear(last)
         self._arrange()
 
-    def state(self, trial_id: str) -> SlotState:
-        """A copy of all that a trial is, on the CPU."""
+    def state(self, trial_id: str) -> TrialState:
+        """A copy of a trial, on the CPU."""
         row = self._row(trial_id)
         slot = self._slots[row]
         tensors = {"generator": slot.generator.get_state()}
         for key, table in (("theta", self.stack.theta), ("m", self.optimizer.m), ("v", self.optimizer.v)):
-            for name, (a, b) in self.stack.read(row, slot.spec.rank, table).items():
+            for name, (a, b) in self.stack.read(row, slot.spec.lora_rank, table).items():
                 tensors[f"{key}.a.{name}"], tensors[f"{key}.b.{name}"] = a, b
             for name, head in self.stack.read_heads(row, table).items():
                 tensors[f"{key}.head.{name}"] = head
-        return SlotState(spec=slot.spec, step=slot.step, tensors=tensors)
+        return TrialState(spec=slot.spec, step=slot.step, tensors=tensors)
 
     def weights(self, trial_id: str) -> Weights:
         """A trial's adapter, on the CPU, in fp32 (fp64)."""
         row = self._row(trial_id)
-        return self.stack.read(row, self._slots[row].spec.rank)
+        return self.stack.read(row, self._slots[row].spec.lora_rank)
 
     def heads(self, trial_id: str) -> dict[str, Tensor]:
-        """What a trial trained beside its adapter, flat, on the CPU, in fp32 (fp64)."""
+        """What a trial trained in addition to its adapter, flat, on the CPU, in fp32 (fp64)."""
         return self.stack.read_heads(self._row(trial_id))
 
     # Training
 
     def step(self) -> dict[str, StepReport]:
-        """One optimizer step of every slot; out of memory, the step is cut smaller and done again."""
+        """One optimizer step of every slot; out of memory, it is split into smaller passes and done again."""
         slots = self._slots
         indices = [np.fromiter(islice(slot.order, slot.spec.batch_size), dtype=np.int64) for slot in slots]
         streams = [slot.generator.get_state() if slot.spec.dropout else None for slot in slots]
@@ -173,10 +180,10 @@ class Pack:
                 metrics = self._gradients(indices)
                 break
             except RuntimeError as error:
-                smaller = self.cut.halved()
+                smaller = self.budget.halved()
                 if not is_out_of_memory(error) or smaller is None:
                     raise
-                self.cut = smaller
+                self.budget = smaller
             for slot, stream in zip(slots, streams, strict=True):
                 if stream is not None:
                     slot.generator.set_state(stream)
@@ -185,15 +192,15 @@ class Pack:
         norms = self.optimizer.step(self.stack.theta, self.stack.grad, specs, steps).tolist()
         self.stack.refresh(0, len(slots))
         reports = {}
-        for slot, rows, said, norm in zip(slots, indices, metrics, norms, strict=True):
-            rate = slot.spec.rate(slot.step)
+        for slot, rows, values, norm in zip(slots, indices, metrics, norms, strict=True):
+            rate, num_tokens = slot.spec.rate(slot.step), int(slot.table.lengths[rows].sum())
             slot.step += 1
-            reports[slot.spec.trial_id] = StepReport(slot.step, said, norm, rate, int(slot.table.lengths[rows].sum()))
+            reports[slot.spec.trial_id] = StepReport(slot.step, values, norm, rate, num_tokens)
         return reports
 
-    def rehearse(self, num_rows: int) -> int:
-        """Send this many examples of the first slot forward and backward in one pass, of which nothing stays, and wait
-        for it; returns their padded tokens."""
+    def probe(self, num_rows: int) -> int:
+        """Run this many examples of the first slot forward and backward in one pass, to time it, and wait for its end;
+        changes no trial. Returns their padded tokens."""
         slot, rows = self._slots[0], np.arange(num_rows) % self._slots[0].table.num_examples
         stream = slot.generator.get_state()
         micro_pack = MicroPack([0], slot.table, rows[None])
@@ -212,17 +219,17 @@ class Pack:
         for row, (slot, rows) in enumerate(zip(self._slots, indices, strict=True)):
             weights.append({name: float(weight[rows].sum()) for name, weight in slot.weights.items()})
             steps.append(StepRows(row, slot.table, rows, slot.spec.rows_per_pass))
-        tally = StepLosses(weights)
+        losses = StepLosses(weights)
         self.num_passes = self.padded_tokens = 0
         self._largest_pass = SMALLEST_EVAL_PASS
-        for micro_pack in split_step(steps, self.cut):
-            self._backward(micro_pack, tally)
+        for micro_pack in split_step(steps, self.budget):
+            self._backward(micro_pack, losses)
             self.num_passes += 1
             self.padded_tokens += micro_pack.padded_tokens
             self._largest_pass = max(self._largest_pass, micro_pack.padded_tokens)
-        return tally.metrics()
+        return losses.metrics()
 
-    def _backward(self, micro_pack: MicroPack, tally: StepLosses) -> None:
+    def _backward(self, micro_pack: MicroPack, losses: StepLosses) -> None:
         slots, table = micro_pack.slots, micro_pack.table
         route, gathered = self._route(slots)
         outputs = {}
@@ -230,51 +237,41 @@ class Pack:
             batch = table.batch(name, micro_pack.rows.ravel(), self.stack.device)
             with self.stack.routed(replace(route, noise=self._noise(slots, batch))):
                 outputs[name] = self.head.outputs(batch)
-        tally.add(slots, [self._slots[slot].terms for slot in slots], outputs).backward()
+        losses.add(slots, [self._slots[slot].terms for slot in slots], outputs).backward()
         if gathered is not None:
             self.stack.scatter_grad(slots, gathered)
 
     def _route(self, slots: Sequence[int]) -> tuple[Route, Tensor | None]:
-        """The route through these rows, and where its gradients gather when they aren't neighbours."""
+        """The route through these rows, and where its gradients gather when they aren't adjacent."""
         if slots[-1] - slots[0] + 1 == len(slots):
             return self.stack.span(slots[0], slots[-1] + 1), None
         return self.stack.gather(slots)
 
     def _noise(self, slots: Sequence[int], batch: Batch) -> SlotNoise | None:
-        members = [self._slots[slot] for slot in slots]
-        if members[0].spec.rows_per_pass is None:
+        routed = [self._slots[slot] for slot in slots]
+        if routed[0].spec.rows_per_pass is None:
             return None
         lengths = {}
         for own, width in ((batch.label_lengths, batch.labels.shape[1]), (batch.lengths, batch.input_ids.shape[1])):
             lengths[width] = own.reshape(len(slots), -1).max(1).tolist()
-        rates, generators = [slot.spec.dropout for slot in members], [slot.generator for slot in members]
+        rates, generators = [slot.spec.dropout for slot in routed], [slot.generator for slot in routed]
         return SlotNoise(rates, generators, lengths, replayable=self._checkpointing)
 
     # Evaluation
 
     @torch.no_grad()
     def evaluate(self, table: TokenTable, trial_ids: Sequence[str] | None = None) -> dict[str, Scores]:
-        """Scores of these trials (null = all) on all of a table's examples; every batch is shared by all of them."""
+        """Scores of these trials (None = all) on all of a table's examples; every batch is shared by all of them."""
         rows = list(range(len(self._slots))) if trial_ids is None else sorted(map(self._row, trial_ids))
-        cut = self._eval_cut()
-        at_once = max(1, min(cut.slots_per_pass, cut.max_tokens // int(table.lengths.max())))
+        budget = replace(self.budget, max_tokens=min(self.budget.max_tokens, self._largest_pass))
+        at_once = max(1, min(budget.slots_per_pass, budget.max_tokens // int(table.lengths.max())))
         found: dict[str, Scores] = {}
         for start in range(0, len(rows), at_once):
             slots = [self._slots[row] for row in rows[start : start + at_once]]
             with self.stack.routed(self._route(rows[start : start + at_once])[0]):
-                scores = score(self.head, table, [slot.terms for slot in slots], cut, self.stack.device)
+                scores = score(self.head, table, [slot.terms for slot in slots], budget, self.stack.device)
             found |= {slot.spec.trial_id: scored for slot, scored in zip(slots, scores, strict=True)}
         return found
-
-    def evaluate_base(self, table: TokenTable, terms: Terms) -> Scores:
-        """Scores of the base without adapters; computed once for a table."""
-        key = (terms, id(table))
-        if key not in self._base:
-            self._base[key] = (table, score(self.head, table, [terms], self._eval_cut(), self.stack.device)[0])
-        return self._base[key][1]
-
-    def _eval_cut(self) -> PassBudget:
-        return replace(self.cut, max_tokens=min(self.cut.max_tokens, self._largest_pass))
 
     # Rows
 
@@ -287,7 +284,7 @@ class Pack:
     def _arrange(self) -> None:
         """Bring slots that can share a pass next to each other, and among those the ones of like rank."""
         shapes = [slot.shape for slot in self._slots]
-        wanted = sorted(self._slots, key=lambda slot: (shapes.index(slot.shape), slot.spec.rank))
+        wanted = sorted(self._slots, key=lambda slot: (shapes.index(slot.shape), slot.spec.lora_rank))
         for row, slot in enumerate(wanted):
             self._swap(row, self._slots.index(slot))
 
@@ -298,7 +295,7 @@ class Pack:
             kept = table[one].clone()
             table[one].copy_(table[other])
             table[other].copy_(kept)
-        for items in (self.stack.scales, self.stack.ranks, self._slots):
+        for items in (self.stack.scales, self.stack.lora_ranks, self._slots):
             _exchange(items, one, other)
         self.stack.refresh(one, one + 1)
         self.stack.refresh(other, other + 1)

@@ -2,7 +2,7 @@
 
     score = w · h_last,        dscore/dw = h_last,        dscore/dh_last = w
 
-A slot's w stands in its row of the stack beside its adapter, so that it is clipped, stepped and stored with it.
+A slot's w is part of its row of the stack, like its adapter, and is clipped, stepped and stored with it.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class ScoreHead:
         return int(self._model.config.get_text_config().vocab_size)
 
     def initial(self) -> dict[str, Tensor]:
-        """The head that a trial begins with, by its name."""
+        """The head that a trial starts with, by its name."""
         return {self._name: self._own.detach().flatten().cpu()}
 
     def outputs(self, batch: Batch) -> Outputs:
-        """The slots' word on a batch: a score for each row."""
+        """The slots' outputs on a batch: a score for each row."""
         # Right padding under causal attention: no token can see it, so no attention mask is needed.
         body = getattr(self._model, self._model.base_model_prefix)
         hidden = body(input_ids=batch.input_ids, use_cache=False).last_hidden_state

@@ -1,6 +1,6 @@
 """Evaluation of many adapters at once: every batch of eval examples is tokenised, padded and run once for all of them.
 
-Scores are evaluation/loss.py's, so packed trials and trials alone report the same metrics by the same names.
+Scores are evaluation/loss.py's, so packed and unpacked trials report the same metrics by the same names.
 """
 
 from __future__ import annotations
@@ -18,21 +18,23 @@ from raytune_llm.training.packed.losses import by_slots
 
 
 class Head(Protocol):
-    """What reads the model's word off a batch."""
+    """Gives the model's outputs on a batch."""
 
     def outputs(self, batch: Batch) -> Outputs: ...
 
 
 @torch.no_grad()
-def score(head: Head, table: TokenTable, terms: Sequence[Terms], cut: PassBudget, device: torch.device) -> list[Scores]:
+def score(
+    head: Head, table: TokenTable, terms: Sequence[Terms], budget: PassBudget, device: torch.device
+) -> list[Scores]:
     """Scores of all examples for each of `terms`, through the model's present route of as many slots."""
     sums: list[dict[str, np.ndarray]] = [{} for _ in terms]
     coefficients: list[dict[str, float]] = [{} for _ in terms]
-    for rows in split_shared(table, len(terms), cut):
-        everyones = np.tile(rows, len(terms))
-        outputs = {name: head.outputs(table.batch(name, everyones, device)) for name in table.names}
-        for start, end, said in by_slots(terms, outputs):
-            for name, term in said.items():
+    for rows in split_shared(table, len(terms), budget):
+        tiled = np.tile(rows, len(terms))
+        outputs = {name: head.outputs(table.batch(name, tiled, device)) for name in table.names}
+        for start, end, found in by_slots(terms, outputs):
+            for name, term in found.items():
                 both = torch.stack([term.sum.double(), term.weight.double()], -1).view(end - start, len(rows), 2)
                 for slot, columns in zip(range(start, end), both.cpu().numpy(), strict=True):
                     sums[slot].setdefault(name, np.zeros((table.num_examples, 2)))[rows] = columns

@@ -40,7 +40,7 @@ def test_it_learns_as_the_methods_own_trainer(settings, shape, accumulation, tmp
         ],
     )
     prepared = prepare(job)
-    examples = precompute(job, prepared.examples, use_gpu=False).train
+    examples = precompute(job.trial_config(), prepared.examples, use_gpu=False).train
     arguments = dict(
         output_dir=str(tmp_path / "out"),
         max_steps=4,
@@ -58,7 +58,7 @@ def test_it_learns_as_the_methods_own_trainer(settings, shape, accumulation, tmp
     )
     losses, weights = [], []
     for make in (job.method.trainer, lambda *args, **options: loss_terms_trainer(job.method.terms, *args, **options)):
-        model = job.adapter.apply(job.model.load(score=job.method.needs.score), rank=4, seed=0)
+        model = job.adapter.apply(job.model.load(score=job.method.needs.score), lora_rank=4, seed=0)
         trainer = make(
             model, examples, list(range(16)), tokenizer=prepared.tokens.tokenizer, arguments=arguments, callbacks=[]
         )

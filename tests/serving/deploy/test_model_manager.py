@@ -87,7 +87,7 @@ def truncated(version):
     ("damage", "reason"),
     [(truncated, "not a whole safetensors file"), (hardly_tuned, "can't be distinguished from its base")],
 )
-def test_a_version_on_demand_that_fails_is_refused_with_the_reason_and_tried_once(growing, monkeypatch, damage, reason):
+def test_a_failing_version_on_demand_is_refused_with_the_reason_and_tried_once(growing, monkeypatch, damage, reason):
     registry, more = growing
     replica = make_replica(registry, ["wit"], max_on_demand=4)
     client = client_of(replica)

@@ -11,8 +11,8 @@ from raytune_llm.sweep.schedulers.asha import ASHA
 from raytune_llm.sweep.schedulers.hyperband import HyperBand
 from raytune_llm.sweep.schedulers.median import Median
 from raytune_llm.sweep.schedulers.replay import ReplayingScheduler, checkpointed
-from raytune_llm.training.config import Report
 from raytune_llm.training.history import FILE, History
+from raytune_llm.training.objective import Objective, Report
 
 STEPS = (2, 4, 6, 8)
 SCHEDULERS = {"asha": ASHA(grace_steps=2, reduction_factor=2), "median": Median(grace_steps=2, min_trials=1)}
@@ -121,7 +121,7 @@ def test_hyperband_begins_anew_with_the_unfinished_trials():
 
 
 def test_reports_are_read_from_the_newest_checkpoint(tmp_path):
-    history = History(metric="eval/loss")
+    history = History(Objective("eval/loss", lower_is_better=True))
     for step in (2, 4):
         history.add(step, {"eval/loss": 1 / step})
     folder = tmp_path / "a" / "checkpoint_000004"

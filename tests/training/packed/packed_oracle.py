@@ -31,11 +31,11 @@ from raytune_llm.models.base import auto_class, linear_targets
 from raytune_llm.models.outputs import Outputs
 from raytune_llm.training.config import Schedule
 from raytune_llm.training.packed.batches import PassBudget, TokenTable
+from raytune_llm.training.packed.hyperparameters import Hyperparameters
 from raytune_llm.training.packed.pack import Pack
-from raytune_llm.training.packed.slot import SlotSpec
 
 VOCABULARY = 50
-CUT = PassBudget(slots_per_pass=64, max_tokens=1 << 20, overhead_tokens=64)
+BUDGET = PassBudget(slots_per_pass=64, max_tokens=1 << 20, overhead_tokens=64)
 _SIZES = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -124,9 +124,9 @@ class TwoTerms:
         }
 
 
-def make_spec(trial_id: str, **changes: object) -> SlotSpec:
+def make_spec(trial_id: str, **changes: object) -> Hyperparameters:
     settings = {
-        "rank": 4,
+        "lora_rank": 4,
         "alpha": 16.0,
         "rslora": False,
         "dropout": 0.0,
@@ -140,18 +140,20 @@ def make_spec(trial_id: str, **changes: object) -> SlotSpec:
         "micro_batch_size": None,
         "seed": 1,
     }
-    return SlotSpec(trial_id=trial_id, **(settings | changes))
+    return Hyperparameters(trial_id=trial_id, **(settings | changes))
 
 
-def make_pack(model: PreTrainedModel, capacity: int = 8, max_rank: int = 16, cut: PassBudget = CUT) -> Pack:
-    return Pack(model, linear_targets(model), capacity=capacity, max_rank=max_rank, cut=cut)
+def make_pack(model: PreTrainedModel, capacity: int = 8, max_lora_rank: int = 16, budget: PassBudget = BUDGET) -> Pack:
+    return Pack(model, linear_targets(model), capacity=capacity, max_lora_rank=max_lora_rank, budget=budget)
 
 
-def lora_config(spec: SlotSpec, names: Sequence[str], is_encoder_decoder: bool, score: bool = False) -> LoraConfig:
+def lora_config(
+    spec: Hyperparameters, names: Sequence[str], is_encoder_decoder: bool, score: bool = False
+) -> LoraConfig:
     kind = "SEQ_2_SEQ_LM" if is_encoder_decoder else "CAUSAL_LM"
     return LoraConfig(
         task_type="SEQ_CLS" if score else kind,
-        r=spec.rank,
+        r=spec.lora_rank,
         lora_alpha=spec.alpha,
         lora_dropout=spec.dropout,
         target_modules=sorted({name.rsplit(".", 1)[-1] for name in names}),
@@ -171,7 +173,7 @@ class Solo:
 
 def solo(
     model: PreTrainedModel,
-    spec: SlotSpec,
+    spec: Hyperparameters,
     examples: Sequence[Example],
     steps: int,
     terms: Callable[[dict[str, Outputs]], dict[str, Term]] = sft_terms,

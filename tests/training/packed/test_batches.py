@@ -17,13 +17,13 @@ from raytune_llm.training.packed.batches import (
 )
 
 
-def cost(lengths, width, cut, ends):
+def cost(lengths, width, budget, ends):
     total, start = 0, 0
     for end in ends:
         tokens = (end - start) * width * lengths[start]
-        if tokens > cut.max_tokens and end - start > 1:
+        if tokens > budget.max_tokens and end - start > 1:
             return float("inf")
-        total, start = total + cut.overhead_tokens + tokens, end
+        total, start = total + budget.overhead_tokens + tokens, end
     return total
 
 
@@ -33,11 +33,11 @@ def test_cheapest_cuts_are_the_cheapest_of_all(overhead, max_tokens):
     generator = np.random.default_rng(overhead + max_tokens)
     for _ in range(20):
         lengths = np.sort(generator.integers(4, 30, size=7))[::-1]
-        cut = PassBudget(9, max_tokens, overhead)
-        found = cheapest_splits(lengths, 2, cut)
+        budget = PassBudget(9, max_tokens, overhead)
+        found = cheapest_splits(lengths, 2, budget)
         every = ([*part, 7] for size in range(7) for part in itertools.combinations(range(1, 7), size))
         assert found[-1] == 7
-        assert cost(lengths, 2, cut, found) == min(cost(lengths, 2, cut, ends) for ends in every)
+        assert cost(lengths, 2, budget, found) == min(cost(lengths, 2, budget, ends) for ends in every)
 
 
 def steps(table, *, per_pass=None, slots=5, batch_size=6):
@@ -49,16 +49,16 @@ def steps(table, *, per_pass=None, slots=5, batch_size=6):
 
 @pytest.mark.parametrize("per_pass", [None, 4])
 @pytest.mark.parametrize(
-    "cut", [PassBudget(8, 10_000, 50), PassBudget(2, 10_000, 0), PassBudget(8, 60, 5), PassBudget(1, 1, 0)]
+    "budget", [PassBudget(8, 10_000, 50), PassBudget(2, 10_000, 0), PassBudget(8, 60, 5), PassBudget(1, 1, 0)]
 )
-def test_every_row_goes_once_and_ordered_parts_keep_their_order(cut, per_pass):
+def test_every_row_goes_once_and_ordered_parts_keep_their_order(budget, per_pass):
     table = TokenTable(make_examples(30), is_encoder_decoder=False)
     wanted = steps(table, per_pass=per_pass)
     seen: dict[int, list[list[int]]] = {}
-    for micro_pack in split_step(wanted, cut):
-        assert len(micro_pack.slots) <= cut.slots_per_pass
+    for micro_pack in split_step(wanted, budget):
+        assert len(micro_pack.slots) <= budget.slots_per_pass
         smallest = 1 if per_pass is None else per_pass
-        assert micro_pack.padded_tokens <= cut.max_tokens or micro_pack.rows.size <= smallest
+        assert micro_pack.padded_tokens <= budget.max_tokens or micro_pack.rows.size <= smallest
         for slot, rows in zip(micro_pack.slots, micro_pack.rows, strict=True):
             seen.setdefault(slot, []).append(rows.tolist())
     for step in wanted:

@@ -20,7 +20,7 @@ from raytune_llm.training.packed.export import export_adapter, peft_config
 def test_peft_loads_an_exported_slot_with_equal_logits(tmp_path, kind, rslora):
     pack = make_pack(make_model(kind))
     table = table_of(make_examples(20, is_encoder_decoder=kind == "t5"), pack.model)
-    specs = [make_spec("a", rank=2), make_spec("b", rank=8, rslora=rslora, seed=2)]
+    specs = [make_spec("a", lora_rank=2), make_spec("b", lora_rank=8, rslora=rslora, seed=2)]
     for spec in specs:
         pack.join(spec, table, sft_terms)
     for _ in range(3):

@@ -14,7 +14,7 @@ from raytune_llm.training.packed.memory import choose_capacity, fit_tokens, free
 def test_slot_bytes_are_those_of_the_tables(dtype):
     model = make_model(dtype=dtype)
     expected = slot_bytes(model, linear_targets(model), 4)
-    pack = make_pack(model, capacity=3, max_rank=4)
+    pack = make_pack(model, capacity=3, max_lora_rank=4)
     stack = pack.stack
     tables = [stack.theta[:3], stack.grad, pack.optimizer.m, pack.optimizer.v]
     if dtype == torch.bfloat16:
@@ -53,7 +53,7 @@ def own_bytes() -> int:
 
 
 def test_a_pack_fed_200_trials_keeps_its_size():
-    pack = make_pack(make_model(), capacity=16, max_rank=4)
+    pack = make_pack(make_model(), capacity=16, max_lora_rank=4)
     table = table_of(make_examples(20), pack.model)
     sizes = []
     for trial in range(200):
@@ -61,7 +61,9 @@ def test_a_pack_fed_200_trials_keeps_its_size():
             pack.state(pack.trial_ids[trial % 16])
             pack.leave(pack.trial_ids[trial % 16])
             sizes.append(own_bytes())
-        pack.join(make_spec(f"t{trial}", seed=trial, rank=1 + trial % 4, batch_size=1 + trial % 2), table, sft_terms)
+        pack.join(
+            make_spec(f"t{trial}", seed=trial, lora_rank=1 + trial % 4, batch_size=1 + trial % 2), table, sft_terms
+        )
         if trial % 10 == 0:
             pack.step()
     assert sizes[-1] - sizes[32] < 4e6  # one trial's tables, kept by mistake, would be 184 times 0.1 MB

@@ -1,10 +1,12 @@
 """A slot of a pack is what it would be alone: against PEFT, torch's AdamW and clip_grad_norm_, in fp64 and fp32."""
 
+import json
+
 import pytest
 import torch
 from packed_oracle import (
+    BUDGET,
     CONFIGS,
-    CUT,
     TwoTerms,
     distance,
     make_examples,
@@ -15,18 +17,29 @@ from packed_oracle import (
     solo,
     table_of,
 )
+from safetensors import safe_open
 
 from raytune_llm.training.config import Schedule
 from raytune_llm.training.packed.batches import PassBudget
+from raytune_llm.training.packed.trial_state import STATE_FILE, TrialState
 
 STEPS = 6
 SPECS = [
-    make_spec("rank1", rank=1, seed=1),
+    make_spec("rank1", lora_rank=1, seed=1),
     make_spec(
-        "decay", rank=4, alpha=8.0, weight_decay=0.1, seed=2, schedule=Schedule.linear, num_steps=STEPS, warmup_steps=2
+        "decay",
+        lora_rank=4,
+        alpha=8.0,
+        weight_decay=0.1,
+        seed=2,
+        schedule=Schedule.linear,
+        num_steps=STEPS,
+        warmup_steps=2,
     ),
-    make_spec("clipped", rank=8, max_grad_norm=0.05, seed=3, schedule=Schedule.cosine, num_steps=2 * STEPS),
-    make_spec("rslora", rank=16, rslora=True, learning_rate=3e-3, seed=4, betas=(0.8, 0.95), eps=1e-6, warmup_steps=3),
+    make_spec("clipped", lora_rank=8, max_grad_norm=0.05, seed=3, schedule=Schedule.cosine, num_steps=2 * STEPS),
+    make_spec(
+        "rslora", lora_rank=16, rslora=True, learning_rate=3e-3, seed=4, betas=(0.8, 0.95), eps=1e-6, warmup_steps=3
+    ),
 ]
 
 
@@ -100,9 +113,9 @@ def test_padding_stays_zero_and_every_layer_moves():
     for row, spec in enumerate(SPECS):
         whole = pack.stack.read(row, pack.stack.max_lora_rank)
         for name, (a, b) in whole.items():
-            assert not a[spec.rank :].any() and not b[:, spec.rank :].any()
+            assert not a[spec.lora_rank :].any() and not b[:, spec.lora_rank :].any()
             old_a, old_b = before[spec.trial_id][name]
-            assert (a[: spec.rank] != old_a).any() and (b[:, : spec.rank] != old_b).any()
+            assert (a[: spec.lora_rank] != old_a).any() and (b[:, : spec.lora_rank] != old_b).any()
 
 
 def test_a_nan_trial_leaves_its_neighbours_bitwise_unchanged():
@@ -125,7 +138,7 @@ def test_a_nan_trial_leaves_its_neighbours_bitwise_unchanged():
         assert report == report_beside and metric == metric_beside
 
 
-CUTS = {
+BUDGETS = {
     "one after another": PassBudget(1, 1 << 20, 64),
     "three at a time": PassBudget(3, 1 << 20, 0),
     "single rows": PassBudget(64, 1, 0),
@@ -133,15 +146,15 @@ CUTS = {
 }
 
 
-@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
+@pytest.mark.parametrize("budget", BUDGETS.values(), ids=BUDGETS)
 @pytest.mark.parametrize("kind", ["llama", "t5"])
-def test_results_do_not_depend_on_the_cut_or_on_neighbours(kind, cut):
+def test_results_do_not_depend_on_the_cut_or_on_neighbours(kind, budget):
     examples = make_examples(20, is_encoder_decoder=kind == "t5")
     whole = make_pack(make_model(kind))
     table = table_of(examples, whole.model)
     expected, expected_reports = run(whole, SPECS, table, 4)
-    found, reports = run(make_pack(make_model(kind), cut=cut), SPECS, table, 4)
-    alone, _ = run(make_pack(make_model(kind), max_rank=8, cut=cut), SPECS[1:2], table, 4)
+    found, reports = run(make_pack(make_model(kind), budget=budget), SPECS, table, 4)
+    alone, _ = run(make_pack(make_model(kind), max_lora_rank=8, budget=budget), SPECS[1:2], table, 4)
     for spec in SPECS:
         assert distance(found[spec.trial_id], expected[spec.trial_id]) < 1e-12
         losses = [[report.metrics["loss"] for report in each[spec.trial_id]] for each in (reports, expected_reports)]
@@ -168,12 +181,12 @@ DROPOUT = [
 ]
 
 
-@pytest.mark.parametrize("cut", [CUT, CUTS["few tokens"]], ids=["whole", "few tokens"])
+@pytest.mark.parametrize("budget", [BUDGET, BUDGETS["few tokens"]], ids=["whole", "few tokens"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("kind", ["llama", "t5"])
-def test_dropout_stream_is_that_of_a_solo_run(kind, checkpointing, cut):
+def test_dropout_stream_is_that_of_a_solo_run(kind, checkpointing, budget):
     examples = make_examples(20, is_encoder_decoder=kind == "t5")
-    pack = make_pack(make_model(kind), cut=cut)
+    pack = make_pack(make_model(kind), budget=budget)
     pack.checkpointing = checkpointing
     weights, _ = run(pack, DROPOUT, table_of(examples, pack.model), 4)
     for spec in DROPOUT:
@@ -187,17 +200,17 @@ def test_of_a_rehearsal_nothing_stays(kind):
     expected, _ = run(pack, DROPOUT, table_of(examples, pack.model), 2)
     pack = make_pack(make_model(kind))
     run(pack, DROPOUT, table_of(examples, pack.model), 1)
-    assert pack.rehearse(1) < pack.rehearse(7)
+    assert pack.probe(1) < pack.probe(7)
     pack.step()
     for trial_id in expected:
         assert distance(pack.weights(trial_id), expected[trial_id]) == 0
 
 
-@pytest.mark.parametrize("cut", [CUT, CUTS["single rows"]], ids=["whole", "single rows"])
+@pytest.mark.parametrize("budget", [BUDGET, BUDGETS["single rows"]], ids=["whole", "single rows"])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_terms_with_two_denominators_swept_among_slots(checkpointing, cut):
+def test_terms_with_two_denominators_swept_among_slots(checkpointing, budget):
     examples = make_examples(20, names=("label", "reason"))
-    pack = make_pack(make_model(), cut=cut)
+    pack = make_pack(make_model(), budget=budget)
     pack.checkpointing = checkpointing
     table = table_of(examples, pack.model)
     specs = [make_spec(f"t{i}", seed=i, batch_size=5, dropout=0.2 * (i == 2)) for i in range(4)]
@@ -252,8 +265,6 @@ def test_the_base_is_bitwise_unchanged_and_given_back():
 
 
 def test_a_saved_slot_goes_on_as_if_nothing_had_happened(tmp_path):
-    from raytune_llm.training.packed.slot import SlotState
-
     examples = make_examples(7)  # so that the data wraps around
     spec = make_spec("t", dropout=0.3, weight_decay=0.1, schedule=Schedule.linear, num_steps=8, batch_size=3, seed=5)
     straight = make_pack(make_model())
@@ -262,15 +273,17 @@ def test_a_saved_slot_goes_on_as_if_nothing_had_happened(tmp_path):
     first = make_pack(make_model())
     run(first, [spec], table, 4)
     first.state("t").save(tmp_path)
-    state = SlotState.load(tmp_path)
+    with safe_open(tmp_path / STATE_FILE, framework="pt") as file:
+        assert json.loads(file.metadata()["spec"])["rank"] == spec.lora_rank, "older checkpoints call it so"
+    state = TrialState.load(tmp_path)
     assert state.spec == spec and state.step == 4
-    second = make_pack(make_model(), max_rank=4)  # another width of rows
+    second = make_pack(make_model(), max_lora_rank=4)  # another width of rows
     second.join(make_spec("neighbour", batch_size=3), table, sft_terms)
     second.join(state.spec, table, sft_terms, state=state)
     for _ in range(2):
         second.step()
     assert distance(second.weights("t"), expected["t"]) < 1e-12
-    alone = make_pack(make_model(), max_rank=16)
+    alone = make_pack(make_model(), max_lora_rank=16)
     alone.join(state.spec, table, sft_terms, state=state)
     alone.step(), alone.step()
     assert all(
@@ -278,21 +291,21 @@ def test_a_saved_slot_goes_on_as_if_nothing_had_happened(tmp_path):
     )
 
 
-@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
-def test_evaluation_of_slots_and_base(cut):
+@pytest.mark.parametrize("budget", BUDGETS.values(), ids=BUDGETS)
+def test_evaluation_of_slots_and_of_the_base(budget):
     from packed_oracle import plain_outputs
 
     examples, held_out = make_examples(20), make_examples(9, seed=5)
-    pack = make_pack(make_model(), cut=cut)
+    pack = make_pack(make_model(), budget=budget)
     weights, _ = run(pack, SPECS, table_of(examples, pack.model), 3)
     table = table_of(held_out, pack.model)
-    base = pack.evaluate_base(table, sft_terms).metrics()
-    assert pack.evaluate_base(table, sft_terms) is pack.evaluate_base(table, sft_terms)
-    said = plain_outputs(make_model(), [example["completion"] for example in held_out])
-    assert base["eval/loss"] == pytest.approx((-said.logprobs.sum() / said.mask.sum()).item(), rel=1e-12)
-    assert base["eval/token_accuracy"] == pytest.approx((said.correct.sum() / said.mask.sum()).item(), rel=1e-12)
+    pack.join(make_spec("untrained"), table, sft_terms)
     found = pack.evaluate(table)
-    assert found.keys() == {spec.trial_id for spec in SPECS}
+    assert found.keys() == {spec.trial_id for spec in SPECS} | {"untrained"}
+    base = found["untrained"].metrics()
+    plain = plain_outputs(make_model(), [example["completion"] for example in held_out])
+    assert base["eval/loss"] == pytest.approx((-plain.logprobs.sum() / plain.mask.sum()).item(), rel=1e-12)
+    assert base["eval/token_accuracy"] == pytest.approx((plain.correct.sum() / plain.mask.sum()).item(), rel=1e-12)
     some = pack.evaluate(table, ["rslora", "rank1"])
     for spec in SPECS:
         other = make_pack(make_model())
@@ -308,7 +321,9 @@ def test_bf16_base_keeps_fp32_masters_near_an_fp32_run():
     examples = make_examples(20)
     pack = make_pack(make_model(dtype=torch.bfloat16))
     assert pack.stack.theta.dtype == torch.float32 == pack.stack.grad.dtype
-    spec = make_spec("t", rank=8, learning_rate=1e-4, seed=3)  # updates far below bf16's resolution of most weights
+    spec = make_spec(
+        "t", lora_rank=8, learning_rate=1e-4, seed=3
+    )  # updates far below bf16's resolution of most weights
     weights, reports = run(pack, [spec], table_of(examples, pack.model), STEPS)
     alone = solo(make_model(dtype=torch.bfloat16), spec, examples, STEPS)
     assert distance(weights["t"], alone.weights) < 2e-3
@@ -316,10 +331,10 @@ def test_bf16_base_keeps_fp32_masters_near_an_fp32_run():
 
 
 def test_wrong_use_is_refused():
-    pack = make_pack(make_model(), capacity=1, max_rank=4)
+    pack = make_pack(make_model(), capacity=1, max_lora_rank=4)
     table = table_of(make_examples(4), pack.model)
     with pytest.raises(ValueError, match=r"rank 8 at .* is more than 4"):
-        pack.join(make_spec("wide", rank=8), table, sft_terms)
+        pack.join(make_spec("wide", lora_rank=8), table, sft_terms)
     pack.join(make_spec("t"), table, sft_terms)
     with pytest.raises(ValueError, match="1 slots are taken; u must wait"):
         pack.join(make_spec("u"), table, sft_terms)

@@ -1,7 +1,7 @@
 """With alpha 1 distilling step-by-step is supervised fine-tuning on the labels, to the last digits."""
 
 import pytest
-from packed_oracle import CUT, distance, make_spec
+from packed_oracle import BUDGET, distance, make_spec
 from worlds import write_base, write_records
 
 from raytune_llm.data.records import Rationale, Supervised
@@ -25,7 +25,7 @@ def test_alpha_one_is_sft(shape, tmp_path):
     prepared = prepare(dss)
     supervised = [Supervised(record.prompt, record.label) for record in prepared.splits.train]
     model = dss.model.load().double()
-    pack = Pack(model, linear_targets(model), capacity=2, max_rank=4, cut=CUT)
+    pack = Pack(model, linear_targets(model), capacity=2, max_lora_rank=4, budget=BUDGET)
     for name, method, records in (
         ("dss", dss.method, prepared.splits.train),
         ("sft", sft.method, supervised),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from packed_oracle import CUT, distance, make_spec, peft_weights, table_of
+from packed_oracle import BUDGET, distance, make_spec, peft_weights, table_of
 
 from raytune_llm.data import demo
 from raytune_llm.data.examples import Examples
@@ -54,7 +54,7 @@ def test_packed_equals_the_methods_own_trainer(settings, tmp_path):
     name, *others = settings
     job = config.load("train", [f"method={name}", "model=demo", "data=demo_sarcasm", "adapter=lora", "name=t", *others])
     model, tokenizer = job.model.load(score=job.method.needs.score), job.model.tokenizer()
-    lora = job.adapter.config(model, rank=4)
+    lora = job.adapter.config(model, lora_rank=4)
     if job.method.needs.sampling:
         assert "samples" in str(not_packable_reason(lora, job.method, model))
         return
@@ -64,10 +64,10 @@ def test_packed_equals_the_methods_own_trainer(settings, tmp_path):
     assert not_packable_reason(lora, job.method, model) is None
     tokens = Tokens(tokenizer, max_tokens=128, is_encoder_decoder=False)
     examples = demo_examples(job.method, tokens)
-    examples = precompute(job, Examples(examples, []), use_gpu=False).train
+    examples = precompute(job.trial_config(), Examples(examples, []), use_gpu=False).train
     spec = make_spec(
         "t",
-        rank=4,
+        lora_rank=4,
         learning_rate=1e-3,
         batch_size=BATCH_SIZE,
         seed=3,
@@ -76,7 +76,7 @@ def test_packed_equals_the_methods_own_trainer(settings, tmp_path):
         warmup_steps=2,
         weight_decay=0.1,
     )
-    adapted = job.adapter.apply(job.model.load(score=job.method.needs.score), rank=spec.rank, seed=spec.seed)
+    adapted = job.adapter.apply(job.model.load(score=job.method.needs.score), lora_rank=spec.lora_rank, seed=spec.seed)
     trainer = job.method.trainer(
         adapted,
         examples,
@@ -105,13 +105,13 @@ def test_packed_equals_the_methods_own_trainer(settings, tmp_path):
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
-    pack = Pack(model, target_names(lora, model), capacity=3, max_rank=8, cut=CUT)
+    pack = Pack(model, target_names(lora, model), capacity=3, max_lora_rank=8, budget=BUDGET)
     table = table_of(examples, model)
-    pack.join(make_spec("neighbour", rank=8, batch_size=BATCH_SIZE), table, job.method.terms)
+    pack.join(make_spec("neighbour", lora_rank=8, batch_size=BATCH_SIZE), table, job.method.terms)
     pack.join(spec, table, job.method.terms)
     found = [pack.step()["t"].metrics["loss"] for _ in range(STEPS)]
     assert found == pytest.approx(losses, rel=1e-4)
-    start = initial_weights(model, pack.names, rank=spec.rank, seed=spec.seed)
+    start = initial_weights(model, pack.names, lora_rank=spec.lora_rank, seed=spec.seed)
     expected = peft_weights(adapted)
     moved = distance(start, expected)
     assert moved > 1e-3

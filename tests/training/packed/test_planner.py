@@ -1,10 +1,11 @@
 """The planner on real packs with a clock whose costs are known."""
 
 import itertools
+import re
 
 import pytest
 import torch
-from packed_oracle import CUT, distance, make_examples, make_model, make_pack, make_spec, sft_terms, table_of
+from packed_oracle import BUDGET, distance, make_examples, make_model, make_pack, make_spec, sft_terms, table_of
 
 from raytune_llm.training.packed import planner as planner_module
 from raytune_llm.training.packed.pack import Pack
@@ -27,77 +28,82 @@ class CostlyPasses:
 
 
 def plan(seconds, steps=14, slots=NUM_SLOTS):
-    pack = make_pack(make_model(), capacity=slots, max_rank=4)
+    pack = make_pack(make_model(), capacity=slots, max_lora_rank=4)
     table = table_of(make_examples(20), pack.model)
     for i in range(slots):
         pack.join(make_spec(f"t{i}", seed=i, batch_size=1), table, sft_terms)
-    said: list[str] = []
-    planner = Planner(pack, max_tokens=1000, say=said.append, clock=CostlyPasses(pack, seconds))
-    cuts = []
+    logged: list[str] = []
+    planner = Planner(pack, max_tokens=1000, log=logged.append, clock=CostlyPasses(pack, seconds))
+    passes = []
     for _ in range(steps):
         planner.step()
-        cuts.append(pack.cut.slots_per_pass)
-    return pack, cuts, said
+        passes.append(pack.budget.slots_per_pass)
+    return pack, passes, logged
 
 
 def test_costly_passes_are_shared_by_all():
-    pack, cuts, said = plan(lambda pack: pack.num_passes * 1.0 + pack.padded_tokens * 1e-3)
-    assert cuts[:7] == [1, 1, 1, 8, 8, 4, 4] and set(cuts[7:]) == {8}
-    assert said == [said[0]] and said[0].startswith("packing: 8 trials a pass, ")
-    assert pack.cut.overhead_tokens == 1000  # a pass costs as much as 1000 of its tokens
+    pack, passes, logged = plan(lambda pack: pack.num_passes * 1.0 + pack.padded_tokens * 1e-3)
+    assert passes[:7] == [1, 1, 1, 8, 8, 4, 4] and set(passes[7:]) == {8}
+    assert len(logged) == 1
+    line = (
+        r"packing: 8 trials per pass, \d+\.\d× faster than one at a time; max tokens per pass 1000; "
+        r"pass overhead ≈ 1000 tokens"
+    )
+    assert re.fullmatch(line, logged[0])
+    assert pack.budget.overhead_tokens == 1000  # a pass costs as much as 1000 of its tokens
 
 
 def test_halves_that_slow_down_are_not_tried_further():
-    _, cuts, _ = plan(lambda pack: float(pack.num_passes), steps=9, slots=16)
-    assert cuts == [1, 1, 1, 16, 16, 8, 8, 16, 16]
+    _, passes, _ = plan(lambda pack: float(pack.num_passes), steps=9, slots=16)
+    assert passes == [1, 1, 1, 16, 16, 8, 8, 16, 16]
 
 
 def test_saturated_passes_run_one_after_another():
-    _, cuts, said = plan(lambda pack: pack.num_passes * 1e-4 + pack.padded_tokens * 1e-3)
-    assert cuts[:9] == [1, 1, 1, 8, 8, 4, 4, 2, 2] and set(cuts[9:]) == {1}
-    assert said[0].startswith("packing: one trial after another;")
+    _, passes, logged = plan(lambda pack: pack.num_passes * 1e-4 + pack.padded_tokens * 1e-3)
+    assert passes[:9] == [1, 1, 1, 8, 8, 4, 4, 2, 2] and set(passes[9:]) == {1}
+    assert logged[0].startswith("packing: one trial per pass;")
 
 
 def test_a_full_cache_stops_the_climb():
     def seconds(pack):
-        return pack.num_passes + pack.padded_tokens * 1e-3 * (1 if pack.cut.slots_per_pass <= 2 else 5000)
+        return pack.num_passes + pack.padded_tokens * 1e-3 * (1 if pack.budget.slots_per_pass <= 2 else 5000)
 
-    _, cuts, _ = plan(seconds)
-    assert cuts[3:9] == [8, 8, 4, 4, 2, 2] and set(cuts[9:]) == {2}
+    _, passes, _ = plan(seconds)
+    assert passes[3:9] == [8, 8, 4, 4, 2, 2] and set(passes[9:]) == {2}
 
 
 def test_one_trial_is_planned_without_timing_and_more_are_timed_when_they_come():
-    pack = make_pack(make_model(), capacity=NUM_SLOTS, max_rank=4)
+    pack = make_pack(make_model(), capacity=NUM_SLOTS, max_lora_rank=4)
     table = table_of(make_examples(20), pack.model)
-    said: list[str] = []
+    logged: list[str] = []
     planner = Planner(
         pack,
         max_tokens=1000,
-        say=said.append,
+        log=logged.append,
         clock=CostlyPasses(pack, lambda pack: pack.num_passes / len(pack.trial_ids)),
     )
-    cuts = []
+    passes = []
     for count in (1, 1, 2, 2, 2, 2, 2, 8, 8, 8, 8, 8):
         for i in range(len(pack.trial_ids), count):
             pack.join(make_spec(f"t{i}", seed=i, batch_size=1), table, sft_terms)
         planner.step()
-        cuts.append(pack.cut.slots_per_pass)
-    assert cuts == [1, 1, 1, 1, 2, 2, 2, 8, 8, 4, 4, 8]
-    choices = ["one trial after another", "2 trials a pass", "8 trials a pass"]
-    assert [line.split(";")[0].split(",")[0] for line in said] == [f"packing: {choice}" for choice in choices]
+        passes.append(pack.budget.slots_per_pass)
+    assert passes == [1, 1, 1, 1, 2, 2, 2, 8, 8, 4, 4, 8]
+    choices = ["one trial per pass", "2 trials per pass", "8 trials per pass"]
+    assert [line.split(";")[0].split(",")[0] for line in logged] == [f"packing: {choice}" for choice in choices]
 
 
 def test_a_choice_made_while_the_machine_was_busy_does_not_last(monkeypatch):
-    monkeypatch.setattr(planner_module, "REVISIT_STEPS", 3)
+    monkeypatch.setattr(planner_module, "REMEASURE_STEPS", 3)
     steps = itertools.count()
 
     def seconds(pack):  # the timed steps with all slots are hit by something else
         busy = 10 if next(steps) in (7, 10) else 1
         return (pack.num_passes + pack.padded_tokens * 1e-2) * busy
 
-    pack, cuts, said = plan(seconds, steps=26)
-    assert "4 trials a pass" in said[0] and "8 trials a pass" in said[-1] and cuts[-1] == 8
-    assert pack.cut.overhead_tokens == 100
+    pack, passes, logged = plan(seconds, steps=26)
+    assert "4 trials per pass" in logged[0] and "8 trials per pass" in logged[-1] and passes[-1] == 8
+    assert pack.budget.overhead_tokens == 100
 
 
 def test_out_of_memory_halves_and_changes_no_result(monkeypatch):
@@ -106,14 +112,14 @@ def test_out_of_memory_halves_and_changes_no_result(monkeypatch):
 
     def scarce(self, indices):
         metrics = gradients(self, indices)
-        if self.cut.slots_per_pass > 2:
+        if self.budget.slots_per_pass > 2:
             raise torch.OutOfMemoryError("out of memory")
         return metrics
 
     monkeypatch.setattr(Pack, "_gradients", scarce)
-    pack, cuts, said = plan(lambda pack: float(pack.num_passes), steps=9)
-    assert max(cuts) == 2 and cuts[-1] == 2
-    assert said[0] == "packing: out of memory; now at most 2 trials and 1000 tokens a pass"
+    pack, passes, logged = plan(lambda pack: float(pack.num_passes), steps=9)
+    assert max(passes) == 2 and passes[-1] == 2
+    assert logged[0] == "packing: out of memory; now max 2 trials and 1000 tokens per pass"
     for name in expected.trial_ids:
         assert distance(pack.weights(name), expected.weights(name)) < 1e-12
 
@@ -123,7 +129,7 @@ def test_out_of_memory_with_nothing_left_to_halve_is_an_error(monkeypatch):
         raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(Pack, "_gradients", scarce)
-    pack = make_pack(make_model(), cut=CUT)
+    pack = make_pack(make_model(), budget=BUDGET)
     pack.join(make_spec("t"), table_of(make_examples(4), pack.model), sft_terms)
     with pytest.raises(torch.OutOfMemoryError):
         pack.step()
@@ -138,4 +144,4 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
     pack.join(make_spec("t"), table_of(make_examples(4), pack.model), sft_terms)
     with pytest.raises(RuntimeError, match="shape mismatch"):
         pack.step()
-    assert pack.cut == CUT
+    assert pack.budget == BUDGET

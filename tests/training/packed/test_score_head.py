@@ -2,7 +2,17 @@
 
 import pytest
 import torch
-from packed_oracle import CUT, distance, make_examples, make_model, make_pack, make_spec, plain_outputs, solo, table_of
+from packed_oracle import (
+    BUDGET,
+    distance,
+    make_examples,
+    make_model,
+    make_pack,
+    make_spec,
+    plain_outputs,
+    solo,
+    table_of,
+)
 from peft import PeftModel
 
 from raytune_llm.evaluation.terms import Term
@@ -15,14 +25,14 @@ from raytune_llm.training.packed.batches import PassBudget
 from raytune_llm.training.packed.eligibility import not_packable_reason
 from raytune_llm.training.packed.export import export_adapter
 from raytune_llm.training.packed.memory import slot_bytes
-from raytune_llm.training.packed.slot import SlotState
+from raytune_llm.training.packed.trial_state import TrialState
 
 STEPS = 5
 ADAPTER = LoRA(rate_factor=1.0, alpha=16.0, dropout=0.0, targets=None, rslora=False, dora=False)
 SPECS = [
-    make_spec("rank1", rank=1, seed=1),
-    make_spec("clipped", rank=8, max_grad_norm=0.05, seed=3, schedule=Schedule.cosine, num_steps=2 * STEPS),
-    make_spec("decay", rank=4, weight_decay=0.1, seed=2, dropout=0.2),
+    make_spec("rank1", lora_rank=1, seed=1),
+    make_spec("clipped", lora_rank=8, max_grad_norm=0.05, seed=3, schedule=Schedule.cosine, num_steps=2 * STEPS),
+    make_spec("decay", lora_rank=4, weight_decay=0.1, seed=2, dropout=0.2),
 ]
 
 
@@ -36,9 +46,9 @@ def one_terms(outputs: dict[str, Outputs]) -> dict[str, Term]:
     return {"square_loss": Term((score - 1).square(), torch.ones_like(score))}
 
 
-def joined(kind="llama", dtype=torch.float64, names=("completion",), terms=one_terms, cut=CUT, specs=SPECS):
+def joined(kind="llama", dtype=torch.float64, names=("completion",), terms=one_terms, budget=BUDGET, specs=SPECS):
     examples = make_examples(20, names=names)
-    pack = make_pack(make_model(kind, dtype, score=True), cut=cut)
+    pack = make_pack(make_model(kind, dtype, score=True), budget=budget)
     table = table_of(examples, pack.model)
     for spec in specs:
         pack.join(spec, table, terms)
@@ -46,9 +56,9 @@ def joined(kind="llama", dtype=torch.float64, names=("completion",), terms=one_t
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "mistral", "gemma3"])
-@pytest.mark.parametrize("cut", [CUT, PassBudget(2, 70, 8)], ids=["whole", "cut"])
-def test_slots_with_heads_equal_solo_runs(kind, cut):
-    pack, _, examples = joined(kind, cut=cut)
+@pytest.mark.parametrize("budget", [BUDGET, PassBudget(2, 70, 8)], ids=["whole", "cut"])
+def test_slots_with_heads_equal_solo_runs(kind, budget):
+    pack, _, examples = joined(kind, budget=budget)
     reports = [pack.step() for _ in range(STEPS)]
     start = pack.head.initial()["score"]
     for spec in SPECS:
@@ -92,7 +102,7 @@ def test_saved_and_loaded_it_goes_on_as_before(tmp_path):
     for _ in range(3):
         pack.step()
     other, table, _ = joined(specs=SPECS[:1])
-    other.join(SPECS[1], table, one_terms, state=SlotState.load(tmp_path))
+    other.join(SPECS[1], table, one_terms, state=TrialState.load(tmp_path))
     for _ in range(3):
         other.step()
     found, expected = other.heads("clipped")["score"], pack.heads("clipped")["score"]
@@ -113,7 +123,7 @@ def test_peft_loads_an_exported_slot_with_equal_scores(tmp_path):
     pack, table, examples = joined()
     for _ in range(3):
         pack.step()
-    config = ADAPTER.config(make_model(score=True), rank=8)
+    config = ADAPTER.config(make_model(score=True), lora_rank=8)
     export_adapter(tmp_path, pack.weights("clipped"), config, base="some/base", heads=pack.heads("clipped"))
     loaded = PeftModel.from_pretrained(make_model(score=True), str(tmp_path)).eval()
     with torch.no_grad():
@@ -131,7 +141,7 @@ def test_only_linear_heads_pack():
 
     for kind, packs in (("llama", True), ("t5", False), ("gpt_neox", False)):
         model = make_model(kind, score=True)
-        found = not_packable_reason(ADAPTER.config(model, rank=4), Learner(), model)
+        found = not_packable_reason(ADAPTER.config(model, lora_rank=4), Learner(), model)
         wanted = None if packs else f"{type(model).__name__}'s score is not one linear map of the last token's"
         assert found == wanted or found.startswith(wanted)
 
