@@ -1,6 +1,6 @@
-"""Answers: the model's first choice at every step, or samples, until it stops by itself or max_new_tokens are reached.
+"""Answers: the model's first choice at every step, or samples, until a stop token or max_new_tokens.
 
-Sampling defaults, penalties and forced tokens that a checkpoint's generation_config.json brings are set aside, so that
+Sampling defaults, penalties and forced tokens that a checkpoint's generation_config.json brings are ignored, so that
 base and tuned model are compared by the same rule. Leaves out: beams, serving.
 """
 
@@ -84,7 +84,7 @@ def sample(
 
 
 def _rows(model: Any, prompts: Sequence[list[int]], rule: GenerationConfig, batch_size: int) -> list[list[int]]:
-    """What follows each prompt by the rule, in their order, padded after its end."""
+    """The completion of each prompt by the rule, in their order, padded after its end."""
     found: list[list[int]] = [[] for _ in prompts]
     with inference(model), _plain(model) as defaults:
         rule.update(**defaults)
@@ -95,7 +95,7 @@ def _rows(model: Any, prompts: Sequence[list[int]], rule: GenerationConfig, batc
 
 
 def _new_tokens(model: Any, prompts: list[list[int]], config: GenerationConfig) -> list[list[int]]:
-    """What follows each prompt. Causal prompts are padded on the left, an encoder's on the right."""
+    """The completion of each prompt. Causal prompts are padded on the left, an encoder's on the right."""
     device = next(model.parameters()).device
     longest = max(len(prompt) for prompt in prompts)
     is_encoder_decoder = bool(model.config.is_encoder_decoder)
@@ -146,5 +146,5 @@ def _check(prompts: Sequence[list[int]], max_new_tokens: int, config: Any) -> No
         if room is not None and len(prompt) > room:
             raise ValueError(
                 f"prompt {row} has {len(prompt)} tokens, but the base's context of {context} leaves {max(room, 0)} "
-                f"beside evaluation.max_new_tokens={max_new_tokens}; cut the prompt or lower evaluation.max_new_tokens"
+                f"with evaluation.max_new_tokens={max_new_tokens}; cut the prompt or lower evaluation.max_new_tokens"
             )

@@ -102,7 +102,7 @@ class Base:
 
     def load(self, *, own_dropout: bool = True, score: bool = False) -> PreTrainedModel:
         """The model in its dtype on the CPU, parameters as stored, with or without its own dropout; with `score`, as a
-        reward model (models/score.py)."""
+        reward model (models/reward_head.py)."""
         from transformers import AutoConfig
         from transformers.utils import logging
 
@@ -156,7 +156,7 @@ class Facts:
 
 
 def torch_dtype(dtype: DType) -> Any:
-    """The torch.dtype; auto asks the device."""
+    """The torch.dtype; auto depends on the device."""
     import torch
 
     if dtype is not DType.auto:

@@ -42,11 +42,11 @@ class LocalTeacher:
 
 
 def _asker(base: Base, folder: str | None, chat: bool, use_gpu: bool) -> Client:
-    from raytune_llm.models.loading import load_system
+    from raytune_llm.models.loading import load_model
 
     facts = base.facts
     tokens = Tokens(base.tokenizer(), max_tokens=facts.max_tokens(None), is_encoder_decoder=facts.is_encoder_decoder)
-    model = load_system(base, folder, use_gpu=use_gpu)
+    model = load_model(base, folder, use_gpu=use_gpu)
 
     def prompt_of(ask: Request) -> Text:
         return (Message("user", ask.prompt),) if chat else ask.prompt
