@@ -64,8 +64,8 @@ def connect(*, dashboard: bool = True) -> None:
 
 def start_session(dashboard: bool) -> None:
     """A local session on a port known beforehand, whose address its workers find in their environment. Ray Train's
-    helpers look for a session of this machine otherwise, and fail where there are two. Its workers inherit this process's
-    environment: a runtime environment would start each of them twice over."""
+    helpers look for a session of this machine otherwise, and fail where there are two. Its workers inherit this
+    process's environment: a runtime environment would start each of them twice."""
     import ray
 
     with socket.socket() as free:

@@ -21,6 +21,9 @@ from transformers import (
 )
 
 from raytune_llm.data.records import Preference, Rationale, Supervised
+from raytune_llm.jobs.precompute import FrozenModels, Precomputed, precompute
+from raytune_llm.jobs.prepare import prepare
+from raytune_llm.jobs.schema import TrainJob
 
 WORDS = [
     "red",
@@ -158,3 +161,13 @@ def write_records(folder: Path, count: int = 24, kinds: Sequence[type] = (Superv
         path.write_text("\n".join(lines) + "\n")
         paths.append(path)
     return paths[0], paths[1]
+
+
+def precomputed(job: TrainJob) -> Precomputed:
+    """The job's data with all that its method needs of frozen models."""
+    return precompute(
+        FrozenModels.of(job, use_gpu=False),
+        prepare(job).encoded,
+        max_examples=job.evaluation.max_examples,
+        seed=job.seed,
+    )

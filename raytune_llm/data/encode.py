@@ -41,11 +41,10 @@ class EncodedSplit:
 
     def with_examples(self, examples: Sequence[Example]) -> EncodedSplit:
         """The same records with other examples in the places of `examples`, in their order."""
-        new = iter(examples)
-        found = replace(self, encoded=[None if example is None else next(new) for example in self.encoded])
-        if len(found.examples) != len(examples):
+        if len(examples) != len(self.examples):
             raise ValueError(f"{len(examples)} examples given for the {len(self.examples)} of the split")
-        return found
+        new = iter(examples)
+        return replace(self, encoded=[None if example is None else next(new) for example in self.encoded])
 
     def drawn(self, count: int | None, seed: int) -> EncodedSplit:
         """At most `count` of the records, as `draw_indices` draws them."""

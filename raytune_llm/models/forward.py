@@ -67,8 +67,8 @@ def label_logits(model: Any, sequences: Sequence[TokenSequence], *, pad_id: int)
 def label_states(
     model: Any, sequences: Sequence[TokenSequence], *, pad_id: int, layers: Sequence[int]
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Also the hidden states of some layers (numbered as in models/hidden_states.py; the decoder's of an encoder-decoder
-    base) in the same places, each (K, width). Raises IndexError for a layer that the model doesn't have."""
+    """Also the hidden states of some layers (numbered as in models/hidden_states.py; of an encoder-decoder base, the
+    decoder's) in the same places, each (K, width). Raises IndexError for a layer that the model doesn't have."""
     is_encoder_decoder = bool(unwrapped(model).config.is_encoder_decoder)
     _check(sequences, is_encoder_decoder)
     device = next(model.parameters()).device
