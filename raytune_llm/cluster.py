@@ -95,12 +95,12 @@ def end_own_session() -> bool:
 
 
 def uses_gpu(requested: bool | None) -> bool:
-    """Whether trials get GPUs. Raises ValueError when they are requested and the cluster has none."""
+    """Whether trials get GPUs. Raises InputError when they are requested and the cluster has none."""
     import ray
 
     has_gpu = ray.cluster_resources().get("GPU", 0) >= 1
     if requested and not has_gpu:
-        raise ValueError("scaling.use_gpu=true, but the cluster has no GPU; set it to null or false")
+        raise InputError("scaling.use_gpu=true, but the cluster has no GPU; set it to null or false")
     return has_gpu if requested is None else requested
 
 

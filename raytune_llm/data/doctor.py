@@ -213,9 +213,9 @@ def _record_warnings(
                 "better 200"
             )
     if conflicts.count:
-        yield f"{conflicts.count} prompts of train have conflicting answers: {_list(conflicts)}"
+        yield f"conflicting answers for {conflicts.count} prompts of train: {_list(conflicts)}"
     if duplicates:
-        yield f"train has {duplicates} duplicate records"
+        yield f"duplicate records in train: {duplicates}"
     yield from (f"{what}: {count} in train" for what, count in oddities.items())
     reasoned = [record for record in splits.train if isinstance(record, Rationale)]
     for key, lacking in (

@@ -14,6 +14,7 @@ from raytune_llm.data.examples import Example
 from raytune_llm.data.files import Splits
 from raytune_llm.data.records import Record
 from raytune_llm.data.tokens import Tokens, Truncation
+from raytune_llm.errors import InputError
 
 Encode = Callable[[Record, Tokens], Example | None]
 """A method's encoding of one record; None where truncation leaves nothing to learn from."""
@@ -69,7 +70,7 @@ class EncodedSplits:
 
 
 def encode_splits(splits: Splits, tokens: Tokens, encode: Encode) -> EncodedSplits:
-    """All records of a job, each encoded once. Raises ValueError as `encode_split` does."""
+    """All records of a job, each encoded once. Raises InputError as `encode_split` does."""
     train, evaluation, test = (
         encode_split(name, getattr(splits, name), tokens, encode) for name in ("train", "eval", "test")
     )
@@ -82,7 +83,7 @@ def encode_split(
     """The records of one split, those of `indices` only where they are given; `tokens` keeps its own counts.
 
     Raises:
-        ValueError: a record can't be encoded, naming split and number.
+        InputError: a record can't be encoded, naming split and number.
     """
     chosen = range(len(records)) if indices is None else indices
     encoded: list[Example | None] = []
@@ -90,8 +91,8 @@ def encode_split(
         for index in chosen:
             try:
                 encoded.append(encode(records[index], tokens))
-            except ValueError as error:
-                raise ValueError(f"data.{name}, record {index + 1}: {error}") from error
+            except InputError as error:
+                raise InputError(f"data.{name}, record {index + 1}: {error}") from error
     return EncodedSplit([records[index] for index in chosen], encoded, truncation)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from jinja2 import TemplateError
 
 from raytune_llm.data.records import Message
+from raytune_llm.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,7 +32,7 @@ PLAIN_TEMPLATE = (
 NO_THINKING = "{%- set enable_thinking = enable_thinking if enable_thinking is defined else false %}"
 
 
-class TemplateRefusal(TemplateError, ValueError):
+class TemplateRefusal(TemplateError, InputError):
     """The chat template refuses a conversation."""
 
 
@@ -41,7 +42,7 @@ def supply_template(tokenizer: PreTrainedTokenizerBase) -> None:
     A template with a thinking mode (`enable_thinking`) has it off by default. The pad token is unk, or else EOS.
 
     Raises:
-        ValueError: there is no EOS token.
+        InputError: there is no EOS token.
     """
     require_eos(tokenizer)
     if tokenizer.chat_template is None:
@@ -63,9 +64,9 @@ def added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[in
 
 
 def require_eos(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The EOS token's id. Raises ValueError when there is none."""
+    """The EOS token's id. Raises InputError when there is none."""
     if tokenizer.eos_token_id is None:
-        raise ValueError("the tokenizer has no eos_token, so that no answer could end; set it in tokenizer_config.json")
+        raise InputError("the tokenizer has no eos_token, so that no answer could end; set it in tokenizer_config.json")
     return int(tokenizer.eos_token_id)
 
 
@@ -134,7 +135,7 @@ def _span(
 
 
 def _start_after_part(text: str, prompt: str, before: str, answer: str) -> int:
-    """Start of an answer that follows only a part of its generation prompt (without its empty thought, say)."""
+    """Start of an answer that follows only a part of its generation prompt (without its empty thought, for example)."""
     if text.startswith(before) and prompt.startswith(before):
         header = prompt[len(before) :]
         for length in range(len(header), -1, -1):
@@ -144,9 +145,9 @@ def _start_after_part(text: str, prompt: str, before: str, answer: str) -> int:
     raise template_error("the text before an answer is not the text that prompts for it", text, len(before))
 
 
-def template_error(what: str, text: str, at: int) -> ValueError:
+def template_error(what: str, text: str, at: int) -> InputError:
     """Why the chat template can't be trained on, with the text around character `at`."""
     near = f"{text[max(0, at - 40) : at]} ▸ {text[at : at + 40]}"
-    return ValueError(
+    return InputError(
         f"the chat template can't be trained on: {what}, at ▸ in {near!r}; set model.chat_template to another"
     )

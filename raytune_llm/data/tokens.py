@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from raytune_llm.data.examples import IGNORED, TokenSequence
 from raytune_llm.data.records import Message, Text
 from raytune_llm.data.template import added_tokens, answer_spans, render, require_eos, template_error
+from raytune_llm.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,7 +61,7 @@ class Tokens:
     """A tokenizer with the project's rules. It must have an EOS token and, for conversations, a chat template.
 
     Raises:
-        ValueError: there is no EOS token.
+        InputError: there is no EOS token.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int | None, is_encoder_decoder: bool) -> None:
@@ -116,7 +117,7 @@ class Tokens:
         None when truncation leaves no label.
 
         Raises:
-            ValueError: the chat template can't be trained on (see the module), or refuses these turns.
+            InputError: the chat template can't be trained on (see the module), or refuses these turns.
         """
         return self._conversation(tuple(messages), first=0)
 
@@ -142,7 +143,7 @@ class Tokens:
         if self.tokenizer.chat_template is not None:
             try:
                 tokens, labels = self._labelled(turns, first=0)
-            except ValueError:
+            except InputError:
                 return sorted(ids)
             after = [*labels[1:], IGNORED]
             ids |= {

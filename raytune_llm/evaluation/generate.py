@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from raytune_llm.errors import InputError
 from raytune_llm.models.forward import batches, inference, unwrapped
 
 
@@ -32,7 +33,8 @@ def generate(
         stop_ids: tokens that end an answer; they and what follows are not part of it.
 
     Raises:
-        ValueError: a prompt is empty, or too long for the base's context to hold it and max_new_tokens.
+        InputError: max_new_tokens < 1, or a prompt too long for the base's context to hold both.
+        ValueError: a prompt is empty.
     """
     _check(prompts, max_new_tokens, model.config)
     pad_id = tokenizer.pad_token_id
@@ -65,7 +67,7 @@ def sample(
     the probability top_p: token ids, the one that ended it included.
 
     The same seed, prompts and batch size give the same draws; the process's own random streams are left as they were.
-    Raises ValueError as `generate` does.
+    Raises InputError as `generate` does.
     """
     _check(prompts, max_new_tokens, model.config)
     rule = GenerationConfig(
@@ -135,7 +137,7 @@ def _until(row: list[int], stop_ids: Sequence[int]) -> list[int]:
 
 def _check(prompts: Sequence[list[int]], max_new_tokens: int, config: Any) -> None:
     if max_new_tokens < 1:
-        raise ValueError(f"evaluation.max_new_tokens={max_new_tokens} is not allowed; allowed: ≥ 1")
+        raise InputError(f"evaluation.max_new_tokens={max_new_tokens} is not allowed; allowed: ≥ 1")
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     room = None if context is None else context if config.is_encoder_decoder else context - max_new_tokens
     for row, prompt in enumerate(prompts):
@@ -144,7 +146,7 @@ def _check(prompts: Sequence[list[int]], max_new_tokens: int, config: Any) -> No
                 f"prompt {row} has no tokens; give it at least the tokenizer's beginning-of-sequence token"
             )
         if room is not None and len(prompt) > room:
-            raise ValueError(
+            raise InputError(
                 f"prompt {row} has {len(prompt)} tokens, but the base's context of {context} leaves {max(room, 0)} "
                 f"with evaluation.max_new_tokens={max_new_tokens}; cut the prompt or lower evaluation.max_new_tokens"
             )

@@ -74,7 +74,7 @@ def demo(job: SweepJob) -> int:
     finally:
         take_down()
     command = f"python jobs/serve.py adapter={published.version.reference} home={job.home}"
-    print(summary.next_step(command, "keeps it up"))
+    print(summary.next_step(command, "serves it until interrupted"))
     return 0
 
 

@@ -62,7 +62,7 @@ def compare_records(
     allow_modules: Sequence[str],
 ) -> ComparisonResult:
     """Encode the records that are drawn for the comparison, run the method's frozen models over them, and compare.
-    Raises ValueError for a record that can't be encoded, naming the split `name` and its number."""
+    Raises InputError for a record that can't be encoded, naming the split `name` and its number."""
     is_encoder_decoder = models.base.facts.is_encoder_decoder
     tokens = Tokens(models.tokenizer, max_tokens=max_tokens, is_encoder_decoder=is_encoder_decoder)
     chosen = draw_indices(len(records), evaluation.max_examples, seed)

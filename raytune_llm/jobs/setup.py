@@ -82,9 +82,9 @@ def read_stage_data(job: CheckJob) -> list[tuple[CheckJob, Splits]]:
 
 
 def check_gpu(needs: Needs, use_gpu: bool) -> None:
-    """Raise ValueError for a setting that needs a GPU where there is none."""
+    """Raise InputError for a setting that needs a GPU where there is none."""
     if needs.gpu_for is not None and not use_gpu:
-        raise ValueError(f"{needs.gpu_for} needs a GPU, and this job has none; choose another, or a cluster with GPUs")
+        raise InputError(f"{needs.gpu_for} needs a GPU, and this job has none; choose another, or a cluster with GPUs")
 
 
 def while_ray_starts(prepare: Callable[[], Prepared], *, dashboard: bool) -> Prepared:

@@ -143,8 +143,8 @@ def test_one_prompt_for_all_is_no_leak():
 def test_conflicts_and_duplicates():
     train = [*numbered(40), Supervised("ask 3", "something else"), *numbered(2)]
     assert warnings(train, numbered(30, 60)) == [
-        "1 prompts of train have conflicting answers: 'ask 3'",
-        "train has 2 duplicate records",
+        "conflicting answers for 1 prompts of train: 'ask 3'",
+        "duplicate records in train: 2",
     ]
     both_ways = [
         Preference("a", "b", "c"),

@@ -10,6 +10,7 @@ from worlds import write_base, write_records
 
 from raytune_llm import cluster
 from raytune_llm.data.records import Preference, Rationale, Supervised
+from raytune_llm.jobs import summary
 from raytune_llm.jobs.config import load
 from raytune_llm.jobs.evaluate import evaluate_version
 from raytune_llm.jobs.precompute import precompute_on_cluster
@@ -88,7 +89,7 @@ def job_of(method, folder):
     )
 
 
-def published(job, folder) -> PublishResult:
+def published(job, folder) -> tuple[Outcome, PublishResult]:
     """A train job without Ray."""
     prepared = prepare(job)
     found = precompute_on_cluster(job, prepared.encoded, use_gpu=False)
@@ -114,7 +115,7 @@ def published(job, folder) -> PublishResult:
         seconds=0.0,
         ended="complete",
     )
-    return publish(job, prepared, outcome, parent=None, use_gpu=False)
+    return outcome, publish(job, prepared, outcome, parent=None, use_gpu=False)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -127,7 +128,7 @@ def test_a_train_job_encodes_and_reads_each_record_once(method, calls, tmp_path,
         return encode(self, record, tokens)
 
     monkeypatch.setattr(cls, "encode", watched)
-    result = published(job, tmp_path / "trial")
+    _, result = published(job, tmp_path / "trial")
     assert result.split == "test" and result.result.comparison.num_examples == MAX_EXAMPLES
     assert calls.pop("encode") == NUM_TRAIN + NUM_EVAL + NUM_TEST
     num_sequences = 2 if method == "dpo" else 1
@@ -145,12 +146,16 @@ def test_a_train_job_encodes_and_reads_each_record_once(method, calls, tmp_path,
 @pytest.mark.parametrize("method", ["dpo", "distill"])
 def test_evaluating_the_version_comes_to_what_was_published(method, calls, tmp_path):
     job = job_of(method, tmp_path)
-    version = published(job, tmp_path / "trial").version
+    outcome, result = published(job, tmp_path / "trial")
+    lines = summary.of_training(job, outcome, result).splitlines()
+    (verdict,) = result.verdicts
+    state = "champion" if result.promoted else "not promoted: not significantly better than base"
+    assert f"comparison  {verdict.text} (eval set)" in lines and f"registered  once@1 ({state})" in lines
     again = load("evaluate", ["adapter=once@1", f"data.test={job.data.test}", f"home={tmp_path}", "run=again"])
     text = evaluate_version(replace(again, evaluation=job.evaluation))
     card = Registry(job.registry_dir).resolve("once@1").card
     metric = job.method.metric.replace("eval/", "test/")
-    assert f"{card.metrics[metric]:.3f}" in text and version.card.metrics == card.metrics
+    assert f"{card.metrics[metric]:.3f}" in text and result.version.card.metrics == card.metrics
     files = [tmp_path / "runs" / name / "evaluation-test.json" for name in (f"once/{job.run}", f"{again.name}/again")]
     first, second = (file.read_text() for file in files)
     assert first == second
