@@ -23,7 +23,7 @@ from raytune_llm.evaluation.metrics import mean, ratio
 from raytune_llm.evaluation.policy import PolicyPrompt, Sampling, divergence, roll_out
 from raytune_llm.jobs import config
 from raytune_llm.methods.trainers.policy import by_itself
-from raytune_llm.models.loading import load_system
+from raytune_llm.models.loading import load_model
 from raytune_llm.stores.registry import Registry
 
 LONGEST_TOKENS = 48
@@ -37,11 +37,11 @@ def main(home: str, references: list[str]) -> None:
     prompts = list(dict.fromkeys(json.loads(row)["input_text"] for row in rows))
     asked = [PolicyPrompt(tokens.prompt(prompt), prompt, "") for prompt in prompts]
     sampling = Sampling(LONGEST_TOKENS, 1.0, tuple(tokens.stop_ids()), tokenizer.pad_token_id, 64, seed=0)
-    reference = load_system(base, None, use_gpu=False)
+    reference = load_model(base, None, use_gpu=False)
     folders = {"base": None} | {name: Registry(f"{home}/registry").resolve(name).path for name in references}
     found = {}
     for name, folder in folders.items():
-        model = load_system(base, folder, use_gpu=False)
+        model = load_model(base, folder, use_gpu=False)
         rollouts = roll_out(model, asked, sampling, partial(tokenizer.decode, skip_special_tokens=True))
         greedy = generate(
             model,

@@ -60,10 +60,10 @@ from raytune_llm.jobs.config import load
 class Begins(Exception):
     pass
 
-def beside_ray(prepared, dashboard):
+def while_ray_starts(prepare, dashboard):
     raise Begins
 
-setup.beside_ray = beside_ray
+setup.while_ray_starts = while_ray_starts
 for root, job in (("train", commands.train), ("sweep", commands.sweep)):
     try:
         job(load(root, sys.argv[1:]))

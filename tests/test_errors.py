@@ -12,6 +12,7 @@ import pytest
 import ray
 from worlds import write_base, write_records
 
+from raytune_llm import cluster
 from raytune_llm.errors import InputError
 from raytune_llm.jobs import commands
 from raytune_llm.jobs.config import load
@@ -191,6 +192,17 @@ def test_serving_and_evaluating_what_is_not_there(ray_session, world, tmp_path, 
         InputError, match=r"wit has no version in .*/registry; nearest names: none, nothing is published"
     ):
         getattr(commands, root)(job)
+
+
+def test_what_a_task_refuses_and_what_fails_in_it(ray_session):
+    def task(error):
+        raise error
+
+    with pytest.raises(InputError, match=r"^no answers$"):
+        cluster.as_task(task, use_gpu=False)(ValueError("no answers"))
+    with pytest.raises(KeyError, match="answers"):
+        cluster.as_task(task, use_gpu=False)(KeyError("answers"))
+    assert cluster.as_task(lambda one, *, two: one + two, use_gpu=False)(1, two=2) == 3
 
 
 @pytest.fixture

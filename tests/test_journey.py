@@ -115,7 +115,7 @@ def test_the_endpoint_answers_the_openai_client_with_base_and_winner(swept, caps
         client = openai.OpenAI(base_url=endpoint.url, api_key="none")
         names = [model.id for model in client.models.list()]
         assert {"base", "wit@1"} <= set(names) or "wit@1" in names
-        sample = conclusion.proof.samples[0]
+        sample = conclusion.result.samples[0]
         said = {
             name: client.completions.create(model=name, prompt=sample.prompt, max_tokens=16, temperature=0)
             .choices[0]

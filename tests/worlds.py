@@ -21,6 +21,8 @@ from transformers import (
 )
 
 from raytune_llm.data.records import Preference, Rationale, Supervised
+from raytune_llm.jobs.precompute import FrozenModels, Precomputed, precompute
+from raytune_llm.jobs.prepare import prepare
 from raytune_llm.jobs.schema import TrainJob
 from raytune_llm.training.config import Trial, TrialSpec
 
@@ -165,3 +167,13 @@ def write_records(folder: Path, count: int = 24, kinds: Sequence[type] = (Superv
 def spec_of(job: TrainJob, milestones: Sequence[int] = (), id: str = "t") -> TrialSpec:
     """The one trial of a job."""
     return TrialSpec(config=job.trial_config(), trial=Trial(id=id, values={}), milestones=tuple(milestones))
+
+
+def precomputed(job: TrainJob) -> Precomputed:
+    """The job's data with all that its method needs of frozen models."""
+    return precompute(
+        FrozenModels.of(job, use_gpu=False),
+        prepare(job).encoded,
+        max_examples=job.evaluation.max_examples,
+        seed=job.seed,
+    )

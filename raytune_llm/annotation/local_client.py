@@ -20,11 +20,11 @@ def local_client(base: Base, folder: str | None, *, chat: bool, use_gpu: bool) -
     Args:
         chat: whether prompts become a user's turn in the model's chat template, else plain text.
     """
-    from raytune_llm.models.loading import load_system
+    from raytune_llm.models.loading import load_model
 
     facts = base.facts
     tokens = Tokens(base.tokenizer(), max_tokens=facts.max_tokens(None), is_encoder_decoder=facts.is_encoder_decoder)
-    model = load_system(base, folder, use_gpu=use_gpu)
+    model = load_model(base, folder, use_gpu=use_gpu)
 
     def text_of(request: Request) -> Text:
         return (Message("user", request.prompt),) if chat else request.prompt

@@ -1,1 +1,1 @@
-"""Records, the files they come from, their doctor and their tokens."""
+"""Records, the files they come from, their tokens and their diagnosis."""

@@ -1,11 +1,9 @@
-"""What was found out about a job's data, in numbers and as text for the terminal."""
+"""The doctor's findings about a job's data, in numbers and as text for the terminal."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from raytune_llm.data.examples import Example
 from raytune_llm.data.tokens import Truncation
 
 
@@ -16,7 +14,7 @@ class SplitFacts:
     num_records: int
     kinds: dict[str, int]
     prompt_tokens: dict[str, int] | None
-    """Median, 95th percentile and maximum, after cutting; None without a tokenizer."""
+    """Median, 95th percentile and maximum, after truncation; None without a tokenizer."""
     completion_tokens: dict[str, int] | None
     """The same for tokens with loss."""
     truncation: Truncation | None
@@ -26,7 +24,7 @@ class SplitFacts:
 
 @dataclass(frozen=True)
 class Found:
-    """Something suspicious: how often, and the first few."""
+    """A suspicious finding: how often it occurs, and the first few."""
 
     count: int
     first: list[str]
@@ -34,23 +32,22 @@ class Found:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `examine` found. A job can go on unless `problems` has entries."""
+    """The findings of `examine`. A job can run unless `problems` has entries."""
 
     splits: dict[str, SplitFacts]
     carved: bool
     max_tokens: int | None
     duplicates: int
-    """Records of train that stood there before."""
+    """Records of train that repeat an earlier one."""
     leaked: dict[str, Found]
-    """Records of eval and test whose prompt (where prompts repeat in train anyway: prompt and answer) train has too."""
+    """Records of eval and test whose prompt (where prompts repeat in train anyway: prompt and answer) also occurs in
+    train."""
     conflicts: Found
     """Prompts of train with different answers, or preferences both ways."""
     oddities: dict[str, int]
     warnings: list[str]
     problems: list[str]
     """Reasons why nothing can be learned from these data."""
-    examples: dict[str, list[Example]] = field(repr=False, compare=False)
-    """Each split as the method encodes it; records of which nothing is left are missing."""
 
     @property
     def verdict(self) -> str:
@@ -59,16 +56,6 @@ class Diagnosis:
         if not self.warnings:
             return "sound"
         return f"usable, with {len(self.warnings)} warning{'s' if len(self.warnings) > 1 else ''}"
-
-    def as_dict(self) -> dict[str, Any]:
-        """All but the examples, as JSON values."""
-        plain = {name: asdict(facts) for name, facts in self.splits.items()}
-        rest = {
-            name: getattr(self, name)
-            for name in ("carved", "max_tokens", "duplicates", "oddities", "warnings", "problems")
-        }
-        leaked = {name: asdict(found) for name, found in self.leaked.items()}
-        return {"splits": plain, **rest, "leaked": leaked, "conflicts": asdict(self.conflicts), "verdict": self.verdict}
 
     def text(self) -> str:
         """A summary for the terminal that ends with the verdict."""

@@ -1,22 +1,18 @@
-"""What a job's data look like to its base and method, and what in them would spoil the result.
+"""Statistics of a job's data, and what in them would spoil the result.
 
-All is counted over parsed records and their token sequences; whether the texts are true or fair is left out.
+Everything is counted over parsed records and their encoded examples; whether the texts are true or fair is left out.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 from raytune_llm.data.diagnosis import Diagnosis, Found, SplitFacts
+from raytune_llm.data.encode import EncodedSplit, EncodedSplits
 from raytune_llm.data.examples import IGNORED, Example
 from raytune_llm.data.files import Splits
 from raytune_llm.data.records import Chat, Message, Preference, Rationale, Record, Supervised, Text
-from raytune_llm.data.tokens import Truncation
-
-if TYPE_CHECKING:
-    from raytune_llm.data.tokens import Tokens
 
 SMALL_EVAL = 30
 """Fewer records than this leave 95 % intervals of about ±18 points on an accuracy."""
@@ -27,70 +23,44 @@ SKEWED = 0.6
 NUM_SHOWN = 3
 
 
-Encode = Callable[[Record, "Tokens"], Example | None]
-
-
-def examine(splits: Splits, tokens: Tokens | None, encode: Encode) -> Diagnosis:
-    """Count over all splits; with `tokens`, also encode every record as the method would (`Method.encode`).
-
-    Raises:
-        ValueError: a record can't be encoded, naming split and number.
-    """
-    facts, examples = {}, {}
-    for name, records in splits.items():
-        examples[name], truncation = _encoded(name, records, tokens, encode)
-        prompt, completion = _lengths(examples[name], tokens is not None and tokens.is_encoder_decoder)
-        facts[name] = SplitFacts(
-            num_records=len(records),
-            kinds=dict(Counter(type(record).__name__ for record in records)),
-            prompt_tokens=_percentiles(prompt) if tokens else None,
-            completion_tokens=_percentiles(completion) if tokens else None,
-            truncation=truncation,
-            labels=_labels(records),
-        )
+def examine(splits: Splits, encoded: EncodedSplits | None) -> Diagnosis:
+    """Count over all splits, and over their tokens where they are encoded."""
+    of_splits = {} if encoded is None else dict(encoded.items())
+    is_encoder_decoder = encoded is not None and encoded.is_encoder_decoder
+    facts = {name: _facts(records, of_splits.get(name), is_encoder_decoder) for name, records in splits.items()}
     duplicates = len(splits.train) - len(set(splits.train))
     leaked, conflicts, oddities = _leaked(splits), _conflicts(splits.train), _oddities(splits.train)
     return Diagnosis(
         splits=facts,
         carved=splits.carved,
-        max_tokens=tokens.max_tokens if tokens else None,
+        max_tokens=None if encoded is None else encoded.max_tokens,
         duplicates=duplicates,
         leaked=leaked,
         conflicts=conflicts,
         oddities=oddities,
         warnings=[
-            *_cut_warnings(facts),
+            *_truncation_warnings(facts),
             *_label_warnings(facts),
             *_record_warnings(splits, duplicates, leaked, conflicts, oddities),
         ],
-        problems=[*_empty(splits, examples if tokens else {})],
-        examples=examples,
+        problems=[*_empty(splits, of_splits)],
     )
 
 
-def _encoded(
-    name: str, records: Sequence[Record], tokens: Tokens | None, encode: Encode
-) -> tuple[list[Example], Truncation | None]:
-    """The split's examples and what was cut of them; the tokenizer's own count is left as it was."""
-    if tokens is None:
-        return [], None
-    before, tokens.truncation = tokens.truncation, Truncation()
-    try:
-        examples = []
-        for number, record in enumerate(records, start=1):
-            try:
-                example = encode(record, tokens)
-            except ValueError as error:
-                raise ValueError(f"data.{name}, record {number}: {error}") from error
-            if example is not None:
-                examples.append(example)
-        return examples, tokens.truncation
-    finally:
-        tokens.truncation = before
+def _facts(records: Sequence[Record], encoded: EncodedSplit | None, is_encoder_decoder: bool) -> SplitFacts:
+    prompt, completion = _lengths([] if encoded is None else encoded.examples, is_encoder_decoder)
+    return SplitFacts(
+        num_records=len(records),
+        kinds=dict(Counter(type(record).__name__ for record in records)),
+        prompt_tokens=None if encoded is None else _percentiles(prompt),
+        completion_tokens=None if encoded is None else _percentiles(completion),
+        truncation=None if encoded is None else encoded.truncation,
+        labels=_labels(records),
+    )
 
 
 def _lengths(examples: Iterable[Example], is_encoder_decoder: bool) -> tuple[list[int], list[int]]:
-    """Tokens without and with loss of each sequence that has any with."""
+    """Number of tokens without and with loss, of each sequence that has any with."""
     prompts, completions = [], []
     for example in examples:
         for sequence in example.values():
@@ -109,7 +79,7 @@ def _percentiles(lengths: list[int]) -> dict[str, int]:
 
 
 def answer_of(record: Record) -> Text | None:
-    """What the record teaches to say, if one answer does."""
+    """The answer to learn, where the record has exactly one."""
     match record:
         case Supervised():
             return record.completion
@@ -123,7 +93,7 @@ def answer_of(record: Record) -> Text | None:
 
 
 def prompt_of(record: Record) -> Text:
-    """What the record's answer is given to; of a chat, all before its last assistant turn."""
+    """The prompt of the record's answer; of a chat, all turns before the last assistant turn."""
     if not isinstance(record, Chat):
         return record.prompt
     last = max(i for i, message in enumerate(record.messages) if message.role == "assistant")
@@ -131,14 +101,14 @@ def prompt_of(record: Record) -> Text:
 
 
 def _key(text: Text | None) -> str:
-    """Text for comparison: white space and case don't count."""
+    """Text for comparison: whitespace and case don't count."""
     if isinstance(text, tuple):
         text = "\n".join(f"{message.role}: {message.content}" for message in text if isinstance(message, Message))
     return " ".join((text or "").split()).casefold()
 
 
 def _labels(records: Sequence[Record]) -> dict[str, int] | None:
-    """Counts of completions that look like classes: at most 20 different ones, short, none of them alone."""
+    """Counts of completions that look like classes: at most 20 different ones, each of them at least twice."""
     answers = [answer_of(record) for record in records if isinstance(record, Supervised | Rationale)]
     counts = Counter(answer for answer in answers if isinstance(answer, str))
     looks_so = 2 <= len(counts) <= MOST_LABELS and min(counts.values()) >= 2
@@ -175,37 +145,37 @@ def _conflicts(train: Sequence[Record]) -> Found:
                 answers[prompt] |= {chosen, rejected}
         elif (answer := answer_of(record)) is not None:
             answers[prompt].add(_key(answer))
-    conflicting = [prompt for prompt, said in answers.items() if len(said) > 1]
+    conflicting = [prompt for prompt, found in answers.items() if len(found) > 1]
     return Found(len(conflicting), [texts[prompt] for prompt in conflicting[:NUM_SHOWN]])
 
 
 def _oddities(train: Sequence[Record]) -> dict[str, int]:
     texts = [(record, str(answer)) for record in train if isinstance(answer := answer_of(record), str)]
     found = {
-        "answers with white space at an end": sum(text != text.strip() for record, text in texts),
-        "answers with a replacement character (�), the mark of a wrong encoding": sum(
+        "answers with leading or trailing whitespace": sum(text != text.strip() for record, text in texts),
+        "answers with a replacement character (�), a sign of a wrong encoding": sum(
             "\ufffd" in text for _, text in texts
         ),
-        "chats that end in a user turn, which teaches nothing": sum(
+        "chats that end in a user turn, which is not learned from": sum(
             isinstance(record, Chat) and record.messages[-1].role != "assistant" for record in train
         ),
     }
     return {what: count for what, count in found.items() if count}
 
 
-def _cut_warnings(facts: dict[str, SplitFacts]) -> Iterable[str]:
+def _truncation_warnings(facts: dict[str, SplitFacts]) -> Iterable[str]:
     for name, split in facts.items():
         if (cut := split.truncation) is None or not cut.records:
             continue
         if cut.cut > MUCH_CUT * cut.records:
-            lost = f"{cut.label_tokens_lost / max(cut.label_tokens, 1):.0%} of the tokens to learn are lost"
+            lost = f"losing {cut.label_tokens_lost / max(cut.label_tokens, 1):.0%} of the tokens to learn"
             yield (
-                f"{name}: {cut.cut} of {cut.records} sequences ({cut.cut / cut.records:.0%}) are cut, {lost}; "
-                f"the longest has {cut.longest_tokens} tokens: shorten the records, raise data.max_tokens, or take "
-                "a base of longer context"
+                f"{name}: {cut.cut} of {cut.records} sequences ({cut.cut / cut.records:.0%}) are truncated, {lost}; "
+                f"the longest has {cut.longest_tokens} tokens: shorten the records, raise data.max_tokens, or use "
+                "a base with a longer context"
             )
         if cut.dropped:
-            yield f"{name}: {cut.dropped} of {cut.records} sequences are dropped: no answer is left of them"
+            yield f"{name}: {cut.dropped} of {cut.records} sequences are dropped: truncation leaves no answer token"
 
 
 def _label_warnings(facts: dict[str, SplitFacts]) -> Iterable[str]:
@@ -218,10 +188,13 @@ def _label_warnings(facts: dict[str, SplitFacts]) -> Iterable[str]:
         rare, count = list(split.labels.items())[-1]
         share = count / split.num_records
         if share < SKEWED / len(split.labels):
-            yield f"{name} has skewed labels, {rare!r} {share:.1%}: accuracy says little, report the F1 of {rare!r}"
+            yield (
+                f"{name} labels are imbalanced ({rare!r} {share:.1%}): accuracy is misleading; "
+                f"report the F1 of {rare!r}"
+            )
         unknown = sorted(set(split.labels or ()) - set(train))
         if unknown:
-            yield f"{name} has labels that train never shows: {', '.join(map(repr, unknown[:NUM_SHOWN]))}"
+            yield f"{name} has labels that never occur in train: {', '.join(map(repr, unknown[:NUM_SHOWN]))}"
 
 
 def _record_warnings(
@@ -229,14 +202,20 @@ def _record_warnings(
 ) -> Iterable[str]:
     for name, found in leaked.items():
         total = len(getattr(splits, name))
-        yield f"{found.count} of {total} {name} records stand in train too, so {name} looks too good: {_list(found)}"
+        yield (
+            f"{found.count} of {total} {name} records also occur in train (leakage): {name} scores are optimistic: "
+            f"{_list(found)}"
+        )
     for name, records in splits.items():
         if name != "train" and len(records) < SMALL_EVAL:
-            yield f"{name} has {len(records)} records: intervals will be wide; {SMALL_EVAL} is little, 200 is good"
+            yield (
+                f"{name} has {len(records)} records: confidence intervals will be wide; use at least {SMALL_EVAL}, "
+                "better 200"
+            )
     if conflicts.count:
-        yield f"{conflicts.count} of train's prompts have answers that differ: {_list(conflicts)}"
+        yield f"conflicting answers for {conflicts.count} prompts of train: {_list(conflicts)}"
     if duplicates:
-        yield f"train repeats {duplicates} of its records"
+        yield f"duplicate records in train: {duplicates}"
     yield from (f"{what}: {count} in train" for what, count in oddities.items())
     reasoned = [record for record in splits.train if isinstance(record, Rationale)]
     for key, lacking in (
@@ -244,16 +223,16 @@ def _record_warnings(
         ("rationale", sum(record.rationale is None for record in reasoned)),
     ):
         if lacking:
-            yield f"{lacking} of {len(reasoned)} train records have no {key}; jobs/annotate.py lets a teacher write it"
+            yield f"{lacking} of {len(reasoned)} train records have no {key}; jobs/annotate.py has a teacher write it"
 
 
-def _empty(splits: Splits, examples: dict[str, list[Example]]) -> Iterable[str]:
+def _empty(splits: Splits, encoded: dict[str, EncodedSplit]) -> Iterable[str]:
     for name, records in splits.items():
         labelled = [record for record in records if not isinstance(record, Rationale) or record.label is not None]
         if name != "train" and not labelled:
-            yield f"no record of {name} has a label (output_text), so no answer can be judged"
-        if name in examples and not examples[name]:
-            yield f"nothing is left of {name} after cutting"
+            yield f"no record of {name} has a label (output_text), so no answer can be scored"
+        if name in encoded and not encoded[name].examples:
+            yield f"nothing is left of {name} after truncation"
 
 
 def _short(text: Text) -> str:

@@ -1,4 +1,4 @@
-"""Encoded records: token sequences with their labels, and what is known of them before training."""
+"""Encoded records: token sequences with their labels, and what frozen models add to them before training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TeacherTopK:
-    """What a teacher says of the label tokens of a sequence that count, in their order: L of them."""
+    """A teacher's predictions for the L label tokens of a sequence that count, in their order."""
 
     ids: NDArray[np.int32]
     """Its k likeliest tokens, (L, k)."""
@@ -34,7 +34,7 @@ class TokenSequence:
     reference: float | None = None
     """log p(labels) under the reference policy, nats; set before training where the method needs it."""
     teacher: TeacherTopK | None = None
-    """What a teacher says in the labels' places; set before training where the method needs it."""
+    """A teacher's likeliest tokens for each label; set before training where the method needs it."""
     features: NDArray[np.float32] | None = None
     """A teacher's hidden states where it predicts the label tokens that count, (L, layers, its width); set before
     training where the method needs it."""
@@ -45,7 +45,7 @@ Example = dict[str, TokenSequence]
 
 @dataclass(frozen=True)
 class Examples:
-    """The encoded records of a job."""
+    """What trials are trained and evaluated on: encoded records, with all that the method needs of frozen models."""
 
     train: list[Example]
     eval: list[Example]
@@ -53,11 +53,11 @@ class Examples:
 
 @dataclass(frozen=True)
 class Rollout:
-    """A prompt and what the policy made of it."""
+    """A prompt and the policy's completion of it."""
 
     prompt_ids: list[int]
     completion_ids: list[int]
-    """With the token that ended it, if one did."""
+    """With its stop token, if it has one."""
     prompt: str
     """As the policy read it."""
     completion: str
@@ -65,4 +65,4 @@ class Rollout:
     answer: str
     """The record's own, '' where it has none."""
     ended: bool
-    """Whether it ended by itself; else it was cut off at the longest length."""
+    """Whether it ended in a stop token; else it was cut off at the longest length."""

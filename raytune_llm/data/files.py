@@ -264,7 +264,7 @@ def _hub_rows(uri: str) -> Iterator[Any]:
 
 
 def _why_unreadable(uri: str, error: Exception) -> str:
-    """What is wrong with a location, and what stands near it."""
+    """What is wrong with a location, and similar names near it."""
     if "://" in uri or uri.startswith("hf:"):
         return f"can't be read: {type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
     if isinstance(error, PermissionError):

@@ -1,4 +1,4 @@
-"""In which order a trial sees its examples: the same for every backend, decided by the seed alone.
+"""The order in which a trial sees its examples: the same for every backend, a function of the seed only.
 
 Epochs are permutations one after another, so every step has exactly its batch and the k-th example of a run is the same
 whatever the batch size, the number of workers or the horizon.

@@ -1,4 +1,4 @@
-"""What may be asked of a record, with its answer."""
+"""The prompt that a tuned model is given of a record, and the reference answer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from raytune_llm.data.records import Chat, Preference, Rationale, Record, Superv
 
 
 def question(record: Record) -> tuple[Text, str] | None:
-    """Prompt and reference answer; of a chat those of its last assistant turn, None where no answer is known."""
+    """Prompt and reference answer; of a chat, those of its last assistant turn, None where no answer is known."""
     match record:
         case Supervised():
             return record.prompt, record.completion

@@ -1,7 +1,7 @@
 """The record kinds, and the dialects of JSON they are written in.
 
-A record is one object of a JSONL file. Which dialect it speaks is seen from its keys (`DIALECTS`); the kind it becomes
-depends on what the method takes: {"input_text", "output_text", "rationale"} is a Rationale for one method, a Supervised
+A record is one object of a JSONL file. Its keys determine its dialect (`DIALECTS`); the kind it becomes depends on
+what the method takes: {"input_text", "output_text", "rationale"} is a Rationale for one method, a Supervised
 for another. Keys that no dialect needs are ignored, and so is a key whose value is null. Media and tools are left out.
 """
 
@@ -65,7 +65,7 @@ class Rationale:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt to be answered by the policy itself; a conversation ends in a user turn."""
+    """A prompt without an answer, for the policy to complete; a conversation ends in a user turn."""
 
     prompt: Text
 
@@ -74,7 +74,7 @@ Record = Supervised | Chat | Preference | Rationale | Prompt
 
 
 class RecordError(ValueError):
-    """One key of one record is not as it should be."""
+    """One key of one record is missing or has a wrong value."""
 
     def __init__(self, key: str, found: str, expected: str) -> None:
         super().__init__(f"{key}: found {found}, expected {expected}")
@@ -95,7 +95,7 @@ def parse(raw: object, kinds: Sequence[type]) -> Record:
 
     Raises:
         RecordError: with the key at fault, what was found and what was expected. One that has more keys of another of
-            `kinds` lacks the rest of them: a prompt with one candidate is no prompt alone.
+            `kinds` lacks the rest of them: a prompt with one candidate is no Prompt record.
     """
     if not isinstance(raw, dict):
         raise RecordError("record", show(raw), "a JSON object")
@@ -208,7 +208,7 @@ def _chat(turns: tuple[Message, ...], key: str) -> Chat:
     return Chat(turns)
 
 
-def _asked(turns: tuple[Message, ...], key: str) -> Prompt:
+def _prompt_turns(turns: tuple[Message, ...], key: str) -> Prompt:
     if turns[-1].role != "user":
         raise RecordError(key, f"a last turn by {turns[-1].role}", "a conversation that ends in a user turn")
     return Prompt(turns)
@@ -259,7 +259,7 @@ def _chosen_rejected(row: Row) -> Preference:
     if all(isinstance(row[key], str) for key in ("prompt", "chosen", "rejected")):
         return _preference(_text(row, "prompt"), _text(row, "chosen"), _text(row, "rejected"), "rejected")
     prompt = _side(row, "prompt", "user")
-    _asked(prompt, "prompt")
+    _prompt_turns(prompt, "prompt")
 
     def answer(key: str) -> tuple[Message, ...]:
         turns = _side(row, key, "assistant")
@@ -277,7 +277,7 @@ def _rationale(row: Row) -> Rationale:
 def _prompt_only(row: Row) -> Prompt:
     if not isinstance(row["prompt"], list):
         return Prompt(_text(row, "prompt"))
-    return _asked(_turns(row["prompt"], "prompt"), "prompt")
+    return _prompt_turns(_turns(row["prompt"], "prompt"), "prompt")
 
 
 NATIVE = ("input_text", "output_text")
@@ -292,8 +292,8 @@ DIALECTS = (
     Dialect(("input_text",), (Rationale,), _rationale),
     Dialect(("input_text",), (Prompt,), lambda r: Prompt(_text(r, "input_text"))),
     Dialect(("prompt",), (Prompt,), _prompt_only),
-    Dialect(("messages",), (Prompt,), lambda r: _asked(_turns(r["messages"], "messages"), "messages")),
-    Dialect(("contents",), (Prompt,), lambda r: _asked(_contents(r), "contents")),
+    Dialect(("messages",), (Prompt,), lambda r: _prompt_turns(_turns(r["messages"], "messages"), "messages")),
+    Dialect(("contents",), (Prompt,), lambda r: _prompt_turns(_contents(r), "contents")),
 )
 
 _FILLED = "a string that is not empty"
@@ -308,7 +308,7 @@ EXPECTED = {
 
 
 def show(value: object) -> str:
-    """A value of a record in few words."""
+    """A short description of a record's value."""
     if isinstance(value, str):
         return f"the string {value!r}" if len(value) <= 40 else f"the string {value[:37]!r}…"
     if value is None or isinstance(value, bool):

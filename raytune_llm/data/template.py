@@ -1,7 +1,7 @@
-"""Chat templates: one for tokenizers that have none, and where the answers stand in the text that a template makes.
+"""Chat templates: one for tokenizers that have none, and where the answers are in the text that a template renders.
 
 Answers are found in the rendered text itself, so that templates need no generation markers. A template is refused where
-what is trained would not be what is generated: when the last answer does not follow the text that prompts for it, when
+the trained text would not be the generated one: when the last answer does not follow the text that prompts for it, when
 an earlier one does not follow at least a part of it, or when an answer ends in no special token.
 """
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from jinja2 import TemplateError
 
 from raytune_llm.data.records import Message
+from raytune_llm.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,17 +32,17 @@ PLAIN_TEMPLATE = (
 NO_THINKING = "{%- set enable_thinking = enable_thinking if enable_thinking is defined else false %}"
 
 
-class TemplateRefusal(TemplateError, ValueError):
+class TemplateRefusal(TemplateError, InputError):
     """The chat template refuses a conversation."""
 
 
 def supply_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give the tokenizer what tuning needs and it lacks: a chat template, and a pad token the embedding already has.
+    """Give the tokenizer a chat template and a pad token that the embedding already has, where it lacks them.
 
-    A template that can think aloud (`enable_thinking`) is set not to unless asked. The pad token is unk, or else EOS.
+    A template with a thinking mode (`enable_thinking`) has it off by default. The pad token is unk, or else EOS.
 
     Raises:
-        ValueError: there is no EOS token.
+        InputError: there is no EOS token.
     """
     require_eos(tokenizer)
     if tokenizer.chat_template is None:
@@ -55,7 +56,7 @@ def supply_template(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """The special tokens that the tokenizer by itself puts before and after a text."""
+    """The special tokens that the tokenizer adds before and after a text."""
     bare = tokenizer.encode("a", add_special_tokens=False)
     whole = tokenizer.encode("a", add_special_tokens=True)
     before = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
@@ -63,17 +64,17 @@ def added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[in
 
 
 def require_eos(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The EOS token's id. Raises ValueError when there is none."""
+    """The EOS token's id. Raises InputError when there is none."""
     if tokenizer.eos_token_id is None:
-        raise ValueError("the tokenizer has no eos_token, so that no answer could end; set it in tokenizer_config.json")
+        raise InputError("the tokenizer has no eos_token, so that no answer could end; set it in tokenizer_config.json")
     return int(tokenizer.eos_token_id)
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation_prompt: bool) -> str:
-    """The text of a conversation, with the header of the next answer if asked.
+    """The text of a conversation, with the header of the next answer if `generation_prompt`.
 
     Raises:
-        TemplateRefusal: the template won't have these turns.
+        TemplateRefusal: the template rejects these turns.
         ValueError: there is no template.
     """
     if tokenizer.chat_template is None:
@@ -93,7 +94,7 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, g
 def answer_spans(
     tokenizer: PreTrainedTokenizerBase, text: str, messages: Sequence[Message], turns: Sequence[int]
 ) -> list[tuple[int, int]]:
-    """Where the answers of `turns` (indices of messages) stand in `text`, the rendered conversation.
+    """The spans of the answers of `turns` (indices of messages) in `text`, the rendered conversation.
 
     Characters [start, end): all that is generated after the prompt for that answer, its end token included.
     """
@@ -134,7 +135,7 @@ def _span(
 
 
 def _start_after_part(text: str, prompt: str, before: str, answer: str) -> int:
-    """Start of an answer before which only a part of its generation prompt stands (not its empty thought, say)."""
+    """Start of an answer that follows only a part of its generation prompt (without its empty thought, for example)."""
     if text.startswith(before) and prompt.startswith(before):
         header = prompt[len(before) :]
         for length in range(len(header), -1, -1):
@@ -144,9 +145,9 @@ def _start_after_part(text: str, prompt: str, before: str, answer: str) -> int:
     raise template_error("the text before an answer is not the text that prompts for it", text, len(before))
 
 
-def template_error(what: str, text: str, at: int) -> ValueError:
+def template_error(what: str, text: str, at: int) -> InputError:
     """Why the chat template can't be trained on, with the text around character `at`."""
     near = f"{text[max(0, at - 40) : at]} ▸ {text[at : at + 40]}"
-    return ValueError(
+    return InputError(
         f"the chat template can't be trained on: {what}, at ▸ in {near!r}; set model.chat_template to another"
     )

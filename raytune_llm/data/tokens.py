@@ -2,22 +2,24 @@
 
 Plain text, causal bases:      [BOS] prompt "\\n" | completion EOS
 Conversations, causal bases:   the chat template's text | each answer, from its generation prompt to its end token
-Encoder-decoder bases:         prompt | completion EOS, each with the special tokens that the tokenizer adds by itself
+Encoder-decoder bases:         prompt | completion EOS, each with the special tokens that the tokenizer adds
 
-Loss is on what stands after the bar. BOS stands once, where the tokenizer puts it by itself; in conversations, where
-the template does. White space around an assistant's turn is dropped. Leaves out tools and images.
+Loss is on the part after the bar. BOS occurs once, where the tokenizer adds it; in conversations, where the template
+does. Whitespace around an assistant's turn is dropped. Leaves out tools and images.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from raytune_llm.data.examples import IGNORED, TokenSequence
 from raytune_llm.data.records import Message, Text
 from raytune_llm.data.template import added_tokens, answer_spans, render, require_eos, template_error
+from raytune_llm.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,10 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Truncation:
-    """What has been cut so far."""
+    """Counts of truncated sequences."""
 
     records: int = 0
-    """Sequences asked for; a preference asks for two."""
+    """Sequences encoded; a preference has two."""
     cut: int = 0
     """Sequences that lost anything."""
     prompts_cut: int = 0
@@ -59,7 +61,7 @@ class Tokens:
     """A tokenizer with the project's rules. It must have an EOS token and, for conversations, a chat template.
 
     Raises:
-        ValueError: there is no EOS token.
+        InputError: there is no EOS token.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int | None, is_encoder_decoder: bool) -> None:
@@ -70,6 +72,15 @@ class Tokens:
         self.truncation = Truncation()
         self._eos = require_eos(tokenizer)
         self._prefix, self._suffix = added_tokens(tokenizer)
+
+    @contextmanager
+    def counting(self) -> Iterator[Truncation]:
+        """A count of what is encoded inside; the count so far is then as it was before."""
+        before, self.truncation = self.truncation, Truncation()
+        try:
+            yield self.truncation
+        finally:
+            self.truncation = before
 
     def completion(self, prompt: Text, completion: Text) -> TokenSequence | None:
         """A prompt, cut at its start where it is too long, and a completion with loss on it and on EOS.
@@ -106,7 +117,7 @@ class Tokens:
         None when truncation leaves no label.
 
         Raises:
-            ValueError: the chat template can't be trained on (see the module), or refuses these turns.
+            InputError: the chat template can't be trained on (see the module), or refuses these turns.
         """
         return self._conversation(tuple(messages), first=0)
 
@@ -132,7 +143,7 @@ class Tokens:
         if self.tokenizer.chat_template is not None:
             try:
                 tokens, labels = self._labelled(turns, first=0)
-            except ValueError:
+            except InputError:
                 return sorted(ids)
             after = [*labels[1:], IGNORED]
             ids |= {
@@ -155,7 +166,7 @@ class Tokens:
         return ids if ids[: len(self._prefix)] == self._prefix else self._prefix + ids
 
     def _with_added(self, ids: list[int]) -> list[int]:
-        """The ids between the special tokens that the tokenizer adds by itself, each once."""
+        """The ids between the special tokens that the tokenizer adds, each once."""
         ids = ids if ids[: len(self._prefix)] == self._prefix else self._prefix + ids
         return ids if not self._suffix or ids[-len(self._suffix) :] == self._suffix else ids + self._suffix
 
@@ -222,7 +233,7 @@ class Tokens:
             if prompted and offsets[prompted - 1][1] > start:
                 raise template_error("one token spans the end of a prompt and the answer", text, start)
         if self._encode(text[: spans[-1][0]]) != ids[:prompted]:
-            raise template_error("the prompt alone has other tokens than before its answer", text, spans[-1][0])
+            raise template_error("the prompt is tokenized differently with its answer than without", text, spans[-1][0])
         return ids, labels
 
 

@@ -1,6 +1,6 @@
-"""Answers: the model's first choice at every step, or samples, until it stops by itself or max_new_tokens are reached.
+"""Answers: the model's first choice at every step, or samples, until a stop token or max_new_tokens.
 
-Sampling defaults, penalties and forced tokens that a checkpoint's generation_config.json brings are set aside, so that
+Sampling defaults, penalties and forced tokens that a checkpoint's generation_config.json brings are ignored, so that
 base and tuned model are compared by the same rule. Leaves out: beams, serving.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from raytune_llm.errors import InputError
 from raytune_llm.models.forward import batches, inference, unwrapped
 
 
@@ -32,7 +33,8 @@ def generate(
         stop_ids: tokens that end an answer; they and what follows are not part of it.
 
     Raises:
-        ValueError: a prompt is empty, or too long for the base's context to hold it and max_new_tokens.
+        InputError: max_new_tokens < 1, or a prompt too long for the base's context to hold both.
+        ValueError: a prompt is empty.
     """
     _check(prompts, max_new_tokens, model.config)
     pad_id = tokenizer.pad_token_id
@@ -65,7 +67,7 @@ def sample(
     the probability top_p: token ids, the one that ended it included.
 
     The same seed, prompts and batch size give the same draws; the process's own random streams are left as they were.
-    Raises ValueError as `generate` does.
+    Raises InputError as `generate` does.
     """
     _check(prompts, max_new_tokens, model.config)
     rule = GenerationConfig(
@@ -84,7 +86,7 @@ def sample(
 
 
 def _rows(model: Any, prompts: Sequence[list[int]], rule: GenerationConfig, batch_size: int) -> list[list[int]]:
-    """What follows each prompt by the rule, in their order, padded after its end."""
+    """The completion of each prompt by the rule, in their order, padded after its end."""
     found: list[list[int]] = [[] for _ in prompts]
     with inference(model), _plain(model) as defaults:
         rule.update(**defaults)
@@ -95,7 +97,7 @@ def _rows(model: Any, prompts: Sequence[list[int]], rule: GenerationConfig, batc
 
 
 def _new_tokens(model: Any, prompts: list[list[int]], config: GenerationConfig) -> list[list[int]]:
-    """What follows each prompt. Causal prompts are padded on the left, an encoder's on the right."""
+    """The completion of each prompt. Causal prompts are padded on the left, an encoder's on the right."""
     device = next(model.parameters()).device
     longest = max(len(prompt) for prompt in prompts)
     is_encoder_decoder = bool(model.config.is_encoder_decoder)
@@ -135,7 +137,7 @@ def _until(row: list[int], stop_ids: Sequence[int]) -> list[int]:
 
 def _check(prompts: Sequence[list[int]], max_new_tokens: int, config: Any) -> None:
     if max_new_tokens < 1:
-        raise ValueError(f"evaluation.max_new_tokens={max_new_tokens} is not allowed; allowed: ≥ 1")
+        raise InputError(f"evaluation.max_new_tokens={max_new_tokens} is not allowed; allowed: ≥ 1")
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     room = None if context is None else context if config.is_encoder_decoder else context - max_new_tokens
     for row, prompt in enumerate(prompts):
@@ -144,7 +146,7 @@ def _check(prompts: Sequence[list[int]], max_new_tokens: int, config: Any) -> No
                 f"prompt {row} has no tokens; give it at least the tokenizer's beginning-of-sequence token"
             )
         if room is not None and len(prompt) > room:
-            raise ValueError(
+            raise InputError(
                 f"prompt {row} has {len(prompt)} tokens, but the base's context of {context} leaves {max(room, 0)} "
-                f"beside evaluation.max_new_tokens={max_new_tokens}; cut the prompt or lower evaluation.max_new_tokens"
+                f"with evaluation.max_new_tokens={max_new_tokens}; cut the prompt or lower evaluation.max_new_tokens"
             )

@@ -1,4 +1,4 @@
-"""How large two models are, how fast they answer and how well: a student beside its teacher."""
+"""Size, speed and quality of two models: a student next to its teacher."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raytune_llm.evaluation.generate import generate
 from raytune_llm.evaluation.metrics import exact_match
 
 MOST_ANSWERED = 64
-"""Prompts answered at once, by which speeds are told."""
+"""Prompts answered at once, by which speed is measured."""
 
 
 def side_by_side(

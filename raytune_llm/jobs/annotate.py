@@ -17,7 +17,7 @@ J = TypeVar("J", bound=TrainJob)
 
 
 def run_annotation(job: AnnotateJob | TrainJob, output: str) -> AnnotationReport:
-    """The stage itself. Raises InputError."""
+    """Annotate the job's training records. Raises InputError."""
     from raytune_llm.annotation.run import annotate as annotate_records
 
     with input_errors():
@@ -40,7 +40,7 @@ def run_annotation(job: AnnotateJob | TrainJob, output: str) -> AnnotationReport
 
 
 def annotated(job: J, check: Callable[[], None] = lambda: None) -> J:
-    """The job on what its teacher writes. Raises InputError, before anything is asked and paid for where it can."""
+    """The job on its annotated records. Raises InputError, where possible before the teacher is called and paid for."""
     from raytune_llm.data.files import load
     from raytune_llm.jobs.prepare import check_knobs
 

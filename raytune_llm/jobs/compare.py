@@ -1,19 +1,23 @@
-"""Does the tuned model do better than its base, by more than chance? Both answer the same records; the bootstrap
-decides.
+"""Systems compared on the same records: is the tuned model better than its base, by more than chance?
 
-Runs wherever it is called: on the driver for a small base, in a Ray task with a GPU for a large one.
+Which measure decides depends on the method: given answers and those generated (most methods), how given answers are
+ranked (reward models), or the rewards of sampled completions (policies). Runs wherever it is called: on the driver for
+a small base, in a Ray task with a GPU for a large one.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from raytune_llm import cluster
+from raytune_llm.data.encode import EncodedSplit
 from raytune_llm.data.examples import Example
 from raytune_llm.data.question import plain
-from raytune_llm.data.records import Preference, Record, Text
+from raytune_llm.data.records import Preference, Text
 from raytune_llm.data.tokens import Tokens
+from raytune_llm.errors import InputError
 from raytune_llm.evaluation.calibration import calibration_error, reliability
 from raytune_llm.evaluation.compare import Comparison, compare
 from raytune_llm.evaluation.generate import generate
@@ -21,18 +25,20 @@ from raytune_llm.evaluation.loss import evaluate
 from raytune_llm.evaluation.metrics import Array, Confusion, Metric, after, answers, label_set
 from raytune_llm.evaluation.report import Sample
 from raytune_llm.evaluation.throughput import side_by_side
+from raytune_llm.jobs.precompute import FrozenModels
 from raytune_llm.jobs.schema import Evaluation
 from raytune_llm.methods import model_refs
 from raytune_llm.methods.base import Method, Session
-from raytune_llm.methods.model_refs import load_reference
-from raytune_llm.models.base import Base
-from raytune_llm.models.frozen import with_references, with_teacher_top_k
-from raytune_llm.models.loading import load_system
+from raytune_llm.models.loading import load_model
+
+Systems = Mapping[str, str | None]
+"""Name → folder or URI of a tuned model, None for the base itself; what is compared against comes first, the newest
+last."""
 
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """A comparison with what a reader wants to see of it."""
+    """A comparison with the samples and tables of its report."""
 
     comparison: Comparison
     samples: list[Sample]
@@ -43,7 +49,7 @@ class ComparisonResult:
 
 @dataclass(frozen=True)
 class Question:
-    """A record to be answered: its loss example, its prompt as fed to generation, its reference answer."""
+    """A record to be answered: its example, its prompt as fed to generation, its reference answer."""
 
     example: Example
     prompt: Text
@@ -51,133 +57,130 @@ class Question:
     reference: str
 
 
-def compare_systems(
-    base: Base,
-    method: Method,
-    systems: Mapping[str, str | None],
-    records: Sequence[Record],
+def compare_on_cluster(
+    models: FrozenModels,
+    systems: Systems,
+    split: EncodedSplit,
     evaluation: Evaluation,
     *,
-    max_tokens: int,
+    tokens: Tokens,
     seed: int,
-    use_gpu: bool,
-    registry_dir: str,
     allow_modules: Sequence[str],
 ) -> ComparisonResult:
-    """Compare systems (name → folder or URI of a tuned model, None for the base itself) on records: by what they
-    answer, reward models by how they rank given answers, policies by the rewards of what they sample.
+    """`compare_systems` in a Ray task, where the accelerators are; only the records that it compares travel there."""
+    return cluster.as_task(compare_systems, use_gpu=models.use_gpu)(
+        models,
+        dict(systems),
+        split.drawn(evaluation.max_examples, seed),
+        evaluation,
+        tokens=tokens,
+        seed=seed,
+        allow_modules=list(allow_modules),
+    )
 
-    Raises ValueError when no record can be asked.
+
+def compare_systems(
+    models: FrozenModels,
+    systems: Systems,
+    split: EncodedSplit,
+    evaluation: Evaluation,
+    *,
+    tokens: Tokens,
+    seed: int,
+    allow_modules: Sequence[str],
+) -> ComparisonResult:
+    """Compare systems on a split's records, at most evaluation.max_examples of them, whose examples have all that the
+    method needs of frozen models (jobs/precompute.py).
+
+    Raises InputError when no record can be compared on.
     """
-    chosen = drawn(records, evaluation.max_examples, seed)
-    tokens = Tokens(base.tokenizer(), max_tokens=max_tokens, is_encoder_decoder=base.facts.is_encoder_decoder)
+    method = models.method
+    split = split.drawn(evaluation.max_examples, seed)
     if method.needs.score:
-        return rank(base, method, systems, chosen, evaluation, tokens=tokens, seed=seed, use_gpu=use_gpu)
+        return compare_rankings(models, systems, split, evaluation, tokens=tokens, seed=seed)
     with model_refs.open_session(
         method,
-        base,
-        registry_dir=registry_dir,
+        models.base,
+        registry_dir=models.registry_dir,
         allow_modules=allow_modules,
         batch_size=evaluation.batch_size,
         seed=seed,
-        use_gpu=use_gpu,
+        use_gpu=models.use_gpu,
     ) as session:
         if session is not None:
-            return measure(session, base, method, systems, chosen, evaluation, tokens=tokens, seed=seed)
-    max_new_tokens = min(evaluation.max_new_tokens, max_tokens // 2)
-    asked = questions(chosen, method, tokens, max_new_tokens)
-    if not asked:
-        raise ValueError(f"none of the {len(records)} records has an answer to compare with")
-    examples = [question.example for question in asked]
-    if method.needs.reference:
-        reference = load_reference(base, method, registry_dir, use_gpu=use_gpu)
-        examples = with_references(
-            reference, examples, pad_id=tokens.tokenizer.pad_token_id, batch_size=evaluation.batch_size
-        )
-    mentor = None
-    if method.needs.asks_teacher:
-        mentor = load_system(*model_refs.resolve_teacher(method.needs.teacher, base, registry_dir), use_gpu=use_gpu)
-    if method.needs.num_candidates:
-        examples = with_teacher_top_k(
-            mentor,
-            examples,
-            num_candidates=method.needs.num_candidates,
-            vocabulary=len(tokens.tokenizer),
-            pad_id=tokens.tokenizer.pad_token_id,
-            batch_size=evaluation.batch_size,
-        )
-    references = [after(question.reference, evaluation.answer_after) for question in asked]
+            return compare_policies(session, models, systems, split, evaluation, seed=seed)
+    return compare_answers(models, systems, split, evaluation, tokens=tokens, seed=seed)
+
+
+def compare_answers(
+    models: FrozenModels,
+    systems: Systems,
+    split: EncodedSplit,
+    evaluation: Evaluation,
+    *,
+    tokens: Tokens,
+    seed: int,
+) -> ComparisonResult:
+    """Compare by the method's terms on the given answers, and by the answers that are generated."""
+    max_new_tokens = min(evaluation.max_new_tokens, tokens.max_tokens // 2)
+    questions = questions_of(split, models.method, tokens, max_new_tokens)
+    if not questions:
+        raise InputError(f"none of the {len(split.records)} records has an answer to compare with")
+    prompts = [question.prompt_ids for question in questions]
+    references = [after(question.reference, evaluation.answer_after) for question in questions]
+    generating: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": tokens.stop_ids()}
     metrics: dict[str, dict[str, Metric]] = {}
-    said: dict[str, list[str]] = {}
+    completions: dict[str, list[str]] = {}
     answered: dict[str, list[str]] = {}
-    for name, folder in systems.items():
-        model = load_system(base, folder, use_gpu=use_gpu)
+    for name, location in systems.items():
+        model = load_model(models.base, location, use_gpu=models.use_gpu)
         scores = evaluate(
             model,
-            examples,
-            method.terms,
+            [question.example for question in questions],
+            models.method.terms,
             pad_id=tokens.tokenizer.pad_token_id,
             batch_size=evaluation.batch_size,
         )
-        said[name] = generate(
-            model,
-            tokens.tokenizer,
-            [question.prompt_ids for question in asked],
-            max_new_tokens=max_new_tokens,
-            stop_ids=tokens.stop_ids(),
-            batch_size=evaluation.batch_size,
-        )
-        answered[name] = [after(text, evaluation.answer_after) for text in said[name]]
+        completions[name] = generate(model, tokens.tokenizer, prompts, batch_size=evaluation.batch_size, **generating)
+        answered[name] = [after(text, evaluation.answer_after) for text in completions[name]]
         metrics[name] = {**scores.resamplable(), **answers(references, answered[name])}
+    tables = None
+    if models.method.needs.asks_teacher:
+        pair = {"teacher": models.teacher, "student": model}
+        tables = {"Student and teacher": side_by_side(pair, tokens.tokenizer, prompts, references, **generating)}
     labels = label_set(references)
-    tables = mentor and {
-        "Student and teacher": side_by_side(
-            {"teacher": mentor, "student": model},
-            tokens.tokenizer,
-            [question.prompt_ids for question in asked],
-            references,
-            max_new_tokens=max_new_tokens,
-            stop_ids=tokens.stop_ids(),
-        )
-    }
     return ComparisonResult(
         compare(metrics, num_draws=evaluation.bootstrap_draws, seed=seed),
         [
-            Sample(plain(question.prompt), question.reference, {name: texts[i] for name, texts in said.items()})
-            for i, question in enumerate(asked[: evaluation.num_samples])
+            Sample(plain(question.prompt), question.reference, {name: texts[i] for name, texts in completions.items()})
+            for i, question in enumerate(questions[: evaluation.num_samples])
         ],
         {name: Confusion.of(references, texts, labels) for name, texts in answered.items()} if labels else None,
         tables,
     )
 
 
-def rank(
-    base: Base,
-    method: Method,
-    systems: Mapping[str, str | None],
-    records: Sequence[Record],
+def compare_rankings(
+    models: FrozenModels,
+    systems: Systems,
+    split: EncodedSplit,
     evaluation: Evaluation,
     *,
     tokens: Tokens,
     seed: int,
-    use_gpu: bool,
 ) -> ComparisonResult:
     """Compare reward models on preferences: loss, pairwise accuracy and margin by the method's terms, and calibration.
-    The base itself has an untrained head, which is chance.
-
-    Raises ValueError when no pair is left after cutting.
-    """
-    pairs = [(record, method.encode(record, tokens)) for record in records if isinstance(record, Preference)]
-    kept = [(record, example) for record, example in pairs if example is not None]
-    if not kept:
-        raise ValueError(f"none of the {len(records)} records is a pair of answers to rank")
+    The base itself has an untrained head, which is chance."""
+    pairs = [(record, example) for record, example in split.pairs() if isinstance(record, Preference)]
+    if not pairs:
+        raise InputError(f"none of the {len(split.records)} records is a pair of answers to rank")
     metrics: dict[str, dict[str, Metric]] = {}
     margins: dict[str, Array] = {}
-    for name, folder in systems.items():
+    for name, location in systems.items():
         scores = evaluate(
-            load_system(base, folder, score=True, use_gpu=use_gpu),
-            [example for _, example in kept],
-            method.terms,
+            load_model(models.base, location, score=True, use_gpu=models.use_gpu),
+            [example for _, example in pairs],
+            models.method.terms,
             pad_id=tokens.tokenizer.pad_token_id,
             batch_size=evaluation.batch_size,
         )
@@ -189,7 +192,7 @@ def rank(
             "a margin above 0",
             {name: f"{values[i]:+.2f}" for name, values in margins.items()},
         )
-        for i, (record, _) in enumerate(kept[: evaluation.num_samples])
+        for i, (record, _) in enumerate(pairs[: evaluation.num_samples])
     ]
     newest = list(systems)[-1]
     return ComparisonResult(
@@ -199,24 +202,15 @@ def rank(
     )
 
 
-def measure(
-    session: Session,
-    base: Base,
-    method: Method,
-    systems: Mapping[str, str | None],
-    records: Sequence[Record],
-    evaluation: Evaluation,
-    *,
-    tokens: Tokens,
-    seed: int,
+def compare_policies(
+    session: Session, models: FrozenModels, systems: Systems, split: EncodedSplit, evaluation: Evaluation, *, seed: int
 ) -> ComparisonResult:
-    """Compare policies by what they sample for the records' prompts, each beside the reference that training began
-    with."""
-    examples = [example for record in records if (example := method.encode(record, tokens)) is not None]
-    reference, use_gpu = session.reference_model(), session.companions.device != "cpu"
+    """Compare policies by the completions that they sample for the records' prompts, each against the reference that
+    training began with."""
+    reference = session.reference_model()
     found = {
-        name: session.measure(load_system(base, folder, use_gpu=use_gpu), examples, reference)
-        for name, folder in systems.items()
+        name: session.measure(load_model(models.base, location, use_gpu=models.use_gpu), split.examples, reference)
+        for name, location in systems.items()
     }
     first = next(iter(found.values()))
     samples = [
@@ -227,19 +221,12 @@ def measure(
     return ComparisonResult(compare(metrics, num_draws=evaluation.bootstrap_draws, seed=seed), samples)
 
 
-def drawn(records: Sequence[Record], count: int | None, seed: int) -> list[Record]:
-    """At most `count` records, the same ones for the same seed."""
-    if count is None or count >= len(records):
-        return list(records)
-    return random.Random(seed).sample(list(records), count)
-
-
-def questions(records: Sequence[Record], method: Method, tokens: Tokens, max_new_tokens: int) -> list[Question]:
+def questions_of(split: EncodedSplit, method: Method, tokens: Tokens, max_new_tokens: int) -> list[Question]:
     """The records that can be both scored and answered; prompts are cut to leave room for the answer."""
     found = []
-    for record in records:
-        example, turn = method.encode(record, tokens), method.question(record)
-        if example is not None and turn is not None:
-            prompt, reference = turn
+    for record, example in split.pairs():
+        question = method.question(record)
+        if question is not None:
+            prompt, reference = question
             found.append(Question(example, prompt, tokens.prompt(prompt, max_new_tokens=max_new_tokens), reference))
     return found

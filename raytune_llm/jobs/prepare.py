@@ -1,5 +1,4 @@
-"""From files to token sequences, on the driver: everything that can be refused is refused here, before an accelerator
-is touched."""
+"""From files to encoded records, on the driver: all input is checked here, before an accelerator is touched."""
 
 from __future__ import annotations
 
@@ -9,6 +8,7 @@ from typing import Any
 
 from raytune_llm.data.diagnosis import Diagnosis
 from raytune_llm.data.doctor import examine
+from raytune_llm.data.encode import EncodedSplits, encode_splits
 from raytune_llm.data.examples import IGNORED, Examples, Rollout
 from raytune_llm.data.files import Splits, load
 from raytune_llm.data.records import Prompt
@@ -30,7 +30,10 @@ class Prepared:
 
     splits: Splits
     tokens: Tokens
+    encoded: EncodedSplits
+    """Every record once, for the comparison after training."""
     examples: Examples
+    """What trials are trained and evaluated on."""
     diagnosis: Diagnosis
 
 
@@ -52,14 +55,15 @@ def prepare(job: CheckJob, read: Splits | None = None) -> Prepared:
         facts = job.model.facts
         max_tokens = facts.max_tokens(job.data.max_tokens)
         tokens = Tokens(job.model.tokenizer(), max_tokens=max_tokens, is_encoder_decoder=facts.is_encoder_decoder)
-        diagnosis = examine(splits, tokens, job.method.encode)
+        encoded = encode_splits(splits, tokens, job.method.encode)
+        diagnosis = examine(splits, encoded)
         check_teacher(job)
     if job.model.eos.note is not None:
         diagnosis.warnings.append(job.model.eos.note)
     if diagnosis.problems:
         raise InputError(diagnosis.text())
-    examples = Examples(diagnosis.examples.get("train", []), diagnosis.examples.get("eval", []))
-    return Prepared(splits, tokens, examples, diagnosis)
+    examples = Examples(encoded.train.examples, encoded.eval.examples)
+    return Prepared(splits, tokens, encoded, examples, diagnosis)
 
 
 def check_teacher(job: CheckJob) -> None:

@@ -1,4 +1,4 @@
-"""From a composed job to one that may run: its input is sound and its Ray session is up."""
+"""From a composed job to a started one: its input is sound and its Ray session is up."""
 
 from __future__ import annotations
 
@@ -28,48 +28,48 @@ class Started(Generic[J]):
     """A job whose input is sound and whose Ray session is up."""
 
     job: J
-    """With what came of its earlier stages."""
+    """With the versions that its earlier stages published."""
     prepared: Prepared
     use_gpu: bool
     interactive: bool
     earlier: tuple[Version, ...] = ()
-    """What its earlier stages made."""
+    """Published by its earlier stages."""
 
 
 def start(job: J, check: Callable[[], None] = lambda: None) -> Started[J]:
-    """Check everything that can be checked, `check` too: records before Ray starts, the rest beside it. Raises
+    """Check everything that can be checked, `check` too: records before Ray starts, the rest while it starts. Raises
     InputError."""
     from raytune_llm.data.files import load
 
-    def prepared() -> Prepared:
+    def prepare_all() -> Prepared:
         from raytune_llm.jobs import stage_jobs
         from raytune_llm.jobs.prepare import check_knobs, check_rewards, prepare
 
         check()
         check_knobs(job)
         with input_errors():
-            stage_jobs.check(job, read.train)
-        found = prepare(job, read)
-        check_rewards(job, found)
-        for own, records in given:
-            prepare(own, records)
-        return found
+            stage_jobs.check(job, splits.train)
+        prepared = prepare(job, splits)
+        check_rewards(job, prepared)
+        for stage_job, stage_splits in of_stages:
+            prepare(stage_job, stage_splits)
+        return prepared
 
     if job.teacher.is_present:
         job = annotated(job, check)
     with input_errors():
-        read = load(job.data, job.method.records, job.seed)
-        given = read_given(job)
-    found = beside_ray(prepared, dashboard=job.drives_ray_train)
-    print(found.diagnosis.text(), flush=True)
+        splits = load(job.data, job.method.records, job.seed)
+        of_stages = read_stage_data(job)
+    prepared = while_ray_starts(prepare_all, dashboard=job.drives_ray_train)
+    print(prepared.diagnosis.text(), flush=True)
     with input_errors():
         use_gpu = cluster.uses_gpu(job.scaling.use_gpu)
         check_gpu(job.method.needs, use_gpu)
-    return Started(job, found, use_gpu, sys.stderr.isatty())
+    return Started(job, prepared, use_gpu, sys.stderr.isatty())
 
 
-def read_given(job: CheckJob) -> list[tuple[CheckJob, Splits]]:
-    """What is to be checked of each stage that has records of its own, and these. Raises ValueError."""
+def read_stage_data(job: CheckJob) -> list[tuple[CheckJob, Splits]]:
+    """A job to check for each stage that has records of its own, with these records. Raises ValueError."""
     from raytune_llm.data.files import load
 
     found = []
@@ -82,15 +82,16 @@ def read_given(job: CheckJob) -> list[tuple[CheckJob, Splits]]:
 
 
 def check_gpu(needs: Needs, use_gpu: bool) -> None:
-    """Refuse a setting that needs a GPU where there is none. Raises ValueError."""
+    """Raise InputError for a setting that needs a GPU where there is none."""
     if needs.gpu_for is not None and not use_gpu:
-        raise ValueError(f"{needs.gpu_for} needs a GPU, and this job has none; take another, or a cluster with GPUs")
+        raise InputError(f"{needs.gpu_for} needs a GPU, and this job has none; choose another, or a cluster with GPUs")
 
 
-def beside_ray(prepared: Callable[[], Prepared], *, dashboard: bool) -> Prepared:
-    """What it returns, computed while Ray starts; of input that can't be used no session is left."""
-    with gc_paused(), ThreadPoolExecutor(1) as beside:
-        preparing = beside.submit(prepared)
+def while_ray_starts(prepare: Callable[[], Prepared], *, dashboard: bool) -> Prepared:
+    """The result of `prepare`, computed in a thread while Ray starts; its InputError ends the session that was started
+    for it."""
+    with gc_paused(), ThreadPoolExecutor(1) as executor:
+        preparing = executor.submit(prepare)
         cluster.connect(dashboard=dashboard)
         try:
             return preparing.result()

@@ -1,4 +1,4 @@
-"""The stages that come before a job's own training, and that training: each makes a version and can be gone on with."""
+"""The stages before a job's own training, and that training: each stage publishes a version and is resumable."""
 
 from __future__ import annotations
 
@@ -20,48 +20,49 @@ J = TypeVar("J", bound=TrainJob)
 
 
 def prepare_job(job: J, check: Callable[[], None] = lambda: None) -> Started[J]:
-    """A job that may train: checked by starting.start, its earlier stages done, and what frozen models say of its
-    examples computed. Raises InputError."""
+    """A job that is ready to train: checked (setup.start), its earlier stages done, and the outputs of frozen models
+    computed for its records. Raises InputError."""
     started = start(job, check)
     if job.method.needs.stages or job.method.needs.init_adapter:
         started = after_stages(started)
     from raytune_llm.jobs.precompute import precompute_on_cluster
 
-    examples = precompute_on_cluster(started.job, started.prepared.examples, use_gpu=started.use_gpu)
-    return replace(started, prepared=replace(started.prepared, examples=examples))
+    found = precompute_on_cluster(started.job, started.prepared.encoded, use_gpu=started.use_gpu)
+    prepared = replace(started.prepared, encoded=found.encoded, examples=found.examples)
+    return replace(started, prepared=prepared)
 
 
 def after_stages(started: Started[J]) -> Started[J]:
-    """The job with what its method has trained first, once for all its trials. A run that is gone on with takes what
-    it made before."""
+    """The job with the versions that its method has trained first, once for all its trials. A resumed run takes the
+    versions that it has already published."""
     from raytune_llm.jobs.stage_jobs import finished, inherited, stage_job
 
-    job, made = inherited(started.job), []
+    job, earlier = inherited(started.job), []
     stages = job.method.needs.stages
     for place, stage in enumerate(stages, start=1):
         own = stage_job(job, stage)
         version = finished(own)
         print(f"\nstage {place} of {len(stages) + 1}: {stage.meaning}, {own.name}", flush=True)
         if version is None:
-            outcome, conclusion = train_version(prepare_job(own))
-            print(summary.of_stage(own, outcome, conclusion), flush=True)
-            version = conclusion.version
+            outcome, published = train_version(prepare_job(own))
+            print(summary.of_stage(own, outcome, published), flush=True)
+            version = published.version
         else:
-            print(f"made already: {version.reference}", flush=True)
+            print(f"already published: {version.reference}", flush=True)
         job = inherited(job.with_values({f"method.{stage.key}": version.reference}))
-        made.append(version)
+        earlier.append(version)
     if stages:
         print(f"\nstage {len(stages) + 1} of {len(stages) + 1}: the policy, {job.name}", flush=True)
-    return replace(started, job=job, earlier=tuple(made))
+    return replace(started, job=job, earlier=tuple(earlier))
 
 
 def train_version(started: Started[J]) -> tuple[Outcome, PublishResult]:
-    """Train a started job's one trial and publish what came of it."""
+    """Train a started job's one trial and publish its best checkpoint."""
     job = started.job
     with explain_disk_full(job.home, job.run), worker_input_errors():
         import ray
 
-        from raytune_llm.jobs.publish import publish_trial
+        from raytune_llm.jobs.publish import publish
         from raytune_llm.training.ray_train import TrialSetup
         from raytune_llm.training.ray_train import train as run_trial
 
@@ -75,4 +76,4 @@ def train_version(started: Started[J]) -> tuple[Outcome, PublishResult]:
         )
         outcome = run_trial(setup)
         parent = job.method.needs.init_adapter
-        return outcome, publish_trial(job, started.prepared, outcome, parent=parent, use_gpu=started.use_gpu)
+        return outcome, publish(job, started.prepared, outcome, parent=parent, use_gpu=started.use_gpu)

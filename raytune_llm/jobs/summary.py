@@ -1,4 +1,4 @@
-"""What a job says at its end: what came out, where it stands, what to type next."""
+"""The end of a job on the terminal: its results, where they are, and the next command."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ NEXT = {
     "model": SERVE,
     "reward": ("python jobs/train.py method=rlhf method.reward_adapter={version}", "tunes a policy by its scores"),
 }
-"""What to type next, by the kind of what was made."""
+"""The next command, by the kind of the published version."""
 
 
-def of_training(job: TrainJob, outcome: Outcome, conclusion: PublishResult, earlier: Sequence[Version] = ()) -> str:
-    """The end of a single run, and what its earlier stages made."""
+def of_training(job: TrainJob, outcome: Outcome, published: PublishResult, earlier: Sequence[Version] = ()) -> str:
+    """The end of a single run, with the versions of its earlier stages."""
     lines = [*_stages(earlier), ("trained", _ending(outcome))]
-    return _text(job, conclusion, lines) + _following(job, conclusion)
+    return _text(job, published, lines) + _following(job, published)
 
 
-def of_stage(job: TrainJob, outcome: Outcome, conclusion: PublishResult) -> str:
-    """The end of a stage that others follow."""
-    return _text(job, conclusion, [("trained", _ending(outcome))])
+def of_stage(job: TrainJob, outcome: Outcome, published: PublishResult) -> str:
+    """The end of a stage before others."""
+    return _text(job, published, [("trained", _ending(outcome))])
 
 
 def of_sweep(
-    job: TrainJob, outcomes: Sequence[Outcome], won: Outcome, conclusion: PublishResult, earlier: Sequence[Version] = ()
+    job: TrainJob, outcomes: Sequence[Outcome], won: Outcome, published: PublishResult, earlier: Sequence[Version] = ()
 ) -> str:
-    """The end of a sweep, and what its earlier stages made."""
+    """The end of a sweep, with the versions of its earlier stages."""
     assert won.best is not None
     trained = sum(outcome.reports[-1].step for outcome in outcomes if outcome.reports)
     values = ", ".join(
@@ -51,11 +51,11 @@ def of_sweep(
         ("trained", f"{len(outcomes)} trials, {trained} steps in all"),
         ("leaderboard", f"{job.run_dir}/leaderboard.csv"),
     ]
-    return _text(job, conclusion, lines) + _following(job, conclusion)
+    return _text(job, published, lines) + _following(job, published)
 
 
 def of_endpoint(endpoint: Endpoint) -> str:
-    """How to talk to an endpoint."""
+    """An endpoint's address and models, with a first request."""
     served = next(entry.names[0] for entry in reversed(endpoint.catalog.entries))
     key = "" if endpoint.api_key is None else ' -H "Authorization: Bearer $YOUR_KEY"'
     body = f'{{"model": "{served}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
@@ -65,7 +65,7 @@ def of_endpoint(endpoint: Endpoint) -> str:
 
 
 def of_answers(prompt: str, reference: str, answers: Mapping[str, str]) -> str:
-    """One prompt and what each served model answers to it."""
+    """One prompt with the answer of each served model."""
     width = max(map(len, ["expected", *answers]))
     lines = [f"  {name.ljust(width)}  {answer!r}" for name, answer in [*answers.items(), ("expected", reference)]]
     return "\n".join([f"\n{prompt}", *lines])
@@ -82,36 +82,39 @@ def _ending(outcome: Outcome) -> str:
 
 
 def _stages(earlier: Sequence[Version]) -> list[tuple[str, str]]:
-    """A line for each version that was made first, with the metric that it was chosen by."""
+    """A line for each version of an earlier stage, with the metric that it was selected by."""
     lines = []
     for place, version in enumerate(earlier, start=1):
         metric = version.card.config["method"]["metric"]
         value = version.card.metrics[metric]
         low, high = version.card.intervals[metric]
-        said = f"{version.reference} ({version.card.method}), {metric} {value:.3f} [{low:.3f}, {high:.3f}]"
-        lines.append((f"stage {place}", said))
+        line = f"{version.reference} ({version.card.method}), {metric} {value:.3f} [{low:.3f}, {high:.3f}]"
+        lines.append((f"stage {place}", line))
     return lines
 
 
-def _text(job: TrainJob, conclusion: PublishResult, lines: list[tuple[str, str]]) -> str:
-    version = conclusion.version
-    others = " and ".join(conclusion.proof.comparison.systems[:-1])
-    standing = "champion" if conclusion.promoted else f"not promoted: it has not beaten {others} by more than chance"
-    if not conclusion.promoted and job.promote.value == "never":
-        standing = "not promoted, as asked"
+def _text(job: TrainJob, published: PublishResult, lines: list[tuple[str, str]]) -> str:
+    version = published.version
+    others = " and ".join(published.result.comparison.systems[:-1])
+    state = "champion" if published.promoted else f"not promoted: not significantly better than {others}"
+    if not published.promoted and job.promote.value == "never":
+        state = "not promoted: promote=never"
     lines = [
         *lines,
-        *[("proof" if i == 0 else "", verdict.text + " (eval set)") for i, verdict in enumerate(conclusion.verdicts)],
-        ("registered", f"{version.reference} ({standing})"),
-        ("report", f"{job.run_dir}/evaluation-{conclusion.proven_on}.md"),
+        *[
+            ("comparison" if i == 0 else "", verdict.text + " (eval set)")
+            for i, verdict in enumerate(published.verdicts)
+        ],
+        ("registered", f"{version.reference} ({state})"),
+        ("report", f"{job.run_dir}/evaluation-{published.split}.md"),
     ]
     width = max(len(key) for key, _ in lines)
-    table = report.table(conclusion.proof.comparison)
+    table = report.table(published.result.comparison)
     body = "\n".join(f"{key.ljust(width)}  {value}" for key, value in lines)
-    return f"\nOn the {conclusion.proven_on} set:\n{table}\n\n{body}"
+    return f"\nOn the {published.split} set:\n{table}\n\n{body}"
 
 
-def _following(job: TrainJob, conclusion: PublishResult) -> str:
-    command, meaning = NEXT[conclusion.version.card.kind]
-    command = command.format(version=conclusion.version.reference)
+def _following(job: TrainJob, published: PublishResult) -> str:
+    command, meaning = NEXT[published.version.card.kind]
+    command = command.format(version=published.version.reference)
     return "\n" + next_step(command + (f" home={job.home}" if job.home else ""), meaning)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from raytune_llm.data.examples import Example
+from raytune_llm.data.groups import GROUP_MEMBER
 from raytune_llm.errors import require
 from raytune_llm.evaluation.terms import Term
 from raytune_llm.methods.base import Needs
@@ -26,8 +27,6 @@ from raytune_llm.models.outputs import Outputs
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
-
-MATE = "mate"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +66,7 @@ class DistillRelation(Student):
         import torch
 
         labels = label_terms(outputs["completion"], self.alpha)
-        group = [said for name, said in outputs.items() if name == "completion" or name.startswith(MATE)]
+        group = [said for name, said in outputs.items() if name == "completion" or name.startswith(GROUP_MEMBER)]
         if len(group) < 3 or any(said.features is None for said in group):
             return name_loss(labels)
         student = torch.stack([_point(said.features, said.mask) for said in group], 1)

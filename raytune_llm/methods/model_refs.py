@@ -25,7 +25,7 @@ from pathlib import Path
 from raytune_llm.methods import model_refs
 from raytune_llm.methods.base import ModelRefs
 from raytune_llm.models.base import Base
-from raytune_llm.models.loading import load_system
+from raytune_llm.models.loading import load_model
 
 
 @contextmanager
@@ -152,4 +152,4 @@ def resolve_ref(registry: Registry, key: str, reference: str, *, kind: str, base
 def load_reference(base: Base, method: Method, registry_dir: str, *, use_gpu: bool) -> Any:
     """What a method's training begins with, in eval mode: the base, or an adapter on it."""
     with model_refs.initial_adapter(method, registry_dir) as folder:
-        return load_system(base, None if folder is None else str(folder), use_gpu=use_gpu)
+        return load_model(base, None if folder is None else str(folder), use_gpu=use_gpu)

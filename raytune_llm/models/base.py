@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from raytune_llm.compat import has_architecture, hub_commit
 from raytune_llm.data.demo import path as demo_path
+from raytune_llm.errors import InputError
 from raytune_llm.models.eos import EosToken, find_eos
 
 if TYPE_CHECKING:
@@ -61,19 +62,19 @@ class Base:
 
     @cached_property
     def facts(self) -> Facts:
-        """Read from the config and a weightless skeleton. Raises ValueError when there is no such model."""
+        """Read from the config and a weightless skeleton. Raises InputError when there is no such model."""
         return read_facts(self)
 
     @cached_property
     def eos(self) -> EosToken:
-        """What ends answers. Raises ValueError when eos_token isn't one token of this base."""
+        """What ends answers. Raises InputError when eos_token isn't one token of this base."""
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, revision=self.revision)
         if self.eos_token is None:
             return find_eos(self.name_or_path, skeleton(self), tokenizer)
         if self.eos_token not in tokenizer.get_vocab():
-            raise ValueError(f"model.eos_token={self.eos_token} is not a token of {self.name_or_path}")
+            raise InputError(f"model.eos_token={self.eos_token} is not a token of {self.name_or_path}")
         return EosToken(self.eos_token, None)
 
     def loading(self) -> dict[str, Any]:
@@ -103,7 +104,7 @@ class Base:
 
     def load(self, *, own_dropout: bool = True, score: bool = False) -> PreTrainedModel:
         """The model in its dtype on the CPU, parameters as stored, with or without its own dropout; with `score`, as a
-        reward model (models/score.py)."""
+        reward model (models/reward_head.py)."""
         from transformers import AutoConfig
         from transformers.utils import logging
 
@@ -143,21 +144,21 @@ class Facts:
     revision_hash: str
     """sha256 over the config and the names, sizes and heads of the weight files; the hub's commit for hub ids."""
 
-    def max_tokens(self, asked: int | None) -> int:
-        """Tokens a record may have: what was asked, within the context. Raises ValueError when the context is
+    def max_tokens(self, requested: int | None) -> int:
+        """Tokens a record may have: those requested, within the context. Raises InputError when the context is
         exceeded."""
-        if asked is None:
+        if requested is None:
             return min(self.context_tokens or LONGEST_DEFAULT_CONTEXT, LONGEST_DEFAULT_CONTEXT)
-        if self.context_tokens is not None and asked > self.context_tokens:
-            raise ValueError(
-                f"data.max_tokens={asked} is more than the base's context of {self.context_tokens} tokens; "
+        if self.context_tokens is not None and requested > self.context_tokens:
+            raise InputError(
+                f"data.max_tokens={requested} is more than the base's context of {self.context_tokens} tokens; "
                 f"set it to {self.context_tokens} or less, or to null for the longest it can take"
             )
-        return asked
+        return requested
 
 
 def torch_dtype(dtype: DType) -> Any:
-    """The torch.dtype; auto asks the device."""
+    """The torch.dtype; auto depends on the device."""
     import torch
 
     if dtype is not DType.auto:
@@ -181,7 +182,7 @@ def linear_targets(model: PreTrainedModel) -> list[str]:
 
 
 def read_facts(base: Base) -> Facts:
-    """Facts of a base. Raises ValueError as `skeleton` does."""
+    """Facts of a base. Raises InputError as `skeleton` does."""
     model = skeleton(base)
     config = model.config
     sides = [min(model.get_submodule(name).weight.shape) for name in linear_targets(model)]
@@ -198,7 +199,7 @@ def read_facts(base: Base) -> Facts:
 
 
 def skeleton(base: Base, *, score: bool = False) -> PreTrainedModel:
-    """The model without weights, with `score` as a reward model. Raises ValueError naming model.name_or_path when there
+    """The model without weights, with `score` as a reward model. Raises InputError naming model.name_or_path when there
     is none, or none of a known shape."""
     import torch
     from transformers import AutoConfig
@@ -207,18 +208,18 @@ def skeleton(base: Base, *, score: bool = False) -> PreTrainedModel:
     try:
         config = AutoConfig.from_pretrained(base.name_or_path, revision=base.revision)
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise InputError(
             f"model.name_or_path={base.name_or_path}: no model could be read there ({_first_line(error)}); "
             "give a local folder with config.json, or the id of a model on the hub that this machine can reach"
         ) from error
     if not has_architecture(auto_class(config.is_encoder_decoder), config):
-        raise ValueError(
+        raise InputError(
             f"model.name_or_path={base.name_or_path} is a {config.model_type} model, which transformers offers "
             "neither as a causal nor as an encoder-decoder language model"
         )
     auto = auto_class(config.is_encoder_decoder, score=score)
     if not has_architecture(auto, config):
-        raise ValueError(
+        raise InputError(
             f"model.name_or_path={base.name_or_path} is a {config.model_type} model, which transformers doesn't offer "
             "with a score head (AutoModelForSequenceClassification); methods that need one can't use it"
         )
@@ -264,13 +265,13 @@ def _require_model_folder(name_or_path: str) -> None:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             found = sorted(entry.name for entry in folder.iterdir())[:8]
-            raise ValueError(f"model.name_or_path={name_or_path} has no config.json; found {found}")
+            raise InputError(f"model.name_or_path={name_or_path} has no config.json; found {found}")
         if not list(folder.glob("*.safetensors")):
-            raise ValueError(
+            raise InputError(
                 f"model.name_or_path={name_or_path} has no *.safetensors weights; other formats are not loaded"
             )
     elif looks_local and ("/" in name_or_path or folder.exists()):
-        raise ValueError(f"model.name_or_path={name_or_path}: no such folder")
+        raise InputError(f"model.name_or_path={name_or_path}: no such folder")
 
 
 def _revision_hash(name_or_path: str, revision: str | None) -> str:

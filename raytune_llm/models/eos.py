@@ -1,12 +1,12 @@
-"""Which token can end an answer: a base that never met its EOS in pretraining can't be taught it by an adapter.
+"""The token that ends answers: a base that never saw its EOS in pretraining can't be taught it by an adapter.
 
 All tokens that pretraining never used share one direction of the output head, so that a frozen head gives them one
-probability, whatever the layers below learn: the tuned model would then run on after every answer, and its loss
-would keep a floor of log(number of such tokens) nats at each end. Seen from the head's rows: an unlearned token has
-a near twin. Such a base mostly has a learned BOS, which stood between the documents it was trained on, and that is
-what ends answers then.
+probability, whatever the layers below learn: the tuned model would then never stop after an answer, and its loss would
+have a floor of log(number of such tokens) nats at each end. The head's rows show it: an unlearned token has a near
+twin. Such a base usually has a learned BOS, which separated the documents it was trained on, and which ends answers
+then.
 
-Only local safetensors are looked at, and of a large vocabulary only the neighbours by id, where unused tokens sit.
+Only local safetensors are read, and of a large vocabulary only the neighbours by id, where unused tokens sit.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ TWIN_DISTANCE = 0.1
 """Rows closer than this share of their length are one direction; learned tokens are an order of magnitude further
 apart."""
 NEIGHBOURS = 512
-"""Rows looked at on either side of a token."""
+"""Rows compared on either side of a token."""
 
 
 @dataclass(frozen=True)
 class EosToken:
-    """The token that ends answers, and what the user should know of it."""
+    """The token that ends answers, with a note for the user where the base never learned its EOS."""
 
     token: str
     note: str | None

@@ -1,4 +1,4 @@
-"""What a model says of token sequences: log p(label) of every label token, from one padded forward pass.
+"""One padded forward pass over token sequences: log p(label) of every label token, with what losses read besides.
 
 Sequences are padded on the right with an attention mask, so that position t of a sequence is position t of the model
 whatever its neighbours are. Causal bases project to the vocabulary only where a label counts: the boolean mask goes to
@@ -35,7 +35,7 @@ def outputs(model: Any, sequences: Sequence[TokenSequence], *, pad_id: int) -> O
         pad_id: any token id; padding is masked out.
 
     Returns:
-        Outputs of shape (B, T), T the longest label sequence, aligned with the labels: entry t speaks of labels[t]. A
+        Outputs of shape (B, T), T the longest label sequence, aligned with the labels: entry t is about labels[t]. A
         causal model can't predict the first token, whose mask is 0. fp64 for fp64 logits, else fp32. A reward model
         gives a score instead, and T is 1.
 
@@ -49,12 +49,12 @@ def outputs(model: Any, sequences: Sequence[TokenSequence], *, pad_id: int) -> O
     read = reader(unwrapped(model))
     logits, labels, states = label_states(model, sequences, pad_id=pad_id, layers=read.layers if read else ())
     counts = labels != IGNORED
-    said = replace(_read(logits, labels, counts), reference=_references(sequences, logits))
+    found = replace(_read(logits, labels, counts), reference=_references(sequences, logits))
     taught = [sequence.teacher for sequence in sequences if sequence.teacher is not None]
     if len(taught) == len(sequences):
-        said = _with_candidates(said, taught, logits, counts)
+        found = _with_candidates(found, taught, logits, counts)
     shown = [sequence.features for sequence in sequences if sequence.features is not None]
-    return _with_features(said, shown, read(states), counts) if read and len(shown) == len(sequences) else said
+    return _with_features(found, shown, read(states), counts) if read and len(shown) == len(sequences) else found
 
 
 def label_logits(model: Any, sequences: Sequence[TokenSequence], *, pad_id: int) -> tuple[Tensor, Tensor]:
@@ -67,8 +67,8 @@ def label_logits(model: Any, sequences: Sequence[TokenSequence], *, pad_id: int)
 def label_states(
     model: Any, sequences: Sequence[TokenSequence], *, pad_id: int, layers: Sequence[int]
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Also the hidden states of some layers (models/features.py counts them; the decoder's of an encoder-decoder base)
-    in the same places, each (K, width). Raises IndexError for a layer that the model doesn't have."""
+    """Also the hidden states of some layers (numbered as in models/hidden_states.py; of an encoder-decoder base, the
+    decoder's) in the same places, each (K, width). Raises IndexError for a layer that the model doesn't have."""
     is_encoder_decoder = bool(unwrapped(model).config.is_encoder_decoder)
     _check(sequences, is_encoder_decoder)
     device = next(model.parameters()).device
@@ -88,7 +88,8 @@ def label_states(
 
 
 def blank_outputs(sequences: Sequence[TokenSequence], is_encoder_decoder: bool) -> Outputs:
-    """The Outputs of a model that hasn't been run, fp64 zeros: weights of terms don't depend on what it says."""
+    """The Outputs of a model that hasn't been run, fp64 zeros: the weights of loss terms don't depend on
+    the model."""
     mask = (_pad([s.labels for s in sequences], IGNORED, torch.device("cpu")) != IGNORED).double()
     if not is_encoder_decoder:
         mask[:, 0] = 0
@@ -158,27 +159,27 @@ def _read(logits: Tensor, labels: Tensor, counts: Tensor) -> Outputs:
     )
 
 
-def _with_candidates(said: Outputs, taught: Sequence[TeacherTopK], logits: Tensor, counts: Tensor) -> Outputs:
-    """With the log-probabilities of each sequence's candidates; logits (K, V) stand where counts (B, T) is true."""
+def _with_candidates(found: Outputs, taught: Sequence[TeacherTopK], logits: Tensor, counts: Tensor) -> Outputs:
+    """With the log-probabilities of each sequence's candidates; logits (K, V) belong where counts (B, T) is true."""
     exact = logits if logits.dtype == torch.float64 else logits.float()
     ids = torch.from_numpy(np.concatenate([candidates.ids for candidates in taught])).long().to(logits.device)
     teacher = torch.from_numpy(np.concatenate([candidates.logprobs for candidates in taught])).to(exact)
     logprobs = exact.gather(-1, ids) - exact.logsumexp(-1, keepdim=True)
     places = counts.to(logits.device).nonzero(as_tuple=True)
     return replace(
-        said,
+        found,
         candidates=exact.new_zeros(*counts.shape, ids.shape[-1]).index_put(places, logprobs),
         teacher=exact.new_zeros(*counts.shape, teacher.shape[-1]).index_put(places, teacher),
     )
 
 
-def _with_features(said: Outputs, shown: Sequence[np.ndarray], states: Tensor, counts: Tensor) -> Outputs:
-    """With the model's states (K, layers, width) and the teacher's, which stand where counts (B, T) is true."""
+def _with_features(found: Outputs, shown: Sequence[np.ndarray], states: Tensor, counts: Tensor) -> Outputs:
+    """With the model's states (K, layers, width) and the teacher's, which belong where counts (B, T) is true."""
     exact = states if states.dtype == torch.float64 else states.float()
     teacher = torch.from_numpy(np.concatenate(shown)).to(exact)
     places = counts.to(states.device).nonzero(as_tuple=True)
     return replace(
-        said,
+        found,
         features=exact.new_zeros(*counts.shape, *exact.shape[1:]).index_put(places, exact),
         teacher_features=exact.new_zeros(*counts.shape, *teacher.shape[1:]).index_put(places, teacher),
     )

@@ -1,41 +1,83 @@
-"""What a teacher says of examples: its likeliest tokens in every label's place, once, before training.
+"""What frozen models add to examples, once, before training: a reference's log-probabilities, a teacher's likeliest
+tokens, its hidden states.
 
-It runs on the student's own token sequences, so both speak of the same places. All trials and steps share what it said,
-and no second model is kept beside the one that is trained.
+They run on the student's own token sequences, so that every value belongs to one of its labels. All trials and steps
+share the values, and no second model is kept alongside the one that is trained. Models run without gradients, in eval
+mode.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from raytune_llm.data.examples import IGNORED, Example, TeacherTopK
+from raytune_llm.data.examples import IGNORED, Example, TeacherTopK, TokenSequence
 from raytune_llm.models.forward import batches, inference, label_logits, label_states, outputs
+
+Read = Callable[[list[TokenSequence]], Iterable[dict[str, Any]]]
+"""One forward pass over a batch: of each sequence, the fields of TokenSequence that it fills in."""
+
+
+def with_references(model: Any, examples: Sequence[Example], *, pad_id: int, batch_size: int) -> list[Example]:
+    """The examples, each sequence with its log p(labels) under `model`, nats."""
+
+    def read(sequences: list[TokenSequence]) -> list[dict[str, Any]]:
+        found = outputs(model, sequences, pad_id=pad_id)
+        return [{"reference": total} for total in found.logprobs.sum(-1).tolist()]
+
+    return _filled_in(model, examples, read, batch_size)
 
 
 def with_teacher_top_k(
     model: Any, examples: Sequence[Example], *, num_candidates: int, vocabulary: int, pad_id: int, batch_size: int
 ) -> list[Example]:
-    """The examples, each sequence with the teacher's candidates, num_candidates or all of the vocabulary's tokens.
-    Runs without gradients, in eval mode."""
+    """The examples, each sequence with the teacher's num_candidates likeliest tokens, or all of the vocabulary's."""
+
+    def read(sequences: list[TokenSequence]) -> list[dict[str, Any]]:
+        logits, labels = label_logits(model, sequences, pad_id=pad_id)
+        ids, logprobs = _likeliest(logits, min(num_candidates, vocabulary), vocabulary)
+        return [{"teacher": TeacherTopK(ids[rows], logprobs[rows])} for rows in _rows(labels)]
+
+    return _filled_in(model, examples, read, batch_size)
+
+
+def with_features(
+    model: Any, examples: Sequence[Example], *, layers: Sequence[int], pad_id: int, batch_size: int
+) -> list[Example]:
+    """The examples, each sequence with the hidden states of the layers."""
+
+    def read(sequences: list[TokenSequence]) -> list[dict[str, Any]]:
+        _, labels, states = label_states(model, sequences, pad_id=pad_id, layers=layers)
+        kept = torch.stack(states, 1).float().cpu().numpy().astype(np.float32)
+        return [{"features": kept[rows]} for rows in _rows(labels)]
+
+    return _filled_in(model, examples, read, batch_size)
+
+
+def _filled_in(model: Any, examples: Sequence[Example], read: Read, batch_size: int) -> list[Example]:
+    """The examples with the fields that `read` gives of each of their sequences; sequences of like lengths share a
+    batch."""
     places = [(index, name) for index, example in enumerate(examples) for name in example]
-    lengths = [len(examples[i][name].input_ids) + len(examples[i][name].labels) for i, name in places]
+    sequences = [examples[index][name] for index, name in places]
+    lengths = [len(sequence.input_ids) + len(sequence.labels) for sequence in sequences]
     found = [dict(example) for example in examples]
     with inference(model):
-        for batch in batches(lengths, batch_size) if places else []:
-            chosen = [places[place] for place in batch]
-            logits, labels = label_logits(model, [examples[i][name] for i, name in chosen], pad_id=pad_id)
-            ids, logprobs = _likeliest(logits, min(num_candidates, vocabulary), vocabulary)
-            ends = np.cumsum((labels != IGNORED).sum(-1).cpu().numpy())
-            for (i, name), start, end in zip(chosen, [0, *ends[:-1]], ends, strict=True):
-                said = TeacherTopK(ids[start:end], logprobs[start:end])
-                found[i][name] = replace(examples[i][name], teacher=said)
+        for batch in batches(lengths, batch_size):
+            fields = read([sequences[place] for place in batch])
+            for place, values in zip(batch, fields, strict=True):
+                index, name = places[place]
+                found[index][name] = replace(sequences[place], **values)
     return found
+
+
+def _rows(labels: torch.Tensor) -> list[slice]:
+    """Each sequence's part of the K rows that belong to its labels that count; labels (B, T)."""
+    ends = np.cumsum((labels != IGNORED).sum(-1).cpu().numpy())
+    return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 def _likeliest(logits: torch.Tensor, count: int, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
@@ -45,50 +87,3 @@ def _likeliest(logits: torch.Tensor, count: int, vocabulary: int) -> tuple[np.nd
     rest = logprobs.scatter(-1, top.indices, -torch.inf).logsumexp(-1, keepdim=True)
     both = torch.cat([top.values, rest], -1)
     return top.indices.cpu().numpy().astype(np.int32), both.cpu().numpy().astype(np.float32)
-
-
-def with_features(
-    model: Any, examples: Sequence[Example], *, layers: Sequence[int], pad_id: int, batch_size: int
-) -> list[Example]:
-    """The examples, each sequence with the hidden states of the layers. Runs without gradients, in eval mode."""
-    places = [(index, name) for index, example in enumerate(examples) for name in example]
-    lengths = [len(examples[i][name].input_ids) + len(examples[i][name].labels) for i, name in places]
-    found = [dict(example) for example in examples]
-    with inference(model):
-        for batch in batches(lengths, batch_size) if places else []:
-            chosen = [places[place] for place in batch]
-            sequences = [examples[i][name] for i, name in chosen]
-            _, labels, states = label_states(model, sequences, pad_id=pad_id, layers=layers)
-            kept = torch.stack(states, 1).float().cpu().numpy().astype(np.float32)
-            ends = np.cumsum((labels != IGNORED).sum(-1).cpu().numpy())
-            for (i, name), start, end in zip(chosen, [0, *ends[:-1]], ends, strict=True):
-                found[i][name] = replace(examples[i][name], features=kept[start:end])
-    return found
-
-
-def with_group_members(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
-    """Each example with the sequence of `count` others, drawn by the seed, as mate1, mate2 …: a group that every
-    backend keeps whole. Fewer where there are no more others."""
-    generator = random.Random(seed)
-    found: list[Example] = []
-    for index, example in enumerate(examples):
-        others = generator.sample(range(len(examples) - 1), min(count, len(examples) - 1))
-        mates = [examples[other + (other >= index)] for other in others]
-        found.append(example | {f"mate{i + 1}": next(iter(mate.values())) for i, mate in enumerate(mates)})
-    return found
-
-
-def with_references(model: Any, examples: Sequence[Example], *, pad_id: int, batch_size: int) -> list[Example]:
-    """The examples, each sequence with its log p(labels) under `model`, nats. Runs without gradients, in eval mode."""
-    if not examples:
-        return []
-    places = [(index, name) for index, example in enumerate(examples) for name in example]
-    lengths = [len(examples[i][name].input_ids) + len(examples[i][name].labels) for i, name in places]
-    found = [dict(example) for example in examples]
-    with inference(model):
-        for batch in batches(lengths, batch_size):
-            chosen = [places[place] for place in batch]
-            said = outputs(model, [examples[i][name] for i, name in chosen], pad_id=pad_id)
-            for (i, name), total in zip(chosen, said.logprobs.sum(-1).tolist(), strict=True):
-                found[i][name] = replace(examples[i][name], reference=total)
-    return found

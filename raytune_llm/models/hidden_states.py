@@ -1,6 +1,6 @@
-"""Which hidden states of a student are compared with its teacher's, and the projection that a wider teacher asks for.
+"""The hidden states of a student that are compared with its teacher's, and the projection that a wider teacher needs.
 
-A model that carries a HiddenStateReader gives them with its outputs (models/forward.py). Where the widths differ, the
+A model that carries a HiddenStateReader returns them with its outputs (models/forward.py). Where the widths differ, the
 reader has a linear map to the teacher's width for each of its layers (Romero et al., 2015, arXiv 1412.6550), which is
 trained with the model but is not stored with the tuned model: it has no use after training.
 """
@@ -37,7 +37,7 @@ class HiddenStateReader(nn.Module):
 
 
 def attach_reader(model: Any, layers: Sequence[int], *, other_width: int | None, seed: int) -> dict[str, Tensor]:
-    """Let a transformers model (the one inside a PeftModel) say its hidden states.
+    """Make a transformers model (the one inside a PeftModel) return its hidden states.
 
     Args:
         layers: 0 = embeddings, n = after the n-th block, negative from the end.
@@ -45,7 +45,7 @@ def attach_reader(model: Any, layers: Sequence[int], *, other_width: int | None,
         seed: of the projection's first weights.
 
     Returns:
-        The projection's weights, which a checkpoint must keep beside the model's.
+        The projection's weights, which a checkpoint must keep in addition to the model's.
     """
     parameter: Tensor = next(model.parameters())
     with torch.random.fork_rng():
@@ -60,5 +60,5 @@ def attach_reader(model: Any, layers: Sequence[int], *, other_width: int | None,
 
 
 def reader(model: Any) -> HiddenStateReader | None:
-    """That of a transformers model, if it carries one."""
+    """The reader of a transformers model, if it carries one."""
     return getattr(model, NAME, None)

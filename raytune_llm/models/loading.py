@@ -1,28 +1,28 @@
-"""Tuned models loaded from their folders: PEFT adapters on a base, or whole models."""
+"""The home of loading tuned models from their folders: PEFT adapters on a base, or whole models."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from raytune_llm.models.base import Base, torch_dtype
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from raytune_llm.models.base import Base, auto_class, torch_dtype
 from raytune_llm.stores.storage import open_storage
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def load_trainable(folder: str | Path, model: PreTrainedModel) -> Any:
-    """The model with the adapter of a folder on it, to be trained further, in fp32."""
-    from peft import PeftModel
 
-    adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=True, autocast_adapter_dtype=False)
-    _raise_precision(adapted)
-    return adapted
+def load_model(base: Base, location: str | None, *, score: bool = False, use_gpu: bool) -> Any:
+    """The base, or the tuned model at a folder or URI, in eval mode on its device; with `score`, as a reward model."""
+    if location is None:
+        model = base.load(score=score).eval()
+    else:
+        with fetched(location) as folder:
+            model = load_tuned(folder, base, score=score)
+    return model.to("cuda") if use_gpu else model
 
 
 def load_tuned(folder: str | Path, base: Base, model: PreTrainedModel | None = None, *, score: bool = False) -> Any:
@@ -33,8 +33,6 @@ def load_tuned(folder: str | Path, base: Base, model: PreTrainedModel | None = N
         from peft import PeftModel
 
         return PeftModel.from_pretrained(model if model is not None else base.load(score=score), str(folder)).eval()
-    from raytune_llm.models.base import auto_class
-
     loaded = auto_class(base.facts.is_encoder_decoder, score=score).from_pretrained(
         folder, dtype=torch_dtype(base.dtype), attn_implementation=base.attention, use_safetensors=True
     )
@@ -43,27 +41,26 @@ def load_tuned(folder: str | Path, base: Base, model: PreTrainedModel | None = N
     return loaded.eval()
 
 
-def _raise_precision(adapted: Any) -> None:
-    """What is trained in fp32 (fp64), for the optimizer's sake."""
+def load_trainable(folder: str | Path, model: PreTrainedModel) -> Any:
+    """The model with the adapter of a folder on it, to be trained further, in fp32."""
+    from peft import PeftModel
+
+    adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=True, autocast_adapter_dtype=False)
+    raise_precision(adapted)
+    return adapted
+
+
+def raise_precision(adapted: Any) -> None:
+    """Trainable parameters in fp32 (fp64), which the optimizer needs."""
     for parameter in adapted.parameters():
         if parameter.requires_grad and parameter.dtype.itemsize < 8:
             parameter.data = parameter.data.float()
 
 
-def load_system(base: Base, folder: str | None, *, score: bool = False, use_gpu: bool) -> Any:
-    """The base, or the tuned model of a folder or URI, in eval mode; with `score`, as a reward model."""
-    if folder is None:
-        model = base.load(score=score).eval()
-    else:
-        with fetched(folder) as local:
-            model = load_tuned(local, base, score=score)
-    return model.to("cuda") if use_gpu else model
-
-
 @contextmanager
-def fetched(folder: str) -> Iterator[Path]:
-    """All files of a folder or URI as a local folder, for as long as the context lasts."""
-    storage = open_storage(folder)
+def fetched(location: str) -> Iterator[Path]:
+    """All files of a folder or URI in a local folder, for as long as the context lasts."""
+    storage = open_storage(location)
     with tempfile.TemporaryDirectory(prefix="fetched-") as scratch:
         for name in storage.files(""):
             target = Path(scratch, name)

@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 
 def heads(model: Any) -> list[str]:
-    """Names of the modules beside the body of a reward model; none for a language model."""
+    """Names of a reward model's modules outside its body; none for a language model."""
     if model.get_output_embeddings() is not None:
         return []
     return [name for name, _ in model.named_children() if name != model.base_model_prefix]
@@ -38,9 +38,9 @@ def score(model: Any, inner: Any, inputs: dict[str, Any], lengths: Sequence[int]
     """The score of each right-padded sequence, (B,), fp32 (fp64), differentiable.
 
     Args:
-        model: with what is wrapped around it.
+        model: with its wrappers (PEFT).
         inner: transformers' model inside it.
-        lengths: each sequence's own length; padding is told by it, not by a token that may also end a text.
+        lengths: each sequence's own length; it marks the padding, since the pad token may also end a text.
     """
     if isinstance(inner, GenericForSequenceClassification):
         hidden = getattr(inner, inner.base_model_prefix)(**inputs).last_hidden_state

@@ -1,16 +1,15 @@
 """What the doctor counts, and what it warns of."""
 
-import json
-
-import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from raytune_llm.data.diagnosis import Diagnosis
 from raytune_llm.data.doctor import examine
+from raytune_llm.data.encode import encode_splits
 from raytune_llm.data.files import Splits
 from raytune_llm.data.records import Chat, Message, Preference, Rationale, Supervised
 from raytune_llm.data.template import supply_template
-from raytune_llm.data.tokens import Tokens, Truncation
+from raytune_llm.data.tokens import Tokens
 
 
 def words(max_tokens: int = 64) -> Tokens:
@@ -45,12 +44,16 @@ def numbered(count: int, start: int = 0) -> list[Supervised]:
 
 
 def warnings(*arguments) -> list[str]:
-    return examine(splits(*arguments), None, encode).warnings
+    return examine(splits(*arguments), None).warnings
+
+
+def diagnosed(found: Splits, tokens: Tokens) -> Diagnosis:
+    return examine(found, encode_splits(found, tokens, encode))
 
 
 def test_sound_data():
     tokens = words()
-    diagnosis = examine(splits(numbered(50), numbered(40, 50), carved=True), tokens, encode)
+    diagnosis = diagnosed(splits(numbered(50), numbered(40, 50), carved=True), tokens)
     assert diagnosis.verdict == "sound" and diagnosis.warnings == []
     assert diagnosis.text().splitlines() == [
         "data          records  kind",
@@ -63,38 +66,27 @@ def test_sound_data():
         "  eval  completion             3       3        3       0",
         "verdict: sound",
     ]
-    plain = json.loads(json.dumps(diagnosis.as_dict()))
-    assert plain["verdict"] == "sound" and plain["splits"]["train"]["truncation"]["label_tokens"] == 150
-    assert "examples" not in plain
-    assert diagnosis.examples["eval"] == [encode(record, tokens) for record in numbered(40, 50)]
-
-
-def test_the_tokenizers_own_count_is_left_alone():
-    tokens = words()
-    tokens.truncation.records = 7
-    examine(splits(numbered(5)), tokens, encode)
-    assert tokens.truncation == Truncation(records=7)
 
 
 def test_cuts_and_drops_are_counted_per_split():
     chat = Chat((Message("user", "1 " * 9), Message("assistant", "yes")))
     train = [*numbered(8), Supervised("1 " * 30, "2"), chat]
-    diagnosis = examine(splits(train, [chat]), words(10), encode)
+    diagnosis = diagnosed(splits(train, [chat]), words(10))
     cut = diagnosis.splits["train"].truncation
     assert (cut.records, cut.cut, cut.prompts_cut, cut.dropped) == (10, 2, 2, 1)
     assert diagnosis.warnings[0] == (
-        "train: 2 of 10 sequences (20%) are cut, 7% of the tokens to learn are lost; the longest has 32 tokens: "
-        "shorten the records, raise data.max_tokens, or take a base of longer context"
+        "train: 2 of 10 sequences (20%) are truncated, losing 7% of the tokens to learn; the longest has 32 tokens: "
+        "shorten the records, raise data.max_tokens, or use a base with a longer context"
     )
-    assert diagnosis.warnings[1] == "train: 1 of 10 sequences are dropped: no answer is left of them"
-    assert diagnosis.problems == ["nothing is left of eval after cutting"]
-    assert diagnosis.verdict == "not usable: nothing is left of eval after cutting"
-    assert diagnosis.text().endswith("  ✗ nothing is left of eval after cutting\nverdict: " + diagnosis.verdict)
+    assert diagnosis.warnings[1] == "train: 1 of 10 sequences are dropped: truncation leaves no answer token"
+    assert diagnosis.problems == ["nothing is left of eval after truncation"]
+    assert diagnosis.verdict == "not usable: nothing is left of eval after truncation"
+    assert diagnosis.text().endswith("  ✗ nothing is left of eval after truncation\nverdict: " + diagnosis.verdict)
 
 
 def test_a_preference_counts_twice():
     pair = Preference("1", "2", "3 4")
-    diagnosis = examine(splits([pair]), words(), encode)
+    diagnosis = diagnosed(splits([pair]), words())
     assert diagnosis.splits["train"].truncation.records == 2
     assert diagnosis.splits["train"].completion_tokens == {"median": 2, "95 %": 3, "longest": 3}
 
@@ -102,45 +94,37 @@ def test_a_preference_counts_twice():
 def test_encoder_decoder_lengths_are_of_each_side():
     tokens = words()
     tokens = Tokens(tokens.tokenizer, max_tokens=64, is_encoder_decoder=True)
-    facts = examine(splits([Supervised("1 2 3 4 5", "6")]), tokens, encode).splits["train"]
+    facts = diagnosed(splits([Supervised("1 2 3 4 5", "6")]), tokens).splits["train"]
     assert facts.prompt_tokens["longest"] == 5 and facts.completion_tokens["longest"] == 2
-
-
-def test_records_that_can_not_be_encoded_are_named():
-    tokens = words()
-    tokens.tokenizer.chat_template = "{{ raise_exception('no') }}"
-    chat = Chat((Message("user", "1"), Message("assistant", "2")))
-    with pytest.raises(
-        ValueError, match=r"data\.train, record 2: the chat template refuses a conversation of the turns"
-    ):
-        examine(splits([*numbered(1), chat]), tokens, encode)
 
 
 def test_labels_and_their_skew():
     train = [Supervised(f"ask {i}", "yes" if i % 10 else "no") for i in range(100)]
     held = [Supervised(f"ask {i}", "yes" if i % 2 else "maybe") for i in range(100, 140)]
-    diagnosis = examine(splits(train, held), None, encode)
+    diagnosis = examine(splits(train, held), None)
     assert diagnosis.splits["train"].labels == {"yes": 90, "no": 10}
     assert diagnosis.warnings == [
-        "train has skewed labels, 'no' 10.0%: accuracy says little, report the F1 of 'no'",
-        "eval has labels that train never shows: 'maybe'",
+        "train labels are imbalanced ('no' 10.0%): accuracy is misleading; report the F1 of 'no'",
+        "eval has labels that never occur in train: 'maybe'",
     ]
     assert "  yes      90   90.0%\n  no       10   10.0%" in diagnosis.text()
     assert "tokens" not in diagnosis.text(), "none were counted"
-    assert examine(splits(numbered(50)), None, encode).splits["train"].labels is None, "free text is no label"
+    assert examine(splits(numbered(50)), None).splits["train"].labels is None, "free text is no label"
     assert warnings(numbered(40, 200) + train, held) == [], "a single free text, and they are no labels"
 
 
 def test_small_eval():
     assert warnings(numbered(50), numbered(12, 90)) == [
-        "eval has 12 records: intervals will be wide; 30 is little, 200 is good"
+        "eval has 12 records: confidence intervals will be wide; use at least 30, better 200"
     ]
 
 
 def test_leaks():
     held = [Supervised(f"ASK  {i}", "other") for i in range(5)] + numbered(40, 60)
     [warning] = warnings(numbered(50), held)
-    assert warning == "5 of 45 eval records stand in train too, so eval looks too good: 'ASK 0', 'ASK 1', 'ASK 2' …"
+    assert warning == (
+        "5 of 45 eval records also occur in train (leakage): eval scores are optimistic: 'ASK 0', 'ASK 1', 'ASK 2' …"
+    )
     chats = [
         Chat((Message("user", "Hi"), Message("assistant", "Hello"), Message("user", str(i)), Message("assistant", "x")))
         for i in range(80)
@@ -153,14 +137,14 @@ def test_one_prompt_for_all_is_no_leak():
     pairs = [Preference("Be funny.", f"good {i}", f"bad {i}") for i in range(80)]
     assert warnings(pairs[:40], pairs[40:]) == []
     [warning] = warnings(pairs[:40], [*pairs[40:], pairs[3]])
-    assert warning.startswith("1 of 41 eval records stand in train too")
+    assert warning.startswith("1 of 41 eval records also occur in train")
 
 
 def test_conflicts_and_duplicates():
     train = [*numbered(40), Supervised("ask 3", "something else"), *numbered(2)]
     assert warnings(train, numbered(30, 60)) == [
-        "1 of train's prompts have answers that differ: 'ask 3'",
-        "train repeats 2 of its records",
+        "conflicting answers for 1 prompts of train: 'ask 3'",
+        "duplicate records in train: 2",
     ]
     both_ways = [
         Preference("a", "b", "c"),
@@ -168,18 +152,18 @@ def test_conflicts_and_duplicates():
         Preference("d", "b", "c"),
         Preference("d", "b", "e"),
     ]
-    assert examine(splits(both_ways), None, encode).conflicts.first == ["a"]
+    assert examine(splits(both_ways), None).conflicts.first == ["a"]
     unlabelled = [Rationale("a", None, None), Rationale("a", "b", None)]
-    assert examine(splits(unlabelled), None, encode).conflicts.count == 0
+    assert examine(splits(unlabelled), None).conflicts.count == 0
 
 
 def test_oddities():
     chat = Chat((Message("user", "1"), Message("assistant", "2"), Message("user", "3")))
-    diagnosis = examine(splits([*numbered(9), Supervised("a", " b"), Supervised("b", "caf\ufffd"), chat]), None, encode)
+    diagnosis = examine(splits([*numbered(9), Supervised("a", " b"), Supervised("b", "caf\ufffd"), chat]), None)
     assert list(diagnosis.oddities.values()) == [1, 1, 1]
     assert diagnosis.warnings == [
-        "answers with white space at an end: 1 in train",
-        "answers with a replacement character (�), the mark of a wrong encoding: 1 in train",
-        "chats that end in a user turn, which teaches nothing: 1 in train",
+        "answers with leading or trailing whitespace: 1 in train",
+        "answers with a replacement character (�), a sign of a wrong encoding: 1 in train",
+        "chats that end in a user turn, which is not learned from: 1 in train",
     ]
     assert diagnosis.verdict == "usable, with 3 warnings"

@@ -144,7 +144,7 @@ def test_tokens_that_change_with_what_follows_are_refused():
     """GPT-2's pattern keeps two line breaks together at the end of a text, but not before a word."""
     template = TURNS.replace("': '", "'\\n\\n'") + "{{ 'assistant\\n\\n' if add_generation_prompt else '' }}"
     made = tokens(template, corpus="yes\n\n")
-    with pytest.raises(ValueError, match="the prompt alone has other tokens than before its answer"):
+    with pytest.raises(ValueError, match="the prompt is tokenized differently with its answer than without"):
         made.conversation(CHAT)
 
 

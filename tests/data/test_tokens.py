@@ -58,7 +58,7 @@ def byte_level() -> Tokenizer:
 
 
 def sentencepiece() -> Tokenizer:
-    """Like Llama 2's: a dummy space before each text, byte fallback, BOS by itself."""
+    """Like Llama 2's: a dummy space before each text, byte fallback, a BOS that the tokenizer adds."""
     made = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     made.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")

@@ -1,4 +1,4 @@
-"""A student beside its teacher."""
+"""A student next to its teacher."""
 
 from worlds import write_base
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from worlds import spec_of, write_base, write_records
+from worlds import precomputed, spec_of, write_base, write_records
 
 from raytune_llm.data.files import load as load_records
 from raytune_llm.data.records import Preference
 from raytune_llm.errors import InputError, input_errors
 from raytune_llm.jobs.compare import compare_systems
 from raytune_llm.jobs.config import load
-from raytune_llm.jobs.precompute import precompute
+from raytune_llm.jobs.precompute import FrozenModels
 from raytune_llm.jobs.prepare import check_knobs, prepare
 from raytune_llm.jobs.publish import make_card
 from raytune_llm.jobs.stage_jobs import check, finished, inherited, stage_job
@@ -251,7 +251,7 @@ def test_dpo_from_an_adapter_is_the_same_packed_and_alone(world, tmp_path):
             "tuning.eval_every=4",
         )
     )
-    examples = precompute(job.trial_config(), prepare(job).examples, use_gpu=False)
+    examples = precomputed(job).examples
     alone = tmp_path / "alone"
     alone.mkdir()
     reports = []
@@ -292,15 +292,12 @@ def test_a_reward_model_is_not_served(world):
 def proof_of(job, systems):
     prepared = prepare(job)
     return compare_systems(
-        job.model,
-        job.method,
+        FrozenModels.of(job, use_gpu=False),
         systems,
-        prepared.splits.train,
+        prepared.encoded.train,
         job.evaluation,
-        max_tokens=64,
+        tokens=prepared.tokens,
         seed=0,
-        use_gpu=False,
-        registry_dir=job.registry_dir,
         allow_modules=[],
     )
 

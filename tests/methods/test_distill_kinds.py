@@ -8,11 +8,10 @@ import torch
 from safetensors import safe_open
 from torch.nn.functional import kl_div
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerState
-from worlds import spec_of, tokenizer, write_base, write_records
+from worlds import precomputed, spec_of, tokenizer, write_base, write_records
 
 from raytune_llm.errors import InputError
 from raytune_llm.jobs import config
-from raytune_llm.jobs.precompute import precompute
 from raytune_llm.jobs.prepare import check_knobs, prepare
 from raytune_llm.methods.common.distillation import (
     Divergence,
@@ -25,7 +24,7 @@ from raytune_llm.methods.common.distillation import (
 from raytune_llm.methods.distill_on_policy import BETAS, prompt_of
 from raytune_llm.methods.trainers.ema import EMACallback, holding, trained
 from raytune_llm.models.forward import outputs
-from raytune_llm.models.frozen import with_features, with_group_members
+from raytune_llm.models.frozen import with_features
 from raytune_llm.models.hidden_states import attach_reader
 from raytune_llm.models.outputs import Outputs
 from raytune_llm.training.trial import WorkerContext, fit
@@ -97,10 +96,10 @@ def test_terms_of_features_are_means_over_label_tokens(base, tmp_path):
     assert (alone["loss"].coefficient, alone["label_loss"].coefficient) == (1, 0)
 
 
-def test_terms_of_relations_couple_an_example_with_its_mates(base, tmp_path):
+def test_terms_of_relations_couple_an_example_with_its_group(base, tmp_path):
     method = job_of("distill_relation", base, tmp_path, "method.alpha=0.25", "method.angle_weight=2").method
     mask = torch.tensor([[1, 1], [1, 0]], dtype=torch.float64)
-    names = ["completion", "mate1", "mate2"]
+    names = ["completion", "member1", "member2"]
     student, teacher = (
         [points(2, 2, 1, 5, seed=i) for i in range(3)],
         [points(2, 2, 1, 3, seed=9 + i) for i in range(3)],
@@ -171,25 +170,13 @@ def test_what_is_kept_is_what_the_teacher_thinks(shape, tmp_path):
     torch.testing.assert_close(apart.features, apart.teacher_features, rtol=1e-4, atol=1e-5)
 
 
-def test_mates_are_others_and_the_same_for_the_same_seed():
-    examples = [{"completion": object()} for _ in range(5)]
-    grouped = with_group_members(examples, 3, seed=0)
-    for example, group in zip(examples, grouped, strict=True):
-        members = [id(sequence) for sequence in group.values()]
-        assert list(group) == ["completion", "mate1", "mate2", "mate3"] and len(set(members)) == 4
-        assert group["completion"] is example["completion"]
-    assert [list(map(id, g.values())) for g in with_group_members(examples, 3, 0)] == [
-        list(map(id, g.values())) for g in grouped
-    ]
-
-
 def run(job, folder, resume=None, report=None):
     """The reports of a trial here, and its checkpoint."""
     reports = []
     folder.mkdir()
     fit(
         spec_of(job),
-        precompute(job.trial_config(), prepare(job).examples, use_gpu=False),
+        precomputed(job).examples,
         WorkerContext(folder, 0, 1, False),
         report=report or (lambda metrics, checkpoint: reports.append(metrics)),
         run=Quiet(),

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from worlds import spec_of, write_base, write_records
+from worlds import precomputed, spec_of, write_base, write_records
 
 from raytune_llm.evaluation.loss import evaluate
 from raytune_llm.jobs.config import CONF, load
-from raytune_llm.jobs.precompute import precompute
 from raytune_llm.jobs.prepare import prepare
 from raytune_llm.models.forward import outputs
 from raytune_llm.training.trial import WorkerContext, fit
@@ -40,8 +39,7 @@ def shape(request, tmp_path_factory):
 
 def prepared_for(job):
     """The job's data with all that its method needs of frozen models."""
-    found = prepare(job)
-    return replace(found, examples=precompute(job.trial_config(), found.examples, use_gpu=False))
+    return replace(prepare(job), examples=precomputed(job).examples)
 
 
 def job_of(method, base, folder, *overrides):

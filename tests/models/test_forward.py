@@ -80,16 +80,16 @@ def test_each_padded_causal_sequence_has_the_loss_that_transformers_gives_it_alo
     model = made(build)
     rows = [causal_sequence(9, 3), causal_sequence(4, 4), causal_sequence(12, 1), causal_sequence(2, 1)]
     rows.append(TokenSequence([5, 6, 7, 8, 9, 10], [IGNORED, 6, IGNORED, 8, 9, IGNORED]))
-    said = outputs(model, rows, pad_id=0)
-    assert said.logprobs.shape == said.mask.shape == said.correct.shape == (5, 12)
-    assert said.mask.sum(-1).tolist() == [
+    found = outputs(model, rows, pad_id=0)
+    assert found.logprobs.shape == found.mask.shape == found.correct.shape == (5, 12)
+    assert found.mask.sum(-1).tolist() == [
         3,
         3,
         1,
         1,
         3,
     ]  # all four tokens of row 1 are labels, the first has no context
-    ours = -(said.logprobs * said.mask).sum(-1) / said.mask.sum(-1)
+    ours = -(found.logprobs * found.mask).sum(-1) / found.mask.sum(-1)
     # transformers casts logits to fp32 inside its loss
     assert_close(ours, torch.stack([hf_loss(model, row) for row in rows]).double(), atol=2e-6, rtol=1e-6)
 
@@ -102,9 +102,9 @@ def test_each_padded_decoder_sequence_has_the_loss_that_transformers_gives_it_al
         TokenSequence([4, 5], [8, 1]),
         TokenSequence([9, 8, 7, 6, 5], [3, 4, 5, 6, 7, 1]),
     ]
-    said = outputs(model, rows, pad_id=0)
-    assert said.mask.tolist() == [[1, 1, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0], [1] * 6]
-    ours = -said.logprobs.sum(-1) / said.mask.sum(-1)
+    found = outputs(model, rows, pad_id=0)
+    assert found.mask.tolist() == [[1, 1, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0], [1] * 6]
+    ours = -found.logprobs.sum(-1) / found.mask.sum(-1)
     assert_close(ours, torch.stack([hf_loss(model, row) for row in rows]).double(), atol=2e-6, rtol=1e-6)
 
 
@@ -112,15 +112,15 @@ def test_each_padded_decoder_sequence_has_the_loss_that_transformers_gives_it_al
 def test_logprobs_and_choices_stand_where_their_labels_stand(build):
     model = made(build)
     row = causal_sequence(7, 3)
-    said = outputs(model, [row, causal_sequence(10, 2)], pad_id=0)
+    found = outputs(model, [row, causal_sequence(10, 2)], pad_id=0)
     with torch.no_grad():
         logits = model(torch.tensor([row.input_ids])).logits[0]
     for place in range(4, 7):
         expected = logits[place - 1].log_softmax(-1)[row.labels[place]]
-        assert_close(said.logprobs[0, place], expected, atol=1e-12, rtol=1e-10)
-        assert said.correct[0, place] == float(logits[place - 1].argmax() == row.labels[place])
-    assert said.logprobs[0, :4].eq(0).all() and said.logprobs[0, 7:].eq(0).all()
-    assert said.mask[0].tolist() == [0, 0, 0, 0, 1, 1, 1, 0, 0, 0]
+        assert_close(found.logprobs[0, place], expected, atol=1e-12, rtol=1e-10)
+        assert found.correct[0, place] == float(logits[place - 1].argmax() == row.labels[place])
+    assert found.logprobs[0, :4].eq(0).all() and found.logprobs[0, 7:].eq(0).all()
+    assert found.mask[0].tolist() == [0, 0, 0, 0, 1, 1, 1, 0, 0, 0]
 
 
 def test_the_models_first_choice_counts_as_correct():
@@ -153,8 +153,8 @@ def test_a_model_without_logits_to_keep_gives_the_same():
 
 def test_gradients_are_those_of_transformers_loss():
     model, row = made(llama), causal_sequence(8, 4)
-    said = outputs(model, [row], pad_id=0)
-    (-said.logprobs.sum() / said.mask.sum()).backward()
+    found = outputs(model, [row], pad_id=0)
+    (-found.logprobs.sum() / found.mask.sum()).backward()
     ours = model.model.embed_tokens.weight.grad.clone()
     model.zero_grad()
     hf_loss(model, row).backward()
@@ -170,8 +170,8 @@ def test_precision_is_fp32_for_half_models_and_nan_stays_nan():
 
 
 def test_a_row_without_any_label_has_no_weight():
-    said = outputs(made(llama), [TokenSequence([5, 6], [IGNORED, IGNORED])], pad_id=0)
-    assert said.mask.sum() == 0 and said.logprobs.sum() == 0
+    found = outputs(made(llama), [TokenSequence([5, 6], [IGNORED, IGNORED])], pad_id=0)
+    assert found.mask.sum() == 0 and found.logprobs.sum() == 0
 
 
 def test_impossible_sequences_are_refused():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from raytune_llm.errors import require
 from raytune_llm.models.base import Facts, linear_targets
-from raytune_llm.models.loading import _raise_precision
+from raytune_llm.models.loading import raise_precision
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -77,5 +77,5 @@ class LoRA:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             adapted = get_peft_model(model, self.config(model, lora_rank=lora_rank), autocast_adapter_dtype=False)
-        _raise_precision(adapted)
+        raise_precision(adapted)
         return adapted

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from worlds import write_base, write_records
+from worlds import precomputed, write_base, write_records
 
 from raytune_llm.jobs.config import load
-from raytune_llm.jobs.precompute import precompute
 from raytune_llm.jobs.prepare import prepare
 from raytune_llm.methods.trainers.loss_terms import loss_terms_trainer
 
@@ -40,7 +39,7 @@ def test_it_learns_as_the_methods_own_trainer(settings, shape, accumulation, tmp
         ],
     )
     prepared = prepare(job)
-    examples = precompute(job.trial_config(), prepared.examples, use_gpu=False).train
+    examples = precomputed(job).examples.train
     arguments = dict(
         output_dir=str(tmp_path / "out"),
         max_steps=4,

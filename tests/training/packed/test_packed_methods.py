@@ -14,12 +14,11 @@ import torch
 from packed_oracle import BUDGET, distance, make_spec, peft_weights, table_of
 
 from raytune_llm.data import demo
-from raytune_llm.data.examples import Examples
 from raytune_llm.data.order import first_indices
 from raytune_llm.data.records import RecordError, parse
 from raytune_llm.data.tokens import Tokens
 from raytune_llm.jobs import config
-from raytune_llm.jobs.precompute import precompute
+from raytune_llm.jobs.precompute import FrozenModels
 from raytune_llm.models.lora_folder import target_names
 from raytune_llm.models.lora_weights import initial_weights
 from raytune_llm.training.config import Schedule
@@ -64,7 +63,7 @@ def test_packed_equals_the_methods_own_trainer(settings, tmp_path):
     assert not_packable_reason(lora, job.method, model) is None
     tokens = Tokens(tokenizer, max_tokens=128, is_encoder_decoder=False)
     examples = demo_examples(job.method, tokens)
-    examples = precompute(job.trial_config(), Examples(examples, []), use_gpu=False).train
+    examples = FrozenModels.of(job, use_gpu=False).with_logprobs(examples)
     spec = make_spec(
         "t",
         lora_rank=4,

@@ -1,0 +1,73 @@
+"""A registered version compared with its base on records that no job has encoded yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import ray
+
+from raytune_llm import cluster
+from raytune_llm.data.encode import draw_indices, encode_split
+from raytune_llm.data.files import load
+from raytune_llm.data.records import Record
+from raytune_llm.data.tokens import Tokens
+from raytune_llm.errors import input_errors
+from raytune_llm.evaluation import report
+from raytune_llm.evaluation.compare import better
+from raytune_llm.jobs.compare import ComparisonResult, Systems, compare_systems
+from raytune_llm.jobs.precompute import FrozenModels
+from raytune_llm.jobs.reports import write_report
+from raytune_llm.jobs.schema import EvaluateJob, Evaluation
+from raytune_llm.methods.base import Method
+from raytune_llm.models.base import Base
+from raytune_llm.stores.components import build
+from raytune_llm.stores.registry import Registry
+
+
+def evaluate_version(job: EvaluateJob) -> str:
+    """Compare a registered version with its base on the job's test (else eval, else train) records; the terminal's
+    text."""
+    registry = Registry(job.registry_dir)
+    version = registry.resolve(job.version)
+    base, method = Base.from_loading(version.card.base_loading), build(Method, version.card.config["method"])
+    with input_errors():
+        splits = load(job.data, method.records, job.seed)
+        max_tokens = base.facts.max_tokens(job.data.max_tokens)
+    name, records = next((name, found) for name in ("test", "eval", "train") if (found := getattr(splits, name)))
+    use_gpu = ray.cluster_resources().get("GPU", 0) >= 1
+    result = cluster.as_task(compare_records, use_gpu=use_gpu)(
+        FrozenModels(base, method, job.registry_dir, job.evaluation.batch_size, use_gpu),
+        {"base": None, "tuned": version.path},
+        name,
+        records,
+        job.evaluation,
+        max_tokens=max_tokens,
+        seed=job.seed,
+        allow_modules=job.allow_modules,
+    )
+    title = f"{version.reference} on {name} set"
+    path = write_report(job.run_dir, name, result, version, title=title, metric=method.metric)
+    verdict = better(result.comparison, method.metric)
+    return f"{report.table(result.comparison)}\n\n{verdict.text}\nreport  {path}"
+
+
+def compare_records(
+    models: FrozenModels,
+    systems: Systems,
+    name: str,
+    records: Sequence[Record],
+    evaluation: Evaluation,
+    *,
+    max_tokens: int,
+    seed: int,
+    allow_modules: Sequence[str],
+) -> ComparisonResult:
+    """Encode the records that are drawn for the comparison, run the method's frozen models over them, and compare.
+    Raises InputError for a record that can't be encoded, naming the split `name` and its number."""
+    is_encoder_decoder = models.base.facts.is_encoder_decoder
+    tokens = Tokens(models.tokenizer, max_tokens=max_tokens, is_encoder_decoder=is_encoder_decoder)
+    chosen = draw_indices(len(records), evaluation.max_examples, seed)
+    split = encode_split(name, records, tokens, models.method.encode, chosen)
+    return compare_systems(
+        models, systems, models.read(split), evaluation, tokens=tokens, seed=seed, allow_modules=allow_modules
+    )
