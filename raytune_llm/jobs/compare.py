@@ -95,13 +95,13 @@ def compare_systems(
             reference, examples, pad_id=tokens.tokenizer.pad_token_id, batch_size=evaluation.batch_size
         )
     mentor = None
-    if method.needs.asks_teacher:
+    if method.needs.precomputes_teacher:
         mentor = load_system(*model_refs.resolve_teacher(method.needs.teacher, base, registry_dir), use_gpu=use_gpu)
-    if method.needs.num_candidates:
+    if method.needs.teacher_top_k:
         examples = with_teacher_top_k(
             mentor,
             examples,
-            num_candidates=method.needs.num_candidates,
+            num_candidates=method.needs.teacher_top_k,
             vocabulary=len(tokens.tokenizer),
             pad_id=tokens.tokenizer.pad_token_id,
             batch_size=evaluation.batch_size,
@@ -213,7 +213,7 @@ def measure(
     """Compare policies by what they sample for the records' prompts, each beside the reference that training began
     with."""
     examples = [example for record in records if (example := method.encode(record, tokens)) is not None]
-    reference, use_gpu = session.reference_model(), session.companions.device != "cpu"
+    reference, use_gpu = session.reference_model(), session.refs.device != "cpu"
     found = {
         name: session.measure(load_system(base, folder, use_gpu=use_gpu), examples, reference)
         for name, folder in systems.items()

@@ -24,22 +24,22 @@ def precompute(job: TrainJob, examples: Examples, *, use_gpu: bool) -> Examples:
     if needs.reference:
         model: Any = load_reference(job.model, job.method, job.registry_dir, use_gpu=use_gpu)
         parts = [with_references(model, part, **common) for part in parts]
-    if needs.asks_teacher:
+    if needs.precomputes_teacher:
         model = load_system(*resolve_teacher(needs.teacher, job.model, job.registry_dir), use_gpu=use_gpu)
-        if needs.num_candidates:
-            size = {"num_candidates": needs.num_candidates, "vocabulary": len(tokenizer)}
+        if needs.teacher_top_k:
+            size = {"num_candidates": needs.teacher_top_k, "vocabulary": len(tokenizer)}
             parts = [with_teacher_top_k(model, part, **size, **common) for part in parts]
         if needs.teacher_layers:
             parts = [with_features(model, part, layers=needs.teacher_layers, **common) for part in parts]
-    if needs.mates:
-        parts = [with_group_members(part, needs.mates, job.seed) for part in parts]
+    if needs.group_size > 1:
+        parts = [with_group_members(part, needs.group_size - 1, job.seed) for part in parts]
     return Examples(*parts)
 
 
 def precompute_on_cluster(job: TrainJob, examples: Examples, *, use_gpu: bool) -> Examples:
     """The same in a Ray task; the examples as they are when the method needs nothing."""
     needs = job.method.needs
-    if not needs.reference and not needs.asks_teacher:
+    if not needs.reference and not needs.precomputes_teacher:
         return examples
     what = "the reference policy's log-probabilities" if needs.reference else "what the teacher says"
     print(f"computing {what} …", flush=True)

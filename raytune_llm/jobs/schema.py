@@ -218,12 +218,17 @@ class Evaluation:
 
 
 def _replace(node: Any, path: list[str], value: Any, key: str) -> Any:
-    names = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
+    is_mapping = isinstance(node, Mapping)  # of named components, like method.rewards
+    names = list(node) if is_mapping else _field_names(node)
     if path[0] not in names:
         raise ValueError(f"{key} is not a key of this job; at '{path[0]}' it has {names}")
-    present = getattr(node, path[0])
+    present = node[path[0]] if is_mapping else getattr(node, path[0])
     if len(path) > 1:
         child = _replace(present, path[1:], value, key)
     else:
         child = type(present)(value) if isinstance(present, Enum) and isinstance(value, str) else value
-    return dataclasses.replace(node, **{path[0]: child})
+    return {**node, path[0]: child} if is_mapping else dataclasses.replace(node, **{path[0]: child})
+
+
+def _field_names(node: Any) -> list[str]:
+    return [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []

@@ -48,7 +48,7 @@ def after_stages(started: Started[J]) -> Started[J]:
             version = conclusion.version
         else:
             print(f"made already: {version.reference}", flush=True)
-        job = inherited(job.with_values({f"method.{stage.key}": version.reference}))
+        job = inherited(job.with_values({stage.key: version.reference}))
         made.append(version)
     if stages:
         print(f"\nstage {len(stages) + 1} of {len(stages) + 1}: the policy, {job.name}", flush=True)

@@ -67,14 +67,14 @@ def with_features(
 
 
 def with_group_members(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
-    """Each example with the sequence of `count` others, drawn by the seed, as mate1, mate2 …: a group that every
+    """Each example with the sequence of `count` others, drawn by the seed, as member1, member2 …: a group that every
     backend keeps whole. Fewer where there are no more others."""
     generator = random.Random(seed)
     found: list[Example] = []
     for index, example in enumerate(examples):
         others = generator.sample(range(len(examples) - 1), min(count, len(examples) - 1))
-        mates = [examples[other + (other >= index)] for other in others]
-        found.append(example | {f"mate{i + 1}": next(iter(mate.values())) for i, mate in enumerate(mates)})
+        members = [examples[other + (other >= index)] for other in others]
+        found.append(example | {f"member{i + 1}": next(iter(member.values())) for i, member in enumerate(members)})
     return found
 
 

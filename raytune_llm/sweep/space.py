@@ -126,7 +126,7 @@ def outward(choices: tuple[Any, ...], own: Any) -> tuple[Any, ...]:
 def _own(node: Any, path: list[str]) -> Any:
     """The job's value of a key, None where it has none."""
     for name in path:
-        node = getattr(node, name, None)
+        node = node.get(name) if isinstance(node, Mapping) else getattr(node, name, None)
     return node
 
 

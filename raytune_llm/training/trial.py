@@ -21,7 +21,7 @@ from raytune_llm.data.order import first_indices
 from raytune_llm.evaluation.loss import evaluate
 from raytune_llm.jobs.schema import TrainJob
 from raytune_llm.methods import model_refs
-from raytune_llm.methods.base import Session
+from raytune_llm.methods.base import Session, TrainerInputs
 from raytune_llm.models.loading import load_trainable
 from raytune_llm.training.config import Tuning
 from raytune_llm.training.history import History
@@ -90,17 +90,19 @@ def fit(
             seed=job.seed,
             use_gpu=place.use_gpu,
         ) as session,
-        model_refs.teacher_model(job.method.needs, job.model, job.registry_dir) as taught,
+        model_refs.teacher_model(job.method.needs, job.model, job.registry_dir) as teacher,
     ):
         evaluator = Evaluator(job, examples.eval, place, set(milestones), report, run, progress, resume, session)
         trainer = (session or job.method).trainer(
-            start_model(job),
-            examples.train,
-            first_indices(len(examples.train), job.seed, job.tuning.steps * job.tuning.batch_size),
-            tokenizer=job.model.tokenizer(),
-            arguments=training_arguments(job, place),
-            callbacks=[evaluator],
-            **taught,
+            TrainerInputs(
+                model=start_model(job),
+                examples=examples.train,
+                indices=first_indices(len(examples.train), job.seed, job.tuning.steps * job.tuning.batch_size),
+                tokenizer=job.model.tokenizer(),
+                arguments=training_arguments(job, place),
+                callbacks=[evaluator],
+                teacher=teacher,
+            )
         )
         trainer.remove_callback(PrinterCallback)
         evaluator.trainer = trainer

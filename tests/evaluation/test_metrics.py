@@ -149,8 +149,8 @@ def test_every_label_metric_on_an_index_is_the_metric_of_those_examples():
 
 
 def test_ratio_weighs_examples_and_nothing_over_nothing_is_nan():
-    assert ratio(np.array([2.0, 8.0]), np.array([1.0, 3.0])).whole() == 2.5
-    assert np.isnan(ratio(np.zeros(2), np.zeros(2)).whole())
+    assert ratio(np.array([2.0, 8.0]), np.array([1.0, 3.0]), Better.lower).whole() == 2.5
+    assert np.isnan(ratio(np.zeros(2), np.zeros(2), Better.lower).whole())
     assert np.isnan(mean([1.0, np.nan]).repeated(np.array([[2.0, 0.0]]))).all()
 
 

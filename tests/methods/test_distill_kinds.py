@@ -93,14 +93,14 @@ def test_terms_of_features_are_means_over_label_tokens(base, tmp_path):
     found = terms["feature_distance"]
     assert (found.sum.sum() / found.weight.sum()).item() == pytest.approx((sum(per_token) / 3).item())
     assert (terms["label_loss"].coefficient, found.coefficient) == (0.25, 0.75)
-    alone = method.terms({"completion": Outputs(-mask, mask, mask)})
-    assert (alone["loss"].coefficient, alone["label_loss"].coefficient) == (1, 0)
+    untaught = method.terms({"completion": Outputs(-mask, mask, mask)})
+    assert (untaught["loss"].coefficient, untaught["label_loss"].coefficient) == (1, 0)
 
 
-def test_terms_of_relations_couple_an_example_with_its_mates(base, tmp_path):
+def test_terms_of_relations_couple_an_example_with_its_group(base, tmp_path):
     method = job_of("distill_relation", base, tmp_path, "method.alpha=0.25", "method.angle_weight=2").method
     mask = torch.tensor([[1, 1], [1, 0]], dtype=torch.float64)
-    names = ["completion", "mate1", "mate2"]
+    names = ["completion", "member1", "member2"]
     student, teacher = (
         [points(2, 2, 1, 5, seed=i) for i in range(3)],
         [points(2, 2, 1, 3, seed=9 + i) for i in range(3)],
@@ -171,12 +171,12 @@ def test_what_is_kept_is_what_the_teacher_thinks(shape, tmp_path):
     torch.testing.assert_close(apart.features, apart.teacher_features, rtol=1e-4, atol=1e-5)
 
 
-def test_mates_are_others_and_the_same_for_the_same_seed():
+def test_group_members_are_others_and_the_same_for_the_same_seed():
     examples = [{"completion": object()} for _ in range(5)]
     grouped = with_group_members(examples, 3, seed=0)
     for example, group in zip(examples, grouped, strict=True):
         members = [id(sequence) for sequence in group.values()]
-        assert list(group) == ["completion", "mate1", "mate2", "mate3"] and len(set(members)) == 4
+        assert list(group) == ["completion", "member1", "member2", "member3"] and len(set(members)) == 4
         assert group["completion"] is example["completion"]
     assert [list(map(id, g.values())) for g in with_group_members(examples, 3, 0)] == [
         list(map(id, g.values())) for g in grouped
@@ -239,7 +239,7 @@ def test_a_projection_is_trained_and_resumed_but_no_part_of_the_result(adapter, 
     (weights,) = (checkpoint / "best").glob("*model.safetensors")
     with safe_open(weights, "pt") as file:
         assert not [name for name in file.keys() if "feature_reader" in name]  # noqa: SIM118
-    assert (checkpoint / "state" / "beside.safetensors").is_file()
+    assert (checkpoint / "state" / "extra_parameters.safetensors").is_file()
 
 
 def test_the_average_follows_and_is_lent_only(base, tmp_path):

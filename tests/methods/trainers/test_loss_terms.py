@@ -1,5 +1,7 @@
 """The trainer by terms learns as TRL's does where TRL has one, and as transformers' does for encoder-decoder bases."""
 
+from functools import partial
+
 import pytest
 import torch
 from worlds import write_base, write_records
@@ -7,6 +9,7 @@ from worlds import write_base, write_records
 from raytune_llm.jobs.config import load
 from raytune_llm.jobs.precompute import precompute
 from raytune_llm.jobs.prepare import prepare
+from raytune_llm.methods.base import TrainerInputs
 from raytune_llm.methods.trainers.loss_terms import loss_terms_trainer
 
 PAIRS = ["dpo", "method.sft_weight=0"]
@@ -57,11 +60,17 @@ def test_it_learns_as_the_methods_own_trainer(settings, shape, accumulation, tmp
         activation_checkpointing=False,
     )
     losses, weights = [], []
-    for make in (job.method.trainer, lambda *args, **options: loss_terms_trainer(job.method.terms, *args, **options)):
+    for make in (job.method.trainer, partial(loss_terms_trainer, job.method.terms)):
         model = job.adapter.apply(job.model.load(score=job.method.needs.score), rank=4, seed=0)
-        trainer = make(
-            model, examples, list(range(16)), tokenizer=prepared.tokens.tokenizer, arguments=arguments, callbacks=[]
+        inputs = TrainerInputs(
+            model=model,
+            examples=examples,
+            indices=list(range(16)),
+            tokenizer=prepared.tokens.tokenizer,
+            arguments=arguments,
+            callbacks=[],
         )
+        trainer = make(inputs)
         trainer.train()
         losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad]))
