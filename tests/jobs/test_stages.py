@@ -212,7 +212,7 @@ def test_a_stage_needs_records_that_it_can_learn_from(world, tmp_path):
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two"}\n')
     given = f"data.train={tmp_path}/prompts.jsonl"
     with pytest.raises(
-        InputError, match=r"a reward model .*: 2 of its 2 records are of kind Prompt; name one with meth"
+        InputError, match=r"a reward model .*: 2 of its 2 records are of kind Prompt; name a reward model with meth"
     ):
         refusing(job_of("train", base, folder, "method=rlhf", given))
     own = ["method/rewards=pattern", "method.rewards.pattern.regex=x", "method.sft_data=chosen"]
