@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from raytune_llm.data import demo
 from raytune_llm.data.demo.world import prefers
@@ -21,8 +24,8 @@ from raytune_llm.evaluation.compare import compare, number
 from raytune_llm.evaluation.generate import generate
 from raytune_llm.evaluation.metrics import mean, ratio
 from raytune_llm.evaluation.policy import PolicyPrompt, Sampling, divergence, roll_out
+from raytune_llm.evaluation.terms import Better
 from raytune_llm.jobs import config
-from raytune_llm.methods.trainers.policy import by_itself
 from raytune_llm.models.loading import load_model
 from raytune_llm.stores.registry import Registry
 
@@ -51,13 +54,15 @@ def main(home: str, references: list[str]) -> None:
             stop_ids=sampling.stop_ids,
             batch_size=64,
         )
-        kl, _ = divergence(model, partial(by_itself, reference), rollouts, sampling)
-        sizes = mean([len(r.completion_ids) for r in rollouts]).statistics[:, 0]
+        kl, _ = divergence(model, partial(nullcontext, reference), rollouts, sampling)
+        sizes = np.array([len(r.completion_ids) for r in rollouts], dtype=np.float64)
         found[name] = {
-            "preferred, sampled": mean([float(prefers(r.prompt, r.completion)) for r in rollouts]),
-            "preferred, greedy": mean([float(prefers(p, text)) for p, text in zip(prompts, greedy, strict=True)]),
-            "KL per completion": mean(kl),
-            "KL per token": ratio(kl, sizes),
+            "preferred, sampled": mean([float(prefers(r.prompt, r.completion)) for r in rollouts], Better.higher),
+            "preferred, greedy": mean(
+                [float(prefers(p, text)) for p, text in zip(prompts, greedy, strict=True)], Better.higher
+            ),
+            "KL per completion": mean(kl, Better.lower),
+            "KL per token": ratio(kl, sizes, Better.lower),
         }
         for rollout in rollouts[:3]:
             print(f"  {name}: {rollout.completion.strip()!r}")

@@ -60,6 +60,12 @@ EXTRA = {
     ("teacher", "version"): ["teacher.version=tuned"],
     ("method/sampler", "transformers"): ["method=rlhf"],
     ("method/sampler", "vllm"): ["method=rlhf"],
+    ("method/algorithm", "rloo"): ["method=rlhf"],
+    ("method/algorithm", "grpo"): ["method=rlhf"],
+    ("method/rewards", "model"): ["method=rlhf"],
+    ("method/rewards", "exact"): ["method=rlhf"],
+    ("method/rewards", "pattern"): ["method=rlhf", "method.rewards.pattern.regex=x"],
+    ("method/rewards", "function"): ["method=rlhf", "method.rewards.function.name=m:f"],
 }
 """What an option needs besides being chosen."""
 OPTIONS = [

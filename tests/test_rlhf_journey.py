@@ -36,14 +36,14 @@ def arguments(tmp_path):
 
 @pytest.mark.slow  # five Ray Train jobs, each with its own start and imports: two minutes
 def test_a_policy_from_answers_and_preferences_and_another_from_it(arguments, tmp_path, ray_session, capsys):
-    policy = ["method=rlhf", "method.reward_steps=4", "method.max_completion_tokens=6", "method.eval_prompts=4"]
+    policy = ["method=rlhf", "method.rewards.model.steps=4", "method.max_completion_tokens=6", "method.eval_prompts=4"]
     answers = ["method.sft_data=chosen", "method.sft_steps=4"]
     assert commands.train(load("train", [*arguments, *policy, *answers])) == 0
     registry = Registry(f"{tmp_path}/registry")
     assert [version.reference for version in registry.list()] == ["cats@1", "cats-reward@1", "cats-sft@1"]
     assert registry.resolve("cats@1").card.parent == "cats-sft@1"
     card = registry.resolve("cats@1").card
-    assert card.config["method"]["reward_adapter"] == "cats-reward@1" and card.probes
+    assert card.config["method"]["rewards"]["model"]["adapter"] == "cats-reward@1" and card.probes
     assert {"eval/objective", "eval/kl", "eval/win_rate"} <= card.intervals.keys()
     said = capsys.readouterr().out
     assert "stage 1 of 3: an adapter that learns given answers, cats-sft" in said
@@ -54,7 +54,7 @@ def test_a_policy_from_answers_and_preferences_and_another_from_it(arguments, tm
     assert started.job.method.init_adapter == "cats-sft@1"
     assert commands.train(load("train", [*arguments, *policy, "method.init_adapter=cats@1", "name=dogs"])) == 0
     dogs = registry.resolve("dogs@1").card
-    assert dogs.parent == "cats@1" and dogs.config["method"]["reward_adapter"] == "dogs-reward@1"
+    assert dogs.parent == "cats@1" and dogs.config["method"]["rewards"]["model"]["adapter"] == "dogs-reward@1"
 
 
 def test_references_are_computed_once_and_dpo_sweeps_packed(arguments, tmp_path, ray_session, capsys):

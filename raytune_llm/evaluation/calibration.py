@@ -11,14 +11,16 @@ from __future__ import annotations
 import numpy as np
 
 from raytune_llm.evaluation.metrics import Array, Metric
+from raytune_llm.evaluation.terms import Better
 
 NUM_BINS = 5
 
 
 def calibration_error(margins: Array) -> Metric:
-    """Expected calibration error, 0 to 1, lower is better. margins: score(chosen) − score(rejected), (n,)."""
+    """Expected calibration error, 0 to 1. margins: score(chosen) − score(rejected), (n,)."""
     bins, confidence, right = _binned(margins)
-    return Metric(np.append(bins * (confidence - right)[:, None], np.ones((len(margins), 1)), 1), _error)
+    statistics = np.append(bins * (confidence - right)[:, None], np.ones((len(margins), 1)), 1)
+    return Metric(statistics, _error, Better.lower)
 
 
 def reliability(margins: Array) -> list[list[str]]:

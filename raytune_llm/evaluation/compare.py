@@ -16,14 +16,12 @@ from enum import Enum
 import numpy as np
 
 from raytune_llm.evaluation.metrics import Array, Metric
-from raytune_llm.evaluation.terms import lower_is_better
+from raytune_llm.evaluation.terms import Better
 
 LEVEL = 0.95
 FEWEST_DIFFERING = 6
 """Examples on which two systems must differ before a difference can be called significant: with k of them no exact
 paired test gets below 2·2^-k, which is under 5 % from 6 on; the bootstrap alone would be content with 4."""
-DIRECTIONLESS = frozenset({"answer_words", "completion_tokens", "entropy", "chosen", "rejected"})
-"""Metrics of which neither more nor less is better."""
 CHUNK = 1 << 22
 
 
@@ -41,6 +39,7 @@ class Difference:
     """A metric of `system` minus that of `reference`, with its paired 95 % interval."""
 
     metric: str
+    better: Better
     system: str
     reference: str
     value: float
@@ -63,6 +62,8 @@ class Comparison:
     """In the order given: what is compared against comes first, the newest last."""
     metrics: dict[str, dict[str, Estimate]]
     """By metric, then by system."""
+    directions: dict[str, Better]
+    """By metric."""
     differences: tuple[Difference, ...]
     """Of each system and every one before it, for each metric."""
     num_examples: int
@@ -91,7 +92,7 @@ class VerdictKind(Enum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """An outcome and the sentence that says it."""
+    """An outcome and a sentence that states it."""
 
     outcome: VerdictKind
     text: str
@@ -105,10 +106,11 @@ def compare(systems: Mapping[str, Mapping[str, Metric]], *, num_draws: int, seed
         num_draws: resamples; ≥ 1.
 
     Raises:
-        ValueError: metrics or numbers of examples differ between systems, there is nothing to compare, or num_draws <
-        1.
+        ValueError: metrics, their directions or numbers of examples differ between systems, there is nothing to
+            compare, or num_draws < 1.
     """
-    names, num_examples = _check(systems, num_draws)
+    directions, num_examples = _check(systems, num_draws)
+    names = list(directions)
     drawn: dict[str, dict[str, list[Array]]] = {name: {system: [] for system in systems} for name in names}
     for counts in _resamples(num_examples, num_draws, seed):
         for system, metrics in systems.items():
@@ -125,13 +127,13 @@ def compare(systems: Mapping[str, Mapping[str, Metric]], *, num_draws: int, seed
                 low, high = _interval(_minus(draws[system], draws[reference]))
                 rows = systems[system][name].statistics != systems[reference][name].statistics
                 value = float(_minus(np.array(whole[system]), np.array(whole[reference])))
-                differences.append(Difference(name, system, reference, value, low, high, int(rows.any(-1).sum())))
-    return Comparison(tuple(systems), metrics_found, tuple(differences), num_examples, num_draws)
+                count = int(rows.any(-1).sum())
+                differences.append(Difference(name, directions[name], system, reference, value, low, high, count))
+    return Comparison(tuple(systems), metrics_found, directions, tuple(differences), num_examples, num_draws)
 
 
 def better(comparison: Comparison, metric: str, system: str | None = None, reference: str | None = None) -> Verdict:
-    """Whether a system (the last) beats another (the first) on a metric, in the direction that the metric's name
-    implies.
+    """Whether a system (the last) beats another (the first) on a metric, in the metric's own direction.
 
     Raises:
         ValueError: there is no such comparison, or neither more nor less of the metric is better.
@@ -157,13 +159,14 @@ def better(comparison: Comparison, metric: str, system: str | None = None, refer
 
 def verdict_kind(difference: Difference) -> VerdictKind | None:
     """What a difference means for its system; None for a metric without a direction."""
-    if difference.metric.rsplit("/", 1)[-1] in DIRECTIONLESS:
+    if difference.better is Better.neither:
         return None
     if any(math.isnan(value) for value in (difference.value, difference.low, difference.high)):
         return VerdictKind.undefined
     if not difference.significant:
         return VerdictKind.alike
-    return VerdictKind.better if (difference.low > 0) != lower_is_better(difference.metric) else VerdictKind.worse
+    rises = difference.low > 0
+    return VerdictKind.better if rises == (difference.better is Better.higher) else VerdictKind.worse
 
 
 def number(value: float, *, sign: bool = False) -> str:
@@ -199,8 +202,8 @@ def _minus(left: Array, right: Array) -> Array:
         return left - right
 
 
-def _check(systems: Mapping[str, Mapping[str, Metric]], num_draws: int) -> tuple[list[str], int]:
-    """The metrics' names and the number of examples."""
+def _check(systems: Mapping[str, Mapping[str, Metric]], num_draws: int) -> tuple[dict[str, Better], int]:
+    """The metrics' directions, by name, and the number of examples."""
     if num_draws < 1:
         raise ValueError(f"evaluation.bootstrap_draws={num_draws} is not allowed; allowed: ≥ 1")
     first = next(iter(systems.values()), {})
@@ -211,6 +214,10 @@ def _check(systems: Mapping[str, Mapping[str, Metric]], num_draws: int) -> tuple
             raise ValueError(
                 f"{system!r} has metrics {sorted(metrics)}, but {next(iter(systems))!r} has {sorted(first)}"
             )
+    directions = {name: metric.better for name, metric in first.items()}
+    for system, metrics in systems.items():
+        if {name: metric.better for name, metric in metrics.items()} != directions:
+            raise ValueError(f"{system!r} has metrics of other directions than {next(iter(systems))!r}")
     sizes = {
         f"{system}: {name}": metric.num_examples
         for system, metrics in systems.items()
@@ -218,8 +225,8 @@ def _check(systems: Mapping[str, Mapping[str, Metric]], num_draws: int) -> tuple
     }
     if len(set(sizes.values())) != 1:
         raise ValueError(f"systems must be compared on the same examples; numbers of examples are {sizes}")
-    return list(first), next(iter(sizes.values()))
+    return directions, next(iter(sizes.values()))
 
 
 def _directed(comparison: Comparison) -> list[str]:
-    return [name for name in comparison.metrics if name.rsplit("/", 1)[-1] not in DIRECTIONLESS]
+    return [name for name, direction in comparison.directions.items() if direction is not Better.neither]

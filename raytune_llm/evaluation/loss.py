@@ -19,8 +19,8 @@ import torch.distributed
 
 from raytune_llm.data.examples import Example
 from raytune_llm.evaluation.metrics import Array, Metric, divide, ratio
-from raytune_llm.evaluation.terms import Term
-from raytune_llm.models.forward import batches, inference, outputs
+from raytune_llm.evaluation.terms import Better, Term
+from raytune_llm.models.forward import batches, blank_outputs, inference, outputs
 from raytune_llm.models.outputs import Outputs
 
 Terms = Callable[[dict[str, Outputs]], dict[str, Term]]
@@ -35,11 +35,12 @@ class Score:
     weight: Array
     """(n,)"""
     coefficient: float
+    better: Better
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What evaluate found."""
+    """A method's terms on a set of examples."""
 
     terms: dict[str, Score]
     num_label_tokens: Array
@@ -54,8 +55,16 @@ class Scores:
         the loss is one term that is a loss by name, averaged over label tokens. Raises ValueError when a term among
         several is called loss or perplexity."""
         counted = {name: term for name, term in self.terms.items() if term.weight.any()} or self.terms
+        return {f"{prefix}/{name}": metric for name, metric in self._metrics(counted).items()}
+
+    def directions(self, prefix: str = "eval") -> dict[str, Better]:
+        """The direction of each metric, those without weight on these examples included. Raises as `resamplable`."""
+        return {f"{prefix}/{name}": metric.better for name, metric in self._metrics(self.terms).items()}
+
+    def _metrics(self, counted: dict[str, Score]) -> dict[str, Metric]:
+        """The metrics by their bare names; `counted` are the terms with metrics of their own."""
         losses = {name: term for name, term in self.terms.items() if term.coefficient != 0}
-        found = {name: ratio(term.sum, term.weight) for name, term in counted.items()}
+        found = {name: ratio(term.sum, term.weight, term.better) for name, term in counted.items()}
         if len(losses) == 1:
             found.pop(next(iter(losses)), None)
         clash = sorted({"loss", "perplexity"} & set(found))
@@ -66,13 +75,13 @@ class Scores:
         if losses:
             columns = [column for term in losses.values() for column in (term.sum, term.weight)]
             coefficients = tuple(term.coefficient for term in losses.values())
-            total = Metric(np.stack(columns, -1), partial(_total, coefficients))
+            total = Metric(np.stack(columns, -1), partial(_total, coefficients), Better.lower)
             found = {"loss": total, **found}
             name, only = next(iter(losses.items()))
             whole = len(losses) == 1 and only.coefficient == 1 and name.endswith("loss")
             if whole and np.array_equal(only.weight, self.num_label_tokens):
-                found["perplexity"] = Metric(total.statistics, _perplexity)
-        return {f"{prefix}/{name}": metric for name, metric in found.items()}
+                found["perplexity"] = Metric(total.statistics, _perplexity, Better.lower)
+        return found
 
 
 def evaluate(
@@ -99,24 +108,48 @@ def evaluate(
     mine = [(rank + step * world_size) % len(examples) for step in range(share)]
     lengths = [sum(len(s.input_ids) + len(s.labels) for s in examples[i].values()) for i in mine]
     rows: dict[str, Array] = {}
-    coefficients: dict[str, float] = {}
+    kinds: dict[str, Term] = {}
     with inference(model):
         for batch in batches(lengths, batch_size):
             places = [mine[i] for i in batch]
-            said = {name: outputs(model, [examples[i][name] for i in places], pad_id=pad_id) for name in examples[0]}
-            num_tokens = torch.stack([output.mask.sum(-1) for output in said.values()]).sum(0)
-            for name, term in {**terms(said), _TOKENS: Term(num_tokens, num_tokens)}.items():
-                coefficients[name] = term.coefficient
+            found = {name: outputs(model, [examples[i][name] for i in places], pad_id=pad_id) for name in examples[0]}
+            for name, term in _with_tokens(found, terms).items():
+                kinds[name] = term
                 rows.setdefault(name, np.zeros((len(examples), 2)))[places] = _columns(name, term, len(places))
     if world_size > 1:
         rows = _reduced(rows, range(rank, len(examples), world_size), next(model.parameters()).device)
-    num_label_tokens = rows.pop(_TOKENS)[:, 0]
-    return Scores(
-        {name: Score(both[:, 0], both[:, 1], coefficients[name]) for name, both in rows.items()}, num_label_tokens
-    )
+    return _scores(rows, kinds)
+
+
+def blank_scores(examples: Sequence[Example], terms: Terms, *, is_encoder_decoder: bool) -> Scores:
+    """Scores without a model: names, weights, coefficients and directions are those of any model, sums mean nothing.
+
+    Raises:
+        ValueError: as `evaluate`.
+    """
+    _check(examples)
+    found = {name: blank_outputs([example[name] for example in examples], is_encoder_decoder) for name in examples[0]}
+    kinds = _with_tokens(found, terms)
+    return _scores({name: _columns(name, term, len(examples)) for name, term in kinds.items()}, kinds)
 
 
 _TOKENS = "label tokens"
+
+
+def _with_tokens(found: dict[str, Outputs], terms: Terms) -> dict[str, Term]:
+    """The method's terms, and one that counts label tokens."""
+    num_tokens = torch.stack([output.mask.sum(-1) for output in found.values()]).sum(0)
+    return {**terms(found), _TOKENS: Term(num_tokens, num_tokens)}
+
+
+def _scores(rows: dict[str, Array], kinds: dict[str, Term]) -> Scores:
+    """From each term's sum and weight, (n, 2); kinds: any term of that name."""
+    found = {
+        name: Score(both[:, 0], both[:, 1], kinds[name].coefficient, kinds[name].better)
+        for name, both in rows.items()
+        if name != _TOKENS
+    }
+    return Scores(found, rows[_TOKENS][:, 0])
 
 
 def _columns(name: str, term: Term, batch_size: int) -> Array:

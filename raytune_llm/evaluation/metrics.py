@@ -20,6 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from raytune_llm.evaluation.terms import Better
+
 Array = NDArray[np.float64]
 
 MOST_LABELS = 20
@@ -35,6 +37,7 @@ class Metric:
     """(n, k), one row per example."""
     value: Callable[[Array], Array]
     """Summed statistics (…, k) to the metric (…)."""
+    better: Better
 
     @property
     def num_examples(self) -> int:
@@ -54,15 +57,15 @@ class Metric:
             return self.value(counts @ self.statistics)
 
 
-def ratio(sums: Array, weights: Array) -> Metric:
+def ratio(sums: Array, weights: Array, better: Better) -> Metric:
     """Σ sum / Σ weight over examples, both (n,); NaN where nothing has weight."""
-    return Metric(np.stack([sums, weights], -1), divide)
+    return Metric(np.stack([sums, weights], -1), divide, better)
 
 
-def mean(values: Sequence[float] | Array) -> Metric:
+def mean(values: Sequence[float] | Array, better: Better) -> Metric:
     """The mean of one number per example, (n,)."""
     array = np.asarray(values, dtype=np.float64)
-    return ratio(array, np.ones_like(array))
+    return ratio(array, np.ones_like(array), better)
 
 
 def divide(totals: Array) -> Array:
@@ -80,7 +83,7 @@ def answers(references: Sequence[str], predictions: Sequence[str], *, prefix: st
 
 
 def after(text: str, mark: str | None) -> str:
-    """What stands behind the last `mark`; all of it where there is none. The answer of a text that reasons first."""
+    """The text after the last `mark`, or all of it where there is none: the answer of an output that reasons first."""
     return text if mark is None else text.rpartition(mark)[2].strip()
 
 
@@ -108,10 +111,10 @@ def label_metrics(references: Sequence[str], predictions: Sequence[str], labels:
         for label in labels
     ]
     return {
-        "accuracy": mean(exact_match(references, predictions)),
-        "f1_macro": Metric(np.concatenate(counts, -1), _f1_macro),
-        **{f"f1/{label}": Metric(rows, _f1) for label, rows in zip(labels, counts, strict=True)},
-        "valid_answers": mean([float(p in labels) for p in predictions]),
+        "accuracy": mean(exact_match(references, predictions), Better.higher),
+        "f1_macro": Metric(np.concatenate(counts, -1), _f1_macro, Better.higher),
+        **{f"f1/{label}": Metric(rows, _f1, Better.higher) for label, rows in zip(labels, counts, strict=True)},
+        "valid_answers": mean([float(p in labels) for p in predictions], Better.higher),
     }
 
 
@@ -119,10 +122,10 @@ def text_metrics(references: Sequence[str], predictions: Sequence[str]) -> dict[
     """exact_match and rougeL (0 to 1), bleu (0 to 100) and answer_words, the mean number of words in an answer."""
     references, predictions = _stripped(references, predictions)
     return {
-        "exact_match": mean(exact_match(references, predictions)),
-        "rougeL": mean(rouge_l(references, predictions)),
-        "bleu": Metric(bleu_statistics(references, predictions), bleu),
-        "answer_words": mean([len(p.split()) for p in predictions]),
+        "exact_match": mean(exact_match(references, predictions), Better.higher),
+        "rougeL": mean(rouge_l(references, predictions), Better.higher),
+        "bleu": Metric(bleu_statistics(references, predictions), bleu, Better.higher),
+        "answer_words": mean([len(p.split()) for p in predictions], Better.neither),
     }
 
 
@@ -162,7 +165,7 @@ def bleu(totals: Array) -> Array:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How one label fared."""
+    """Precision, recall and F1 of one label."""
 
     label: str
     precision: float
@@ -186,10 +189,10 @@ class Confusion:
     def of(cls, references: Sequence[str], predictions: Sequence[str], labels: Sequence[str]) -> Confusion:
         """Raises ValueError when a reference is not among the labels."""
         references, predictions = _stripped(references, predictions)
-        strangers = sorted(set(references) - set(labels))
-        if strangers:
+        unknown = sorted(set(references) - set(labels))
+        if unknown:
             raise ValueError(
-                f"references {strangers[:5]} are not in labels={list(labels)}; take them from label_set(references)"
+                f"references {unknown[:5]} are not in labels={list(labels)}; take them from label_set(references)"
             )
         pairs = Counter((r, p if p in labels else None) for r, p in zip(references, predictions, strict=True))
         columns = [*labels, None]
@@ -212,7 +215,7 @@ class Confusion:
 
 
 def _f1(totals: Array) -> Array:
-    """2·hits / (answered + support) from totals (…, 3); 0 where the label is neither asked for nor answered."""
+    """2·hits / (answered + support) from totals (…, 3); 0 where the label is neither a reference nor an answer."""
     return 2 * totals[..., 0] / np.maximum(totals[..., 1] + totals[..., 2], 1)
 
 

@@ -1,8 +1,7 @@
-"""What a policy does with prompts, against its reference: reward, divergence, entropy, length, repetition, wins.
+"""Metrics of a policy against its reference: reward, divergence, entropy, length, repetition, wins.
 
-One completion is sampled for each prompt. Divergence and entropy are exact at every position that was visited, from
-the whole distributions and not from the sampled token alone (a Rao-Blackwell estimate, Amini et al., 2025, arXiv
-2504.10637):
+One completion is sampled for each prompt. Divergence and entropy are exact at every sampled position, from the whole
+distributions and not only from the sampled token (a Rao-Blackwell estimate, Amini et al., 2025, arXiv 2504.10637):
 
     KL(policy ‖ reference) of a completion = Σ_t Σ_v π(v | t) · (log π(v | t) − log π_ref(v | t)), nats
     objective = reward − kl_coefficient · KL
@@ -10,7 +9,7 @@ the whole distributions and not from the sampled token alone (a Rao-Blackwell es
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,7 @@ from torch import Tensor
 from raytune_llm.data.examples import IGNORED, Rollout, TokenSequence
 from raytune_llm.evaluation.generate import sample
 from raytune_llm.evaluation.metrics import Array, Metric, mean, ratio
+from raytune_llm.evaluation.terms import Better
 from raytune_llm.models.forward import batches, inference, label_logits
 
 REPEATED = 4
@@ -50,12 +50,12 @@ class Sampling:
 
 
 def roll_out(
-    model: Any, asked: Sequence[PolicyPrompt], sampling: Sampling, decode: Callable[[list[int]], str]
+    model: Any, prompts: Sequence[PolicyPrompt], sampling: Sampling, decode: Callable[[list[int]], str]
 ) -> list[Rollout]:
     """One sampled completion for each prompt, in their order."""
     rows = sample(
         model,
-        [one.prompt_ids for one in asked],
+        [one.prompt_ids for one in prompts],
         max_new_tokens=sampling.max_new_tokens,
         temperature=sampling.temperature,
         stop_ids=sampling.stop_ids,
@@ -65,7 +65,7 @@ def roll_out(
     )
     return [
         Rollout(one.prompt_ids, row, one.prompt, decode(row), one.answer, row[-1] in sampling.stop_ids)
-        for one, row in zip(asked, rows, strict=True)
+        for one, row in zip(prompts, rows, strict=True)
     ]
 
 
@@ -78,7 +78,7 @@ def divergence(
 ) -> tuple[Array, Array]:
     """KL(policy ‖ reference) and entropy of each completion, nats, summed over its tokens, (n,) each.
 
-    as_reference: gives, as a context, the model that speaks for the reference; inside, `model` may be that one.
+    as_reference: gives the reference model as a context; inside it, `model` may be that one.
     """
     kl, entropy = np.zeros(len(rollouts)), np.zeros(len(rollouts))
     lengths = [len(r.prompt_ids) + len(r.completion_ids) for r in rollouts]
@@ -88,12 +88,12 @@ def divergence(
             logits, labels = label_logits(model, sequences, pad_id=sampling.pad_id)
             policy = (logits.float() / sampling.temperature).log_softmax(-1)
             with as_reference() as reference, inference(reference):
-                theirs = label_logits(reference, sequences, pad_id=sampling.pad_id)[0]
-            reference_policy = (theirs.float() / sampling.temperature).log_softmax(-1)
-            shares = policy.exp()
+                reference_logits = label_logits(reference, sequences, pad_id=sampling.pad_id)[0]
+            reference_policy = (reference_logits.float() / sampling.temperature).log_softmax(-1)
+            probabilities = policy.exp()
             rows = (labels != IGNORED).nonzero()[:, 0]
-            kl[batch] = _by_row((shares * (policy - reference_policy)).sum(-1), rows, len(batch))
-            entropy[batch] = _by_row(-(shares * policy).sum(-1), rows, len(batch))
+            kl[batch] = _by_row((probabilities * (policy - reference_policy)).sum(-1), rows, len(batch))
+            entropy[batch] = _by_row(-(probabilities * policy).sum(-1), rows, len(batch))
     return kl, entropy
 
 
@@ -107,21 +107,35 @@ def policy_metrics(
     kl_coefficient: float,
     prefix: str = "eval",
 ) -> dict[str, Metric]:
-    """Everything said of a policy, resamplable over prompts. wins: by metric, 1, 0, or 0.5 for a tie with the
-    reference."""
+    """A policy's metrics, resamplable over prompts. wins: by metric, 1, 0, or 0.5 for a tie with the reference."""
     tokens = np.array([len(r.completion_ids) for r in rollouts], dtype=np.float64)
     found = {
-        "objective": mean(rewards - kl_coefficient * kl),
-        "reward": mean(rewards),
-        "kl": mean(kl),
-        "kl_per_token": ratio(kl, tokens),
-        **{name: mean(won) for name, won in wins.items()},
-        "entropy": ratio(entropy, tokens),
-        "completion_tokens": mean(tokens),
-        "ended": mean([float(r.ended) for r in rollouts]),
-        "repetition": mean([repetition(r.completion_ids) for r in rollouts]),
+        "objective": mean(rewards - kl_coefficient * kl, Better.higher),
+        "reward": mean(rewards, Better.higher),
+        "kl": mean(kl, Better.lower),
+        "kl_per_token": ratio(kl, tokens, Better.lower),
+        **{name: mean(won, Better.higher) for name, won in wins.items()},
+        "entropy": ratio(entropy, tokens, Better.neither),
+        "completion_tokens": mean(tokens, Better.neither),
+        "ended": mean([float(r.ended) for r in rollouts], Better.higher),
+        "repetition": mean([repetition(r.completion_ids) for r in rollouts], Better.lower),
     }
     return {f"{prefix}/{name}": metric for name, metric in found.items()}
+
+
+def policy_directions(wins: Iterable[str], prefix: str = "eval") -> dict[str, Better]:
+    """The direction of each of policy_metrics, without a policy. wins: the names of the win rates."""
+    blank = np.zeros(1)
+    found = policy_metrics(
+        [Rollout([], [0], "", "", "", ended=True)],
+        blank,
+        blank,
+        blank,
+        dict.fromkeys(wins, blank),
+        kl_coefficient=0.0,
+        prefix=prefix,
+    )
+    return {name: metric.better for name, metric in found.items()}
 
 
 def repetition(ids: Sequence[int]) -> float:

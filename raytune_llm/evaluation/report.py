@@ -8,10 +8,10 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from raytune_llm.evaluation.compare import (
-    DIRECTIONLESS,
     Comparison,
     Difference,
     Estimate,
@@ -21,7 +21,7 @@ from raytune_llm.evaluation.compare import (
     verdict_kind,
 )
 from raytune_llm.evaluation.metrics import Confusion
-from raytune_llm.evaluation.terms import lower_is_better
+from raytune_llm.evaluation.terms import Better
 
 LONGEST_SAMPLE = 600
 """Characters shown of a prompt or an answer."""
@@ -95,7 +95,11 @@ def _metric_rows(comparison: Comparison) -> list[list[str]]:
         header += [f"{newest} - {other}", ""]
     rows = [header]
     for name, estimates in comparison.metrics.items():
-        row = [name, _direction(name), *(_span(estimates[system]) for system in comparison.systems)]
+        row = [
+            name,
+            _direction(comparison.directions[name]),
+            *(_span(estimates[system]) for system in comparison.systems),
+        ]
         for other in others:
             difference = comparison.difference(name, newest, other)
             row += [_span(difference, sign=True), _word(difference)]
@@ -103,10 +107,8 @@ def _metric_rows(comparison: Comparison) -> list[list[str]]:
     return rows
 
 
-def _direction(metric: str) -> str:
-    if metric.rsplit("/", 1)[-1] in DIRECTIONLESS:
-        return ""
-    return "lower" if lower_is_better(metric) else "higher"
+def _direction(better: Better) -> str:
+    return "" if better is Better.neither else better.value
 
 
 def _word(difference: Difference) -> str:
@@ -148,7 +150,7 @@ def _outside(confusions: Mapping[str, Confusion]) -> str:
 
 
 def _confusion(system: str, found: Confusion) -> str:
-    rows = [[f"{system}: asked for / answered", *found.labels, "(other)"]]
+    rows = [[f"{system}: reference / answer", *found.labels, "(other)"]]
     rows += [[label, *map(str, counts)] for label, counts in zip(found.labels, found.counts, strict=True)]
     return _grid(rows)
 
@@ -183,4 +185,6 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, Enum):
+        return value.value
     return None if isinstance(value, float) and not math.isfinite(value) else value

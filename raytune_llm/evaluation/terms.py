@@ -1,12 +1,21 @@
-"""Loss terms: a sum and a weight per example, and in which direction a metric improves."""
+"""Loss terms: a sum and a weight per example, and the direction in which each improves as a metric."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class Better(Enum):
+    """The direction in which a metric improves."""
+
+    lower = "lower"
+    higher = "higher"
+    neither = "neither"
 
 
 @dataclass(frozen=True)
@@ -18,6 +27,8 @@ class Term:
     weight: Tensor
     """(B,)"""
     coefficient: float = 1.0
+    better: Better = Better.lower
+    """A part of the loss falls; a term that is a metric only states its direction."""
 
 
 def lower_is_better(metric: str) -> bool:

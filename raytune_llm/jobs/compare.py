@@ -145,7 +145,7 @@ def compare_answers(
         answered[name] = [after(text, evaluation.answer_after) for text in completions[name]]
         metrics[name] = {**scores.resamplable(), **answers(references, answered[name])}
     tables = None
-    if models.method.needs.asks_teacher:
+    if models.method.needs.precomputes_teacher:
         pair = {"teacher": models.teacher, "student": model}
         tables = {"Student and teacher": side_by_side(pair, tokens.tokenizer, prompts, references, **generating)}
     labels = label_set(references)

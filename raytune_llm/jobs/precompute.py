@@ -62,8 +62,8 @@ class FrozenModels:
         needs = self.method.needs
         if needs.reference and examples:
             examples = with_references(self.reference, examples, **self._reading())
-        if needs.num_candidates and examples:
-            size = {"num_candidates": needs.num_candidates, "vocabulary": len(self.tokenizer)}
+        if needs.teacher_top_k and examples:
+            size = {"num_candidates": needs.teacher_top_k, "vocabulary": len(self.tokenizer)}
             examples = with_teacher_top_k(self.teacher, examples, **size, **self._reading())
         return examples
 
@@ -97,16 +97,16 @@ def precompute(models: FrozenModels, encoded: EncodedSplits, *, max_examples: in
         eval=models.read(encoded.eval),
         test=models.read(encoded.test.drawn(max_examples, seed)),
     )
-    num_members = models.method.needs.mates
+    num_members = models.method.needs.group_size - 1
     parts = (models.with_features(split.examples) for split in (encoded.train, encoded.eval))
-    train, evaluation = (with_group_members(part, num_members, seed) if num_members else part for part in parts)
+    train, evaluation = (with_group_members(part, num_members, seed) if num_members > 0 else part for part in parts)
     return Precomputed(encoded, Examples(train, evaluation))
 
 
 def precompute_on_cluster(job: TrainJob, encoded: EncodedSplits, *, use_gpu: bool) -> Precomputed:
     """The same for a job, in a Ray task; the records as they are where the method needs no frozen model."""
     needs = job.method.needs
-    if not needs.reference and not needs.asks_teacher:
+    if not needs.reference and not needs.precomputes_teacher:
         return Precomputed(encoded, Examples(encoded.train.examples, encoded.eval.examples))
     outputs = "the reference policy's log-probabilities" if needs.reference else "the teacher's outputs"
     print(f"computing {outputs} …", flush=True)

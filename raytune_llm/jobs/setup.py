@@ -43,14 +43,13 @@ def start(job: J, check: Callable[[], None] = lambda: None) -> Started[J]:
 
     def prepare_all() -> Prepared:
         from raytune_llm.jobs import stage_jobs
-        from raytune_llm.jobs.prepare import check_knobs, check_rewards, prepare
+        from raytune_llm.jobs.prepare import check_knobs, prepare
 
         check()
         check_knobs(job)
         with input_errors():
             stage_jobs.check(job, splits.train)
         prepared = prepare(job, splits)
-        check_rewards(job, prepared)
         for stage_job, stage_splits in of_stages:
             prepare(stage_job, stage_splits)
         return prepared
@@ -77,7 +76,7 @@ def read_stage_data(job: CheckJob) -> list[tuple[CheckJob, Splits]]:
         if stage.data is not None:
             data = stage.records_of(job.data)
             own = CheckJob(home=job.home, seed=job.seed, model=job.model, data=data, method=stage.method)
-            found.append((own, load(data, stage.method.records, job.seed, train_key=f"method.{stage.name}_data")))
+            found.append((own, load(data, stage.method.records, job.seed, train_key=stage.data_key or "data.train")))
     return found
 
 

@@ -49,7 +49,7 @@ def after_stages(started: Started[J]) -> Started[J]:
             version = published.version
         else:
             print(f"already published: {version.reference}", flush=True)
-        job = inherited(job.with_values({f"method.{stage.key}": version.reference}))
+        job = inherited(job.with_values({stage.key: version.reference}))
         earlier.append(version)
     if stages:
         print(f"\nstage {len(stages) + 1} of {len(stages) + 1}: the policy, {job.name}", flush=True)

@@ -19,7 +19,10 @@ SERVE = ("python jobs/serve.py adapter={version}", "an OpenAI-compatible endpoin
 NEXT = {
     "adapter": SERVE,
     "model": SERVE,
-    "reward": ("python jobs/train.py method=rlhf method.reward_adapter={version}", "tunes a policy by its scores"),
+    "reward": (
+        "python jobs/train.py method=rlhf method.rewards.model.adapter={version}",
+        "tunes a policy by its scores",
+    ),
 }
 """The next command, by the kind of the published version."""
 

@@ -1,8 +1,8 @@
-"""What a tuning method is: the contract between methods/, the training backends and evaluation.
+"""The contract of a tuning method with the training backends and with evaluation.
 
 An Example is one record, encoded as named token sequences: {"completion": …} for sft, {"chosen": …, "rejected": …}
 for preferences. A backend runs every sequence through the model once and hands the outputs, by the same names, to
-`Method.terms`, which says for each example what it costs. The backend owns reduction: it divides each term's sum by
+`Method.terms`, which gives each example's part of the loss. The backend owns reduction: it divides each term's sum by
 its weight over the whole optimizer step of its own trial, so that accumulation, padding and packing change nothing.
 
 Shape letters: B examples, T tokens.
@@ -10,15 +10,17 @@ Shape letters: B examples, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from raytune_llm.data.examples import Example
-from raytune_llm.evaluation.terms import Term
+from raytune_llm.data.groups import GROUP_MEMBER
+from raytune_llm.evaluation.terms import Better, Term
 from raytune_llm.models.outputs import Outputs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from transformers import PreTrainedModel, Trainer, TrainerCallback
@@ -27,30 +29,34 @@ if TYPE_CHECKING:
     from raytune_llm.data.records import Record, Text
     from raytune_llm.data.tokens import Tokens
     from raytune_llm.evaluation.metrics import Metric
+    from raytune_llm.models.adapters.base import Adapter
     from raytune_llm.models.base import Base
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A version that a method needs and that is trained before it, by a job of its own, once for all trials."""
+    """A version that a method needs, trained before it by a job of its own, once for all trials."""
 
     name: str
     """The version is named after the job and this: NAME-sft."""
     meaning: str
-    """What it is, for the terminal."""
+    """Shown on the terminal."""
     method: Method
     steps: int
     data: str | None
     """Location of its records; null = those of the job."""
+    data_key: str | None
+    """The key that gives `data`, in full; None where there is none."""
     key: str
-    """Of the method, which then names the version."""
-    instead: str
-    """What the user may do where the job's records don't suit it."""
+    """The key of the job that then names the version, in full."""
+    keys: tuple[str, ...]
+    """Further keys of the job that the stage reads, in full; a mapping's stands for all keys below it."""
+    remedy: str
+    """What the user can do when the job's records don't suit the stage."""
 
     def decides(self, key: str) -> bool:
         """Whether a key of the job, like method.sft_steps, is this stage's."""
-        name = f"method.{self.name}"
-        return key in (f"{name}_steps", f"{name}_data", f"method.{self.key}") or key.startswith(f"{name}.")
+        return any(key == own or key.startswith(f"{own}.") for own in (self.key, *self.keys))
 
     def records_of(self, data: Data) -> Data:
         """The job's records, or the stage's own, of which an eval set is carved."""
@@ -59,44 +65,84 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a method needs besides a base and records."""
+    """What a method needs in addition to a base and records."""
 
     reference: bool = False
-    """Outputs.reference: computed once before training, under what training begins with."""
+    """Outputs.reference: computed once before training, under the model that training starts from."""
     score: bool = False
-    """Outputs.score: the model is then a reward model, whose head is trained beside the adapter; it gives no label
+    """Outputs.score: the model is a reward model, whose head is trained with the adapter; it has no label
     log-probabilities."""
-    num_candidates: int = 0
-    """Of Outputs.candidates and Outputs.teacher: what `teacher` says is computed once before training; 0 = neither."""
+    teacher_top_k: int = 0
+    """The k of Outputs.top_k_logprobs and teacher_logprobs, which the teacher gives once before training; 0 =
+    neither."""
     layers: tuple[int, ...] = ()
     """Of Outputs.features: hidden states of the student, 0 = embeddings, n = after the n-th block, −1 = the last."""
     teacher_layers: tuple[int, ...] = ()
     """Of Outputs.teacher_features: the teacher's, computed once before training."""
-    mates: int = 0
-    """Other examples that the loss couples each one with, as its sequences mate1, mate2 …, drawn before training."""
+    group_size: int = 1
+    """Examples that the loss couples. The group_size − 1 others are drawn before training and join each example as its
+    sequences member1, member2 …"""
     teacher: str | None = None
     """NAME@VERSION of the registry, or a base; null = this job's base without an adapter."""
     init_adapter: str | None = None
-    """NAME@VERSION of the registry: the adapter that training goes on in and that is the reference; null = a new one on
-    the base, which then is."""
+    """NAME@VERSION of the registry: the adapter in which training continues, which is also the reference; null = a new
+    adapter on the base, and the base is the reference."""
     stages: tuple[Stage, ...] = ()
-    """What is trained first, in this order."""
+    """Trained first, in this order."""
+    shared_keys: tuple[str, ...] = ()
+    """Keys of the job, in full, that have one value for all trials, so that no sweep varies them."""
     teacher_model: bool = False
-    """Of `trainer`: it is given the teacher itself, as `teacher`."""
-    causal: str | None = None
+    """TrainerInputs.teacher: the teacher itself, kept in memory with the student."""
+    decoder_only_reason: str | None = None
     """Why it takes no encoder-decoder base; None = it does."""
-    alone: str | None = None
+    not_packable_reason: str | None = None
     """Why its trials can't share one base although it has terms; None = they can."""
     gpu_for: str | None = None
-    """What needs a GPU, in the user's words; None = a CPU will do."""
+    """The setting that needs a GPU, as the user writes it; None = a CPU will do."""
     sampling: bool = False
-    """Completions of the model itself: the method has no terms and no trainer but a `session` that has both a trainer
-    and a measure, and it runs on ray_train."""
+    """It learns from completions of the model itself: it is a SamplingMethod, without terms, and runs on ray_train."""
 
     @property
-    def asks_teacher(self) -> bool:
-        """Whether a teacher has to speak of the examples before training."""
-        return bool(self.num_candidates or self.teacher_layers)
+    def precomputes_teacher(self) -> bool:
+        """Whether a teacher runs on the examples before training."""
+        return bool(self.teacher_top_k or self.teacher_layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerInputs:
+    """All that a method's trainer is made from."""
+
+    model: PreTrainedModel
+    """Already adapted."""
+    examples: Sequence[Example]
+    indices: list[int]
+    """Examples in the order of training, as many as the run needs."""
+    tokenizer: Any
+    arguments: dict[str, Any]
+    """TrainingArguments, by name, which take the examples sequentially."""
+    callbacks: list[TrainerCallback]
+    teacher: Any = None
+    """The teacher itself with Needs.teacher_model, else None."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckContext:
+    """What a method may look at to refuse a job before a model is loaded."""
+
+    base: Base
+    registry_dir: str
+    records: Sequence[Record]
+    """Those of data.train."""
+    example: Example | None
+    """The first of them as the method encodes it; None when truncation left nothing of it."""
+    decode: Callable[[Sequence[int]], str]
+    """Token ids to text, without special tokens."""
+    adapter: Adapter | None
+    """None when only data are checked, without a training: what the training needs is then not checked."""
+    allow_modules: tuple[str, ...]
+    """Python modules whose functions the job may call."""
+    swept: frozenset[str]
+    """Keys that a sweep varies."""
 
 
 class Method(Protocol):
@@ -109,12 +155,17 @@ class Method(Protocol):
 
     @property
     def metric(self) -> str:
-        """The eval metric that stops, ranks and selects trials; lower is better when it ends in 'loss'."""
+        """The eval metric that stops, ranks and selects trials, in the direction that `metric_directions` gives."""
         ...
 
     @property
     def needs(self) -> Needs:
-        """What it reads besides label log-probabilities, goes on in, and has trained first."""
+        """What it reads besides label log-probabilities, starts from, and has trained first."""
+        ...
+
+    def check(self, context: CheckContext) -> None:
+        """Refuse what it can't be trained with, before a model is loaded. Raises InputError or ValueError naming key,
+        value and remedy."""
         ...
 
     def encode(self, record: Record, tokens: Tokens) -> Example | None:
@@ -122,33 +173,27 @@ class Method(Protocol):
         ...
 
     def question(self, record: Record) -> tuple[Text, str] | None:
-        """The prompt that a tuned model is asked of this record and the answer expected; None where there is none.
+        """The prompt that a tuned model is given for this record and the expected answer; None where there is none.
         data/question.py has what suits most methods."""
         ...
 
     def terms(self, outputs: dict[str, Outputs]) -> dict[str, Term]:
-        """Named terms; the name is the metric's after 'train/' or 'eval/'."""
+        """Named terms; the name is the metric's after 'train/' or 'eval/'.
+
+        Names, weights, coefficients and directions must not depend on the values in the outputs, only on masks and on
+        which fields are there: backends call it on blank outputs (models.forward.blank_outputs) to learn the weights of
+        a step before it runs.
+        """
         ...
 
-    def trainer(
-        self,
-        model: PreTrainedModel,
-        examples: Sequence[Example],
-        indices: list[int],
-        *,
-        tokenizer: Any,
-        arguments: dict[str, Any],
-        callbacks: list[TrainerCallback],
-    ) -> Trainer:
-        """A TRL or transformers trainer for this method. `indices` are the examples in the order of training, as many
-        as the run needs; `arguments` are TrainingArguments that take them sequentially; the model is already
-        adapted. With Needs.teacher_model there is a further argument `teacher`, the model itself."""
+    def trainer(self, inputs: TrainerInputs) -> Trainer:
+        """A TRL or transformers trainer for this method."""
         ...
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """How a policy did on some examples."""
+    """Metrics and completions of a policy on some examples."""
 
     metrics: dict[str, Metric]
     """Resamplable, by their full names."""
@@ -159,25 +204,16 @@ class Measurement:
 class Session(Protocol):
     """A method that samples, at work in one process."""
 
-    companions: ModelRefs
+    refs: ModelRefs
     eval_prompts: int
     """Examples measured at each evaluation of a training."""
 
-    def trainer(
-        self,
-        model: Any,
-        examples: Sequence[Example],
-        indices: list[int],
-        *,
-        tokenizer: Any,
-        arguments: dict[str, Any],
-        callbacks: list[TrainerCallback],
-    ) -> Trainer:
+    def trainer(self, inputs: TrainerInputs) -> Trainer:
         """As Method.trainer."""
         ...
 
     def measure(self, model: Any, examples: Sequence[Example], reference: Any = None) -> Measurement:
-        """How the model does on examples beside the reference; None = the model before it learned."""
+        """The model's metrics against the reference; None = the model before it learned."""
         ...
 
     def why_stop(self, metrics: dict[str, float]) -> str | None:
@@ -185,24 +221,49 @@ class Session(Protocol):
         ...
 
     def reference_model(self) -> Any:
-        """The model that training began with."""
+        """The model that training started from."""
+        ...
+
+
+@runtime_checkable
+class SamplingMethod(Protocol):
+    """A Method with Needs.sampling: instead of `terms` and `trainer` it has these."""
+
+    def versions(self) -> tuple[str, ...]:
+        """Registry references of the versions whose files its session reads."""
+        ...
+
+    def directions(self) -> dict[str, Better]:
+        """The direction of each metric that its session measures, by full name."""
+        ...
+
+    def session(self, refs: ModelRefs) -> Session:
+        """Its training and measuring in this process. Raises ValueError when a reward can't be opened."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRefs:
-    """What a session works with beside the model that it trains."""
+    """The models and settings that a session works with, in addition to the model it trains."""
 
     base: Base
     tokenizer: Any
-    reward_folder: Path | None
-    """A reward model's files; None where none is used."""
-    judge_folder: Path | None
-    """Those of a second one, which only judges."""
-    init_folder: Path | None
-    """The files of the adapter that training goes on in; None for a new one."""
+    folders: Mapping[str, Path]
+    """Files of each version that SamplingMethod.versions names, by its reference."""
     allow_modules: tuple[str, ...]
     batch_size: int
     """Prompts generated or scored at once."""
     seed: int
     device: str
+
+
+def metric_directions(method: Method, example: Example, *, is_encoder_decoder: bool) -> dict[str, Better]:
+    """The direction of each eval metric of a training, by full name, from any one of its examples: the only source of
+    directions. A metric whose term has no weight on any eval example isn't reported although it is named here."""
+    if isinstance(method, SamplingMethod):
+        return method.directions()
+    from raytune_llm.evaluation.loss import blank_scores
+
+    first = next(iter(example.values()))
+    group = example | {f"{GROUP_MEMBER}{place}": first for place in range(1, method.needs.group_size)}
+    return blank_scores([group], method.terms, is_encoder_decoder=is_encoder_decoder).directions()

@@ -4,8 +4,8 @@
 
 p is the teacher, q the student, each over the teacher's k likeliest tokens and, as one more outcome, all the others
 together; at k = the vocabulary the sums are exact. At temperature τ both are raised to 1/τ and normalised over these
-outcomes. D is one of distillation.Divergence. The teacher runs once, before training, so every trial shares what it
-said. Self-distillation is a teacher that is an earlier version of the student.
+outcomes. D is one of distillation.Divergence. The teacher runs once, before training, for all trials.
+Self-distillation is a teacher that is an earlier version of the student.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from raytune_llm.models.outputs import Outputs
 
 @dataclass(frozen=True, kw_only=True)
 class Distill(Student):
-    """Learn what a teacher would say, with its doubts."""
+    """Learn a teacher's distribution over tokens."""
 
     teacher: str | None
     """NAME@VERSION of the registry (an earlier version of the student: self-distillation), or a base by its folder or
@@ -32,23 +32,26 @@ class Distill(Student):
     """forward KL(teacher ‖ student), reverse KL(student ‖ teacher) or jensen_shannon."""
     temperature: float
     """Softens both distributions; > 0, 1 = as they are. Gradients are scaled by its square."""
-    num_candidates: int
+    teacher_top_k: int
     """The teacher's likeliest tokens that are kept for each label token; ≥ 1."""
 
     def __post_init__(self) -> None:
         require(0 <= self.alpha <= 1, "method.alpha", self.alpha, "0 ≤ alpha ≤ 1")
         require(self.temperature > 0, "method.temperature", self.temperature, "> 0")
-        require(self.num_candidates >= 1, "method.num_candidates", self.num_candidates, "≥ 1")
+        require(self.teacher_top_k >= 1, "method.teacher_top_k", self.teacher_top_k, "≥ 1")
 
     @property
     def needs(self) -> Needs:
-        return Needs(num_candidates=self.num_candidates, teacher=self.teacher)
+        return Needs(
+            teacher_top_k=self.teacher_top_k,
+            teacher=self.teacher,
+            shared_keys=("method.teacher", "method.teacher_top_k"),
+        )
 
     def terms(self, outputs: dict[str, Outputs]) -> dict[str, Term]:
-        said = outputs["completion"]
-        labels = label_terms(said, self.alpha)
-        if said.teacher is None:
+        completion = outputs["completion"]
+        labels = label_terms(completion, self.alpha)
+        if completion.teacher_logprobs is None:
             return name_loss(labels)
-        return name_loss(
-            labels | {"divergence": divergence_term(said, self.divergence, self.temperature, 1 - self.alpha)}
-        )
+        divergence = divergence_term(completion, self.divergence, self.temperature, 1 - self.alpha)
+        return name_loss(labels | {"divergence": divergence})

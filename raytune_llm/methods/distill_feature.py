@@ -11,12 +11,11 @@ where they are equal there is none. The teacher runs once, before training. Leav
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from raytune_llm.data.examples import Example
 from raytune_llm.errors import require
 from raytune_llm.evaluation.terms import Term
 from raytune_llm.methods.base import Needs
@@ -25,7 +24,8 @@ from raytune_llm.models.outputs import Outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
+
+    from raytune_llm.methods.base import TrainerInputs
 
 
 class Distance(Enum):
@@ -43,7 +43,7 @@ DISTANCES: dict[Distance, Callable[[Tensor, Tensor], Tensor]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class DistillFeature(Student):
-    """Learn to think as a teacher does, in the same places."""
+    """Learn a teacher's hidden states."""
 
     teacher: str | None
     """NAME@VERSION of the registry, or a base by its folder or id on the hub, of the student's vocabulary and any
@@ -73,22 +73,25 @@ class DistillFeature(Student):
             layers=tuple(self.layers),
             teacher_layers=tuple(self.teacher_layers),
             teacher=self.teacher,
-            alone="it reads hidden states and may train a projection of them, which the slots of a pack don't have",
+            shared_keys=("method.teacher", "method.teacher_layers"),
+            not_packable_reason="it reads hidden states and may train a projection of them, which the slots of a pack "
+            "don't have",
         )
 
     def terms(self, outputs: dict[str, Outputs]) -> dict[str, Term]:
-        said = outputs["completion"]
-        labels = label_terms(said, self.alpha)
-        if said.features is None or said.teacher_features is None:
+        completion = outputs["completion"]
+        labels = label_terms(completion, self.alpha)
+        if completion.features is None or completion.teacher_features is None:
             return name_loss(labels)
-        apart = DISTANCES[self.distance](said.features, said.teacher_features).mean(-1)
-        distance = Term((apart * said.mask).sum(-1), said.mask.sum(-1), 1 - self.alpha)
+        apart = DISTANCES[self.distance](completion.features, completion.teacher_features).mean(-1)
+        distance = Term((apart * completion.mask).sum(-1), completion.mask.sum(-1), 1 - self.alpha)
         return name_loss(labels | {"feature_distance": distance})
 
-    def beside(self, model: PreTrainedModel, examples: Sequence[Example], seed: int) -> dict[str, Tensor]:
+    def extra_parameters(self, inputs: TrainerInputs) -> dict[str, Tensor]:
         from raytune_llm.models.forward import unwrapped
         from raytune_llm.models.hidden_states import attach_reader
 
-        features = examples[0]["completion"].features
+        features = inputs.examples[0]["completion"].features
         assert features is not None
-        return attach_reader(unwrapped(model), self.layers, other_width=features.shape[-1], seed=seed)
+        seed = inputs.arguments.get("seed", 0)
+        return attach_reader(unwrapped(inputs.model), self.layers, other_width=features.shape[-1], seed=seed)

@@ -1,22 +1,21 @@
-"""Relation-based distillation (Park et al., 2019, arXiv 1904.05068): examples lie to each other as a teacher sees them.
+"""Relation-based distillation (Park et al., 2019, arXiv 1904.05068): a student learns the relations between examples
+that a teacher's hidden states have.
 
     loss = alpha · cross-entropy + (1 − alpha) · (D + angle_weight · A)
     D   Huber(‖sᵢ − sⱼ‖ / mean, ‖tᵢ − tⱼ‖ / mean), mean over the pairs of a group, each over its group's mean distance
     A   Huber(cos ∠sᵢsⱼsₖ, cos ∠tᵢtⱼtₖ), mean over the triples of a group
 
 An example's point is the mean, over its label tokens, of the hidden state that predicts each. The widths of student
-and teacher don't matter, and nothing is trained beside the student. A group is an example and the mates that are drawn
-for it once, before training: it is one example to every backend, so no batch, accumulation or worker takes it apart.
-Only the example's own labels are learned; a step costs group_size times what it would without.
+and teacher don't matter, and no projection is trained. A group is an example and the others that are drawn for it once,
+before training: it is one example to every backend, so no batch, accumulation or worker splits it. Only the example's
+own labels are learned; a step costs group_size times what it would without.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from raytune_llm.data.examples import Example
 from raytune_llm.data.groups import GROUP_MEMBER
 from raytune_llm.errors import require
 from raytune_llm.evaluation.terms import Term
@@ -26,7 +25,8 @@ from raytune_llm.models.outputs import Outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
+
+    from raytune_llm.methods.base import TrainerInputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,20 +57,21 @@ class DistillRelation(Student):
         return Needs(
             layers=(self.layer,),
             teacher_layers=(self.teacher_layer,),
-            mates=self.group_size - 1,
+            group_size=self.group_size,
             teacher=self.teacher,
-            alone="it reads hidden states, which the slots of a pack don't give",
+            shared_keys=("method.teacher", "method.teacher_layer", "method.group_size"),
+            not_packable_reason="it reads hidden states, which the slots of a pack don't give",
         )
 
     def terms(self, outputs: dict[str, Outputs]) -> dict[str, Term]:
         import torch
 
         labels = label_terms(outputs["completion"], self.alpha)
-        group = [said for name, said in outputs.items() if name == "completion" or name.startswith(GROUP_MEMBER)]
-        if len(group) < 3 or any(said.features is None for said in group):
+        group = [member for name, member in outputs.items() if name == "completion" or name.startswith(GROUP_MEMBER)]
+        if len(group) < 3 or any(member.features is None for member in group):
             return name_loss(labels)
-        student = torch.stack([_point(said.features, said.mask) for said in group], 1)
-        teacher = torch.stack([_point(said.teacher_features, said.mask) for said in group], 1)
+        student = torch.stack([_point(member.features, member.mask) for member in group], 1)
+        teacher = torch.stack([_point(member.teacher_features, member.mask) for member in group], 1)
         one = student.new_ones(len(student))
         weight = 1 - self.alpha
         relations = {
@@ -79,11 +80,13 @@ class DistillRelation(Student):
         }
         return name_loss(labels | relations)
 
-    def beside(self, model: PreTrainedModel, examples: Sequence[Example], seed: int) -> dict[str, Tensor]:
+    def extra_parameters(self, inputs: TrainerInputs) -> dict[str, Tensor]:
         from raytune_llm.models.forward import unwrapped
         from raytune_llm.models.hidden_states import attach_reader
 
-        return attach_reader(unwrapped(model), [self.layer], other_width=None, seed=seed)
+        return attach_reader(
+            unwrapped(inputs.model), [self.layer], other_width=None, seed=inputs.arguments.get("seed", 0)
+        )
 
 
 def _point(features: Tensor | None, mask: Tensor) -> Tensor:

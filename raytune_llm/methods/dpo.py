@@ -2,11 +2,11 @@
 
     r(y) = beta · (log π(y | x) − log π_ref(y | x))        loss = mean over pairs of −log σ(r(chosen) − r(rejected))
 
-The reference is what training begins with, the base or an adapter on it; what it says of each answer is computed once,
-before training. A large margin can be had by making both answers unlikely, and a small base then says neither:
-`sft_weight` adds next-token loss on the chosen ones (Pang et al., 2024, arXiv 2404.19733). TRL's DPOTrainer trains
-causal bases; encoder-decoder ones, and sft_weight, whose token mean TRL takes within micro-batches, a transformers
-Trainer with the same terms. Leaves out: the many other variants of the loss.
+The reference is the model that training starts from, the base or an adapter on it; its log-probabilities are computed
+once, before training. A large margin is also reached by making both answers unlikely, and a small base then gives
+neither: `sft_weight` adds next-token loss on the chosen ones (Pang et al., 2024, arXiv 2404.19733). TRL's DPOTrainer
+trains causal bases; encoder-decoder ones, and sft_weight, whose token mean TRL takes within micro-batches, a
+transformers Trainer with the same terms. Leaves out: the many other variants of the loss.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from raytune_llm.data.examples import IGNORED, Example
 from raytune_llm.data.question import question
 from raytune_llm.data.records import Preference, Record, Text
 from raytune_llm.errors import require
-from raytune_llm.evaluation.terms import Term
+from raytune_llm.evaluation.terms import Better, Term
 from raytune_llm.methods.base import Needs
 from raytune_llm.methods.common.policy_init import PolicyInit
 from raytune_llm.models.outputs import Outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, Trainer, TrainerCallback
+    from transformers import Trainer
 
     from raytune_llm.data.tokens import Tokens
+    from raytune_llm.methods.base import TrainerInputs
 
 NAMES = ("chosen", "rejected")
 
@@ -41,7 +42,7 @@ class DPO(PolicyInit):
     metric: str
     """The eval metric that stops, ranks and selects trials."""
     beta: float
-    """Strength of the leash to the reference: larger stays closer. > 0; 0.01 to 0.5 is usual."""
+    """Strength of the KL penalty towards the reference: larger stays closer. > 0; 0.01 to 0.5 is usual."""
     sft_weight: float
     """Weight of next-token loss on the chosen answers, which keeps a policy from losing both answers; ≥ 0, 0 = none."""
 
@@ -54,7 +55,9 @@ class DPO(PolicyInit):
 
     @property
     def needs(self) -> Needs:
-        return Needs(reference=True, init_adapter=self.init_adapter, stages=self.sft_stages())
+        return Needs(
+            reference=True, init_adapter=self.init_adapter, stages=self.init_stages(), shared_keys=self.init_keys
+        )
 
     def question(self, record: Record) -> tuple[Text, str] | None:
         return question(record)
@@ -72,50 +75,46 @@ class DPO(PolicyInit):
         margin = chosen - rejected
         pair = torch.ones_like(margin)
         right = (margin > 0).to(margin.dtype) + 0.5 * (margin == 0).to(margin.dtype)
-        metrics = {"accuracies": right, "margins": margin, "chosen": chosen, "rejected": rejected}
-        found = {f"rewards/{name}": Term(value.detach(), pair, coefficient=0.0) for name, value in metrics.items()}
-        said = outputs["chosen"]
-        sft = Term(-(said.logprobs * said.mask).sum(-1), said.mask.sum(-1), self.sft_weight)
-        return {"preference_loss": Term(-logsigmoid(margin), pair), "sft_loss": sft, **found}
+        metrics = {
+            "accuracies": (right, Better.higher),
+            "margins": (margin, Better.higher),
+            "chosen": (chosen, Better.neither),
+            "rejected": (rejected, Better.neither),
+        }
+        answer = outputs["chosen"]
+        return {
+            "preference_loss": Term(-logsigmoid(margin), pair),
+            "sft_loss": Term(-(answer.logprobs * answer.mask).sum(-1), answer.mask.sum(-1), self.sft_weight),
+            **{f"rewards/{name}": Term(value.detach(), pair, 0.0, better) for name, (value, better) in metrics.items()},
+        }
 
-    def _reward(self, said: Outputs) -> Tensor:
+    def _reward(self, answer: Outputs) -> Tensor:
         """The reward that the policy implies, (B,)."""
-        assert said.reference is not None
-        return self.beta * ((said.logprobs * said.mask).sum(-1) - said.reference)
+        assert answer.reference is not None
+        return self.beta * ((answer.logprobs * answer.mask).sum(-1) - answer.reference)
 
-    def trainer(
-        self,
-        model: PreTrainedModel,
-        examples: Sequence[Example],
-        indices: list[int],
-        *,
-        tokenizer: Any,
-        arguments: dict[str, Any],
-        callbacks: list[TrainerCallback],
-    ) -> Trainer:
-        if model.config.is_encoder_decoder or self.sft_weight:
+    def trainer(self, inputs: TrainerInputs) -> Trainer:
+        if inputs.model.config.is_encoder_decoder or self.sft_weight:
             from raytune_llm.methods.trainers.loss_terms import loss_terms_trainer
 
-            return loss_terms_trainer(
-                self.terms, model, examples, indices, tokenizer=tokenizer, arguments=arguments, callbacks=callbacks
-            )
+            return loss_terms_trainer(self.terms, inputs)
         from datasets import Dataset
         from trl import DPOConfig
 
-        rows = [columns(example) for example in examples]
+        rows = [columns(example) for example in inputs.examples]
         return _trainer_class()(
-            model=model,
+            model=inputs.model,
             args=DPOConfig(
-                **arguments | {"remove_unused_columns": False},
+                **inputs.arguments | {"remove_unused_columns": False},
                 beta=self.beta,
                 max_length=None,
                 disable_dropout=False,
                 precompute_ref_log_probs=True,
             ),
-            data_collator=partial(collate, pad_id=tokenizer.pad_token_id),
-            train_dataset=Dataset.from_list(rows).select(indices),
-            processing_class=tokenizer,
-            callbacks=callbacks,
+            data_collator=partial(collate, pad_id=inputs.tokenizer.pad_token_id),
+            train_dataset=Dataset.from_list(rows).select(inputs.indices),
+            processing_class=inputs.tokenizer,
+            callbacks=inputs.callbacks,
         )
 
 

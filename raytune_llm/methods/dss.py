@@ -2,9 +2,9 @@
 
     loss = alpha · label + (1 − alpha) · rationale,      each Σ_tokens −log p / number of its target tokens in the step
 
-Label and rationale are two tasks on one student, told apart by what stands before the prompt; only the label task is
+Label and rationale are two tasks on one student, told apart by a prefix of the prompt; only the label task is
 run at inference, so an answer costs no more than without rationales. A record that lacks a rationale (or a label)
-contributes the other task alone. Targets are templates, which makes the baselines values of the same method: alpha 1
+contributes the other task only. Targets are templates, which makes the baselines values of the same method: alpha 1
 is fine-tuning on labels, label_target "{rationale} The answer is {label}" the single task that reasons before it
 answers, rationale_target "{label}" two tasks without any reasons. Leaves out where rationales come from: annotation/.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from raytune_llm.data.examples import IGNORED, Example, TokenSequence
 from raytune_llm.data.records import Rationale, Record, Text
 from raytune_llm.errors import require
-from raytune_llm.evaluation.terms import Term
+from raytune_llm.evaluation.terms import Better, Term
 from raytune_llm.methods.base import Needs
 from raytune_llm.methods.common.loss_terms import LossTermsMethod
 from raytune_llm.models.outputs import Outputs
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from raytune_llm.data.tokens import Tokens
+    from raytune_llm.methods.base import CheckContext
 
 FIELDS = ("label", "rationale")
 
@@ -40,14 +41,14 @@ class DSS(LossTermsMethod):
     alpha: float
     """Weight of the label task's loss, 1 − alpha being the rationale task's; 0 ≤ alpha ≤ 1."""
     label_prefix: str
-    """Stands before the prompt when the label is asked for. Empty: the tuned model answers the plain prompt."""
+    """Prefix of the prompt in the label task. Empty: the tuned model answers the plain prompt."""
     rationale_prefix: str
-    """Stands before the prompt when the rationale is asked for; must differ from label_prefix."""
+    """Prefix of the prompt in the rationale task; must differ from label_prefix."""
     label_target: str
-    """What the label task learns to say: a template of {label}, perhaps after {rationale} (then also set
+    """Target of the label task: a template of {label}, perhaps after {rationale} (then also set
     evaluation.answer_after)."""
     rationale_target: str
-    """What the rationale task learns to say: a template of {rationale}; {label} for a control without reasons."""
+    """Target of the rationale task: a template of {rationale}; {label} for a control without reasons."""
 
     records = (Rationale,)
     needs = Needs()
@@ -58,7 +59,7 @@ class DSS(LossTermsMethod):
             self.label_prefix != self.rationale_prefix,
             "method.rationale_prefix",
             repr(self.rationale_prefix),
-            "anything but method.label_prefix: without it the student can't know which task is asked",
+            "anything but method.label_prefix: otherwise the student can't know which task it is given",
         )
         require(
             "label" in _fields("label_target", self.label_target),
@@ -72,6 +73,9 @@ class DSS(LossTermsMethod):
             self.rationale_target,
             "a template with {rationale} or {label}",
         )
+
+    def check(self, context: CheckContext) -> None:
+        """Any base and any of its records will do."""
 
     def encode(self, record: Record, tokens: Tokens) -> Example | None:
         assert isinstance(record, Rationale)
@@ -95,13 +99,13 @@ class DSS(LossTermsMethod):
             "label_loss": Term(_nats(label), num_tokens, self.alpha),
             "rationale_loss": Term(_nats(rationale), rationale.mask.sum(-1), 1 - self.alpha),
         }
-        alone = [task for task in tasks.values() if task.coefficient == 1]
-        if alone:  # it is the whole loss then, and keeps its own name too, so that sweeps over alpha can select by it
-            tasks = {"loss": alone[0], **{name: replace(task, coefficient=0.0) for name, task in tasks.items()}}
+        whole = [task for task in tasks.values() if task.coefficient == 1]
+        if whole:  # one task is the whole loss; it keeps its own name too, so that sweeps over alpha can select by it
+            tasks = {"loss": whole[0], **{name: replace(task, coefficient=0.0) for name, task in tasks.items()}}
         return {
             **tasks,
             # All target tokens being first choices is what greedy generation needs to give the whole target.
-            "accuracy": Term(has_label * (label.correct.sum(-1) == num_tokens), has_label, coefficient=0.0),
+            "accuracy": Term(has_label * (label.correct.sum(-1) == num_tokens), has_label, 0.0, Better.higher),
         }
 
     def _task(self, record: Rationale, prefix: str, target: str, tokens: Tokens) -> TokenSequence | None:

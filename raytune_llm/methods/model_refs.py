@@ -1,4 +1,5 @@
-"""What a method needs from the registry beside its base: a reward model, the adapter that training goes on in."""
+"""What a method reads from the registry in addition to its base: reward models, a teacher, the adapter in which
+training continues."""
 
 from __future__ import annotations
 
@@ -7,30 +8,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from raytune_llm.errors import InputError
-from raytune_llm.methods.base import Method, Needs, Session
+from raytune_llm.errors import InputError, require
+from raytune_llm.methods.base import Method, ModelRefs, Needs, SamplingMethod, Session
 from raytune_llm.models.base import Base
-from raytune_llm.models.loading import load_tuned
 from raytune_llm.stores.card import Version
 from raytune_llm.stores.registry import Registry
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from raytune_llm.models.base import Base
-from pathlib import Path
-
-from raytune_llm.methods import model_refs
-from raytune_llm.methods.base import ModelRefs
-from raytune_llm.models.base import Base
-from raytune_llm.models.loading import load_model
 
 
 @contextmanager
 def open_session(
-    method: Any,
+    method: Method,
     base: Base,
     *,
     registry_dir: str,
@@ -39,35 +28,31 @@ def open_session(
     seed: int,
     use_gpu: bool,
 ) -> Iterator[Session | None]:
-    """The session of a method that samples, for as long as its files are at hand; None for every other method."""
-    if not method.needs.sampling:
+    """The session of a method that samples, with its files for as long as the context lasts; None for other methods."""
+    if not isinstance(method, SamplingMethod):
         yield None
         return
     registry = Registry(registry_dir)
-    with tempfile.TemporaryDirectory(prefix="companions-") as scratch:
-
-        def folder(reference: str | None) -> Path | None:
-            return None if reference is None else registry.local_copy(registry.resolve(reference), Path(scratch))
-
-        yield method.session(
-            ModelRefs(
-                base=base,
-                tokenizer=base.tokenizer(),
-                reward_folder=folder(method.reward_adapter if method.model_weight else None),
-                judge_folder=folder(method.judge_adapter),
-                init_folder=folder(method.init_adapter),
-                allow_modules=tuple(allow_modules),
-                batch_size=batch_size,
-                seed=seed,
-                device="cuda" if use_gpu else "cpu",
-            )
+    with tempfile.TemporaryDirectory(prefix="model-refs-") as scratch:
+        refs = ModelRefs(
+            base=base,
+            tokenizer=base.tokenizer(),
+            folders={
+                reference: registry.local_copy(registry.resolve(reference), Path(scratch))
+                for reference in method.versions()
+            },
+            allow_modules=tuple(allow_modules),
+            batch_size=batch_size,
+            seed=seed,
+            device="cuda" if use_gpu else "cpu",
         )
+        yield method.session(refs)
 
 
 @contextmanager
 def initial_adapter(method: Method, registry_dir: str) -> Iterator[Path | None]:
-    """The files of the adapter that a method goes on in, for as long as the context lasts; None where it begins with
-    the base."""
+    """The files of the adapter in which training continues, for as long as the context lasts; None where it starts
+    from the base."""
     reference = method.needs.init_adapter
     if reference is None:
         yield None
@@ -77,8 +62,53 @@ def initial_adapter(method: Method, registry_dir: str) -> Iterator[Path | None]:
         yield registry.local_copy(registry.resolve(reference), Path(scratch))
 
 
+def load_reference(base: Base, method: Method, registry_dir: str, *, use_gpu: bool) -> Any:
+    """The model that training starts from, in eval mode: the base, or an adapter on it."""
+    from raytune_llm.models.loading import load_model
+
+    with initial_adapter(method, registry_dir) as folder:
+        return load_model(base, None if folder is None else str(folder), use_gpu=use_gpu)
+
+
+def resolve_ref(registry: Registry, key: str, reference: str, *, kind: str, base: Base) -> Version:
+    """The version that a key names. Raises InputError when it is of another kind, or was trained on another base."""
+    version = registry.resolve(reference)
+    card = version.card
+    if card.kind != kind:
+        raise InputError(f"{key}={reference} is of kind {card.kind}; allowed: a version of kind {kind}")
+    if card.base_revision != base.facts.revision_hash:
+        raise InputError(
+            f"{key}={reference} was trained on {card.base} ({card.base_revision[:12]}); this job's base is "
+            f"{base.name_or_path} ({base.facts.revision_hash[:12]}): allowed: a version of the same base"
+        )
+    return version
+
+
+def check_base(needs: Needs, base: Base) -> None:
+    """Refuse an encoder-decoder base that the method can't train. Raises ValueError."""
+    if needs.decoder_only_reason is not None and base.facts.is_encoder_decoder:
+        raise ValueError(
+            f"model.name_or_path={base.name_or_path} is an encoder-decoder base: {needs.decoder_only_reason}"
+        )
+
+
+def check_teacher(needs: Needs, base: Base, registry_dir: str) -> None:
+    """Refuse a teacher of other tokens than the student's, and layers that a model doesn't have. Reads no weights.
+    Raises ValueError."""
+    teacher, _ = resolve_teacher(needs.teacher, base, registry_dir)
+    for key, layers, owner in (("layers", needs.layers, base), ("teacher_layers", needs.teacher_layers, teacher)):
+        most = owner.facts.num_layers
+        for layer in layers:
+            require(
+                -most - 1 <= layer <= most,
+                f"method.{key}",
+                layer,
+                f"{-most - 1} to {most}: {owner.name_or_path} has {most} blocks",
+            )
+
+
 def resolve_teacher(reference: str | None, base: Base, registry_dir: str) -> tuple[Base, str | None]:
-    """Whom a student learns from: a base, and the folder of what is tuned on it (None: the base itself).
+    """The teacher of a student: a base, and the folder of what is tuned on it (None: the base itself).
 
     Raises ValueError when there is no such teacher, or its vocabulary isn't the student's. Reads no weights.
     """
@@ -88,7 +118,7 @@ def resolve_teacher(reference: str | None, base: Base, registry_dir: str) -> tup
         if "@" in reference:
             version = Registry(registry_dir).resolve(reference)
             if version.card.kind == "reward":
-                raise ValueError("it is a reward model, which says nothing of tokens")
+                raise ValueError("it is a reward model, which has no distribution over tokens")
             found, folder = Base.from_loading(version.card.base_loading), version.path
         else:
             found, folder = replace(base, name_or_path=reference, revision=None, eos_token=None), None
@@ -107,19 +137,21 @@ def resolve_teacher(reference: str | None, base: Base, registry_dir: str) -> tup
 
 
 @contextmanager
-def teacher_model(needs: Needs, base: Base, registry_dir: str) -> Iterator[dict[str, Any]]:
-    """What a method's trainer is given of its teacher: the model itself where it needs that, else nothing."""
+def teacher_model(needs: Needs, base: Base, registry_dir: str) -> Iterator[Any]:
+    """The teacher itself, in eval mode, where a method's trainer needs it; else None."""
     if not needs.teacher_model:
-        yield {}
+        yield None
         return
+    from raytune_llm.models.loading import load_tuned
+
     found, folder = resolve_teacher(needs.teacher, base, registry_dir)
     if folder is None:
-        yield {"teacher": found.load().eval()}
+        yield found.load().eval()
         return
     with tempfile.TemporaryDirectory(prefix="teacher-") as scratch:
         registry = Registry(registry_dir)
         version = registry.resolve(str(needs.teacher))
-        yield {"teacher": load_tuned(registry.local_copy(version, Path(scratch)), found)}
+        yield load_tuned(registry.local_copy(version, Path(scratch)), found)
 
 
 def _vocabulary(base: Base) -> dict[str, int]:
@@ -133,23 +165,3 @@ def _differing(own: dict[str, int], other: dict[str, int]) -> str:
     """The first token by which two vocabularies differ."""
     token = min(dict(set(own.items()) ^ set(other.items())), key=lambda text: own.get(text, other.get(text, 0)))
     return f"{token!r} is token {own.get(token)} of the student's and {other.get(token)} of the teacher's"
-
-
-def resolve_ref(registry: Registry, key: str, reference: str, *, kind: str, base: Base) -> Version:
-    """The version that a key names. Raises InputError when it is of another kind, or was trained on another base."""
-    version = registry.resolve(reference)
-    card = version.card
-    if card.kind != kind:
-        raise InputError(f"{key}={reference} is of kind {card.kind}; allowed: a version of kind {kind}")
-    if card.base_revision != base.facts.revision_hash:
-        raise InputError(
-            f"{key}={reference} was trained on {card.base} ({card.base_revision[:12]}); this job's base is "
-            f"{base.name_or_path} ({base.facts.revision_hash[:12]}): allowed: a version of the same base"
-        )
-    return version
-
-
-def load_reference(base: Base, method: Method, registry_dir: str, *, use_gpu: bool) -> Any:
-    """What a method's training begins with, in eval mode: the base, or an adapter on it."""
-    with model_refs.initial_adapter(method, registry_dir) as folder:
-        return load_model(base, None if folder is None else str(folder), use_gpu=use_gpu)

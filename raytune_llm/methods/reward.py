@@ -10,22 +10,22 @@ encoder-decoder ones. Leaves out: margins given in the data.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raytune_llm.data.examples import Example
 from raytune_llm.data.question import question
 from raytune_llm.data.records import Preference, Record, Text
 from raytune_llm.errors import require
-from raytune_llm.evaluation.terms import Term
+from raytune_llm.evaluation.terms import Better, Term
 from raytune_llm.methods.base import Needs
 from raytune_llm.models.outputs import Outputs
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, Trainer, TrainerCallback
+    from transformers import Trainer
 
     from raytune_llm.data.tokens import Tokens
+    from raytune_llm.methods.base import CheckContext, TrainerInputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,9 @@ class Reward:
 
     def __post_init__(self) -> None:
         require(self.centering >= 0, "method.centering", self.centering, "≥ 0")
+
+    def check(self, context: CheckContext) -> None:
+        """Any base and any of its records will do."""
 
     def question(self, record: Record) -> tuple[Text, str] | None:
         return question(record)
@@ -62,43 +65,32 @@ class Reward:
         right = (margin > 0).to(margin.dtype) + 0.5 * (margin == 0).to(margin.dtype)
         found = {
             "preference_loss": Term(-logsigmoid(margin), pair),
-            "accuracy": Term(right.detach(), pair, coefficient=0.0),
-            "margin": Term(margin.detach(), pair, coefficient=0.0),
+            "accuracy": Term(right.detach(), pair, coefficient=0.0, better=Better.higher),
+            "margin": Term(margin.detach(), pair, coefficient=0.0, better=Better.higher),
         }
         if self.centering:
             found["centering_loss"] = Term((chosen + rejected).square(), pair, self.centering)
         return found
 
-    def trainer(
-        self,
-        model: PreTrainedModel,
-        examples: Sequence[Example],
-        indices: list[int],
-        *,
-        tokenizer: Any,
-        arguments: dict[str, Any],
-        callbacks: list[TrainerCallback],
-    ) -> Trainer:
-        if model.config.is_encoder_decoder:
+    def trainer(self, inputs: TrainerInputs) -> Trainer:
+        if inputs.model.config.is_encoder_decoder:
             from raytune_llm.methods.trainers.loss_terms import loss_terms_trainer
 
-            return loss_terms_trainer(
-                self.terms, model, examples, indices, tokenizer=tokenizer, arguments=arguments, callbacks=callbacks
-            )
+            return loss_terms_trainer(self.terms, inputs)
         from datasets import Dataset
         from trl import RewardConfig, RewardTrainer
 
-        columns = [{f"{name}_ids": e[name].input_ids for name in ("chosen", "rejected")} for e in examples]
+        columns = [{f"{name}_ids": e[name].input_ids for name in ("chosen", "rejected")} for e in inputs.examples]
         return RewardTrainer(
-            model=model,
+            model=inputs.model,
             args=RewardConfig(
-                **arguments,
+                **inputs.arguments,
                 max_length=None,
                 disable_dropout=False,
                 center_rewards_coefficient=self.centering or None,
-                pad_token=tokenizer.convert_ids_to_tokens(model.config.get_text_config().pad_token_id),
+                pad_token=inputs.tokenizer.convert_ids_to_tokens(inputs.model.config.get_text_config().pad_token_id),
             ),
-            train_dataset=Dataset.from_list(columns).select(indices),
-            processing_class=tokenizer,
-            callbacks=callbacks,
+            train_dataset=Dataset.from_list(columns).select(inputs.indices),
+            processing_class=inputs.tokenizer,
+            callbacks=inputs.callbacks,
         )

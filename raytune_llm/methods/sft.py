@@ -1,5 +1,5 @@
-"""Supervised fine-tuning: next-token loss on the completion alone; in chats, on every assistant turn; of preferences,
-on the answer preferred.
+"""Supervised fine-tuning: next-token loss on the completion only; in chats, on every assistant turn; of preferences,
+on the preferred answer.
 
     loss = Σ_tokens −log p(token | prompt, tokens before) / number of completion tokens in the step
 
@@ -10,21 +10,21 @@ a step's labels, so that accumulation would multiply it).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raytune_llm.data.examples import Example
 from raytune_llm.data.question import question
 from raytune_llm.data.records import Chat, Preference, Record, Supervised, Text
-from raytune_llm.evaluation.terms import Term
+from raytune_llm.evaluation.terms import Better, Term
 from raytune_llm.methods.base import Needs
 from raytune_llm.models.outputs import Outputs
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, Trainer, TrainerCallback
+    from transformers import Trainer
 
     from raytune_llm.data.tokens import Tokens
+    from raytune_llm.methods.base import CheckContext, TrainerInputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,9 @@ class SFT:
 
     records = (Supervised, Chat, Preference)
     needs = Needs()
+
+    def check(self, context: CheckContext) -> None:
+        """Any base and any of its records will do."""
 
     def encode(self, record: Record, tokens: Tokens) -> Example | None:
         if isinstance(record, Chat):
@@ -55,33 +58,22 @@ class SFT:
         num_tokens = completion.mask.sum(-1)
         return {
             "loss": Term(-(completion.logprobs * completion.mask).sum(-1), num_tokens),
-            "token_accuracy": Term(completion.correct.sum(-1), num_tokens, coefficient=0.0),
+            "token_accuracy": Term(completion.correct.sum(-1), num_tokens, coefficient=0.0, better=Better.higher),
         }
 
-    def trainer(
-        self,
-        model: PreTrainedModel,
-        examples: Sequence[Example],
-        indices: list[int],
-        *,
-        tokenizer: Any,
-        arguments: dict[str, Any],
-        callbacks: list[TrainerCallback],
-    ) -> Trainer:
-        if model.config.is_encoder_decoder:
+    def trainer(self, inputs: TrainerInputs) -> Trainer:
+        if inputs.model.config.is_encoder_decoder:
             from raytune_llm.methods.trainers.loss_terms import loss_terms_trainer
 
-            return loss_terms_trainer(
-                self.terms, model, examples, indices, tokenizer=tokenizer, arguments=arguments, callbacks=callbacks
-            )
+            return loss_terms_trainer(self.terms, inputs)
         from datasets import Dataset
         from trl import SFTConfig, SFTTrainer
 
-        columns = [{"input_ids": e["completion"].input_ids, "labels": e["completion"].labels} for e in examples]
+        columns = [{"input_ids": e["completion"].input_ids, "labels": e["completion"].labels} for e in inputs.examples]
         return SFTTrainer(
-            model=model,
-            args=SFTConfig(**arguments, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
-            train_dataset=Dataset.from_list(columns).select(indices),
-            processing_class=tokenizer,
-            callbacks=callbacks,
+            model=inputs.model,
+            args=SFTConfig(**inputs.arguments, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
+            train_dataset=Dataset.from_list(columns).select(inputs.indices),
+            processing_class=inputs.tokenizer,
+            callbacks=inputs.callbacks,
         )

@@ -52,7 +52,7 @@ def outputs(model: Any, sequences: Sequence[TokenSequence], *, pad_id: int) -> O
     found = replace(_read(logits, labels, counts), reference=_references(sequences, logits))
     taught = [sequence.teacher for sequence in sequences if sequence.teacher is not None]
     if len(taught) == len(sequences):
-        found = _with_candidates(found, taught, logits, counts)
+        found = _with_top_k(found, taught, logits, counts)
     shown = [sequence.features for sequence in sequences if sequence.features is not None]
     return _with_features(found, shown, read(states), counts) if read and len(shown) == len(sequences) else found
 
@@ -94,9 +94,9 @@ def blank_outputs(sequences: Sequence[TokenSequence], is_encoder_decoder: bool) 
     if not is_encoder_decoder:
         mask[:, 0] = 0
     none, zero = torch.zeros_like(mask), mask.new_zeros(len(sequences))
-    candidates, teacher = mask.new_zeros(*mask.shape, 1), mask.new_zeros(*mask.shape, 2)
+    top_k, teacher = mask.new_zeros(*mask.shape, 1), mask.new_zeros(*mask.shape, 2)
     features = mask.new_zeros(*mask.shape, 1, 1)
-    return Outputs(none, mask, none, zero, zero, candidates, teacher, features, features)
+    return Outputs(none, mask, none, zero, zero, top_k, teacher, features, features)
 
 
 def score_outputs(scores: Tensor) -> Outputs:
@@ -159,17 +159,17 @@ def _read(logits: Tensor, labels: Tensor, counts: Tensor) -> Outputs:
     )
 
 
-def _with_candidates(found: Outputs, taught: Sequence[TeacherTopK], logits: Tensor, counts: Tensor) -> Outputs:
-    """With the log-probabilities of each sequence's candidates; logits (K, V) belong where counts (B, T) is true."""
+def _with_top_k(outputs: Outputs, taught: Sequence[TeacherTopK], logits: Tensor, counts: Tensor) -> Outputs:
+    """With the log-probabilities of each teacher's top-k tokens; logits (K, V) belong where counts (B, T) is true."""
     exact = logits if logits.dtype == torch.float64 else logits.float()
-    ids = torch.from_numpy(np.concatenate([candidates.ids for candidates in taught])).long().to(logits.device)
-    teacher = torch.from_numpy(np.concatenate([candidates.logprobs for candidates in taught])).to(exact)
+    ids = torch.from_numpy(np.concatenate([top_k.ids for top_k in taught])).long().to(logits.device)
+    teacher = torch.from_numpy(np.concatenate([top_k.logprobs for top_k in taught])).to(exact)
     logprobs = exact.gather(-1, ids) - exact.logsumexp(-1, keepdim=True)
     places = counts.to(logits.device).nonzero(as_tuple=True)
     return replace(
-        found,
-        candidates=exact.new_zeros(*counts.shape, ids.shape[-1]).index_put(places, logprobs),
-        teacher=exact.new_zeros(*counts.shape, teacher.shape[-1]).index_put(places, teacher),
+        outputs,
+        top_k_logprobs=exact.new_zeros(*counts.shape, ids.shape[-1]).index_put(places, logprobs),
+        teacher_logprobs=exact.new_zeros(*counts.shape, teacher.shape[-1]).index_put(places, teacher),
     )
 
 

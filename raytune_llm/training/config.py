@@ -224,11 +224,15 @@ def _replace(node: Any, path: list[str], value: Any, key: str) -> Any:
         child = _replace(present, path[1:], value, key)
     else:
         child = type(present)(value) if isinstance(present, Enum) and isinstance(value, str) else value
-    return dataclasses.replace(node, **{path[0]: child})
+    return {**node, path[0]: child} if isinstance(node, Mapping) else dataclasses.replace(node, **{path[0]: child})
 
 
 def _field(node: Any, name: str, key: str) -> Any:
-    names = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
+    """A dataclass's field, or one of named components, like method.rewards."""
+    if isinstance(node, Mapping):
+        names = list(node)
+    else:
+        names = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
     if name not in names:
         raise InputError(f"{key} is not a key of this job; at '{name}' it has {names}")
-    return getattr(node, name)
+    return node[name] if isinstance(node, Mapping) else getattr(node, name)

@@ -19,7 +19,7 @@ from raytune_llm.data.examples import Example, Examples
 from raytune_llm.data.order import first_indices
 from raytune_llm.evaluation.loss import evaluate
 from raytune_llm.methods import model_refs
-from raytune_llm.methods.base import Session
+from raytune_llm.methods.base import Session, TrainerInputs
 from raytune_llm.models.loading import load_trainable
 from raytune_llm.training.config import TrialConfig, TrialSpec, Tuning
 from raytune_llm.training.reporting import LiveTrial
@@ -88,19 +88,21 @@ def fit(
             seed=config.seed,
             use_gpu=place.use_gpu,
         ) as session,
-        model_refs.teacher_model(config.method.needs, config.model, config.registry_dir) as taught,
+        model_refs.teacher_model(config.method.needs, config.model, config.registry_dir) as teacher,
     ):
         num_gpus = place.world_size if place.use_gpu else 0
         trial = LiveTrial(spec, run, place.folder / "checkpoint", num_gpus=num_gpus, resume=resume)
         evaluator = Evaluator(trial, examples.eval, place, report, progress, session)
         trainer = (session or config.method).trainer(
-            start_model(config),
-            examples.train,
-            first_indices(len(examples.train), config.seed, config.tuning.steps * config.tuning.batch_size),
-            tokenizer=config.model.tokenizer(),
-            arguments=training_arguments(config, place),
-            callbacks=[evaluator],
-            **taught,
+            TrainerInputs(
+                model=start_model(config),
+                examples=examples.train,
+                indices=first_indices(len(examples.train), config.seed, config.tuning.steps * config.tuning.batch_size),
+                tokenizer=config.model.tokenizer(),
+                arguments=training_arguments(config, place),
+                callbacks=[evaluator],
+                teacher=teacher,
+            )
         )
         trainer.remove_callback(PrinterCallback)
         evaluator.trainer = trainer

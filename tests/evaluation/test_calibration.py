@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from raytune_llm.evaluation.calibration import NUM_BINS, calibration_error, reliability
+from raytune_llm.evaluation.terms import Better
 
 
 def by_hand(margins):
@@ -23,6 +24,7 @@ def by_hand(margins):
 def test_it_is_the_weighted_gap_of_the_bins():
     margins = np.random.default_rng(0).normal(0.5, 2.0, 300)
     assert calibration_error(margins).whole() == pytest.approx(by_hand(margins))
+    assert calibration_error(margins).better is Better.lower
 
 
 def test_a_model_that_is_as_sure_as_it_is_right_has_almost_none():

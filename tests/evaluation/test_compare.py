@@ -5,17 +5,20 @@ import pytest
 
 from raytune_llm.evaluation.compare import VerdictKind, better, compare, number
 from raytune_llm.evaluation.metrics import Metric, answers, mean, ratio
+from raytune_llm.evaluation.terms import Better
 
 
 def metric_of(values: np.ndarray) -> dict[str, Metric]:
-    return {"eval/accuracy": mean(values)}
+    return {"eval/accuracy": mean(values, Better.higher)}
 
 
 def test_values_are_the_whole_and_intervals_are_percentiles_of_paired_resamples():
     generator = np.random.default_rng(0)
     weight = generator.integers(1, 9, size=40).astype(float)
     base, tuned = (weight * generator.normal(level, 1, size=40) for level in (3.0, 2.5))
-    systems = {name: {"eval/loss": ratio(sums, weight)} for name, sums in (("base", base), ("tuned", tuned))}
+    systems = {
+        name: {"eval/loss": ratio(sums, weight, Better.lower)} for name, sums in (("base", base), ("tuned", tuned))
+    }
     found = compare(systems, num_draws=300, seed=7)
 
     index = np.random.default_rng(7).integers(40, size=(300, 40))
@@ -58,7 +61,7 @@ def test_intervals_cover_the_truth_about_95_times_in_100():
         weight = generator.integers(1, 6, size=150).astype(float)
         sums = [weight * level + generator.exponential(1, 150) - 1 + hard for level in (2.0, 1.6)]
         systems = {
-            name: {"accuracy": mean(right[side]), "loss": ratio(sums[side], weight)}
+            name: {"accuracy": mean(right[side], Better.higher), "loss": ratio(sums[side], weight, Better.lower)}
             for side, name in enumerate(("base", "tuned"))
         }
         found = compare(systems, num_draws=400, seed=world)
@@ -90,7 +93,10 @@ def test_verdicts_in_plain_words_follow_the_metrics_direction():
     generator = np.random.default_rng(0)
     base = generator.normal(2.0, 0.1, size=200)
     tuned = base - generator.normal(0.4, 0.1, size=200)
-    systems = {name: {"eval/loss": mean(v), "eval/f1": mean(v)} for name, v in (("base", base), ("tuned", tuned))}
+    systems = {
+        name: {"eval/loss": mean(v, Better.lower), "eval/f1": mean(v, Better.higher)}
+        for name, v in (("base", base), ("tuned", tuned))
+    }
     found = compare(systems, num_draws=500, seed=0)
     difference = found.difference("eval/loss")
     low, high = number(-difference.high), number(-difference.low)
@@ -126,7 +132,7 @@ def test_a_handful_of_examples_proves_nothing(num_better: int, significant: bool
 def test_a_model_that_diverged_beats_nobody():
     base, tuned = np.ones(30), np.ones(30)
     tuned[3] = np.nan
-    systems = {name: {"eval/loss": mean(values)} for name, values in (("base", base), ("tuned", tuned))}
+    systems = {name: {"eval/loss": mean(values, Better.lower)} for name, values in (("base", base), ("tuned", tuned))}
     found = compare(systems, num_draws=50, seed=0)
     assert math.isnan(found.metrics["eval/loss"]["tuned"].low) and not found.difference("eval/loss").significant
     verdict = better(found, "eval/loss")
@@ -166,12 +172,16 @@ def test_what_cannot_be_compared_is_refused():
     with pytest.raises(ValueError, match="nothing to compare"):
         compare({}, num_draws=10, seed=0)
     with pytest.raises(ValueError, match=r"'tuned' has metrics \['eval/f1'\], but 'base' has \['eval/accuracy'\]"):
-        compare({"base": metric_of(values), "tuned": {"eval/f1": mean(values)}}, num_draws=10, seed=0)
+        compare({"base": metric_of(values), "tuned": {"eval/f1": mean(values, Better.higher)}}, num_draws=10, seed=0)
     with pytest.raises(ValueError, match="same examples"):
         compare({"base": metric_of(values), "tuned": metric_of(values[:4])}, num_draws=10, seed=0)
     with pytest.raises(ValueError, match="bootstrap_draws=0"):
         compare({"base": metric_of(values)}, num_draws=0, seed=0)
-    systems = {name: {"eval/answer_words": mean(values), **metric_of(values)} for name in ("base", "tuned")}
+    systems = {"base": metric_of(values), "tuned": {"eval/accuracy": mean(values, Better.lower)}}
+    with pytest.raises(ValueError, match="'tuned' has metrics of other directions than 'base'"):
+        compare(systems, num_draws=10, seed=0)
+    words = {"eval/answer_words": mean(values, Better.neither)}
+    systems = {name: {**words, **metric_of(values)} for name in ("base", "tuned")}
     found = compare(systems, num_draws=10, seed=0)
     with pytest.raises(ValueError, match=r"'eval/answer_words' has no better direction; choose one of \['eval/acc"):
         better(found, "eval/answer_words")

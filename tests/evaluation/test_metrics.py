@@ -15,6 +15,7 @@ from raytune_llm.evaluation.metrics import (
     mean,
     ratio,
 )
+from raytune_llm.evaluation.terms import Better
 
 WORDS = [
     "the",
@@ -149,9 +150,17 @@ def test_every_label_metric_on_an_index_is_the_metric_of_those_examples():
 
 
 def test_ratio_weighs_examples_and_nothing_over_nothing_is_nan():
-    assert ratio(np.array([2.0, 8.0]), np.array([1.0, 3.0])).whole() == 2.5
-    assert np.isnan(ratio(np.zeros(2), np.zeros(2)).whole())
-    assert np.isnan(mean([1.0, np.nan]).repeated(np.array([[2.0, 0.0]]))).all()
+    assert ratio(np.array([2.0, 8.0]), np.array([1.0, 3.0]), Better.lower).whole() == 2.5
+    assert np.isnan(ratio(np.zeros(2), np.zeros(2), Better.lower).whole())
+    assert np.isnan(mean([1.0, np.nan], Better.lower).repeated(np.array([[2.0, 0.0]]))).all()
+
+
+def test_answers_improve_upwards_and_their_length_in_no_direction():
+    labels = answers(["yes", "no"] * 4, ["yes"] * 8)
+    texts = answers([f"answer {i}" for i in range(4)], ["answer 1"] * 4)
+    found = {name: metric.better for name, metric in (labels | texts).items()}
+    assert found.pop("eval/answer_words") is Better.neither
+    assert {"eval/f1/yes", "eval/bleu", "eval/valid_answers"} <= found.keys() and set(found.values()) == {Better.higher}
 
 
 def test_unequal_or_empty_lists_are_refused():

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -13,12 +14,12 @@ from raytune_llm.evaluation.policy import (
     PolicyPrompt,
     Sampling,
     divergence,
+    policy_directions,
     policy_metrics,
     repetition,
     roll_out,
     win_rate,
 )
-from raytune_llm.methods.trainers.policy import by_itself
 
 SAMPLING = Sampling(max_new_tokens=6, temperature=0.7, stop_ids=(2,), pad_id=0, batch_size=2, seed=3)
 ASKED = [PolicyPrompt([5, 6, 7], "a", ""), PolicyPrompt([8, 9], "b", ""), PolicyPrompt([10, 11, 12, 13], "c", "")]
@@ -36,7 +37,7 @@ def other():
 def test_divergence_and_entropy_are_sums_over_the_visited_positions():
     policy, reference = tiny().eval(), other()
     rollouts = roll_out(policy, ASKED, SAMPLING, str)
-    kl, entropy = divergence(policy, lambda: by_itself(reference), rollouts, SAMPLING)
+    kl, entropy = divergence(policy, lambda: nullcontext(reference), rollouts, SAMPLING)
     for row, rollout in enumerate(rollouts):
         expected_kl = expected_entropy = 0.0
         for place in range(len(rollout.completion_ids)):
@@ -47,7 +48,7 @@ def test_divergence_and_entropy_are_sums_over_the_visited_positions():
             expected_entropy -= (p * p.log()).sum().item()
         assert kl[row] == pytest.approx(expected_kl, rel=1e-4)
         assert entropy[row] == pytest.approx(expected_entropy, rel=1e-4)
-    same, _ = divergence(policy, lambda: by_itself(policy), rollouts, SAMPLING)
+    same, _ = divergence(policy, lambda: nullcontext(policy), rollouts, SAMPLING)
     assert np.abs(same).max() < 1e-9
 
 
@@ -80,6 +81,7 @@ def test_the_objective_is_reward_less_the_price_of_divergence():
             "eval/repetition": 0.0,
         }
     )
+    assert policy_directions(["win_rate"]) == {name: metric.better for name, metric in metrics.items()}
 
 
 def test_repetition_counts_four_grams_that_occurred_before():

@@ -7,6 +7,7 @@ import pytest
 from raytune_llm.evaluation.compare import Comparison, compare
 from raytune_llm.evaluation.metrics import Confusion, mean
 from raytune_llm.evaluation.report import Sample, as_json, markdown, table
+from raytune_llm.evaluation.terms import Better
 
 LABELS = ["yes", "no"]
 REFERENCES = ["yes"] * 20 + ["no"] * 10
@@ -20,9 +21,9 @@ def comparison(systems: tuple[str, ...] = ("base", "tuned")) -> Comparison:
     for place, system in enumerate(systems):
         loss, words = 7.4 - 6.8 * min(place, 1) + noise[0], 60 - 58 * min(place, 1) + noise[1]
         found[system] = {
-            "eval/loss": mean(loss),
-            "eval/exact_match": mean(noise[1] > 0),
-            "eval/answer_words": mean(words),
+            "eval/loss": mean(loss, Better.lower),
+            "eval/exact_match": mean(noise[1] > 0, Better.higher),
+            "eval/answer_words": mean(words, Better.neither),
         }
     return compare(found, num_draws=100, seed=0)
 
@@ -35,6 +36,7 @@ def test_the_terminal_table_is_aligned_and_says_what_the_differences_mean():
     header, rule, *rows, footnote = table(comparison()).split("\n")
     assert header.split() == ["metric", "better", "base", "tuned", "tuned", "-", "base"]
     assert [row.split()[0] for row in rows] == ["eval/loss", "eval/exact_match", "eval/answer_words"]
+    assert [row.split()[1] for row in rows[:2]] == ["lower", "higher"]
     assert [row.split("]")[-1].strip() for row in rows] == ["better", "not significant", "differs"]
     start = header.index("tuned")
     for row in rows:
@@ -82,7 +84,8 @@ def test_json_holds_every_number_and_no_nan():
     found = as_json(comparison())
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["systems"] == ["base", "tuned"] and found["num_examples"] == 30
+    assert found["directions"] == {"eval/loss": "lower", "eval/exact_match": "higher", "eval/answer_words": "neither"}
     assert set(found["metrics"]["eval/loss"]["tuned"]) == {"value", "low", "high"}
     assert found["differences"][0]["value"] == pytest.approx(-6.8) and found["differences"][0]["significant"] is True
-    broken = compare({"base": {"eval/loss": mean([1.0, math.nan])}}, num_draws=5, seed=0)
+    broken = compare({"base": {"eval/loss": mean([1.0, math.nan], Better.lower)}}, num_draws=5, seed=0)
     assert as_json(broken)["metrics"]["eval/loss"]["base"] == {"value": None, "low": None, "high": None}

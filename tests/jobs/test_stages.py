@@ -1,5 +1,5 @@
-"""The stages before a policy's training: which reward model, which adapter, and whose base they must have; what
-proves reward models and policies; all in this process, without Ray."""
+"""The stages before a policy's training: which reward model, which adapter, and whose base they must have; how reward
+models and policies are compared; all in this process, without Ray."""
 
 import math
 from pathlib import Path
@@ -42,6 +42,7 @@ def refusing(job):
     check_knobs(job)
     with input_errors():
         check(job, load_records(job.data, job.method.records, job.seed).train)
+    prepare(job)
 
 
 def job_of(root, base, folder, *overrides):
@@ -94,15 +95,14 @@ def world(tmp_path_factory):
     """A home with a reward model cats-reward@1 and an adapter kind@1 of rank 4."""
     folder = tmp_path_factory.mktemp("home")
     base = write_base(folder / "base", "llama")
-    stage = reward_job(job_of("train", base, folder, "method=rlhf", "method.reward_steps=30"))
+    stage = reward_job(job_of("train", base, folder, "method=rlhf", "method.rewards.model.steps=30"))
     published(stage, trained(stage, folder / "reward"))
     adapter = job_of(
         "train",
         base,
         folder,
         "method=rlhf",
-        "method.model_weight=0",
-        "method.exact_weight=1",
+        "method/rewards=exact",
         "name=kind",
         "tuning.steps=2",
         "method.max_completion_tokens=4",
@@ -114,27 +114,30 @@ def world(tmp_path_factory):
 
 def test_the_reward_job_is_the_same_job_with_the_reward_method(world):
     base, folder = world
-    job = job_of("train", base, folder, "method=rlhf", "tuning.learning_rate_multiplier=0.1", "method.reward_steps=7")
+    job = job_of(
+        "train", base, folder, "method=rlhf", "tuning.learning_rate_multiplier=0.1", "method.rewards.model.steps=7"
+    )
     stage = reward_job(job)
     assert (stage.name, stage.run, stage.kind) == ("cats-reward", "first", "reward")
     assert (stage.tuning.steps, stage.tuning.learning_rate_multiplier, stage.tuning.adapter_size) == (7, 1.0, 4)
-    assert stage.data == job.data and stage.method == job.method.reward
+    assert stage.data == job.data and stage.method == job.method.rewards["model"].method
 
 
-def test_a_run_that_goes_on_takes_the_reward_model_that_it_made(world):
+def test_a_resumed_run_takes_the_reward_model_that_it_published(world):
     base, folder = world
     stage = reward_job(job_of("train", base, folder, "method=rlhf"))
     assert finished(stage).reference == "cats-reward@1"
     assert finished(reward_job(job_of("train", base, folder, "method=rlhf", "run=second"))) is None
 
 
-def test_training_goes_on_in_an_adapter_of_its_own_size(world):
+def test_training_continues_in_an_adapter_of_its_own_size(world):
     base, folder = world
     job = job_of("train", base, folder, "method=rlhf", "method.init_adapter=kind", "tuning.adapter_size=8")
-    goes_on = inherited(job)
-    assert goes_on.method.init_adapter == "kind@1" and goes_on.tuning.adapter_size == 4
-    with model_refs.session(
-        goes_on.method.__class__(**vars(goes_on.method) | {"reward_adapter": "cats-reward@1"}),
+    continued = inherited(job)
+    assert continued.method.init_adapter == "kind@1" and continued.tuning.adapter_size == 4
+    continued = continued.with_values({"method.rewards.model.adapter": "cats-reward@1"})
+    with model_refs.open_session(
+        continued.method,
         job.model,
         registry_dir=job.registry_dir,
         allow_modules=[],
@@ -142,7 +145,7 @@ def test_training_goes_on_in_an_adapter_of_its_own_size(world):
         seed=0,
         use_gpu=False,
     ) as session:
-        model = start_model(goes_on.trial_config())
+        model = start_model(continued.trial_config())
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         assert trainable and model.peft_config["default"].r == 4
         learned = session.measure(model, prepare(job).examples.eval[:2], session.reference_model()).metrics
@@ -153,28 +156,28 @@ def test_training_goes_on_in_an_adapter_of_its_own_size(world):
     ("overrides", "message"),
     [
         (
-            ["method.reward_adapter=kind@1"],
-            r"method\.reward_adapter=kind@1 is of kind adapter; allowed: .* kind reward",
+            ["method.rewards.model.adapter=kind@1"],
+            r"method\.rewards\.model\.adapter=kind@1 is of kind adapter; allowed: .* kind reward",
         ),
         (
             ["method.init_adapter=cats-reward@1"],
             r"method\.init_adapter=cats-reward@1 is of kind reward; allowed: .* ada",
         ),
         (["method.judge_adapter=kind@1"], r"method\.judge_adapter=kind@1 is of kind adapter"),
-        (["method.reward_adapter=nobody@1"], "nobody has no version"),
+        (["method.rewards.model.adapter=nobody@1"], "nobody has no version"),
     ],
 )
-def test_companions_of_another_kind_are_refused(world, overrides, message):
+def test_versions_of_another_kind_are_refused(world, overrides, message):
     base, folder = world
     with pytest.raises(InputError, match=message):
         refusing(job_of("train", base, folder, "method=rlhf", *overrides))
 
 
-def test_companions_of_another_base_are_refused(world, tmp_path):
+def test_versions_of_another_base_are_refused(world, tmp_path):
     _, folder = world
     other = write_base(tmp_path / "other", "qwen")
-    with pytest.raises(InputError, match=r"method\.reward_adapter=cats-reward@1 was trained on .*same base"):
-        check_knobs(job_of("train", other, folder, "method=rlhf", "method.reward_adapter=cats-reward@1"))
+    with pytest.raises(InputError, match=r"method\.rewards\.model\.adapter=cats-reward@1 was trained on .*same base"):
+        prepare(job_of("train", other, folder, "method=rlhf", "method.rewards.model.adapter=cats-reward@1"))
 
 
 SIZES = "sweep.space.tuning.adapter_size=null"
@@ -191,13 +194,13 @@ SIZES = "sweep.space.tuning.adapter_size=null"
             r"space\.adapter\.alpha can't be swept",
         ),
         (["method.sft_data=chosen", SIZES, "sweep.space.method.sft_steps=[8,16]"], r"sft_steps=\[8, 16\].*no axis"),
-        (["method.init_adapter=kind", "method.sft_data=chosen", SIZES], "both say where training begins; give one"),
+        (["method.init_adapter=kind", "method.sft_data=chosen", SIZES], "both set where training starts; give one"),
         (["method.init_adapter=cats-reward", SIZES], "is of kind reward; allowed: a version of kind adapter"),
         (["method.sft_data=chosen", SIZES, "adapter=full"], "adapter=full is not allowed; allowed: lora"),
         (["method.sft_steps=0"], r"method\.sft_steps=0 is not allowed; allowed: ≥ 1"),
     ],
 )
-def test_a_beginning_that_cannot_be_had_is_refused(world, method, overrides, message):
+def test_an_initialisation_that_cannot_be_had_is_refused(world, method, overrides, message):
     base, folder = world
     with pytest.raises(InputError, match=message):
         refusing(job_of("sweep", base, folder, f"method={method}", *overrides))
@@ -208,10 +211,10 @@ def test_a_stage_needs_records_that_it_can_learn_from(world, tmp_path):
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two"}\n')
     given = f"data.train={tmp_path}/prompts.jsonl"
     with pytest.raises(
-        InputError, match=r"a reward model .*: 2 of its 2 records are of kind Prompt; name one with meth"
+        InputError, match=r"a reward model .*: 2 of its 2 records are of kind Prompt; name a reward model with meth"
     ):
         refusing(job_of("train", base, folder, "method=rlhf", given))
-    own = ["method.model_weight=0", "method.pattern=x", "method.pattern_weight=1", "method.sft_data=chosen"]
+    own = ["method/rewards=pattern", "method.rewards.pattern.regex=x", "method.sft_data=chosen"]
     with pytest.raises(
         InputError, match=r"learns given answers: 2 of its 2 .*; name records of answers with method\.sft"
     ):
@@ -236,7 +239,7 @@ def test_the_stage_that_learns_given_answers(world, tmp_path):
 
 
 def test_dpo_from_an_adapter_is_the_same_packed_and_alone(world, tmp_path):
-    """The reference is that adapter, so the first loss is log 2; both backends go on from its weights."""
+    """The reference is that adapter, so the first loss is log 2; both backends continue from its weights."""
     base, folder = world
     job = inherited(
         job_of(
@@ -259,7 +262,7 @@ def test_dpo_from_an_adapter_is_the_same_packed_and_alone(world, tmp_path):
         spec_of(job, [1]),
         examples,
         WorkerContext(alone, 0, 1, False),
-        report=lambda said, _: reports.append(said),
+        report=lambda metrics, _: reports.append(metrics),
         run=Silent(),
         progress=lambda *_: None,
         resume=None,
@@ -320,7 +323,7 @@ def test_a_policy_is_proven_by_the_reward_model(world):
         base,
         folder,
         "method=rlhf",
-        "method.reward_adapter=cats-reward@1",
+        "method.rewards.model.adapter=cats-reward@1",
         "method.judge_adapter=cats-reward@1",
         "method.max_completion_tokens=4",
     )

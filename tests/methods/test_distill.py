@@ -94,8 +94,9 @@ def test_terms_weigh_labels_and_divergence_over_label_tokens(base, tmp_path):
     teacher, student = logits(0).log_softmax(-1), logits(1).log_softmax(-1)
     ids = teacher.topk(K).indices
     mask = torch.tensor([[1, 1, 1, 0], [0, 1, 0, 0]], dtype=torch.float64)
-    said = Outputs(student[..., 0] * mask, mask, mask, candidates=student.gather(-1, ids), teacher=coarse(teacher, ids))
-    terms = method.terms({"completion": said})
+    top_k = {"top_k_logprobs": student.gather(-1, ids), "teacher_logprobs": coarse(teacher, ids)}
+    completion = Outputs(student[..., 0] * mask, mask, mask, **top_k)
+    terms = method.terms({"completion": completion})
     p, q = ((x / 2).log_softmax(-1) for x in (coarse(teacher, ids), coarse(student, ids)))
     expected = 4 * (closed(Divergence.forward, p, q) * mask).sum() / 4
     found = terms["divergence"].sum.sum() / terms["divergence"].weight.sum()
@@ -168,14 +169,14 @@ def test_what_all_trials_share_is_no_axis(base, tmp_path):
             f"model.name_or_path={base}",
             f"data.train={train}",
             f"data.eval={evaluation}",
-            "sweep.space.method.num_candidates=[8,16]",
+            "sweep.space.method.teacher_top_k=[8,16]",
         ],
     )
-    with pytest.raises(InputError, match=r"sweep\.space\.method\.num_candidates=.*all trials share one"):
+    with pytest.raises(InputError, match=r"sweep\.space\.method\.teacher_top_k=.*all trials share one"):
         check_knobs(job)
 
 
-@pytest.mark.parametrize("override", ["method.alpha=1.5", "method.temperature=0.0", "method.num_candidates=0"])
+@pytest.mark.parametrize("override", ["method.alpha=1.5", "method.temperature=0.0", "method.teacher_top_k=0"])
 def test_bad_values_are_refused(override, base, tmp_path):
     with pytest.raises(InputError, match=f"{override} is not allowed"):
         job_of(base, tmp_path, override)

@@ -92,8 +92,8 @@ def test_terms_of_features_are_means_over_label_tokens(base, tmp_path):
     found = terms["feature_distance"]
     assert (found.sum.sum() / found.weight.sum()).item() == pytest.approx((sum(per_token) / 3).item())
     assert (terms["label_loss"].coefficient, found.coefficient) == (0.25, 0.75)
-    alone = method.terms({"completion": Outputs(-mask, mask, mask)})
-    assert (alone["loss"].coefficient, alone["label_loss"].coefficient) == (1, 0)
+    untaught = method.terms({"completion": Outputs(-mask, mask, mask)})
+    assert (untaught["loss"].coefficient, untaught["label_loss"].coefficient) == (1, 0)
 
 
 def test_terms_of_relations_couple_an_example_with_its_group(base, tmp_path):
@@ -225,7 +225,7 @@ def test_a_projection_is_trained_and_resumed_but_no_part_of_the_result(adapter, 
     (weights,) = (checkpoint / "best").glob("*model.safetensors")
     with safe_open(weights, "pt") as file:
         assert not [name for name in file.keys() if "feature_reader" in name]  # noqa: SIM118
-    assert (checkpoint / "state" / "beside.safetensors").is_file()
+    assert (checkpoint / "state" / "extra_parameters.safetensors").is_file()
 
 
 def test_the_average_follows_and_is_lent_only(base, tmp_path):

@@ -13,9 +13,10 @@ from raytune_llm.data.tokens import Tokens
 from raytune_llm.errors import InputError
 from raytune_llm.evaluation.generate import generate
 from raytune_llm.evaluation.loss import evaluate
-from raytune_llm.evaluation.terms import lower_is_better
+from raytune_llm.evaluation.terms import Better
 from raytune_llm.jobs import config
 from raytune_llm.jobs.prepare import prepare
+from raytune_llm.methods.base import TrainerInputs, metric_directions
 from raytune_llm.models.outputs import Outputs
 
 
@@ -99,23 +100,26 @@ def test_accuracy_is_that_of_greedy_answers(shape, tmp_path):
     )
     prepared = prepare(job)
     model = job.adapter.apply(job.model.load(), lora_rank=4, seed=0)
+    arguments = {
+        "output_dir": str(tmp_path / "out"),
+        "max_steps": 20,
+        "per_device_train_batch_size": 8,
+        "learning_rate": job.trial_config().learning_rate,
+        "use_cpu": True,
+        "report_to": [],
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "train_sampling_strategy": "sequential",
+    }
     trainer = job.method.trainer(
-        model,
-        prepared.examples.train,
-        list(range(8)) * 20,
-        tokenizer=prepared.tokens.tokenizer,
-        arguments={
-            "output_dir": str(tmp_path / "out"),
-            "max_steps": 20,
-            "per_device_train_batch_size": 8,
-            "learning_rate": job.trial_config().learning_rate,
-            "use_cpu": True,
-            "report_to": [],
-            "disable_tqdm": True,
-            "save_strategy": "no",
-            "train_sampling_strategy": "sequential",
-        },
-        callbacks=[],
+        TrainerInputs(
+            model=model,
+            examples=prepared.examples.train,
+            indices=list(range(8)) * 20,
+            tokenizer=prepared.tokens.tokenizer,
+            arguments=arguments,
+            callbacks=[],
+        )
     )
     trainer.train()
     records = [*prepared.splits.train, *prepared.splits.eval]
@@ -197,5 +201,21 @@ def test_every_alpha_reports_the_same_metrics(alpha, base, tmp_path):
     assert found["eval/loss"] == pytest.approx(expected)
 
 
-def test_losses_of_tasks_are_better_when_lower():
-    assert lower_is_better("eval/label_loss") and not lower_is_better("eval/accuracy")
+def test_losses_of_tasks_are_better_when_lower(base, tmp_path):
+    job = job_of(base, tmp_path)
+    unlabelled = job.method.encode(Rationale("a", None, "b"), tokens_of(job))
+    assert metric_directions(job.method, unlabelled, is_encoder_decoder=False) == {
+        "eval/loss": Better.lower,
+        "eval/label_loss": Better.lower,
+        "eval/rationale_loss": Better.lower,
+        "eval/accuracy": Better.higher,
+    }
+
+
+def test_a_metric_that_the_eval_records_have_no_weight_in_is_refused(base, tmp_path):
+    job = job_of(base, tmp_path, "method.metric=eval/rationale_loss")
+    assert prepare(job)
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text('{"input_text": "red cat", "output_text": "cat"}\n' * 3)
+    with pytest.raises(InputError, match=r"method\.metric=eval/rationale_loss: no eval example has it; choose another"):
+        prepare(job_of(base, tmp_path, "method.metric=eval/rationale_loss", f"data.eval={bare}"))

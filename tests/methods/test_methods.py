@@ -8,9 +8,12 @@ import pytest
 import torch
 from worlds import precomputed, spec_of, write_base, write_records
 
-from raytune_llm.evaluation.loss import evaluate
+from raytune_llm.errors import InputError
+from raytune_llm.evaluation.loss import blank_scores, evaluate
+from raytune_llm.evaluation.terms import Better
 from raytune_llm.jobs.config import CONF, load
 from raytune_llm.jobs.prepare import prepare
+from raytune_llm.methods.base import TrainerInputs, metric_directions
 from raytune_llm.models.forward import outputs
 from raytune_llm.training.trial import WorkerContext, fit
 
@@ -27,7 +30,10 @@ METHODS = [
 """Those that learn from records alone; a method that samples answers has tests of its own."""
 SHAPES = ["llama", "qwen", "t5"]
 CASES = [
-    (method, shape) for method in METHODS for shape in SHAPES if not config_of(method).needs.alone or shape == "llama"
+    (method, shape)
+    for method in METHODS
+    for shape in SHAPES
+    if not config_of(method).needs.not_packable_reason or shape == "llama"
 ]
 """Methods that don't pack on one shape: what shapes differ in, they share with the others."""
 
@@ -65,22 +71,38 @@ def test_terms_are_one_number_per_example(method, shape, tmp_path):
     prepared = prepared_for(job)
     model = job.model.load(score=job.method.needs.score)
     batch = prepared.examples.train[:4]
-    said = {name: outputs(model, [example[name] for example in batch], pad_id=0) for name in batch[0]}
-    terms = job.method.terms(said)
+    found = {name: outputs(model, [example[name] for example in batch], pad_id=0) for name in batch[0]}
+    terms = job.method.terms(found)
     assert any(term.coefficient for term in terms.values())
     for term in terms.values():
         assert term.sum.shape == term.weight.shape == (4,)
         assert torch.isfinite(term.sum).all() and (term.weight >= 0).all()
 
 
+@pytest.mark.parametrize(("method", "shape"), CASES, indirect=["shape"])
+def test_names_weights_and_directions_are_known_without_a_model(method, shape, tmp_path):
+    job = job_of(method, shape, tmp_path)
+    prepared, encoded = prepared_for(job), prepare(job).examples.eval[0]
+    is_encoder_decoder = job.model.facts.is_encoder_decoder
+    model, few = job.model.load(score=job.method.needs.score), prepared.examples.eval
+    scores = evaluate(model, few, job.method.terms, pad_id=0, batch_size=4)
+    blank = blank_scores(few, job.method.terms, is_encoder_decoder=is_encoder_decoder)
+    assert {name: term.weight.tolist() for name, term in blank.terms.items()} == {
+        name: term.weight.tolist() for name, term in scores.terms.items()
+    }
+    directions = metric_directions(job.method, encoded, is_encoder_decoder=is_encoder_decoder)
+    assert directions == {name: metric.better for name, metric in scores.resamplable().items()}
+    assert directions[job.method.metric] is not Better.neither
+
+
 class Log:
-    """A tracker's run that keeps what it is told."""
+    """A tracker's run that keeps what is logged."""
 
     def __init__(self):
-        self.said = []
+        self.logged = []
 
     def log(self, step, metrics):
-        self.said.append((step, dict(metrics)))
+        self.logged.append((step, dict(metrics)))
 
     def finish(self, summary, failed): ...
 
@@ -115,24 +137,26 @@ def test_learns_four_examples_by_heart(method, adapter, shape, tmp_path):
     few = prepared.examples.train[:4]
     before = evaluate(model, few, job.method.terms, pad_id=0, batch_size=4).metrics()["eval/loss"]
     trainer = job.method.trainer(
-        model,
-        few,
-        [0, 1, 2, 3] * 30,
-        tokenizer=prepared.tokens.tokenizer,
-        arguments=dict(
-            output_dir=str(tmp_path / "out"),
-            max_steps=30,
-            per_device_train_batch_size=4,
-            learning_rate=job.trial_config().learning_rate,
-            use_cpu=True,
-            bf16=False,
-            report_to=[],
-            disable_tqdm=True,
-            save_strategy="no",
-            train_sampling_strategy="sequential",
-            activation_checkpointing=False,
-        ),
-        callbacks=[],
+        TrainerInputs(
+            model=model,
+            examples=few,
+            indices=[0, 1, 2, 3] * 30,
+            tokenizer=prepared.tokens.tokenizer,
+            arguments=dict(
+                output_dir=str(tmp_path / "out"),
+                max_steps=30,
+                per_device_train_batch_size=4,
+                learning_rate=job.trial_config().learning_rate,
+                use_cpu=True,
+                bf16=False,
+                report_to=[],
+                disable_tqdm=True,
+                save_strategy="no",
+                train_sampling_strategy="sequential",
+                activation_checkpointing=False,
+            ),
+            callbacks=[],
+        )
     )
     trainer.train()
     after = evaluate(model, few, job.method.terms, pad_id=0, batch_size=4).metrics()["eval/loss"]
@@ -194,3 +218,23 @@ def test_accumulation_changes_nothing(method, shape, tmp_path):
         tmp_path / "parts",
     )[1]
     assert parts[-1]["eval/loss"] == pytest.approx(whole[-1]["eval/loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ALL)
+@pytest.mark.parametrize("metric", ["eval/nothing", "train/loss"])
+def test_a_metric_that_no_evaluation_reports_is_refused_before_training(method, metric, tmp_path):
+    base = write_base(tmp_path / "base", "llama")
+    job = job_of(method, base, tmp_path, f"method.metric={metric}")
+    with pytest.raises(InputError, match=rf"method\.metric={metric} is not allowed; allowed: a metric .*'eval/"):
+        prepare(job)
+
+
+@pytest.mark.parametrize(
+    ("method", "metric"), [("dpo", "eval/rewards/chosen"), ("rlhf", "eval/entropy"), ("rlhf", "eval/completion_tokens")]
+)
+def test_a_metric_without_a_direction_is_refused(method, metric, tmp_path):
+    base = write_base(tmp_path / "base", "llama")
+    with pytest.raises(
+        InputError, match=rf"method\.metric={metric} is not allowed; allowed: a metric with a direction"
+    ):
+        prepare(job_of(method, base, tmp_path, f"method.metric={metric}"))

@@ -19,14 +19,15 @@ from raytune_llm.data.records import Preference
 from raytune_llm.errors import InputError, worker_input_errors
 from raytune_llm.evaluation.policy import roll_out
 from raytune_llm.jobs.config import load
-from raytune_llm.jobs.prepare import check_knobs, check_rewards, prepare
+from raytune_llm.jobs.prepare import prepare
 from raytune_llm.jobs.setup import check_gpu
 from raytune_llm.methods import model_refs
+from raytune_llm.methods.base import TrainerInputs
 from raytune_llm.models.forward import outputs
 from raytune_llm.training.history import History
 from raytune_llm.training.trial import WorkerContext, fit, start_model, training_arguments
 
-OWN = ["method.function=own_rewards:vowels", "method.function_weight=1.0", "allow_modules=[own_rewards]"]
+OWN = ["method/rewards=function", "method.rewards.function.name=own_rewards:vowels", "allow_modules=[own_rewards]"]
 
 
 @pytest.fixture(autouse=True)
@@ -41,13 +42,12 @@ def base(tmp_path_factory):
     return write_base(tmp_path_factory.mktemp("llama"), "llama")
 
 
-def job_of(base, folder, *overrides, model=0.0):
+def job_of(base, folder, *overrides):
     train, evaluation = write_records(folder, kinds=[Preference])
     return load(
         "train",
         [
             "method=rlhf",
-            f"method.model_weight={model}",
             f"model.name_or_path={base}",
             f"data.train={train}",
             f"data.eval={evaluation}",
@@ -66,10 +66,10 @@ def job_of(base, folder, *overrides, model=0.0):
 
 class Log:
     def __init__(self):
-        self.said = {}
+        self.logged = {}
 
     def log(self, step, metrics):
-        self.said[step] = self.said.get(step, {}) | dict(metrics)
+        self.logged[step] = self.logged.get(step, {}) | dict(metrics)
 
     def finish(self, summary, failed): ...
 
@@ -114,7 +114,7 @@ def test_it_learns_what_a_function_rewards(base, tmp_path, algorithm):
         base,
         tmp_path,
         *OWN,
-        f"method.algorithm={algorithm}",
+        f"method/algorithm={algorithm}",
         "method.kl_coefficient=0.0",
         "method.unended_penalty=0.0",
         "method.reward_clip=null",
@@ -135,7 +135,7 @@ def test_it_learns_what_a_function_rewards(base, tmp_path, algorithm):
     assert reports[-1]["eval/reward"] > start["eval/reward"].whole() + 1
     assert reports[-1]["eval/kl"] > 0.01 and reports[-1]["eval/win_rate"] > 0.5
     assert reports[-1]["eval/objective"] == pytest.approx(reports[-1]["eval/reward"])
-    assert {"train/reward", "train/grad_norm"} <= log.said[10].keys()
+    assert {"train/reward", "train/grad_norm"} <= log.logged[10].keys()
     assert sorted(file.name for file in (checkpoint / "best").iterdir() if file.is_dir()) == []
 
 
@@ -153,21 +153,23 @@ def test_advantages_are_leave_one_out_with_the_divergence_taken_off(base, tmp_pa
     examples = prepare(job).examples.train
     with session_of(job) as session:
         trainer = session.trainer(
-            start_model(job.trial_config()),
-            examples,
-            list(range(16)),
-            tokenizer=job.model.tokenizer(),
-            arguments=training_arguments(job.trial_config(), WorkerContext(tmp_path, 0, 1, False)),
-            callbacks=[],
+            TrainerInputs(
+                model=start_model(job.trial_config()),
+                examples=examples,
+                indices=list(range(16)),
+                tokenizer=job.model.tokenizer(),
+                arguments=training_arguments(job.trial_config(), WorkerContext(tmp_path, 0, 1, False)),
+                callbacks=[],
+            )
         )
         trainer.train()
         batch = [row for row in trainer.train_dataset.select(range(2)) for _ in range(4)]
         trainer.model.train()
         made = trainer._generate_and_score_completions(batch)
         reference = session.reference_model()
-        asked = [one for one in session.asked(examples[:2]) for _ in range(4)]
+        prompts = [one for one in session.prompts(examples[:2]) for _ in range(4)]
         rewards = []
-        for row, one in enumerate(asked):
+        for row, one in enumerate(prompts):
             mask = made["completion_mask"][row].bool()
             ids = made["completion_ids"][row][mask].tolist()
             sequence = TokenSequence(one.prompt_ids + ids, [-100] * len(one.prompt_ids) + ids)
@@ -206,19 +208,26 @@ def test_it_stops_when_the_policy_goes_astray(base, tmp_path, override, message)
 def test_a_function_that_fails_ends_the_run_with_its_prompt(base, tmp_path):
     job = job_of(base, tmp_path, *OWN)
     sys.modules["own_rewards"].vowels = lambda prompt, completion, answer: float("nan")
-    for failing in (lambda: train(job, tmp_path / "run"), lambda: check_rewards(job, prepare(job))):
-        with pytest.raises(InputError, match=r"the function reward .method.function_weight. is nan for the prompt '"):
-            failing()
+    message = r"the reward of method\.rewards\.function is nan for the prompt '"
+    refused(job, message)
+    sys.modules["own_rewards"].vowels = vowels_until_training()
+    with pytest.raises(InputError, match=message):
+        train(job, tmp_path / "run")
     sys.modules["own_rewards"].vowels = lambda prompt, completion, answer: completion.nothing
-    with pytest.raises(InputError, match=r"method\.function=own_rewards:vowels raised AttributeError: .* for the "):
-        check_rewards(job, prepare(job))
+    refused(job, r"method\.rewards\.function\.name=own_rewards:vowels raised AttributeError: .* for the ")
 
 
-def test_what_a_worker_found_wrong_is_told_on_the_driver():
+def vowels_until_training():
+    """A reward that is sound on the one answer that is checked, and NaN from then on."""
+    values = iter([1.0])
+    return lambda prompt, completion, answer: next(values, float("nan"))
+
+
+def test_what_a_worker_found_wrong_is_raised_on_the_driver():
     class WorkerGroupError(Exception):
-        worker_failures: ClassVar = {0: OSError("lost"), 1: InputError("the function reward is nan")}
+        worker_failures: ClassVar = {0: OSError("lost"), 1: InputError("the reward is nan")}
 
-    with pytest.raises(InputError, match="the function reward is nan"), worker_input_errors():
+    with pytest.raises(InputError, match="the reward is nan"), worker_input_errors():
         raise WorkerGroupError
     with pytest.raises(OSError, match="lost"), worker_input_errors():
         raise OSError("lost")
@@ -226,7 +235,7 @@ def test_what_a_worker_found_wrong_is_told_on_the_driver():
 
 def refused(job, message):
     with pytest.raises(InputError, match=message):
-        check_knobs(job)
+        prepare(job)
 
 
 def test_encoder_decoder_bases_are_refused(tmp_path):
@@ -239,10 +248,10 @@ def test_full_tuning_is_refused(base, tmp_path):
 
 
 @pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
-def test_trl_is_told_of_vllm(base, tmp_path, algorithm):
+def test_trls_config_has_vllm(base, tmp_path, algorithm):
     """Constructing TRL's config needs no vLLM; nothing here runs it."""
     arguments = {"output_dir": str(tmp_path), "per_device_train_batch_size": 2, "use_cpu": True, "bf16": False}
-    own = [*OWN, f"method.algorithm={algorithm}"]
+    own = [*OWN, f"method/algorithm={algorithm}"]
     with session_of(job_of(base, tmp_path, *own)) as session:
         assert not session.config(arguments, longest_prompt=10).use_vllm
     vllm = [*own, "method/sampler=vllm", "method.sampler.gpu_memory_share=0.4", "method.max_completion_tokens=6"]
@@ -268,27 +277,23 @@ def test_vllm_is_refused_where_it_cannot_be_had(base, tmp_path, monkeypatch):
 
 
 def test_an_unknown_reward_adapter_is_refused(base, tmp_path):
-    job = job_of(base, tmp_path, "method.reward_adapter=kind@1", model=1.0)
+    job = job_of(base, tmp_path, "method.rewards.model.adapter=kind@1")
     refused(job, "kind has no version in")
 
 
 def test_a_function_of_a_module_that_is_not_allowed_is_refused(base, tmp_path):
-    refused(job_of(base, tmp_path, *OWN[:2]), r"method\.function=own_rewards:vowels is not allowed.*allow_modules=\[\]")
+    refused(job_of(base, tmp_path, *OWN[:2]), r"function\.name=own_rewards:vowels is not allowed.*allow_modules=\[\]")
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([], "method.model_weight=0 is not allowed; allowed: one of"),
-        (
-            ["method.exact_weight=1.0", "method.pattern=x"],
-            "method.pattern_weight=0.0 is not allowed; allowed: above 0 with method.pattern",
-        ),
-        (
-            ["method.exact_weight=1.0", "method.num_generations=1"],
-            "method.num_generations=1 is not allowed; allowed: ≥ 2",
-        ),
-        (["method.exact_weight=1.0", "method.kl_coefficient=-1.0"], "method.kl_coefficient=-1.0 is not allowed"),
+        (["method.rewards.model.weight=0"], r"method\.rewards=\{'model': 0\.0\} is not allowed; allowed: at least one"),
+        (["method.rewards.model.weight=-1"], r"method\.rewards\.model\.weight=-1\.0 is not allowed; allowed: ≥ 0"),
+        (["method.rewards.model.steps=0"], r"method\.rewards\.model\.steps=0 is not allowed; allowed: ≥ 1"),
+        (["method/rewards=pattern"], r"missing: method\.rewards\.pattern\.regex; give each"),
+        (["method.num_generations=1"], "method.num_generations=1 is not allowed; allowed: ≥ 2"),
+        (["method.kl_coefficient=-1.0"], "method.kl_coefficient=-1.0 is not allowed"),
     ],
 )
 def test_knobs_that_make_no_sense_are_refused(base, tmp_path, overrides, message):
@@ -299,9 +304,8 @@ def test_knobs_that_make_no_sense_are_refused(base, tmp_path, overrides, message
 def test_rewards_need_what_they_look_at_in_the_data(base, tmp_path):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"say {word}"}) + "\n" for word in "abcdefgh"))
-    job = job_of(base, tmp_path, f"data.train={prompts}", "method.exact_weight=1.0", model=0.0)
-    with pytest.raises(InputError, match=r"no record of data\.train has an answer to compare with"):
-        check_rewards(job, prepare(job))
+    job = job_of(base, tmp_path, f"data.train={prompts}", "method/rewards=exact")
+    refused(job, r"no record of data\.train has an answer to compare with")
 
 
 def test_an_empty_prompt_is_refused_with_its_line(base, tmp_path):
@@ -314,7 +318,21 @@ def test_an_empty_prompt_is_refused_with_its_line(base, tmp_path):
 def test_prompts_are_read_from_preferences_supervised_records_and_prompts(base, tmp_path):
     job = job_of(base, tmp_path, *OWN)
     with session_of(job) as session:
-        asked = session.asked(prepare(job).examples.train)
-        assert asked[0].prompt.endswith(asked[0].answer)  # the worlds' preferences: the last word is right
-        rollouts = roll_out(session.reference_model(), asked[:2], session.sampling, session.decode)
-    assert [rollout.prompt for rollout in rollouts] == [one.prompt for one in asked[:2]]
+        prompts = session.prompts(prepare(job).examples.train)
+        assert prompts[0].prompt.endswith(prompts[0].answer)  # the worlds' preferences: the last word is right
+        rollouts = roll_out(session.reference_model(), prompts[:2], session.sampling, session.decode)
+    assert [rollout.prompt for rollout in rollouts] == [one.prompt for one in prompts[:2]]
+
+
+def test_rewards_are_chosen_weighted_and_swept_by_name(base, tmp_path):
+    chosen = ["method/rewards=[exact,pattern]", "method.rewards.pattern.regex=cat", "method.rewards.exact.weight=0.5"]
+    job = job_of(base, tmp_path, *chosen)
+    assert {name: reward.weight for name, reward in job.method.rewards.items()} == {"exact": 0.5, "pattern": 1.0}
+    assert not job.method.needs.stages and not job.method.versions()
+    trial = job.with_values({"method.rewards.exact.weight": 0.0})
+    assert list(trial.method.used_rewards) == ["pattern"] and list(job.method.used_rewards) == ["exact", "pattern"]
+    with pytest.raises(ValueError, match=r"method\.rewards\.model\.weight is not a key of this job; at 'model' it has"):
+        job.with_values({"method.rewards.model.weight": 1.0})
+    with session_of(trial) as session:
+        measured = session.measure(start_model(trial).eval(), prepare(trial).examples.eval[:2]).metrics
+    assert {name: metric.better for name, metric in measured.items()} == job.method.directions()

@@ -1,13 +1,14 @@
-"""What the methods that learn from a teacher share: how far a student is from it, in each sense, and their records.
+"""What the methods that learn from a teacher share: their records, and how a student's distance from it is measured.
 
-Tokens: divergences between distributions. Features: distances between hidden states in the same places. Relations: how
-examples lie to each other among a student's and among a teacher's hidden states, whatever the widths of both.
-Shape letters: B examples, T tokens, G examples of a group, k candidates.
+Tokens: divergences between distributions. Features: distances between hidden states in the same places. Relations:
+distances and angles between examples, in a student's and in a teacher's hidden states, whatever the widths of both.
+Shape letters: B examples, T tokens, G examples of a group, k the teacher's likeliest tokens.
 """
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from raytune_llm.data.examples import Example
 from raytune_llm.data.question import question
 from raytune_llm.data.records import Chat, Record, Supervised, Text
-from raytune_llm.evaluation.terms import Term
+from raytune_llm.evaluation.terms import Better, Term
 from raytune_llm.methods.common.loss_terms import LossTermsMethod
 from raytune_llm.models.outputs import Outputs
 
@@ -24,27 +25,40 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from raytune_llm.data.tokens import Tokens
+    from raytune_llm.methods.base import CheckContext, Needs
 
 
 class Divergence(Enum):
     """How far a student's distribution q is from a teacher's p."""
 
     forward = "forward"
-    """KL(p ‖ q), which covers all that the teacher may say."""
+    """KL(p ‖ q), which covers all modes of the teacher."""
     reverse = "reverse"
-    """KL(q ‖ p), which seeks what the teacher says most (Gu et al., 2024, arXiv 2306.08543)."""
+    """KL(q ‖ p), which seeks the teacher's main modes (Gu et al., 2024, arXiv 2306.08543)."""
     jensen_shannon = "jensen_shannon"
     """½ KL(p ‖ m) + ½ KL(q ‖ m), m = ½ p + ½ q (Agarwal et al., 2024, arXiv 2306.13649, at β = ½)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Student(LossTermsMethod):
-    """A method that learns answers, and something more of a teacher; it says what by its `terms`."""
+    """A method that learns answers and, by its `terms`, more from a teacher."""
 
     metric: str
     """The eval metric that stops, ranks and selects trials."""
 
     records = (Supervised, Chat)
+
+    @property
+    @abstractmethod
+    def needs(self) -> Needs:
+        """As Method.needs."""
+
+    def check(self, context: CheckContext) -> None:
+        """Refuse a base, teacher or layers that the method can't use. Raises ValueError."""
+        from raytune_llm.methods.model_refs import check_base, check_teacher
+
+        check_base(self.needs, context.base)
+        check_teacher(self.needs, context.base, context.registry_dir)
 
     def encode(self, record: Record, tokens: Tokens) -> Example | None:
         if isinstance(record, Chat):
@@ -58,50 +72,50 @@ class Student(LossTermsMethod):
         return question(record)
 
 
-def label_terms(said: Outputs, coefficient: float) -> dict[str, Term]:
+def label_terms(completion: Outputs, coefficient: float) -> dict[str, Term]:
     """Cross-entropy on the labels' tokens, and the share of them that is the student's first choice."""
-    num_tokens = said.mask.sum(-1)
+    num_tokens = completion.mask.sum(-1)
     return {
-        "label_loss": Term(-(said.logprobs * said.mask).sum(-1), num_tokens, coefficient),
-        "token_accuracy": Term(said.correct.sum(-1), num_tokens, coefficient=0.0),
+        "label_loss": Term(-(completion.logprobs * completion.mask).sum(-1), num_tokens, coefficient),
+        "token_accuracy": Term(completion.correct.sum(-1), num_tokens, 0.0, Better.higher),
     }
 
 
 def name_loss(terms: dict[str, Term]) -> dict[str, Term]:
-    """The terms; where the labels' loss is all there is of the loss (alpha = 1, or no teacher has spoken, as when a
-    version is compared with its base), it is `loss`, at weight 1, and keeps its own name too."""
+    """The terms; where the labels' loss is the whole loss (alpha = 1, or without a teacher's outputs, as when a version
+    is compared with its base), it is `loss`, at weight 1, and keeps its own name too."""
     if any(term.coefficient for name, term in terms.items() if name != "label_loss"):
         return terms
     label = terms["label_loss"]
     return {"loss": Term(label.sum, label.weight), **terms, "label_loss": Term(label.sum, label.weight, 0.0)}
 
 
-def divergence_term(said: Outputs, kind: Divergence, temperature: float, coefficient: float) -> Term:
-    """τ² · D(p, q) over label tokens, p and q softened by τ, over the teacher's candidates and the rest as one more
-    outcome (Hinton et al., 2015, arXiv 1503.02531)."""
-    assert said.candidates is not None and said.teacher is not None
-    apart = DIVERGENCES[kind](*softened(said.teacher, said.candidates, temperature))
-    distance = temperature**2 * (apart.to(said.mask.dtype) * said.mask).sum(-1)
-    return Term(distance, said.mask.sum(-1), coefficient)
+def divergence_term(completion: Outputs, kind: Divergence, temperature: float, coefficient: float) -> Term:
+    """τ² · D(p, q) over label tokens, p and q softened by τ, over the teacher's k likeliest tokens and the rest as one
+    more outcome (Hinton et al., 2015, arXiv 1503.02531)."""
+    assert completion.top_k_logprobs is not None and completion.teacher_logprobs is not None
+    apart = DIVERGENCES[kind](*softened(completion.teacher_logprobs, completion.top_k_logprobs, temperature))
+    distance = temperature**2 * (apart.to(completion.mask.dtype) * completion.mask).sum(-1)
+    return Term(distance, completion.mask.sum(-1), coefficient)
 
 
-def softened(teacher: Tensor, candidates: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def softened(teacher: Tensor, student: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Log-probabilities of teacher and student over k + 1 outcomes, (…, k + 1) in fp64, the last being the rest.
 
     Args:
-        teacher: log p of the k candidates and of all other tokens together, nats, (…, k + 1); −inf where the candidates
-            are the whole vocabulary.
-        candidates: the student's log q of the candidates, nats, (…, k).
+        teacher: log p of the teacher's k likeliest tokens and of all others together, nats, (…, k + 1); −inf where the
+            k are the whole vocabulary.
+        student: log q of the same k tokens, nats, (…, k).
     """
     import torch
 
-    known = candidates.double()
+    known = student.double()
     rest = (1 - known.exp().sum(-1, keepdim=True)).clamp(min=SMALLEST).log()
     whole = torch.isneginf(teacher[..., -1:])
     rest = torch.where(whole, torch.full_like(rest, NOTHING), rest)
     teacher = teacher.double().clamp(min=NOTHING)
-    student = torch.cat([known, rest], -1)
-    return (teacher / temperature).log_softmax(-1), (student / temperature).log_softmax(-1)
+    outcomes = torch.cat([known, rest], -1)
+    return (teacher / temperature).log_softmax(-1), (outcomes / temperature).log_softmax(-1)
 
 
 SMALLEST = 1e-12

@@ -3,50 +3,32 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from raytune_llm.data.examples import Example
 from raytune_llm.evaluation.terms import Term
 from raytune_llm.models.outputs import Outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, Trainer, TrainerCallback
+    from transformers import Trainer
+
+    from raytune_llm.methods.base import TrainerInputs
 
 
 class LossTermsMethod(ABC):
-    """Has the `trainer` of a Method; it gives the terms."""
+    """Has the `trainer` of a Method; a subclass gives the terms."""
 
     @abstractmethod
     def terms(self, outputs: dict[str, Outputs]) -> dict[str, Term]:
         """As Method.terms."""
 
-    def beside(self, model: PreTrainedModel, examples: Sequence[Example], seed: int) -> dict[str, Tensor]:
-        """Make the model give what the terms read; returns the weights, by name, that are trained for it beside the
-        model."""
+    def extra_parameters(self, inputs: TrainerInputs) -> dict[str, Tensor]:
+        """Make the model give what the terms read; returns the weights, by name, that are trained for it in addition to
+        the model."""
         return {}
 
-    def trainer(
-        self,
-        model: PreTrainedModel,
-        examples: Sequence[Example],
-        indices: list[int],
-        *,
-        tokenizer: Any,
-        arguments: dict[str, Any],
-        callbacks: list[TrainerCallback],
-    ) -> Trainer:
+    def trainer(self, inputs: TrainerInputs) -> Trainer:
         """As Method.trainer."""
         from raytune_llm.methods.trainers.loss_terms import loss_terms_trainer
 
-        return loss_terms_trainer(
-            self.terms,
-            model,
-            examples,
-            indices,
-            tokenizer=tokenizer,
-            arguments=arguments,
-            callbacks=callbacks,
-            beside=self.beside(model, examples, arguments.get("seed", 0)),
-        )
+        return loss_terms_trainer(self.terms, inputs, extra_parameters=self.extra_parameters(inputs))

@@ -1,26 +1,30 @@
-"""Where a policy's training begins: on the base, in an adapter that is given, or in one that learns given answers
-first."""
+"""Policy initialisation: training starts from the base, in an adapter that is given, or in one that learns given
+answers first."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from raytune_llm.errors import require
 from raytune_llm.methods.base import Method, Stage
 
+if TYPE_CHECKING:
+    from raytune_llm.methods.base import CheckContext
+
 CHOSEN = "chosen"
-"""The answers that the job's own preferences prefer, as a location."""
+"""As a location: the answers that the job's own preferences prefer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyInit:
-    """What the methods that train a policy have in common."""
+    """The keys that the methods which train a policy have in common."""
 
     init_adapter: str | None
-    """Registry reference of an adapter that training goes on in and that is the reference; its size and settings are
-    inherited. null = the one that sft_data gives, or a new one on the base."""
+    """Registry reference of the adapter in which training continues and which is the reference; its size and settings
+    are inherited. null = the one that sft_data gives, or a new one on the base."""
     sft_data: str | None
-    """Location of answers (as data.train) that an adapter learns first, in which training goes on; chosen = the
+    """Location of answers (as data.train) that an adapter learns first, in which training continues; chosen = the
     preferred answers of data.train; null = no such stage."""
     sft_steps: int
     """Steps of that stage; ≥ 1."""
@@ -30,8 +34,13 @@ class PolicyInit:
     def __post_init__(self) -> None:
         require(self.sft_steps >= 1, "method.sft_steps", self.sft_steps, "≥ 1")
 
-    def sft_stages(self) -> tuple[Stage, ...]:
-        """The stage that learns given answers, unless there is none, or an adapter is there already."""
+    @property
+    def init_keys(self) -> tuple[str, ...]:
+        """Keys, in full, that have one value for all trials."""
+        return ("method.init_adapter",)
+
+    def init_stages(self) -> tuple[Stage, ...]:
+        """The stage that learns given answers, unless there is none, or an adapter is named."""
         if self.sft_data is None or self.init_adapter is not None:
             return ()
         stage = Stage(
@@ -40,7 +49,34 @@ class PolicyInit:
             method=self.sft,
             steps=self.sft_steps,
             data=None if self.sft_data == CHOSEN else self.sft_data,
-            key="init_adapter",
-            instead="name records of answers with method.sft_data=FILE, or leave the stage out: method.sft_data=null",
+            data_key="method.sft_data",
+            key="method.init_adapter",
+            keys=("method.sft_data", "method.sft_steps", "method.sft"),
+            remedy="name records of answers with method.sft_data=FILE, or leave the stage out: method.sft_data=null",
         )
         return (stage,)
+
+    def check(self, context: CheckContext) -> None:
+        """Refuse two starting points, and settings that the given adapter decides. Raises InputError or ValueError."""
+        if context.adapter is None or (self.sft_data is None and self.init_adapter is None):
+            return
+        from raytune_llm.methods.model_refs import resolve_ref
+        from raytune_llm.stores.registry import Registry
+
+        key = "sft_data" if self.init_adapter is None else "init_adapter"
+        given = f"method.{key}={getattr(self, key)}"
+        kind = type(context.adapter).__name__.lower()
+        require(context.adapter.kind == "adapter", "adapter", kind, f"lora with {given}")
+        if self.init_adapter is not None:
+            if self.sft_data is not None:
+                raise ValueError(
+                    f"{given} and method.sft_data={self.sft_data} both set where training starts; give one"
+                )
+            registry = Registry(context.registry_dir)
+            resolve_ref(registry, "method.init_adapter", self.init_adapter, kind="adapter", base=context.base)
+        for axis in sorted(context.swept):
+            if axis == "tuning.adapter_size" or axis.startswith("adapter."):
+                raise ValueError(
+                    f"sweep.space.{axis} can't be swept with {given}: training continues in that adapter, whose size "
+                    f"and settings are inherited; take the axis out of the space with sweep.space.{axis}=null"
+                )

@@ -1,4 +1,1 @@
-"""What a completion is worth to a policy that samples it: one file for each source of reward, and their mixture.
-
-reward = clip(scale · Σ weight · source) − length_penalty · tokens − unended_penalty · [it was cut off]
-"""
+"""The rewards of a policy's completions: one file for each, and their mixture (mixture.py)."""

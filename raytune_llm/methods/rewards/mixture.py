@@ -1,57 +1,47 @@
-"""Sources of reward, weighed, scaled, clipped and added up; a bad one names its prompt."""
+"""The mixture of rewards that a policy is trained on.
+
+reward = clip(scale · Σ weight · reward) − length_penalty · tokens − unended_penalty · [it was cut off]
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from raytune_llm.data.examples import Rollout
-from raytune_llm.errors import InputError
-
-Array = NDArray[np.float64]
-LONGEST_SHOWN = 200
-
-
-class Source(Protocol):
-    """One kind of reward."""
-
-    def __call__(self, rollouts: Sequence[Rollout]) -> Sequence[float]:
-        """One number for each rollout, in their order."""
-        ...
+from raytune_llm.methods.rewards.base import Array, Scorer, scores
 
 
 @dataclass(frozen=True)
-class Weighed:
-    """A source of the mixture; its name is the knob's: method.NAME_weight."""
+class WeightedScorer:
+    """A part of the mixture."""
 
-    name: str
+    key: str
+    """method.rewards.NAME, for errors."""
     weight: float
-    source: Source
+    scorer: Scorer
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """What the policy is trained on."""
+    """Weighted scorers, scaled, clipped and penalised."""
 
-    parts: tuple[Weighed, ...]
+    parts: tuple[WeightedScorer, ...]
     scale: float
     clip: float | None
     """Largest size of the scaled sum; None = no bound."""
     length_penalty: float
-    """Taken off for each token."""
+    """Subtracted for each token."""
     unended_penalty: float
-    """Taken off when the completion was cut off."""
+    """Subtracted when the completion was cut off."""
 
     def __call__(self, rollouts: Sequence[Rollout]) -> Array:
-        """The reward of each rollout, (n,). Raises InputError naming source and prompt when one isn't a number."""
+        """The reward of each rollout, (n,). Raises InputError naming reward and prompt when one isn't a number."""
         total = np.zeros(len(rollouts))
         for part in self.parts:
-            total += part.weight * scores(part, rollouts)
+            total += part.weight * scores(part.key, part.scorer, rollouts)
         total *= self.scale
         if self.clip is not None:
             total = total.clip(-self.clip, self.clip)
@@ -60,22 +50,5 @@ class Mixture:
         return total - self.length_penalty * lengths - self.unended_penalty * unended
 
     def verdicts(self, rollouts: Sequence[Rollout]) -> Array:
-        """What wins are counted by, (n,): the first source alone, which is the reward model where there is one."""
-        return scores(self.parts[0], rollouts)
-
-
-def scores(part: Weighed, rollouts: Sequence[Rollout]) -> Array:
-    """A source's own numbers, (n,). Raises InputError naming the prompt of one that isn't finite."""
-    found = np.array(part.source(rollouts), dtype=np.float64)
-    for rollout, value in zip(rollouts, found, strict=True):
-        if not math.isfinite(value):
-            raise InputError(
-                f"the {part.name} reward (method.{part.name}_weight) is {value} for {where(rollout)}; it must be a "
-                "finite number"
-            )
-    return found
-
-
-def where(rollout: Rollout) -> str:
-    """A rollout in an error."""
-    return f"the prompt {rollout.prompt[-LONGEST_SHOWN:]!r} and completion {rollout.completion[:LONGEST_SHOWN]!r}"
+        """The numbers that decide wins, (n,): those of the first part only."""
+        return scores(self.parts[0].key, self.parts[0].scorer, rollouts)

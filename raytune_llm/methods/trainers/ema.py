@@ -1,57 +1,38 @@
-"""A trainer by terms whose teacher is an exponential moving average of the weights that it trains."""
+"""A trainer of loss terms whose teacher is an exponential moving average (EMA) of the weights that it trains."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from raytune_llm.data.examples import Example
+from raytune_llm.methods.base import TrainerInputs
 from raytune_llm.methods.trainers.loss_terms import EXAMPLES, LossTermsTrainer, Terms, loss_terms_trainer
 from raytune_llm.models.frozen import with_teacher_top_k
 
 
-def ema_trainer(
-    terms: Terms,
-    model: Any,
-    examples: Sequence[Example],
-    indices: list[int],
-    *,
-    decay: float,
-    num_candidates: int,
-    tokenizer: Any,
-    arguments: dict[str, Any],
-    callbacks: list[TrainerCallback],
-) -> Trainer:
-    """As loss_terms_trainer, each example with the num_candidates likeliest tokens that the average says of it.
+def ema_trainer(terms: Terms, inputs: TrainerInputs, *, decay: float, top_k: int) -> Trainer:
+    """As loss_terms_trainer, each example with the average's top_k likeliest tokens in place of each label.
 
-    decay: of the average at each step; it begins with the model's present weights.
+    decay: of the average at each step; it starts from the model's present weights.
     """
-    average = {name: weight.detach().clone() for name, weight in trained(model).items()}
-    found = loss_terms_trainer(
-        terms,
-        model,
-        examples,
-        indices,
-        tokenizer=tokenizer,
-        arguments=arguments,
-        callbacks=[EMACallback(average, decay), *callbacks],
-        beside=average,
-        kind=EMATrainer,
-    )
+    average = {name: weight.detach().clone() for name, weight in trained(inputs.model).items()}
+    inputs = replace(inputs, callbacks=[EMACallback(average, decay), *inputs.callbacks])
+    found = loss_terms_trainer(terms, inputs, extra_parameters=average, kind=EMATrainer)
     assert isinstance(found, EMATrainer)
-    found.num_candidates = num_candidates
+    found.top_k = top_k
     return found
 
 
 class EMATrainer(LossTermsTrainer):
-    """The trainer itself; `beside` is the average."""
+    """The trainer itself; `extra_parameters` are the average."""
 
-    num_candidates: int
+    top_k: int
 
     def compute_loss(
         self,
@@ -60,11 +41,11 @@ class EMATrainer(LossTermsTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        with holding(self.model, self.beside):
+        with holding(self.model, self.extra_parameters):
             examples = with_teacher_top_k(
                 model,
                 inputs[EXAMPLES],
-                num_candidates=self.num_candidates,
+                num_candidates=self.top_k,
                 vocabulary=len(self.processing_class),
                 pad_id=self.processing_class.pad_token_id,
                 batch_size=len(inputs[EXAMPLES]),
@@ -95,7 +76,7 @@ def trained(model: Any) -> dict[str, Tensor]:
 
 @contextmanager
 def holding(model: Any, weights: dict[str, Tensor]) -> Iterator[None]:
-    """The model with these values in its parameters; afterwards it has its own."""
+    """The model with these values in its parameters; its own are restored afterwards."""
     parameters = trained(model)
     own = {name: parameter.data for name, parameter in parameters.items()}
     for name, parameter in parameters.items():

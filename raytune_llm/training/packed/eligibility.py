@@ -18,8 +18,8 @@ def not_packable_reason(config: LoraConfig | None, method: Any, model: Any) -> s
     """
     if not callable(getattr(method, "terms", None)):
         return f"{type(method).__name__} gives no terms: it samples, or its loss is its trainer's own"
-    if method.needs.alone is not None:
-        return f"{type(method).__name__}: {method.needs.alone}"
+    if method.needs.not_packable_reason is not None:
+        return f"{type(method).__name__}: {method.needs.not_packable_reason}"
     if config is None:
         return "full tuning changes the base itself, which packed trials share"
     if not isinstance(config, LoraConfig):

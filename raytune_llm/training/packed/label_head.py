@@ -69,7 +69,7 @@ class LabelHead:
         if batch.candidates is not None and batch.teacher is not None:
             ids = batch.candidates.long()
             student = _CandidateLogprobs.apply(hidden, weight, bias, ids, self._factor, self._cap)
-            for name, values in (("candidates", student), ("teacher", batch.teacher.to(student.dtype))):
+            for name, values in (("top_k_logprobs", student), ("teacher_logprobs", batch.teacher.to(student.dtype))):
                 empty = values.new_zeros(size, values.shape[-1])
                 top_k[name] = empty.index_copy(0, flat, values).view(*shape, -1)
         return Outputs(

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from raytune_llm.evaluation.loss import Score, Scores
+from raytune_llm.evaluation.terms import Better
 from raytune_llm.models.outputs import Outputs
 from raytune_llm.training.packed.batches import Batch, PassBudget, Terms, TokenTable, split_shared
 from raytune_llm.training.packed.losses import by_slots
@@ -29,7 +30,7 @@ def score(
 ) -> list[Scores]:
     """Scores of all examples for each of `terms`, through the model's present route of as many slots."""
     sums: list[dict[str, np.ndarray]] = [{} for _ in terms]
-    coefficients: list[dict[str, float]] = [{} for _ in terms]
+    kinds: list[dict[str, tuple[float, Better]]] = [{} for _ in terms]
     for rows in split_shared(table, len(terms), budget):
         tiled = np.tile(rows, len(terms))
         outputs = {name: head.outputs(table.batch(name, tiled, device)) for name in table.names}
@@ -38,9 +39,9 @@ def score(
                 both = torch.stack([term.sum.double(), term.weight.double()], -1).view(end - start, len(rows), 2)
                 for slot, columns in zip(range(start, end), both.cpu().numpy(), strict=True):
                     sums[slot].setdefault(name, np.zeros((table.num_examples, 2)))[rows] = columns
-                    coefficients[slot][name] = term.coefficient
+                    kinds[slot][name] = term.coefficient, term.better
     num_labels = table.num_labels()
     return [
-        Scores({name: Score(both[:, 0], both[:, 1], coefficient[name]) for name, both in of_slot.items()}, num_labels)
-        for of_slot, coefficient in zip(sums, coefficients, strict=True)
+        Scores({name: Score(both[:, 0], both[:, 1], *kind[name]) for name, both in of_slot.items()}, num_labels)
+        for of_slot, kind in zip(sums, kinds, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""The mixture in closed form; each source by itself; a bad reward names its prompt."""
+"""The mixture in closed form; each reward's scorer; a bad reward names its prompt."""
 
 import math
 import sys
@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from raytune_llm.data.examples import Rollout
-from raytune_llm.methods.rewards.function import Function, load_function
-from raytune_llm.methods.rewards.mixture import Mixture, Weighed
-from raytune_llm.methods.rewards.text import ExactAnswer, Pattern
+from raytune_llm.methods.rewards.exact import is_answer
+from raytune_llm.methods.rewards.function import FunctionScorer, load_function
+from raytune_llm.methods.rewards.mixture import Mixture, WeightedScorer
+from raytune_llm.methods.rewards.pattern import PatternReward
 
 
 def rollout(completion, answer="yes", tokens=3, ended=True):
@@ -20,19 +21,23 @@ def rollout(completion, answer="yes", tokens=3, ended=True):
 ROLLOUTS = [rollout("yes"), rollout(" yes\n", tokens=5), rollout("no, never", tokens=4, ended=False)]
 
 
+def pattern(regex):
+    return PatternReward(weight=1.0, regex=regex).open(refs=None)
+
+
 def mixture(*parts, scale=1.0, clip=None, length_penalty=0.0, unended_penalty=0.0):
     return Mixture(tuple(parts), scale, clip, length_penalty, unended_penalty)
 
 
 def test_rewards_are_weighed_scaled_clipped_and_then_penalised():
-    parts = [Weighed("exact", 2.0, ExactAnswer()), Weighed("pattern", 0.5, Pattern(r"\bno\b"))]
+    parts = [WeightedScorer("exact", 2.0, is_answer), WeightedScorer("pattern", 0.5, pattern(r"\bno\b"))]
     assert mixture(*parts)(ROLLOUTS).tolist() == [2.0, 2.0, 0.5]
     found = mixture(*parts, scale=3.0, clip=4.0, length_penalty=0.1, unended_penalty=1.0)(ROLLOUTS)
     assert found.tolist() == pytest.approx([4.0 - 0.3, 4.0 - 0.5, 1.5 - 0.4 - 1.0])
 
 
-def test_wins_are_counted_by_the_first_source():
-    parts = [Weighed("exact", 2.0, ExactAnswer()), Weighed("pattern", 9.0, Pattern("no"))]
+def test_wins_are_decided_by_the_first_part():
+    parts = [WeightedScorer("exact", 2.0, is_answer), WeightedScorer("pattern", 9.0, pattern("no"))]
     assert mixture(*parts, scale=5.0).verdicts(ROLLOUTS).tolist() == [1.0, 1.0, 0.0]
 
 
@@ -41,14 +46,15 @@ def test_a_reward_that_is_not_a_number_names_its_prompt(bad):
     def source(rollouts):
         return [0.0, bad, 1.0]
 
-    message = rf"the model reward .method.model_weight. is {bad} for the prompt 'is it\?' and completion ' yes"
+    message = rf"the reward of method\.rewards\.model is {bad} for the prompt 'is it\?' and completion ' yes"
     with pytest.raises(ValueError, match=message):
-        mixture(Weighed("model", 1.0, source))(ROLLOUTS)
+        mixture(WeightedScorer("method.rewards.model", 1.0, source))(ROLLOUTS)
 
 
 def test_a_broken_pattern_is_refused():
-    with pytest.raises(ValueError, match=r"method\.pattern='\(' is not a regular expression: .*; see Python's re"):
-        Pattern("(")
+    message = r"method\.rewards\.pattern\.regex='\(' is not a regular expression: .*; see Python's re"
+    with pytest.raises(ValueError, match=message):
+        pattern("(")
 
 
 @pytest.fixture
@@ -61,12 +67,12 @@ def own_rewards(monkeypatch):
 
 
 def test_a_function_is_called_with_prompt_completion_and_answer(own_rewards):
-    assert Function("own_rewards:length", ["own_rewards"])(ROLLOUTS) == [3.0, 5.0, 9.0]
+    assert FunctionScorer("own_rewards:length", ["own_rewards"])(ROLLOUTS) == [3.0, 5.0, 9.0]
 
 
 def test_a_function_that_raises_names_its_prompt(own_rewards):
     with pytest.raises(ValueError, match=r"own_rewards:fails raised ZeroDivisionError.*the prompt 'is it\?'"):
-        Function("own_rewards:fails", ["own_rewards"])(ROLLOUTS)
+        FunctionScorer("own_rewards:fails", ["own_rewards"])(ROLLOUTS)
 
 
 @pytest.mark.parametrize(
@@ -85,4 +91,4 @@ def test_other_functions_are_refused(own_rewards, name, allowed, message):
 
 
 def test_totals_are_doubles():
-    assert mixture(Weighed("exact", 1.0, ExactAnswer()))(ROLLOUTS).dtype == np.float64
+    assert mixture(WeightedScorer("exact", 1.0, is_answer))(ROLLOUTS).dtype == np.float64

@@ -1,11 +1,14 @@
 """The trainer by terms learns as TRL's does where TRL has one, and as transformers' does for encoder-decoder bases."""
 
+from functools import partial
+
 import pytest
 import torch
 from worlds import precomputed, write_base, write_records
 
 from raytune_llm.jobs.config import load
 from raytune_llm.jobs.prepare import prepare
+from raytune_llm.methods.base import TrainerInputs
 from raytune_llm.methods.trainers.loss_terms import loss_terms_trainer
 
 PAIRS = ["dpo", "method.sft_weight=0"]
@@ -56,11 +59,17 @@ def test_it_learns_as_the_methods_own_trainer(settings, shape, accumulation, tmp
         activation_checkpointing=False,
     )
     losses, weights = [], []
-    for make in (job.method.trainer, lambda *args, **options: loss_terms_trainer(job.method.terms, *args, **options)):
+    for make in (job.method.trainer, partial(loss_terms_trainer, job.method.terms)):
         model = job.adapter.apply(job.model.load(score=job.method.needs.score), lora_rank=4, seed=0)
-        trainer = make(
-            model, examples, list(range(16)), tokenizer=prepared.tokens.tokenizer, arguments=arguments, callbacks=[]
+        inputs = TrainerInputs(
+            model=model,
+            examples=examples,
+            indices=list(range(16)),
+            tokenizer=prepared.tokens.tokenizer,
+            arguments=arguments,
+            callbacks=[],
         )
+        trainer = make(inputs)
         trainer.train()
         losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad]))

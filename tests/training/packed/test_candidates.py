@@ -30,14 +30,14 @@ def test_candidates_equal_the_models_own(kind):
         for name, p in model.named_parameters()
         if name.endswith("q_proj.weight") or "query_key" in name or name.endswith(".q.weight")
     )
-    probe = torch.randn(expected.candidates.shape, dtype=expected.candidates.dtype)
-    (slope,) = torch.autograd.grad((expected.candidates * probe).sum(), parameter)
+    probe = torch.randn(expected.top_k_logprobs.shape, dtype=expected.top_k_logprobs.dtype)
+    (slope,) = torch.autograd.grad((expected.top_k_logprobs * probe).sum(), parameter)
     head = LabelHead(model)
     found = head.outputs(table_of(taught, model).batch("completion", rows))
-    width = expected.candidates.shape[1]
+    width = expected.top_k_logprobs.shape[1]
     tolerance = {"rtol": 1e-4, "atol": 1e-5} if model.dtype == torch.float32 else {"rtol": 1e-9, "atol": 1e-11}
-    torch.testing.assert_close(found.candidates[:, :width], expected.candidates, **tolerance)
-    torch.testing.assert_close(found.teacher[:, :width], expected.teacher, rtol=0, atol=0)
-    (packed_slope,) = torch.autograd.grad((found.candidates[:, :width] * probe).sum(), parameter)
+    torch.testing.assert_close(found.top_k_logprobs[:, :width], expected.top_k_logprobs, **tolerance)
+    torch.testing.assert_close(found.teacher_logprobs[:, :width], expected.teacher_logprobs, rtol=0, atol=0)
+    (packed_slope,) = torch.autograd.grad((found.top_k_logprobs[:, :width] * probe).sum(), parameter)
     torch.testing.assert_close(packed_slope, slope, **tolerance)
     head.remove()

@@ -19,6 +19,7 @@ from raytune_llm.data.records import RecordError, parse
 from raytune_llm.data.tokens import Tokens
 from raytune_llm.jobs import config
 from raytune_llm.jobs.precompute import FrozenModels
+from raytune_llm.methods.base import TrainerInputs
 from raytune_llm.models.lora_folder import target_names
 from raytune_llm.models.lora_weights import initial_weights
 from raytune_llm.training.config import Schedule
@@ -57,8 +58,8 @@ def test_packed_equals_the_methods_own_trainer(settings, tmp_path):
     if job.method.needs.sampling:
         assert "samples" in str(not_packable_reason(lora, job.method, model))
         return
-    if job.method.needs.alone:
-        assert job.method.needs.alone in str(not_packable_reason(lora, job.method, model))
+    if job.method.needs.not_packable_reason:
+        assert job.method.needs.not_packable_reason in str(not_packable_reason(lora, job.method, model))
         return
     assert not_packable_reason(lora, job.method, model) is None
     tokens = Tokens(tokenizer, max_tokens=128, is_encoder_decoder=False)
@@ -76,30 +77,33 @@ def test_packed_equals_the_methods_own_trainer(settings, tmp_path):
         weight_decay=0.1,
     )
     adapted = job.adapter.apply(job.model.load(score=job.method.needs.score), lora_rank=spec.lora_rank, seed=spec.seed)
+    arguments = {
+        "output_dir": str(tmp_path),
+        "max_steps": STEPS,
+        "per_device_train_batch_size": BATCH_SIZE,
+        "learning_rate": spec.learning_rate,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": spec.warmup_steps,
+        "weight_decay": spec.weight_decay,
+        "max_grad_norm": spec.max_grad_norm,
+        "optim": "adamw_torch",
+        "train_sampling_strategy": "sequential",
+        "use_cpu": True,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "bf16": False,
+    }
     trainer = job.method.trainer(
-        adapted,
-        examples,
-        first_indices(len(examples), spec.seed, STEPS * BATCH_SIZE),
-        tokenizer=tokenizer,
-        arguments={
-            "output_dir": str(tmp_path),
-            "max_steps": STEPS,
-            "per_device_train_batch_size": BATCH_SIZE,
-            "learning_rate": spec.learning_rate,
-            "lr_scheduler_type": "linear",
-            "warmup_steps": spec.warmup_steps,
-            "weight_decay": spec.weight_decay,
-            "max_grad_norm": spec.max_grad_norm,
-            "optim": "adamw_torch",
-            "train_sampling_strategy": "sequential",
-            "use_cpu": True,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "report_to": [],
-            "disable_tqdm": True,
-            "bf16": False,
-        },
-        callbacks=[],
+        TrainerInputs(
+            model=adapted,
+            examples=examples,
+            indices=first_indices(len(examples), spec.seed, STEPS * BATCH_SIZE),
+            tokenizer=tokenizer,
+            arguments=arguments,
+            callbacks=[],
+        )
     )
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

@@ -1,0 +1,1 @@
+"""The reinforcement learning algorithms of a policy: one file for each."""
