@@ -123,7 +123,7 @@ PARROT = {
 
         @dataclass(frozen=True, kw_only=True)
         class Parrot:
-            """Says what it is told."""
+            """Repeats the prompt."""
 
             cpus: float
             """CPUs that one replica reserves; > 0."""
