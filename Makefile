@@ -8,7 +8,7 @@ export RAY_AUTH_MODE ?= disabled
 
 .PHONY: demo test lint soak clean
 
-$(READY): constraints.txt pyproject.toml
+$(READY): constraints.txt pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'

@@ -1,4 +1,4 @@
-"""The whole journey on the embedded base: sweep, prove, register, serve, ask.    python jobs/demo.py"""
+"""The whole journey on the embedded base: sweep, compare, publish, serve, query.    python jobs/demo.py"""
 
 from raytune_llm.jobs import commands
 from raytune_llm.jobs.config import run

@@ -1,4 +1,4 @@
-"""Many tuning jobs; the winner proven, registered and perhaps deployed.    python jobs/sweep.py method=sft
+"""Many tuning jobs; the winner compared, published and perhaps deployed.    python jobs/sweep.py method=sft
 model.name_or_path=… data.train=…"""
 
 from raytune_llm.jobs import commands

@@ -62,18 +62,15 @@ def console(installed, cwd, *arguments):
 
 
 def test_the_wheel_holds_all_of_conf_and_of_the_demo(installed):
-    for folder, inside in ((CONF, "conf"), (ROOT / "raytune_llm" / "data" / "demo", "data/demo")):
-        files = {file.relative_to(folder) for file in folder.rglob("*") if file.is_file() and file.suffix != ".pyc"}
-        there = installed / "raytune_llm" / inside
-        assert files == {
-            file.relative_to(there) for file in there.rglob("*") if file.is_file() and file.suffix != ".pyc"
-        }
+    def files(folder):
+        return {file.relative_to(folder) for file in folder.rglob("*") if file.is_file() and file.suffix != ".pyc"}
+
+    assert files(installed / "raytune_llm" / "conf") == files(CONF)
+    assert files(installed / "raytune_llm" / "data" / "demo") == files(ROOT / "raytune_llm" / "data" / "demo")
 
 
 def test_the_installed_package_is_the_one_that_runs(installed, empty):
-    code = (
-        "import raytune_llm, raytune_llm.jobs.config as c; print(raytune_llm.__file__, c.CONF, raytune_llm.__version__)"
-    )
+    code = "import raytune_llm as r, raytune_llm.jobs.config as c; print(r.__file__, c.CONF, r.__version__)"
     file, conf, version = ran(sys.executable, "-c", code, cwd=empty, path=installed).stdout.split()
     package = installed / "raytune_llm"
     assert (Path(file), Path(conf), version) == (package / "__init__.py", package / "conf", raytune_llm.__version__)

@@ -50,7 +50,7 @@ class RunJob(Job):
     name: str
     """Names the tuned model in the registry and its runs' folder: letters, digits, '.', '_', '-'."""
     run: str
-    """Names this run's folder below runs/<name>/; the time by default. Naming an unfinished run goes on with it."""
+    """Names this run's folder below runs/<name>/; the time by default. Naming an unfinished run resumes it."""
     allow_modules: list[str]
     """Python modules whose functions this job may call; what a card names is never called unless it is listed here."""
 
@@ -78,14 +78,14 @@ class TrainJob(RunJob, CheckJob):
     """One tuning run: checked, trained with early stopping, compared with the base, published to the registry."""
 
     teacher: Teacher
-    """Asked about data.train before anything else (jobs/annotate.py by itself does the same); none by default."""
+    """Annotates data.train before anything else, as jobs/annotate.py does; none by default."""
     prompt: Prompt
     annotation: Annotation
     adapter: Adapter
     tuning: Tuning
     scaling: Scaling
     tracking: dict[str, Tracker]
-    """metrics.jsonl is always written; these come beside it."""
+    """Trackers in addition to metrics.jsonl, which is always written."""
     evaluation: Evaluation
     promote: Promotion
     """Whether the published version becomes champion: proven (it beats base and champion by more than chance), always,
@@ -126,7 +126,7 @@ class TrainJob(RunJob, CheckJob):
 
 @dataclass(frozen=True, kw_only=True)
 class SweepJob(TrainJob):
-    """Many tuning runs, searched and stopped early by Ray Tune; the winner proven, registered and perhaps deployed."""
+    """Many tuning runs, searched and stopped early by Ray Tune; the winner compared, published and perhaps deployed."""
 
     sweep: Sweep
     serve: Serve
@@ -138,7 +138,7 @@ class SweepJob(TrainJob):
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotateJob(RunJob):
-    """A teacher writes rationales, and labels where none are given; what it answers is kept and never asked again."""
+    """A teacher writes rationales, and labels where none are given; its answers are kept and never requested twice."""
 
     data: Data
     """data.train is annotated."""
@@ -154,7 +154,7 @@ class EvaluateJob(RunJob):
     """Base against tuned on a data set, with confidence intervals."""
 
     version: str
-    """Registry reference: NAME, NAME@champion or NAME@3; adapter=… says the same."""
+    """Registry reference: NAME, NAME@champion or NAME@3; adapter=… means the same."""
     data: Data
     evaluation: Evaluation
 
@@ -164,8 +164,8 @@ class ServeJob(Job):
     """An OpenAI-compatible endpoint for tuned models that share one base."""
 
     version: str
-    """Registry references, comma-separated: NAME, NAME@champion, NAME@3; the first decides the base. adapter=… says
-    the same."""
+    """Registry references, comma-separated: NAME, NAME@champion, NAME@3; the first decides the base. adapter=…
+    means the same."""
     serve: Serve
 
 

@@ -1,6 +1,6 @@
 """Cards of earlier formats, brought to the present one when they are read: work on plain dicts, no component is built.
 
-Format 1 named each dataclass by its class path (`_target_`); format 2 names choices alone, by short names (`type`).
+Format 1 named each dataclass by its class path (`_target_`); format 2 names only choices, by short names (`type`).
 Keys that were renamed are brought to their new names here, so nothing else knows an old one. To rename a key of a
 component, add a function to UPGRADES under the component's class name of format 1.
 """

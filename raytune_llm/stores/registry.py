@@ -44,7 +44,7 @@ CLAIM_SECONDS = 60.0
 
 
 class Registry:
-    """The versions below one root: a local path or URI. Raises InputError for whatever the caller can put right."""
+    """The versions below one root: a local path or URI. Raises InputError for errors that the caller can correct."""
 
     def __init__(self, root: str) -> None:
         self._storage = open_storage(root)

@@ -1,4 +1,4 @@
-"""What the command line may say, and how it is told that it may not."""
+"""What the command line takes, and how it refuses the rest."""
 
 import re
 import subprocess

@@ -6,8 +6,10 @@ import multiprocessing
 import os
 import threading
 import uuid
+from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
 import pytest
 
@@ -194,5 +196,19 @@ def test_json_text_is_valid_for_any_config() -> None:
         "tuple": [1, None],
     }
     assert [float(text) for text in back["inf"]] == [float("inf"), float("-inf")]
-    with pytest.raises(TypeError):
-        to_json({"object": object()})
+    for stranger in (object(), Colour, ValueError("x")):
+        with pytest.raises(TypeError):
+            to_json({"stranger": stranger})
+
+
+@dataclass(frozen=True)
+class Point:
+    x: float
+    colour: Colour
+
+
+def test_json_text_of_dataclasses_mappings_and_text_is_plain() -> None:
+    value = {1: MappingProxyType({"p": Point(0.1, Colour.red)}), "path": PurePosixPath("a/b"), "ü": "é ☃"}
+    assert json.loads(to_json(value)) == {"1": {"p": {"x": 0.1, "colour": "r"}}, "path": "a/b", "ü": "é ☃"}
+    assert "é ☃" in to_json(value)
+    assert to_json({"a": [1]}, indent=2) == '{\n  "a": [\n    1\n  ]\n}'
