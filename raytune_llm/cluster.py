@@ -47,13 +47,20 @@ def set_environment() -> None:
 
 def connect(*, dashboard: bool = True) -> None:
     """Join the cluster of RAY_ADDRESS (as a submitted job does) or of `ray start` on this machine, else start a local
-    session, with Ray's dashboard or without; nothing when already joined."""
+    session, with Ray's dashboard or without; nothing when already joined.
+
+    Raises InputError for a malformed RAY_ADDRESS.
+    """
     import ray
 
     if ray.is_initialized():
         return
     set_environment()
-    if running_ray_address() is None:
+    try:
+        address = running_ray_address()
+    except ValueError as error:
+        raise InputError(f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')} can't be used: {error}") from error
+    if address is None:
         start_session(dashboard)
         return
     environment: dict[str, object] = {"env_vars": {name: os.environ[name] for name in ENVIRONMENT}}

@@ -171,7 +171,7 @@ def has_wandb_credentials() -> bool:
 
 
 def config_node(config: Any, name: Any) -> Any:
-    """The node of a key as it stands: not resolved, no exception for a missing value; None without such a key.
+    """The unresolved node of a key: no exception for a missing value, None without such a key.
     omegaconf 2.3."""
     return config._get_node(name)
 

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server that counts what it is asked: a real HTTP server in a thread."""
+"""An OpenAI-compatible server that counts the prompts it receives: a real HTTP server in a thread."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FakeOpenAI:
         seconds: float = 0.0,
         retry_after: str = "0.01",
     ) -> None:
-        self.asked: Counter[str] = Counter()
+        self.received: Counter[str] = Counter()
         self.bodies: list[dict] = []
         self.headers: list[Message] = []
         self.times: list[float] = []
@@ -48,7 +48,7 @@ class FakeOpenAI:
                 chat = self.path.endswith("/chat/completions")
                 prompt = body["messages"][0]["content"] if chat else body["prompt"]
                 with outer.lock:
-                    outer.asked[prompt] += 1
+                    outer.received[prompt] += 1
                 time.sleep(seconds)
                 text = answer(prompt)
                 if isinstance(text, bytes):

@@ -13,6 +13,7 @@ from traps import Trap
 from worlds import write_base, write_records
 
 from raytune_llm import cluster
+from raytune_llm.errors import InputError
 from raytune_llm.jobs.config import load
 
 TESTS = Path(__file__).parent
@@ -43,6 +44,13 @@ def script(folder, content, *arguments, **environment):
         check=True,
     )
     return done.stdout
+
+
+def test_a_malformed_address_is_refused(monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "nonsense")
+    with pytest.raises(InputError, match="RAY_ADDRESS=nonsense can't be used: Invalid address format"):
+        cluster.connect()
 
 
 def test_a_session_of_its_own_beside_another_one(ray_session, tmp_path):

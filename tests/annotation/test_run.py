@@ -137,15 +137,15 @@ def test_a_killed_job_resumes(tmp_path):
         command = [sys.executable, str(ROOT / "jobs" / "annotate.py"), *arguments(server.url, tmp_path)]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         first = subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
-        while sum(server.asked.values()) < 2 * BATCH_SIZE + 1:
+        while sum(server.received.values()) < 2 * BATCH_SIZE + 1:
             assert first.poll() is None
             time.sleep(0.05)
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
         second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert second.returncode == 0, second.stderr
-        assert set(server.asked.values()) <= {1, 2} and len(server.asked) == NUM_RECORDS
-        assert sum(count == 2 for count in server.asked.values()) <= BATCH_SIZE
+        assert set(server.received.values()) <= {1, 2} and len(server.received) == NUM_RECORDS
+        assert sum(count == 2 for count in server.received.values()) <= BATCH_SIZE
         kept = int(re.search(r"requests to .*, (\d+) of them cached", second.stdout).group(1))
         assert kept >= 2 * BATCH_SIZE
         assert len((tmp_path / "out.jsonl").read_text().splitlines()) == NUM_RECORDS + 1

@@ -105,11 +105,11 @@ def test_a_metric_cannot_take_a_key_of_the_line(tmp_path: Path, name: str) -> No
 
 
 class Recorder:
-    """A tracker that keeps what it was told; it breaks where it is asked to."""
+    """A tracker that records its calls and raises in one of them."""
 
     def __init__(self, breaks: str = "") -> None:
         self.breaks = breaks
-        self.told: list[Any] = []
+        self.calls: list[Any] = []
 
     def start(self, info: RunInfo) -> "Recorder":
         return self._tell("start", info.name)
@@ -121,7 +121,7 @@ class Recorder:
         self._tell("finish", summary, failed)
 
     def _tell(self, what: str, *values: Any) -> "Recorder":
-        self.told.append((what, *values))
+        self.calls.append((what, *values))
         if self.breaks == what:
             raise RuntimeError(f"{what} broke")
         return self
@@ -132,8 +132,8 @@ def test_several_trackers_are_one_run(tmp_path: Path) -> None:
     run = start_all([JSONL(), one, two], info(str(tmp_path)))
     run.log(3, {"train/loss": 1.0})
     run.finish({"eval/loss": 2.0}, failed=False)
-    told = [("start", "trial-1"), ("log", 3, {"train/loss": 1.0}), ("finish", {"eval/loss": 2.0}, False)]
-    assert one.told == two.told == told
+    calls = [("start", "trial-1"), ("log", 3, {"train/loss": 1.0}), ("finish", {"eval/loss": 2.0}, False)]
+    assert one.calls == two.calls == calls
     assert lines(str(tmp_path))[0]["step"] == 3
 
 
@@ -149,7 +149,7 @@ def test_a_tracker_that_cannot_start_ends_those_before_it() -> None:
     one = Recorder()
     with pytest.raises(RuntimeError, match="start broke"):
         start_all([one, Recorder(breaks="start")], info("nowhere"))
-    assert one.told[-1] == ("finish", {}, True)
+    assert one.calls[-1] == ("finish", {}, True)
 
 
 def test_every_run_is_finished_also_when_one_breaks() -> None:
@@ -157,4 +157,4 @@ def test_every_run_is_finished_also_when_one_breaks() -> None:
     run = start_all([one, two, three], info("nowhere"))
     with pytest.raises(RuntimeError, match="finish broke"):
         run.finish({}, failed=False)
-    assert [tracker.told[-1][0] for tracker in (one, two, three)] == ["finish"] * 3
+    assert [tracker.calls[-1][0] for tracker in (one, two, three)] == ["finish"] * 3
