@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """What a tracker may know of a run when it starts."""
+    """What a tracker receives of a run when it starts."""
 
     name: str
     """Trial id, or the name of a run that is no trial."""
@@ -26,12 +26,11 @@ class RunInfo:
     directory: str
     """The run's own folder: absolute path or URI."""
     from_step: int
-    """Optimizer steps behind the run as it starts here, 0 from the beginning. What was logged beyond is logged
-    again."""
+    """Optimizer steps done when the run starts here, 0 for a new run. What was logged beyond them is logged again."""
 
     @property
     def resumed(self) -> bool:
-        """Whether the run goes on from a checkpoint of its own."""
+        """Whether the run resumes from a checkpoint of its own."""
         return self.from_step > 0
 
 
@@ -51,7 +50,7 @@ class Tracker(Protocol):
     """A file in tracking/ with a dataclass of this shape is a tracker; its YAML names it."""
 
     def start(self, info: RunInfo) -> Run:
-        """Begin, or go on with, the run. Raises InputError, before any training, for what the user must put right."""
+        """Start or resume the run. Raises InputError, before any training, for what the user must correct."""
         ...
 
 

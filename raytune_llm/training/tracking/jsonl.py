@@ -2,7 +2,7 @@
 run ends.
 
 `time` is in seconds since the epoch. NaN and ±Inf are written as the strings "NaN", "Infinity", "-Infinity": valid
-JSON that float() reads. When a run goes on from step n, lines beyond n are dropped (they will be logged again); from
+JSON that float() reads. When a run resumes from step n, lines beyond n are dropped (they will be logged again); from
 step 0, all are. Local lines are on their way to disk when log() returns. An object store can't append: there the file
 is put anew, at most every few seconds and at the end, so a killed run may miss its last lines.
 """

@@ -62,5 +62,5 @@ class TensorBoardRun:
         self.add(step, summary=Summary(value=values))
 
     def finish(self, summary: Mapping[str, float], failed: bool) -> None:
-        """Closes the file; final metrics are the last logged ones, TensorBoard has no place of their own for them."""
+        """Closes the file; final metrics are the last logged ones; TensorBoard has no separate place for them."""
         self._writer.close()

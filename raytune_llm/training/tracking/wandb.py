@@ -1,7 +1,7 @@
 """Weights & Biases: one run a trial, grouped by its sweep, on an axis of optimizer steps.
 
-A run's id depends on its name, group and folder alone, so a resumed trial goes on in its own run. Several runs live
-in one process side by side; wandb's global run is left alone. Offline runs need no network and are uploaded later by
+A run's id depends only on its name, group and folder, so a resumed trial continues its own run. Several runs live in
+one process; wandb's global run is not touched. Offline runs need no network and are uploaded later by
 `wandb sync`.
 """
 
@@ -109,8 +109,8 @@ def run_id(info: RunInfo) -> str:
 
 
 def check_api_key() -> None:
-    """Raise InputError when no W&B credentials are found here (environment, netrc or W&B's settings). Asks no
-    server."""
+    """Raise InputError when no W&B credentials are found here (environment, netrc or W&B's settings). Makes no
+    request."""
     wandb = load()
     from wandb.sdk.lib import wbauth
 
