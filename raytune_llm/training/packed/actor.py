@@ -30,7 +30,6 @@ from raytune_llm.training.objective import Report
 from raytune_llm.training.reporting import start_run
 
 if TYPE_CHECKING:
-    from raytune_llm.data.examples import Examples
     from raytune_llm.training.packed.trials import PackedTrials
 
 LEASE_SECONDS = 60.0
@@ -75,7 +74,7 @@ class PackActor:
         logging.getLogger("ray.train").setLevel(logging.WARNING)
         self.packed = load_pack(
             config,
-            ray.get(ray.cloudpickle.loads(examples)),
+            examples,
             threads,
             wanted=wanted,
             max_lora_rank=max_lora_rank,
@@ -235,12 +234,12 @@ class PackActor:
             self.handles[trial_id].ended = why
 
 
-def load_pack(config: TrialConfig, examples: Examples, threads: int, **options: Any) -> PackedTrials:
-    """PackedTrials in a process that has imported no torch yet."""
+def load_pack(config: TrialConfig, examples: bytes, threads: int, **options: Any) -> PackedTrials:
+    """PackedTrials in a process that has imported no torch yet; `examples` as for the actor."""
     with gc_paused():
         import torch
 
         from raytune_llm.training.packed.trials import PackedTrials
 
         torch.set_num_threads(threads)
-        return PackedTrials(config, examples, **options)
+        return PackedTrials(config, ray.get(ray.cloudpickle.loads(examples)), **options)
