@@ -252,11 +252,11 @@ def test_a_full_disk_stops_a_job_and_leaves_what_was_there(ray_session, world, s
 
     fill(small_disk, leave=40_000)
     second = load("train", small_run(world, home, "second"))
-    with pytest.raises(InputError, match=rf"no space left in home={home}, .* run=second goes on"):
+    with pytest.raises(InputError, match=rf"no space left in home={home}, .* run=second resumes"):
         commands.train(second)
     axes = ["adapter_size=[4]", "learning_rate_multiplier=[1.0]", "steps=[4]"]
     space = [f"sweep.space.tuning.{axis}" for axis in axes]
-    with pytest.raises(InputError, match=rf"no space left in home={home}, .* run=third goes on"):
+    with pytest.raises(InputError, match=rf"no space left in home={home}, .* run=third resumes"):
         commands.run_sweep(load("sweep", small_run(world, home, "third", "sweep/backend=ray_train", *space)))
     assert snapshot(Path(registry.root)) == before
 

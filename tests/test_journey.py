@@ -134,7 +134,7 @@ def test_going_on_with_a_finished_run_trains_nothing_again(swept, capsys):
     job, _ = swept
     commands.run_sweep(job)
     said = capsys.readouterr().out
-    assert "going on with the interrupted sweep" in said
+    assert "resuming the interrupted sweep" in said
     assert Registry(job.registry_dir).resolve("wit@2").card.metrics["eval/loss"] == pytest.approx(
         Registry(job.registry_dir).resolve("wit@1").card.metrics["eval/loss"]
     )

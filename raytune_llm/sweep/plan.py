@@ -109,7 +109,7 @@ def check_axis(config: TrialConfig, key: str) -> None:
 
 
 def outward(choices: tuple[Any, ...], own: Any) -> tuple[Any, ...]:
-    """Numbers by their distance from `own`, by ratio where all are positive; anything else as it stands."""
+    """Numbers by their distance from `own`, by ratio where all are positive; anything else in the order given."""
     numbers = (*choices, own)
     if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers):
         return choices

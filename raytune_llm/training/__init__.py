@@ -1,1 +1,1 @@
-"""Training backends. ray_train runs one trial as one Ray Train job around a TRL or transformers trainer."""
+"""Training one trial (trial, ray_train) or many on one resident base (packed), with the same reports and outcomes."""

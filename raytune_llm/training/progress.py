@@ -1,4 +1,4 @@
-"""How far a trial is, for whoever watches: a bar with time left on a terminal, a line per evaluation in a log."""
+"""A trial's progress: a bar with time left on a terminal, a line per evaluation in a log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from raytune_llm.compat import RayProgressBar
 
 
 class Progress:
-    """Told of each step; draws through Ray, so that it also works in a worker on another machine."""
+    """Called after each step; draws through Ray, so that it also works in a worker on another machine."""
 
     def __init__(self, name: str, steps: int, *, shown: bool, bar: bool):
         self.name, self.steps, self.shown = name, steps, shown

@@ -45,6 +45,11 @@ class WorkerContext:
     world_size: int
     use_gpu: bool
 
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of all workers."""
+        return self.world_size if self.use_gpu else 0
+
 
 def split_batch(tuning: Tuning, num_workers: int) -> tuple[int, int]:
     """(examples per forward pass of a worker, forward passes per step). Raises ValueError when the batch can't be
@@ -90,8 +95,7 @@ def fit(
         ) as session,
         model_refs.teacher_model(config.method.needs, config.model, config.registry_dir) as teacher,
     ):
-        num_gpus = place.world_size if place.use_gpu else 0
-        trial = LiveTrial(spec, run, place.folder / "checkpoint", num_gpus=num_gpus, resume=resume)
+        trial = LiveTrial(spec, run, place.folder / "checkpoint", num_gpus=place.num_gpus, resume=resume)
         evaluator = Evaluator(trial, examples.eval, place, report, progress, session)
         trainer = (session or config.method).trainer(
             TrainerInputs(

@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 import ray
 from traps import Trap
-from worlds import write_base, write_records
+from worlds import spec_of, write_base, write_records
 
 from raytune_llm import cluster
 from raytune_llm.jobs.config import load
 from raytune_llm.jobs.prepare import prepare
-from raytune_llm.training.config import Trial
 from raytune_llm.training.ray_train import TrialSetup, run_trial, train
 
 pytestmark = pytest.mark.slow  # minutes of real clusters, killed processes and submitted jobs
@@ -44,10 +43,8 @@ def arguments(world, home, *overrides):
 def setup_of(job):
     """A trial's set-up, as jobs/train.py makes it."""
     return TrialSetup(
-        job=job,
-        trial=Trial(id="train", values={}),
+        spec=spec_of(job, [job.tuning.steps], id="train"),
         examples=ray.put(prepare(job).examples),
-        milestones=(job.tuning.steps,),
         use_gpu=False,
         group=None,
         interactive=False,

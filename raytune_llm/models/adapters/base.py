@@ -1,7 +1,7 @@
 """What is trained on a base: a LoRA adapter or all of its weights; and how either is stored and loaded again.
 
 PEFT builds and stores adapters (Hu et al., 2021, arXiv 2106.09685; rsLoRA arXiv 2312.03732; DoRA arXiv 2402.09353);
-an exact PEFT or transformers folder is the only format. The adapter's initial weights depend on the seed alone, so
+an exact PEFT or transformers folder is the only format. The adapter's initial weights depend only on the seed, so
 that every backend starts from the same ones.
 """
 

@@ -6,7 +6,7 @@ before the next one of a trial whose last report hasn't been accepted. Those ste
 lost. Callers hold a lease: a trial that nobody called about for LEASE_SECONDS is freed, so that a lost driver leaves no
 slot taken. An actor that died is restarted by Ray, empty; its trials join again from their checkpoints.
 
-Three things of a trial meet here, each under one owner: `trials` belongs to the training thread, a TrialHandle to
+Three things of a trial meet here, each under one owner: `packed` belongs to the training thread, a TrialHandle to
 whoever holds the lock, and a TrialSpec in `joining` waits for the former.
 """
 
@@ -18,6 +18,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -27,6 +28,9 @@ from raytune_llm.training.config import TrialConfig, TrialSpec
 from raytune_llm.training.history import stored_step
 from raytune_llm.training.objective import Report
 from raytune_llm.training.reporting import start_run
+
+if TYPE_CHECKING:
+    from raytune_llm.training.packed.trials import PackedTrials
 
 LEASE_SECONDS = 60.0
 WAIT_SECONDS = 10.0
@@ -68,24 +72,19 @@ class PackActor:
         would make Ray warn that it can't outlive its owner. One of several actors `logs_plan`, its planner's choice;
         the others choose alike. For a scheduler that compares reports the first `wanted` trials `start_together`."""
         logging.getLogger("ray.train").setLevel(logging.WARNING)
-        with gc_paused():
-            import torch
-
-            from raytune_llm.training.packed.trials import PackedTrials
-
-            torch.set_num_threads(threads)
-            self.trials = PackedTrials(
-                config,
-                ray.get(ray.cloudpickle.loads(examples)),
-                wanted=wanted,
-                max_lora_rank=max_lora_rank,
-                device="cuda" if use_gpu else "cpu",
-                log=partial(print, flush=True) if logs_plan else lambda line: None,
-            )
+        self.packed = load_pack(
+            config,
+            examples,
+            threads,
+            wanted=wanted,
+            max_lora_rank=max_lora_rank,
+            device="cuda" if use_gpu else "cpu",
+            log=partial(print, flush=True) if logs_plan else lambda line: None,
+        )
         self.group = group
         self.handles: dict[str, TrialHandle] = {}
         self.joining: deque[TrialSpec] = deque()
-        self.num_starting = self.trials.capacity if start_together else 0
+        self.num_starting = self.packed.capacity if start_together else 0
         """How many are to start together; 0 once they have."""
         self.last_joined = time.monotonic()
         self.changed = threading.Condition()
@@ -96,11 +95,11 @@ class PackActor:
 
     def capacity(self) -> int:
         """Slots in all."""
-        return self.trials.capacity
+        return self.packed.capacity
 
     def num_free(self) -> int:
         with self.changed:
-            return self.trials.capacity - len(self.handles)
+            return self.packed.capacity - len(self.handles)
 
     def join(self, spec: TrialSpec) -> bool:
         """Admit a trial at the next step; False when no slot is free. A trial that is in already starts over from its
@@ -110,7 +109,7 @@ class PackActor:
             self._check()
             if trial_id in self.handles:
                 self._drop(trial_id)
-            if len(self.handles) >= self.trials.capacity:
+            if len(self.handles) >= self.packed.capacity:
                 return False
             self.handles[trial_id] = TrialHandle(accepted=True)
             self.joining.append(spec)
@@ -166,12 +165,12 @@ class PackActor:
     def _train(self) -> None:
         try:
             while self._wait():
-                self._deliver(self.trials.advance())
+                self._deliver(self.packed.advance())
         except BaseException as error:
             logging.getLogger(__name__).exception("packed training failed")
             self.failure = error
         finally:
-            self.trials.close()
+            self.packed.close()
             with self.changed:
                 self.changed.notify_all()
 
@@ -180,8 +179,8 @@ class PackActor:
         with self.changed:
             while not self.stopping:
                 self._update_trials()
-                ids = list(self.trials.trials)
-                decided = all(self.handles[id].accepted or not self.trials.reports_next(id) for id in ids)
+                ids = list(self.packed.trials)
+                decided = all(self.handles[id].accepted or not self.packed.reports_next(id) for id in ids)
                 if ids and decided and not self._gathers():
                     self.num_starting = 0
                     return True
@@ -190,7 +189,7 @@ class PackActor:
 
     def _gathers(self) -> bool:
         """Whether to wait for more of the trials that are to start together."""
-        missing = len(self.trials.trials) < self.num_starting
+        missing = len(self.packed.trials) < self.num_starting
         return missing and time.monotonic() < self.last_joined + GATHER_SECONDS
 
     def _update_trials(self) -> None:
@@ -198,18 +197,18 @@ class PackActor:
         now = time.monotonic()
         for trial_id in [i for i, handle in self.handles.items() if now - handle.contact > LEASE_SECONDS]:
             self._drop(trial_id)
-        for trial_id in [i for i in self.trials.trials if i not in self.handles]:
-            self.trials.leave(trial_id)
+        for trial_id in [i for i in self.packed.trials if i not in self.handles]:
+            self.packed.leave(trial_id)
         while self.joining:
             self._admit(self.joining.popleft())
             self.changed.notify_all()
 
     def _admit(self, spec: TrialSpec) -> None:
         trial_id = spec.trial.id
-        if trial_id in self.trials.trials:
-            self.trials.leave(trial_id)
+        if trial_id in self.packed.trials:
+            self.packed.leave(trial_id)
         run = start_run(spec, self.group, from_step=stored_step(checkpoints.latest(spec.directory)))
-        reports, ended = self.trials.join(spec, run)
+        reports, ended = self.packed.join(spec, run)
         handle = self.handles[trial_id]
         handle.reports.extend(reports)
         handle.accepted = not reports
@@ -230,6 +229,17 @@ class PackActor:
             self.changed.notify_all()
 
     def _end(self, trial_id: str, why: str) -> None:
-        self.trials.leave(trial_id)
+        self.packed.leave(trial_id)
         if trial_id in self.handles:
             self.handles[trial_id].ended = why
+
+
+def load_pack(config: TrialConfig, examples: bytes, threads: int, **options: Any) -> PackedTrials:
+    """PackedTrials in a process that has imported no torch yet; `examples` as for the actor."""
+    with gc_paused():
+        import torch
+
+        from raytune_llm.training.packed.trials import PackedTrials
+
+        torch.set_num_threads(threads)
+        return PackedTrials(config, ray.get(ray.cloudpickle.loads(examples)), **options)

@@ -9,7 +9,7 @@ sets `budget`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -127,15 +127,18 @@ class Pack:
         self.stack.write(row, weights, spec.scale, heads)
         self.optimizer.clear(row)
         if state is not None:
-            for key, table_of in (("m", self.optimizer.m), ("v", self.optimizer.v)):
-                moments = state.adapter(key, self.names)
-                layout, dtype = self.stack.layout, self.stack.theta.dtype
-                table_of[row].copy_(layout.pack(moments, dtype, state.heads(key, heads)))
+            self._restore_moments(row, state, heads)
         step = 0 if state is None else state.step
         order = data_order(table.num_examples, spec.seed)
         next(islice(order, step * spec.batch_size, step * spec.batch_size), None)
         self._slots.append(Slot(spec, table, terms, self._weights(table, terms), generator, step, order))
         self._arrange()
+
+    def _restore_moments(self, row: int, state: TrialState, heads: Iterable[str]) -> None:
+        layout, dtype = self.stack.layout, self.stack.theta.dtype
+        for key, moments in (("m", self.optimizer.m), ("v", self.optimizer.v)):
+            packed = layout.pack(state.adapter(key, self.names), dtype, state.heads(key, heads))
+            moments[row].copy_(packed)
 
     def leave(self, trial_id: str) -> None:
         """Free a trial's slot. Take its `state` or `weights` before."""

@@ -194,7 +194,7 @@ def test_dropout_stream_is_that_of_a_solo_run(kind, checkpointing, budget):
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])
-def test_of_a_rehearsal_nothing_stays(kind):
+def test_a_probe_changes_no_trial(kind):
     examples = make_examples(20, is_encoder_decoder=kind == "t5")
     pack = make_pack(make_model(kind))
     expected, _ = run(pack, DROPOUT, table_of(examples, pack.model), 2)
