@@ -16,10 +16,9 @@ from raytune_llm.data.files import Splits, load
 from raytune_llm.data.records import Record
 from raytune_llm.data.tokens import Tokens, Truncation
 from raytune_llm.errors import InputError, input_errors, require
-from raytune_llm.evaluation.loss import blank_scores
 from raytune_llm.evaluation.terms import Better
 from raytune_llm.jobs.schema import CheckJob, SweepJob, TrainJob
-from raytune_llm.methods.base import CheckContext, metric_directions
+from raytune_llm.methods.base import CheckContext, blank_eval_scores, metric_directions
 from raytune_llm.sweep.space import Plan
 from raytune_llm.training.trial import split_batch
 
@@ -90,7 +89,8 @@ def check_metric(job: CheckJob, examples: Sequence[Example]) -> None:
     if method.needs.sampling:
         return
     for example in examples:
-        if method.metric in blank_scores([example], method.terms, is_encoder_decoder=is_encoder_decoder).resamplable():
+        scores = blank_eval_scores(method, example, is_encoder_decoder=is_encoder_decoder)
+        if method.metric in scores.resamplable():
             return
     raise ValueError(f"method.metric={method.metric}: no eval example has it; choose another of {allowed}")
 
