@@ -55,13 +55,13 @@ def prepare(job: CheckJob, read: Splits | None = None) -> Prepared:
 
 def check_method(job: CheckJob, records: Sequence[Record], tokens: Tokens) -> None:
     """Refuse what the method can't be trained with, before a model is loaded. `records` are those of data.train.
-    Raises ValueError."""
+    Raises InputError."""
     training = job if isinstance(job, TrainJob) else None
     counted, tokens.truncation = tokens.truncation, Truncation()
     try:
         example = job.method.encode(records[0], tokens) if records else None
     except ValueError as error:
-        raise ValueError(f"data.train, record 1: {error}") from error
+        raise InputError(f"data.train, record 1: {error}") from error
     finally:
         tokens.truncation = counted
     job.method.check(
@@ -79,7 +79,7 @@ def check_method(job: CheckJob, records: Sequence[Record], tokens: Tokens) -> No
 
 
 def check_metric(job: CheckJob, examples: Sequence[Example]) -> None:
-    """Refuse a metric that no evaluation on the examples will report, or that has no direction. Raises ValueError."""
+    """Refuse a metric that no evaluation on the examples will report, or that has no direction. Raises InputError."""
     method, is_encoder_decoder = job.method, job.model.facts.is_encoder_decoder
     if not examples:
         return
@@ -92,7 +92,7 @@ def check_metric(job: CheckJob, examples: Sequence[Example]) -> None:
         scores = blank_eval_scores(method, example, is_encoder_decoder=is_encoder_decoder)
         if method.metric in scores.resamplable():
             return
-    raise ValueError(f"method.metric={method.metric}: no eval example has it; choose another of {allowed}")
+    raise InputError(f"method.metric={method.metric}: no eval example has it; choose another of {allowed}")
 
 
 def check_knobs(job: TrainJob) -> None:

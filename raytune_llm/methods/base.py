@@ -167,7 +167,7 @@ class Method(Protocol):
         ...
 
     def check(self, context: CheckContext) -> None:
-        """Refuse what it can't be trained with, before a model is loaded. Raises InputError or ValueError naming key,
+        """Refuse what it can't be trained with, before a model is loaded. Raises InputError naming key,
         value and remedy."""
         ...
 
@@ -241,7 +241,7 @@ class SamplingMethod(Protocol):
         ...
 
     def session(self, refs: ModelRefs) -> Session:
-        """Its training and measuring in this process. Raises ValueError when a reward can't be opened."""
+        """Its training and measuring in this process. Raises InputError when a reward can't be opened."""
         ...
 
 
