@@ -2,7 +2,7 @@
 
     loss = alpha · label + (1 − alpha) · rationale,      each Σ_tokens −log p / number of its target tokens in the step
 
-Label and rationale are two tasks on one student, told apart by a prefix of the prompt; only the label task is
+Label and rationale are two tasks on one student, distinguished by a prefix of the prompt; only the label task is
 run at inference, so an answer costs no more than without rationales. A record that lacks a rationale (or a label)
 contributes the other task only. Targets are templates, which makes the baselines values of the same method: alpha 1
 is fine-tuning on labels, label_target "{rationale} The answer is {label}" the single task that reasons before it
