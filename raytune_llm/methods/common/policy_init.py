@@ -31,13 +31,11 @@ class PolicyInit:
     sft: Method
     """The method that trains it."""
 
+    init_keys = ("method.init_adapter",)
+    """Keys, in full, that have one value for all trials."""
+
     def __post_init__(self) -> None:
         require(self.sft_steps >= 1, "method.sft_steps", self.sft_steps, "≥ 1")
-
-    @property
-    def init_keys(self) -> tuple[str, ...]:
-        """Keys, in full, that have one value for all trials."""
-        return ("method.init_adapter",)
 
     def init_stages(self) -> tuple[Stage, ...]:
         """The stage that learns given answers, unless there is none, or an adapter is named."""
