@@ -1,12 +1,12 @@
 """Distilling step-by-step against its baselines: accuracy by how many of the demo rationales are known.
 
-    python benchmarks/dss.py                  the whole grid, half an hour of one core; goes on where it was stopped
+    python benchmarks/dss.py                  the whole grid, half an hour of one core; resumes where it was stopped
     python benchmarks/dss.py --only 0 0.1     one seed and one share of the records
     python benchmarks/dss.py --report         the table and docs/dss.svg from what has been run (docs/dss.jsonl)
 
 Frozen before the first run: the committed demo rationales (500 train, 80 eval, 140 test), the shares, three seeds, one
 setting for every arm (rank 16, rate 3e-3, 16 records a step, 800 steps), and the metric: greedy answers on the test
-split, exactly the label (in the single-task arm: what stands after its mark), of the weights at the step whose eval
+split, exactly the label (in the single-task arm: the text after its mark), of the weights at the step whose eval
 accuracy was best, looked at every 100 steps, the earliest of equals. A seed draws its share of the records, the
 adapter and the order. Intervals resample seeds and pairs of people: both orders of a pair stay together.
 """
@@ -127,17 +127,17 @@ class Arm:
             described = peft_config(self.spec(), names, is_encoder_decoder=False)
             export_adapter(folder, self.best[2], described, base=self.job.model.name_or_path)
             model = load_tuned(folder, self.job.model)
-        asked = [self.job.method.question(record) for record in records]
-        said = generate(
+        questions = [self.job.method.question(record) for record in records]
+        completions = generate(
             model,
             tokens.tokenizer,
-            [tokens.prompt(prompt) for prompt, _ in asked],
+            [tokens.prompt(prompt) for prompt, _ in questions],
             max_new_tokens=MAX_NEW_TOKENS,
             stop_ids=tokens.stop_ids(),
             batch_size=70,
         )
-        answers = [after(text, self.job.evaluation.answer_after) for text in said]
-        right = exact_match([reference for _, reference in asked], answers)
+        answers = [after(text, self.job.evaluation.answer_after) for text in completions]
+        right = exact_match([reference for _, reference in questions], answers)
         return {
             "arm": self.name,
             "seed": self.seed,
@@ -163,9 +163,9 @@ def interval(cells: list[list[dict[str, Any]]]) -> tuple[float, float, float]:
         np.array([list(row["right"]) for row in sorted(rows, key=lambda row: row["seed"])], float) for rows in cells
     ]
     values = right[0] - right[1] if len(right) == 2 else right[0]
-    asked = tested_pairs()
-    names = sorted(set(asked))
-    by_pair = np.stack([values[:, [i for i, pair in enumerate(asked) if pair == name]].mean(1) for name in names], 1)
+    pairs = tested_pairs()
+    names = sorted(set(pairs))
+    by_pair = np.stack([values[:, [i for i, pair in enumerate(pairs) if pair == name]].mean(1) for name in names], 1)
     draws = np.random.default_rng(0)
     seeds = draws.integers(len(by_pair), size=(NUM_DRAWS, len(by_pair)))
     pairs = draws.integers(len(names), size=(NUM_DRAWS, len(names)))
@@ -175,7 +175,7 @@ def interval(cells: list[list[dict[str, Any]]]) -> tuple[float, float, float]:
 
 @cache
 def tested_pairs() -> list[str]:
-    """Of each test record, the two people it asks about, in either order the same."""
+    """Of each test record, the two people of its question, in either order the same."""
     from raytune_llm.data.demo import path
 
     lines = path("data/rationale/test.jsonl").read_text().splitlines()
@@ -183,7 +183,7 @@ def tested_pairs() -> list[str]:
 
 
 def report(rows: list[dict[str, Any]], picture: Path) -> str:
-    """The table as Markdown; the plot is written beside."""
+    """The table as Markdown; the plot is written next to it."""
     cells: dict[tuple[str, float], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         cells[row["arm"], row["share"]].append(row)

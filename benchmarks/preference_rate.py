@@ -38,18 +38,18 @@ def main(home: str, references: list[str]) -> None:
     tokens = Tokens(tokenizer, max_tokens=256, is_encoder_decoder=False)
     rows = (Path(demo.__file__).parent / "data/preference/test.jsonl").read_text().splitlines()
     prompts = list(dict.fromkeys(json.loads(row)["input_text"] for row in rows))
-    asked = [PolicyPrompt(tokens.prompt(prompt), prompt, "") for prompt in prompts]
+    questions = [PolicyPrompt(tokens.prompt(prompt), prompt, "") for prompt in prompts]
     sampling = Sampling(LONGEST_TOKENS, 1.0, tuple(tokens.stop_ids()), tokenizer.pad_token_id, 64, seed=0)
     reference = load_model(base, None, use_gpu=False)
     folders = {"base": None} | {name: Registry(f"{home}/registry").resolve(name).path for name in references}
     found = {}
     for name, folder in folders.items():
         model = load_model(base, folder, use_gpu=False)
-        rollouts = roll_out(model, asked, sampling, partial(tokenizer.decode, skip_special_tokens=True))
+        rollouts = roll_out(model, questions, sampling, partial(tokenizer.decode, skip_special_tokens=True))
         greedy = generate(
             model,
             tokenizer,
-            [one.prompt_ids for one in asked],
+            [one.prompt_ids for one in questions],
             max_new_tokens=LONGEST_TOKENS,
             stop_ids=sampling.stop_ids,
             batch_size=64,
@@ -71,7 +71,7 @@ def main(home: str, references: list[str]) -> None:
         for name, estimate in systems.items():
             spread = f"[{number(estimate.low)}, {number(estimate.high)}]"
             print(f"{metric:20} {name:16} {number(estimate.value)} {spread}")
-    print(f"{len(asked)} prompts")
+    print(f"{len(questions)} prompts")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 
 Every draw takes as many examples as there are, with replacement, the same ones for each system; a metric is computed
 anew on each draw (a token mean as Σ sum / Σ weight of the draw), and so is the difference of two systems. The middle
-95 % of the draws is the interval. It covers the examples alone: another seed of training is another system.
+95 % of the draws is the interval. It covers the examples only: another seed of training is another system.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from enum import Enum
 
 import numpy as np
 
+from raytune_llm.errors import InputError
 from raytune_llm.evaluation.metrics import Array, Metric
 from raytune_llm.evaluation.terms import Better
 
 LEVEL = 0.95
 FEWEST_DIFFERING = 6
 """Examples on which two systems must differ before a difference can be called significant: with k of them no exact
-paired test gets below 2·2^-k, which is under 5 % from 6 on; the bootstrap alone would be content with 4."""
+paired test gets below 2·2^-k, which is under 5 % from 6 on; the bootstrap would accept 4."""
 CHUNK = 1 << 22
 
 
@@ -205,7 +206,7 @@ def _minus(left: Array, right: Array) -> Array:
 def _check(systems: Mapping[str, Mapping[str, Metric]], num_draws: int) -> tuple[dict[str, Better], int]:
     """The metrics' directions, by name, and the number of examples."""
     if num_draws < 1:
-        raise ValueError(f"evaluation.bootstrap_draws={num_draws} is not allowed; allowed: ≥ 1")
+        raise InputError(f"evaluation.bootstrap_draws={num_draws} is not allowed; allowed: ≥ 1")
     first = next(iter(systems.values()), {})
     if not first:
         raise ValueError(f"nothing to compare: systems {list(systems)} have no metrics")

@@ -5,8 +5,8 @@ metric. Means, ratios of sums, F1 and corpus BLEU all have this form, so that a 
 product.
 
 A task is a label task when its references are at most 20 distinct strings that repeat 3 times on average; then accuracy
-and F1 are reported, else exact match, ROUGE-L (Lin, 2004; rouge_score, F-measure, no stemming: its tokenizer knows a-z
-and 0-9 alone) and BLEU (Papineni et al., 2002; sacrebleu's corpus BLEU with its default 13a tokenizer and exponential
+and F1 are reported, else exact match, ROUGE-L (Lin, 2004; rouge_score, F-measure, no stemming: its tokenizer knows only
+a-z and 0-9) and BLEU (Papineni et al., 2002; sacrebleu's corpus BLEU with its default 13a tokenizer and exponential
 smoothing, 0 to 100). Answers are compared as strings without surrounding white space. Leaves out: numeric answers and
 judged quality.
 """

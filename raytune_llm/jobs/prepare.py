@@ -15,10 +15,9 @@ from raytune_llm.data.files import Splits, load
 from raytune_llm.data.records import Record
 from raytune_llm.data.tokens import Tokens, Truncation
 from raytune_llm.errors import InputError, input_errors, require
-from raytune_llm.evaluation.loss import blank_scores
 from raytune_llm.evaluation.terms import Better
 from raytune_llm.jobs.schema import CheckJob, SweepJob, TrainJob
-from raytune_llm.methods.base import CheckContext, metric_directions
+from raytune_llm.methods.base import CheckContext, blank_eval_scores, metric_directions
 from raytune_llm.sweep.plan import Plan
 from raytune_llm.training.trial import split_batch
 
@@ -59,13 +58,13 @@ def prepare(job: CheckJob, read: Splits | None = None) -> Prepared:
 
 def check_method(job: CheckJob, records: Sequence[Record], tokens: Tokens) -> None:
     """Refuse what the method can't be trained with, before a model is loaded. `records` are those of data.train.
-    Raises ValueError."""
+    Raises InputError."""
     training = job if isinstance(job, TrainJob) else None
     counted, tokens.truncation = tokens.truncation, Truncation()
     try:
         example = job.method.encode(records[0], tokens) if records else None
     except ValueError as error:
-        raise ValueError(f"data.train, record 1: {error}") from error
+        raise InputError(f"data.train, record 1: {error}") from error
     finally:
         tokens.truncation = counted
     job.method.check(
@@ -83,7 +82,7 @@ def check_method(job: CheckJob, records: Sequence[Record], tokens: Tokens) -> No
 
 
 def check_metric(job: CheckJob, examples: Sequence[Example]) -> None:
-    """Refuse a metric that no evaluation on the examples will report, or that has no direction. Raises ValueError."""
+    """Refuse a metric that no evaluation on the examples will report, or that has no direction. Raises InputError."""
     method, is_encoder_decoder = job.method, job.model.facts.is_encoder_decoder
     if not examples:
         return
@@ -93,9 +92,10 @@ def check_metric(job: CheckJob, examples: Sequence[Example]) -> None:
     if method.needs.sampling:
         return
     for example in examples:
-        if method.metric in blank_scores([example], method.terms, is_encoder_decoder=is_encoder_decoder).resamplable():
+        scores = blank_eval_scores(method, example, is_encoder_decoder=is_encoder_decoder)
+        if method.metric in scores.resamplable():
             return
-    raise ValueError(f"method.metric={method.metric}: no eval example has it; choose another of {allowed}")
+    raise InputError(f"method.metric={method.metric}: no eval example has it; choose another of {allowed}")
 
 
 def check_knobs(job: TrainJob) -> None:

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from typing import TypeVar
 
 from raytune_llm.data.records import Record
+from raytune_llm.errors import InputError
 from raytune_llm.jobs.schema import Promotion, TrainJob
 from raytune_llm.methods.base import Stage
 from raytune_llm.methods.model_refs import resolve_ref
@@ -46,12 +47,12 @@ def finished(job: TrainJob) -> Version | None:
 
 
 def check(job: TrainJob, records: Sequence[Record]) -> None:
-    """Refuse stages that this job can't have. `records` are those of data.train. Raises ValueError."""
+    """Refuse stages that this job can't have. `records` are those of data.train. Raises InputError."""
     for stage in job.method.needs.stages:
         stage_job(job, stage)
         wrong = [] if stage.data else [record for record in records if not isinstance(record, stage.method.records)]
         if wrong:
-            raise ValueError(
+            raise InputError(
                 f"data.train can't be used for {stage.meaning}: {len(wrong)} of its {len(records)} records are of kind "
                 f"{type(wrong[0]).__name__}; {stage.remedy}"
             )

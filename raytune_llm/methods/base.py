@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from raytune_llm.data.files import Data
     from raytune_llm.data.records import Record, Text
     from raytune_llm.data.tokens import Tokens
+    from raytune_llm.evaluation.loss import Scores
     from raytune_llm.evaluation.metrics import Metric
     from raytune_llm.models.adapters.base import Adapter
     from raytune_llm.models.base import Base
@@ -164,7 +165,7 @@ class Method(Protocol):
         ...
 
     def check(self, context: CheckContext) -> None:
-        """Refuse what it can't be trained with, before a model is loaded. Raises InputError or ValueError naming key,
+        """Refuse what it can't be trained with, before a model is loaded. Raises InputError naming key,
         value and remedy."""
         ...
 
@@ -238,7 +239,7 @@ class SamplingMethod(Protocol):
         ...
 
     def session(self, refs: ModelRefs) -> Session:
-        """Its training and measuring in this process. Raises ValueError when a reward can't be opened."""
+        """Its training and measuring in this process. Raises InputError when a reward can't be opened."""
         ...
 
 
@@ -262,8 +263,28 @@ def metric_directions(method: Method, example: Example, *, is_encoder_decoder: b
     directions. A metric whose term has no weight on any eval example isn't reported although it is named here."""
     if isinstance(method, SamplingMethod):
         return method.directions()
+    return blank_eval_scores(method, example, is_encoder_decoder=is_encoder_decoder).directions()
+
+
+def blank_eval_scores(method: Method, example: Example, *, is_encoder_decoder: bool) -> Scores:
+    """The scores of one example in an evaluation of a training, without a model: names, weights and directions hold,
+    sums mean nothing. The example needs nothing of what frozen models add before training."""
     from raytune_llm.evaluation.loss import blank_scores
 
+    needs = method.needs
+
+    def terms(outputs: dict[str, Outputs]) -> dict[str, Term]:
+        unused = {
+            "reference": not needs.reference,
+            "score": not needs.score,
+            "top_k_logprobs": not needs.teacher_top_k,
+            "teacher_logprobs": not needs.teacher_top_k,
+            "features": not needs.layers,
+            "teacher_features": not needs.teacher_layers,
+        }
+        dropped: dict[str, Any] = {field: None for field, is_unused in unused.items() if is_unused}
+        return method.terms({name: replace(found, **dropped) for name, found in outputs.items()})
+
     first = next(iter(example.values()))
-    group = example | {f"{GROUP_MEMBER}{place}": first for place in range(1, method.needs.group_size)}
-    return blank_scores([group], method.terms, is_encoder_decoder=is_encoder_decoder).directions()
+    group = example | {f"{GROUP_MEMBER}{place}": first for place in range(1, needs.group_size)}
+    return blank_scores([group], terms, is_encoder_decoder=is_encoder_decoder)

@@ -2,7 +2,7 @@
 
     loss = alpha · label + (1 − alpha) · rationale,      each Σ_tokens −log p / number of its target tokens in the step
 
-Label and rationale are two tasks on one student, told apart by a prefix of the prompt; only the label task is
+Label and rationale are two tasks on one student, distinguished by a prefix of the prompt; only the label task is
 run at inference, so an answer costs no more than without rationales. A record that lacks a rationale (or a label)
 contributes the other task only. Targets are templates, which makes the baselines values of the same method: alpha 1
 is fine-tuning on labels, label_target "{rationale} The answer is {label}" the single task that reasons before it
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from raytune_llm.data.examples import IGNORED, Example, TokenSequence
 from raytune_llm.data.records import Rationale, Record, Text
-from raytune_llm.errors import require
+from raytune_llm.errors import InputError, require
 from raytune_llm.evaluation.terms import Better, Term
 from raytune_llm.methods.base import Needs
 from raytune_llm.methods.common.loss_terms import LossTermsMethod
@@ -122,11 +122,11 @@ def _nats(task: Outputs) -> Tensor:
 
 
 def _fields(key: str, template: str) -> set[str]:
-    """The record's fields that a template names. Raises ValueError for others and for what isn't a template."""
+    """The record's fields that a template names. Raises InputError for others and for what isn't a template."""
     allowed = f"a template of {' and '.join(f'{{{name}}}' for name in FIELDS)}, other braces doubled"
     try:
         found = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
     except ValueError as error:
-        raise ValueError(f"method.{key}={template} is not allowed ({error}); allowed: {allowed}") from error
+        raise InputError(f"method.{key}={template} is not allowed ({error}); allowed: {allowed}") from error
     require(set(found) <= set(FIELDS), f"method.{key}", template, allowed)
     return set(found)

@@ -85,16 +85,16 @@ def resolve_ref(registry: Registry, key: str, reference: str, *, kind: str, base
 
 
 def check_base(needs: Needs, base: Base) -> None:
-    """Refuse an encoder-decoder base that the method can't train. Raises ValueError."""
+    """Refuse an encoder-decoder base that the method can't train. Raises InputError."""
     if needs.decoder_only_reason is not None and base.facts.is_encoder_decoder:
-        raise ValueError(
+        raise InputError(
             f"model.name_or_path={base.name_or_path} is an encoder-decoder base: {needs.decoder_only_reason}"
         )
 
 
 def check_teacher(needs: Needs, base: Base, registry_dir: str) -> None:
     """Refuse a teacher of other tokens than the student's, and layers that a model doesn't have. Reads no weights.
-    Raises ValueError."""
+    Raises InputError."""
     teacher, _ = resolve_teacher(needs.teacher, base, registry_dir)
     for key, layers, owner in (("layers", needs.layers, base), ("teacher_layers", needs.teacher_layers, teacher)):
         most = owner.facts.num_layers
@@ -110,7 +110,7 @@ def check_teacher(needs: Needs, base: Base, registry_dir: str) -> None:
 def resolve_teacher(reference: str | None, base: Base, registry_dir: str) -> tuple[Base, str | None]:
     """The teacher of a student: a base, and the folder of what is tuned on it (None: the base itself).
 
-    Raises ValueError when there is no such teacher, or its vocabulary isn't the student's. Reads no weights.
+    Raises InputError when there is no such teacher, or its vocabulary isn't the student's. Reads no weights.
     """
     if reference is None:
         return base, None
@@ -118,21 +118,21 @@ def resolve_teacher(reference: str | None, base: Base, registry_dir: str) -> tup
         if "@" in reference:
             version = Registry(registry_dir).resolve(reference)
             if version.card.kind == "reward":
-                raise ValueError("it is a reward model, which has no distribution over tokens")
+                raise InputError("it is a reward model, which has no distribution over tokens")
             found, folder = Base.from_loading(version.card.base_loading), version.path
         else:
             found, folder = replace(base, name_or_path=reference, revision=None, eos_token=None), None
         own, other = _vocabulary(base), _vocabulary(found)
         if found.facts.is_encoder_decoder != base.facts.is_encoder_decoder:
-            raise ValueError("one of teacher and student is an encoder-decoder model, the other is not")
+            raise InputError("one of teacher and student is an encoder-decoder model, the other is not")
         if own != other:
-            raise ValueError(
+            raise InputError(
                 f"its vocabulary of {len(other)} tokens isn't the student's of {len(own)} ({_differing(own, other)}); "
                 "distributions over different tokens can't be compared: let it write rationales and labels instead "
                 "(jobs/annotate.py)"
             )
     except (ValueError, OSError) as error:
-        raise ValueError(f"method.teacher={reference}: {error}") from error
+        raise InputError(f"method.teacher={reference}: {error}") from error
     return found, folder
 
 

@@ -151,7 +151,7 @@ class RLHF(PolicyInit):
         return policy_directions([WINS] if self.judge_adapter is None else [WINS, JUDGED_WINS])
 
     def session(self, refs: ModelRefs) -> Session:
-        """The policy's training and measuring in this process. Raises ValueError when a reward can't be opened."""
+        """The policy's training and measuring in this process. Raises InputError when a reward can't be opened."""
         from raytune_llm.methods.common.policy_bounds import PolicyBounds
         from raytune_llm.methods.common.reward_scorer import open_scorer
         from raytune_llm.methods.rewards.mixture import Mixture, WeightedScorer

@@ -332,4 +332,5 @@ def test_a_policy_is_proven_by_the_reward_model(world):
     assert metrics["eval/kl"]["base"].value == 0.0 and metrics["eval/kl"]["tuned"].value > 0.0
     assert metrics["eval/win_rate"]["base"].value == 0.5
     assert metrics["eval/judge_win_rate"] == metrics["eval/win_rate"]  # the same reward model
+    assert proof.comparison.directions == job.method.directions()
     assert proof.samples[0].answers.keys() == {"base", "tuned"}

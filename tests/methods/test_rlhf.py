@@ -281,6 +281,13 @@ def test_an_unknown_reward_adapter_is_refused(base, tmp_path):
     refused(job, "kind has no version in")
 
 
+def test_a_trial_whose_reward_model_was_never_trained_is_refused(base, tmp_path):
+    job = job_of(base, tmp_path, *OWN, "method/rewards=[model,function]", "method.rewards.model.weight=0")
+    trial = job.with_values({"method.rewards.model.weight": 1.0})
+    with pytest.raises(InputError, match=r"method\.rewards\.model\.adapter=null .*: no reward model has been trained"):
+        session_of(trial).__enter__()
+
+
 def test_a_function_of_a_module_that_is_not_allowed_is_refused(base, tmp_path):
     refused(job_of(base, tmp_path, *OWN[:2]), r"function\.name=own_rewards:vowels is not allowed.*allow_modules=\[\]")
 

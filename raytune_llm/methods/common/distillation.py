@@ -54,7 +54,7 @@ class Student(LossTermsMethod):
         """As Method.needs."""
 
     def check(self, context: CheckContext) -> None:
-        """Refuse a base, teacher or layers that the method can't use. Raises ValueError."""
+        """Refuse a base, teacher or layers that the method can't use. Raises InputError."""
         from raytune_llm.methods.model_refs import check_base, check_teacher
 
         check_base(self.needs, context.base)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from raytune_llm.errors import require
+from raytune_llm.errors import InputError, require
 from raytune_llm.methods.base import Method, Stage
 
 if TYPE_CHECKING:
@@ -31,13 +31,11 @@ class PolicyInit:
     sft: Method
     """The method that trains it."""
 
+    init_keys = ("method.init_adapter",)
+    """Keys, in full, that have one value for all trials."""
+
     def __post_init__(self) -> None:
         require(self.sft_steps >= 1, "method.sft_steps", self.sft_steps, "≥ 1")
-
-    @property
-    def init_keys(self) -> tuple[str, ...]:
-        """Keys, in full, that have one value for all trials."""
-        return ("method.init_adapter",)
 
     def init_stages(self) -> tuple[Stage, ...]:
         """The stage that learns given answers, unless there is none, or an adapter is named."""
@@ -57,7 +55,7 @@ class PolicyInit:
         return (stage,)
 
     def check(self, context: CheckContext) -> None:
-        """Refuse two starting points, and settings that the given adapter decides. Raises InputError or ValueError."""
+        """Refuse two starting points, and settings that the given adapter decides. Raises InputError."""
         if context.adapter is None or (self.sft_data is None and self.init_adapter is None):
             return
         from raytune_llm.methods.model_refs import resolve_ref
@@ -69,14 +67,14 @@ class PolicyInit:
         require(context.adapter.kind == "adapter", "adapter", kind, f"lora with {given}")
         if self.init_adapter is not None:
             if self.sft_data is not None:
-                raise ValueError(
+                raise InputError(
                     f"{given} and method.sft_data={self.sft_data} both set where training starts; give one"
                 )
             registry = Registry(context.registry_dir)
             resolve_ref(registry, "method.init_adapter", self.init_adapter, kind="adapter", base=context.base)
         for axis in sorted(context.swept):
             if axis == "tuning.adapter_size" or axis.startswith("adapter."):
-                raise ValueError(
+                raise InputError(
                     f"sweep.space.{axis} can't be swept with {given}: training continues in that adapter, whose size "
                     f"and settings are inherited; take the axis out of the space with sweep.space.{axis}=null"
                 )

@@ -55,16 +55,16 @@ class Reward(Protocol):
         ...
 
     def check(self, context: CheckContext) -> None:
-        """Refuse what it can't score, before a model is loaded. Raises InputError or ValueError."""
+        """Refuse what it can't score, before a model is loaded. Raises InputError."""
         ...
 
     def open(self, refs: ModelRefs) -> Scorer:
-        """The scorer in this process. Raises ValueError when it can't be had."""
+        """The scorer in this process. Raises InputError when it can't be had."""
         ...
 
 
 def check_weight(name: str, weight: float) -> None:
-    """Refuse a weight below 0. Raises ValueError."""
+    """Refuse a weight below 0. Raises InputError."""
     require(weight >= 0, f"method.rewards.{name}.weight", weight, "≥ 0")
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from raytune_llm.data.examples import Rollout
 from raytune_llm.data.records import Prompt
+from raytune_llm.errors import InputError
 from raytune_llm.methods.rewards.base import RewardNeeds, Scorer, check_weight
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class ExactReward:
 
     def check(self, context: CheckContext) -> None:
         if all(isinstance(record, Prompt) for record in context.records):
-            raise ValueError(
+            raise InputError(
                 f"method.rewards.exact.weight={self.weight}: no record of data.train has an answer to compare with; "
                 "add output_text to the records, or choose another reward with method/rewards"
             )

@@ -49,7 +49,7 @@ class FunctionScorer:
     """The function's number for each rollout."""
 
     def __init__(self, name: str, allow_modules: Sequence[str]) -> None:
-        """name: MODULE:FUNCTION. Raises ValueError when the module isn't allowed or has no such function."""
+        """name: MODULE:FUNCTION. Raises InputError when the module isn't allowed or has no such function."""
         self._name, self._function = name, load_function(name, allow_modules)
 
     def __call__(self, rollouts: Sequence[Rollout]) -> list[float]:
@@ -66,7 +66,7 @@ class FunctionScorer:
 
 
 def load_function(name: str, allow_modules: Sequence[str]) -> Callable[[str, str, str], float]:
-    """The function MODULE:FUNCTION of an allowed module. Raises ValueError."""
+    """The function MODULE:FUNCTION of an allowed module. Raises InputError."""
     module, colon, attribute = name.partition(":")
     require(bool(module and colon and attribute), KEY, name, "MODULE:FUNCTION")
     require(
@@ -79,6 +79,6 @@ def load_function(name: str, allow_modules: Sequence[str]) -> Callable[[str, str
     try:
         function: Any = getattr(importlib.import_module(module), attribute, None)
     except ImportError as error:
-        raise ValueError(f"{KEY}={name}: {error}; the module must be on PYTHONPATH here and on every worker") from error
+        raise InputError(f"{KEY}={name}: {error}; the module must be on PYTHONPATH here and on every worker") from error
     require(callable(function), KEY, name, f"a function that {module} has")
     return function

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from raytune_llm.errors import require
+from raytune_llm.errors import InputError, require
 from raytune_llm.methods.base import Method, Stage
 from raytune_llm.methods.rewards.base import RewardNeeds, Scorer, check_weight
 
@@ -63,5 +63,9 @@ class ModelReward:
     def open(self, refs: ModelRefs) -> Scorer:
         from raytune_llm.methods.common.reward_scorer import open_scorer
 
-        assert self.adapter is not None
+        if self.adapter is None:
+            raise InputError(
+                f"{KEY}.adapter=null with {KEY}.weight={self.weight}: no reward model has been trained for this job; "
+                f"name one, or give the job itself a {KEY}.weight above 0"
+            )
         return open_scorer(refs, self.adapter)

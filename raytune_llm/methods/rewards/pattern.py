@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from raytune_llm.data.examples import Rollout
+from raytune_llm.errors import InputError
 from raytune_llm.methods.rewards.base import RewardNeeds, Scorer, check_weight
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class PatternReward:
         try:
             re.compile(self.regex)
         except re.error as error:
-            raise ValueError(
+            raise InputError(
                 f"method.rewards.pattern.regex={self.regex!r} is not a regular expression: {error}; see Python's re"
             ) from error
 

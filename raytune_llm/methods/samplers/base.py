@@ -1,4 +1,4 @@
-"""Who draws a policy's completions in training: one file an engine, chosen by conf/method/sampler."""
+"""The engines that draw a policy's completions in training: one file each, chosen by conf/method/sampler."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class Sampler(Protocol):
 
     @property
     def gpu_for(self) -> str | None:
-        """What needs a GPU, in the user's words; None where a CPU will do."""
+        """The setting that needs a GPU, as the user writes it; None where a CPU will do."""
         ...
 
     def check(self) -> None:
-        """Raise ValueError when it can't be had on this machine."""
+        """Raise InputError when it can't be had on this machine."""
         ...
 
     def arguments(self, stop_ids: Sequence[int], max_tokens: int) -> dict[str, Any]:

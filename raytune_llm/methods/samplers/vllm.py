@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from raytune_llm.errors import require
+from raytune_llm.errors import InputError, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class VLLM:
     """vLLM, which needs a GPU."""
 
     server_url: str | None
-    """URL of a vLLM server for TRL, like http://host:8000; null = inside the training process, beside the model."""
+    """URL of a vLLM server for TRL, like http://host:8000; null = inside the training process, on the model's GPU."""
     gpu_memory_share: float
     """Of the GPU's memory, for vLLM inside the training process; > 0 and < 1. Ignored with server_url."""
 
@@ -32,7 +32,7 @@ class VLLM:
 
     def check(self) -> None:
         if find_spec("vllm") is None:
-            raise ValueError(
+            raise InputError(
                 "method/sampler=vllm needs vLLM, which isn't installed: pip install 'raytune-llm[vllm]', or take "
                 "method/sampler=transformers"
             )
