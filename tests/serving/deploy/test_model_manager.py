@@ -84,7 +84,8 @@ def truncated(version):
 
 
 @pytest.mark.parametrize(
-    ("damage", "reason"), [(truncated, "not a whole safetensors file"), (hardly_tuned, "can't be distinguished from its base")]
+    ("damage", "reason"),
+    [(truncated, "not a whole safetensors file"), (hardly_tuned, "can't be distinguished from its base")],
 )
 def test_a_version_on_demand_that_fails_is_refused_with_the_reason_and_tried_once(growing, monkeypatch, damage, reason):
     registry, more = growing
