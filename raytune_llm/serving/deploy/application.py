@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raytune_llm.serving.catalog import Catalog
 from raytune_llm.serving.deploy.config import Serve
+
+if TYPE_CHECKING:
+    from raytune_llm.serving.deploy.replica import Plan
 
 APPLICATION = "raytune_llm"
 DEPLOYMENT = "endpoint"
@@ -21,16 +24,22 @@ def make_application(
 ) -> Any:
     """The Serve application; has_gpu: whether its cluster has a GPU, None looks it up in the connected cluster."""
     import ray
-    from ray import serve as ray_serve
 
+    plan = _plan(serve, registry_dir, catalog, key_hashes)
+    has_gpu = ray.cluster_resources().get("GPU", 0) >= 1 if has_gpu is None else has_gpu
+    is_guarded = bool(key_hashes) or serve.max_on_demand > 0 or bool(plan.key_limits.limited)
+    return serve.engine.application(
+        lambda: _deployments(serve, plan, has_gpu=has_gpu), catalog, scaling(serve), is_guarded=is_guarded
+    )
+
+
+def _plan(serve: Serve, registry_dir: str, catalog: Catalog, key_hashes: tuple[str, ...]) -> Plan:
     from raytune_llm.serving.api.app import Limits
     from raytune_llm.serving.api.rate_limit import KeyLimits
-    from raytune_llm.serving.deploy.coordinator import Coordinator
-    from raytune_llm.serving.deploy.replica import Plan, Replica
+    from raytune_llm.serving.deploy.replica import Plan
 
     facts = catalog.base.facts
-    key_limits = KeyLimits(serve.requests_per_minute, serve.tokens_per_minute)
-    plan = Plan(
+    return Plan(
         catalog=catalog,
         registry_dir=registry_dir,
         engine=serve.engine,
@@ -43,36 +52,39 @@ def make_application(
         ),
         max_running=serve.max_concurrent_requests,
         key_hashes=key_hashes,
-        key_limits=key_limits,
+        key_limits=KeyLimits(serve.requests_per_minute, serve.tokens_per_minute),
         max_on_demand=serve.max_on_demand,
     )
-    has_gpu = ray.cluster_resources().get("GPU", 0) >= 1 if has_gpu is None else has_gpu
 
-    def own() -> Any:
-        deployment = ray_serve.deployment(
-            ray_serve.ingress()(Replica),
-            name=DEPLOYMENT,
-            max_ongoing_requests=serve.max_concurrent_requests + SPARE_REQUESTS,
-            logging_config=QUIET,
-            graceful_shutdown_timeout_s=serve.request_timeout_seconds,
-            user_config={"versions": [version.reference for version in catalog.versions]},
-            ray_actor_options=serve.engine.resources(cluster_has_gpu=has_gpu),
-            **scaling(serve),
-        )
-        if serve.max_replicas == 1:
-            return deployment.bind(plan)
-        coordinator = ray_serve.deployment(
-            Coordinator,
-            name=COORDINATOR,
-            num_replicas=1,
-            max_ongoing_requests=100,
-            logging_config=QUIET,
-            ray_actor_options={"num_cpus": 0},
-        )
-        return deployment.bind(plan, coordinator.bind(key_limits))
 
-    is_guarded = bool(key_hashes) or serve.max_on_demand > 0 or bool(key_limits.limited)
-    return serve.engine.application(own, catalog, scaling(serve), is_guarded=is_guarded)
+def _deployments(serve: Serve, plan: Plan, *, has_gpu: bool) -> Any:
+    """The replicas, bound to a coordinator where there may be several."""
+    from ray import serve as ray_serve
+
+    from raytune_llm.serving.deploy.coordinator import Coordinator
+    from raytune_llm.serving.deploy.replica import Replica
+
+    replicas = ray_serve.deployment(
+        ray_serve.ingress()(Replica),
+        name=DEPLOYMENT,
+        max_ongoing_requests=serve.max_concurrent_requests + SPARE_REQUESTS,
+        logging_config=QUIET,
+        graceful_shutdown_timeout_s=serve.request_timeout_seconds,
+        user_config={"versions": [version.reference for version in plan.catalog.versions]},
+        ray_actor_options=serve.engine.resources(cluster_has_gpu=has_gpu),
+        **scaling(serve),
+    )
+    if serve.max_replicas == 1:
+        return replicas.bind(plan)
+    coordinator = ray_serve.deployment(
+        Coordinator,
+        name=COORDINATOR,
+        num_replicas=1,
+        max_ongoing_requests=100,
+        logging_config=QUIET,
+        ray_actor_options={"num_cpus": 0},
+    )
+    return replicas.bind(plan, coordinator.bind(plan.key_limits))
 
 
 def scaling(serve: Serve) -> dict[str, Any]:
