@@ -181,16 +181,6 @@ def is_null(node: Any) -> bool:
     return node._is_none()
 
 
-def is_missing(node: Any) -> bool:
-    """Whether a node's value is the mandatory `???`. omegaconf 2.3."""
-    return node._is_missing()
-
-
 def node_value(node: Any) -> Any:
     """A leaf's value as plain Python. omegaconf 2.3."""
     return node._value()
-
-
-def config_root(node: Any) -> Any:
-    """The outermost config that a node is part of. omegaconf 2.3."""
-    return node._get_root()

@@ -12,10 +12,12 @@ from omegaconf import OmegaConf
 from raytune_llm.annotation.teachers.base import Teacher
 from raytune_llm.jobs.config import CONF, compose, load
 from raytune_llm.jobs.schema import JOBS
+from raytune_llm.methods.algorithms.base import Algorithm
 from raytune_llm.methods.base import Method
+from raytune_llm.methods.rewards.base import Reward
 from raytune_llm.methods.samplers.base import Sampler
 from raytune_llm.models.adapters.base import Adapter
-from raytune_llm.serving.engine.base import EngineChoice
+from raytune_llm.serving.engine.base import EngineConfig
 from raytune_llm.stores import choices
 from raytune_llm.stores.choices import is_protocol, names, package_of
 from raytune_llm.stores.components import build, describe, field_types, item_type, unwrapped
@@ -25,7 +27,7 @@ from raytune_llm.sweep.search.base import Search
 from raytune_llm.training.tracking.base import Tracker
 
 ROOT = Path(__file__).parents[1]
-PROTOCOLS = [Method, Sampler, Adapter, Teacher, Tracker, Search, Backend, Scheduler, EngineChoice]
+PROTOCOLS = [Method, Reward, Algorithm, Sampler, Adapter, Teacher, Tracker, Search, Backend, Scheduler, EngineConfig]
 """What can be chosen by short names."""
 PACKAGE = ROOT / "raytune_llm"
 ROOTS = sorted(file.stem for file in CONF.glob("*.yaml") if file.stem not in ("job", "demo"))

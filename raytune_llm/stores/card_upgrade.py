@@ -89,6 +89,39 @@ def _base(fields: dict[str, Any]) -> dict[str, Any]:
     return _renamed(fields, end_token="eos_token")
 
 
+def _top_k(fields: dict[str, Any]) -> dict[str, Any]:
+    return _renamed(fields, num_candidates="teacher_top_k")
+
+
+def _rlhf(fields: dict[str, Any]) -> dict[str, Any]:
+    """Rewards, each of which had keys of its own in format 1, and the algorithm become choices."""
+    old = {name: fields.pop(name) for name in REWARD_KEYS}
+    rewards = {
+        "model": {"adapter": old["reward_adapter"], "steps": old["reward_steps"], "method": old["reward"]},
+        "exact": {},
+        "pattern": {"regex": old["pattern"]},
+        "function": {"name": old["function"]},
+    }
+    used = {
+        name: {"type": name, "weight": weight, **rewards[name]} for name in rewards if (weight := old[f"{name}_weight"])
+    }
+    return fields | {"algorithm": {"type": fields["algorithm"]}, "rewards": used}
+
+
+REWARD_KEYS = (
+    "reward_adapter",
+    "reward_steps",
+    "reward",
+    "model_weight",
+    "exact_weight",
+    "pattern",
+    "pattern_weight",
+    "function",
+    "function_weight",
+)
+"""Of rlhf in format 1."""
+
+
 def _renamed(fields: dict[str, Any], **names: str) -> dict[str, Any]:
     """The fields with old names replaced by new ones, in the same order."""
     return {names.get(name, name): value for name, value in fields.items()}
@@ -96,5 +129,9 @@ def _renamed(fields: dict[str, Any], **names: str) -> dict[str, Any]:
 
 UPGRADES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "Base": _base,
+    "Distill": _top_k,
+    "DistillAverage": _top_k,
+    "DistillOnPolicy": _top_k,
+    "RLHF": _rlhf,
 }
 """By class name of format 1: what makes today's fields of a component's fields, in which nested ones are done."""

@@ -20,6 +20,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from raytune_llm.compat import config_node, is_null, node_value
 from raytune_llm.errors import InputError
 from raytune_llm.stores.choices import component, is_protocol, name_of, names
 
@@ -130,7 +131,7 @@ def _instance(
     schema = dataclasses.make_dataclass(cls.__name__, [(name, _plain_type(types_[name])) for name in types_])
     try:
         merged: Any = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(dict(plain)))
-        return cls(**{name: _to_python(merged._get_node(name)) for name in plain}, **children)
+        return cls(**{name: _to_python(config_node(merged, name)) for name in plain}, **children)
     except OmegaConfBaseException as error:
         raise InputError(f"{key}{error.full_key}: {first_line(error)}") from error
     except ValueError as error:
@@ -153,7 +154,7 @@ def _plain_type(declared: Any) -> Any:
 
 def _to_python(node: Any) -> Any:
     """A merged OmegaConf node as plain Python: enums, lists, dicts."""
-    return OmegaConf.to_object(node) if OmegaConf.is_config(node) and not node._is_none() else node._value()
+    return OmegaConf.to_object(node) if OmegaConf.is_config(node) and not is_null(node) else node_value(node)
 
 
 def _walk(values: Mapping[str, Any], prefix: str) -> Iterator[str]:
