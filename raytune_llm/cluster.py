@@ -115,7 +115,7 @@ def as_task(function: Callable[P, T], *, use_gpu: bool) -> Callable[P, T]:
     """The function as a Ray task, where the accelerators are; calling it waits for its result.
 
     Raises:
-        InputError: for a ValueError of the function.
+        InputError: the function's own.
     """
     import ray
 
@@ -126,7 +126,7 @@ def as_task(function: Callable[P, T], *, use_gpu: bool) -> Callable[P, T]:
         try:
             return ray.get(task.remote(*args, **kwargs))
         except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, ValueError):
+            if isinstance(error.cause, InputError):
                 raise InputError(str(error.cause)) from error
             raise
 

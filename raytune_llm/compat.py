@@ -184,3 +184,8 @@ def is_null(node: Any) -> bool:
 def node_value(node: Any) -> Any:
     """A leaf's value as plain Python. omegaconf 2.3."""
     return node._value()
+
+
+def config_root(node: Any) -> Any:
+    """The outermost config that a node is part of. omegaconf 2.3."""
+    return node._get_root()

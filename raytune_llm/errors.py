@@ -10,15 +10,6 @@ class InputError(ValueError):
     """The user's input can't be used. Jobs print the message without a traceback and exit with status 2."""
 
 
-@contextmanager
-def input_errors() -> Iterator[None]:
-    """Turn every ValueError raised inside into an InputError."""
-    try:
-        yield
-    except ValueError as error:
-        raise InputError(str(error)) from error
-
-
 def require(condition: bool, key: str, found: object, allowed: str) -> None:
     """Raise InputError naming the config key, its value and the allowed values, unless the condition holds."""
     if not condition:

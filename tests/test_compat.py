@@ -239,6 +239,7 @@ def test_config_nodes():
     assert compat.is_null(compat.config_node(config, "f")) and compat.config_node(config, "none") is None
     assert (compat.node_value(number), compat.node_value(null)) == (3, None)
     assert compat.node_value(reference) == "${a.e}"
+    assert compat.config_root(number) is config and compat.config_root(inner) is config
 
 
 def overridden(owner, name):

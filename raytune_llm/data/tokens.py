@@ -90,7 +90,7 @@ class Tokens:
         """
         if isinstance(prompt, str):
             if not isinstance(completion, str):
-                raise ValueError("a plain prompt takes a plain completion; give the prompt as messages too")
+                raise InputError("a plain prompt takes a plain completion; give the prompt as messages too")
             return self._pair(self.prompt(prompt), completion)
         answer = (Message("assistant", completion),) if isinstance(completion, str) else completion
         return self._conversation((*prompt, *answer), first=len(prompt))
@@ -202,7 +202,7 @@ class Tokens:
     def _conversation(self, messages: tuple[Message, ...], first: int) -> TokenSequence | None:
         last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=-1)
         if last < first:
-            raise ValueError("the conversation has no assistant turn to learn")
+            raise InputError("the conversation has no assistant turn to learn")
         messages = _stripped(messages[: last + 1])
         if self.is_encoder_decoder:
             return self._pair(self.prompt(messages[:last]), messages[last].content)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from raytune_llm import cluster
-from raytune_llm.errors import input_errors, require
+from raytune_llm.errors import require
 from raytune_llm.jobs.schema import AnnotateJob, TrainJob
 
 if TYPE_CHECKING:
@@ -20,12 +20,11 @@ def run_annotation(job: AnnotateJob | TrainJob, output: str) -> AnnotationReport
     """Annotate the job's training records. Raises InputError."""
     from raytune_llm.annotation.run import annotate as annotate_records
 
-    with input_errors():
-        workers = job.teacher.workers
-        train = job.data.train
-        require(train is not None, "data.train", train, "a location of records to annotate")
-        cluster.connect()
-        use_gpu = cluster.uses_gpu(workers.use_gpu)
+    workers = job.teacher.workers
+    train = job.data.train
+    require(train is not None, "data.train", train, "a location of records to annotate")
+    cluster.connect()
+    use_gpu = cluster.uses_gpu(workers.use_gpu)
     assert train is not None
     return annotate_records(
         train,
@@ -47,8 +46,7 @@ def annotated(job: J, check: Callable[[], None] = lambda: None) -> J:
     check()
     check_knobs(job)
     if job.data.eval or job.data.test:
-        with input_errors():
-            load(replace(job.data, train=None), job.method.records, job.seed)
+        load(replace(job.data, train=None), job.method.records, job.seed)
     output = f"{job.run_dir}/annotated.jsonl"
     print(run_annotation(job, output).text(), flush=True)
     return job.with_values({"data.train": output})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from raytune_llm import cluster
-from raytune_llm.errors import input_errors
 from raytune_llm.jobs import annotate as annotation_job
 from raytune_llm.jobs import summary
 from raytune_llm.jobs.deploy import deploy, hold, take_down
@@ -28,8 +27,7 @@ def check(job: CheckJob) -> int:
     from raytune_llm.jobs.prepare import prepare
 
     print(prepare(job).diagnosis.text())
-    with input_errors():
-        of_stages = read_stage_data(job)
+    of_stages = read_stage_data(job)
     for stage_job, splits in of_stages:
         print(f"\nearlier stage: {stage_job.data.train}\n{prepare(stage_job, splits).diagnosis.text()}")
     print(summary.next_step("python jobs/train.py", "with the same overrides tunes on this data"))

@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from raytune_llm.compat import config_root
 from raytune_llm.data.demo import path as demo_path
 from raytune_llm.errors import InputError
 from raytune_llm.jobs.help import help_text
@@ -169,7 +170,7 @@ def explain(error: BaseException) -> str:
     while cause is not None:
         full_key, parent = getattr(cause, "full_key", None), getattr(cause, "parent_node", None)
         if full_key and isinstance(parent, DictConfig) and "not in struct" in str(cause):
-            whole = parent._get_root()
+            whole = config_root(parent)
             assert isinstance(whole, DictConfig)
             return unknown_key(str(full_key), all_keys(plain(whole)))
         cause = cause.__cause__

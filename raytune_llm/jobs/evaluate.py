@@ -11,7 +11,6 @@ from raytune_llm.data.encode import draw_indices, encode_split
 from raytune_llm.data.files import load
 from raytune_llm.data.records import Record
 from raytune_llm.data.tokens import Tokens
-from raytune_llm.errors import input_errors
 from raytune_llm.evaluation import report
 from raytune_llm.evaluation.compare import better
 from raytune_llm.jobs.compare import ComparisonResult, Systems, compare_systems
@@ -30,9 +29,8 @@ def evaluate_version(job: EvaluateJob) -> str:
     registry = Registry(job.registry_dir)
     version = registry.resolve(job.version)
     base, method = Base.from_loading(version.card.base_loading), build(Method, version.card.config["method"])
-    with input_errors():
-        splits = load(job.data, method.records, job.seed)
-        max_tokens = base.facts.max_tokens(job.data.max_tokens)
+    splits = load(job.data, method.records, job.seed)
+    max_tokens = base.facts.max_tokens(job.data.max_tokens)
     name, records = next((name, found) for name in ("test", "eval", "train") if (found := getattr(splits, name)))
     use_gpu = ray.cluster_resources().get("GPU", 0) >= 1
     result = cluster.as_task(compare_records, use_gpu=use_gpu)(

@@ -9,12 +9,11 @@ from functools import partial
 
 from raytune_llm.data.diagnosis import Diagnosis
 from raytune_llm.data.doctor import examine
-from raytune_llm.data.encode import EncodedSplits, encode_splits
+from raytune_llm.data.encode import EncodedSplit, EncodedSplits, encode_splits
 from raytune_llm.data.examples import Example, Examples
 from raytune_llm.data.files import Splits, load
-from raytune_llm.data.records import Record
-from raytune_llm.data.tokens import Tokens, Truncation
-from raytune_llm.errors import InputError, input_errors, require
+from raytune_llm.data.tokens import Tokens
+from raytune_llm.errors import InputError, require
 from raytune_llm.evaluation.terms import Better
 from raytune_llm.jobs.schema import CheckJob, SweepJob, TrainJob
 from raytune_llm.methods.base import CheckContext, blank_eval_scores, metric_directions
@@ -38,41 +37,31 @@ class Prepared:
 def prepare(job: CheckJob, read: Splits | None = None) -> Prepared:
     """Read (unless it has been), parse, encode and examine the job's data for its base and method. Raises
     InputError."""
-    with input_errors():
-        splits = read or load(job.data, job.method.records, job.seed)
-        facts = job.model.facts
-        max_tokens = facts.max_tokens(job.data.max_tokens)
-        tokens = Tokens(job.model.tokenizer(), max_tokens=max_tokens, is_encoder_decoder=facts.is_encoder_decoder)
-        check_method(job, splits.train, tokens)
-        encoded = encode_splits(splits, tokens, job.method.encode)
-        diagnosis = examine(splits, encoded)
+    splits = read or load(job.data, job.method.records, job.seed)
+    facts = job.model.facts
+    max_tokens = facts.max_tokens(job.data.max_tokens)
+    tokens = Tokens(job.model.tokenizer(), max_tokens=max_tokens, is_encoder_decoder=facts.is_encoder_decoder)
+    encoded = encode_splits(splits, tokens, job.method.encode)
+    check_method(job, encoded.train, tokens)
+    diagnosis = examine(splits, encoded)
     if job.model.eos.note is not None:
         diagnosis.warnings.append(job.model.eos.note)
     if diagnosis.problems:
         raise InputError(diagnosis.text())
-    with input_errors():
-        check_metric(job, encoded.eval.examples)
+    check_metric(job, encoded.eval.examples)
     examples = Examples(encoded.train.examples, encoded.eval.examples)
     return Prepared(splits, tokens, encoded, examples, diagnosis)
 
 
-def check_method(job: CheckJob, records: Sequence[Record], tokens: Tokens) -> None:
-    """Refuse what the method can't be trained with, before a model is loaded. `records` are those of data.train.
-    Raises InputError."""
+def check_method(job: CheckJob, train: EncodedSplit, tokens: Tokens) -> None:
+    """Refuse what the method can't be trained with, before a model is loaded. Raises InputError."""
     training = job if isinstance(job, TrainJob) else None
-    counted, tokens.truncation = tokens.truncation, Truncation()
-    try:
-        example = job.method.encode(records[0], tokens) if records else None
-    except ValueError as error:
-        raise InputError(f"data.train, record 1: {error}") from error
-    finally:
-        tokens.truncation = counted
     job.method.check(
         CheckContext(
             base=job.model,
             registry_dir=job.registry_dir,
-            records=records,
-            example=example,
+            records=train.records,
+            example=next(iter(train.examples), None),
             decode=partial(tokens.tokenizer.decode, skip_special_tokens=True),
             adapter=training.adapter if training else None,
             allow_modules=tuple(training.allow_modules) if training else (),
@@ -101,29 +90,27 @@ def check_metric(job: CheckJob, examples: Sequence[Example]) -> None:
 def check_knobs(job: TrainJob) -> None:
     """Refuse an adapter that the base can't take, a batch that can't be divided, and axes of what all trials share.
     Raises InputError."""
-    with input_errors():
-        swept = job.sweep.axes() if isinstance(job, SweepJob) else {}
-        needs = job.method.needs
-        for key, axis in swept.items():
-            shared = key in needs.shared_keys or any(stage.decides(key) for stage in needs.stages)
-            require(not shared, f"sweep.space.{key}", list(axis.choices), f"no axis: all trials share one {key}")
-        if "tuning.adapter_size" not in swept:
-            job.adapter.check(job.tuning.adapter_size, job.model.facts)
-        if "tuning.batch_size" not in swept:
-            split_batch(job.tuning, job.scaling.num_workers)
+    swept = job.sweep.axes() if isinstance(job, SweepJob) else {}
+    needs = job.method.needs
+    for key, axis in swept.items():
+        shared = key in needs.shared_keys or any(stage.decides(key) for stage in needs.stages)
+        require(not shared, f"sweep.space.{key}", list(axis.choices), f"no axis: all trials share one {key}")
+    if "tuning.adapter_size" not in swept:
+        job.adapter.check(job.tuning.adapter_size, job.model.facts)
+    if "tuning.batch_size" not in swept:
+        split_batch(job.tuning, job.scaling.num_workers)
 
 
 def check_sweep(job: SweepJob, planned: Plan) -> None:
     """Refuse a space with points that the base can't take, and a port that is taken, before anything runs. Raises
     InputError."""
-    with input_errors():
-        job.sweep.search.param_space(planned)
-        reason = job.sweep.backend.why_not(job.trial_config(), planned)
-        require(reason is None, "sweep/backend", type(job.sweep.backend).__name__, f"auto or ray_train ({reason})")
-        for size in planned.candidates("tuning.adapter_size"):
-            job.adapter.check(size, job.model.facts)
-        for batch_size in planned.candidates("tuning.batch_size"):
-            split_batch(dataclasses.replace(job.tuning, batch_size=batch_size), job.scaling.num_workers)
-        if job.serve.deploy:
-            require(job.kind != "reward", "serve.deploy", True, "false with a method whose result scores answers")
-            job.serve.check_port()
+    job.sweep.search.param_space(planned)
+    reason = job.sweep.backend.why_not(job.trial_config(), planned)
+    require(reason is None, "sweep/backend", type(job.sweep.backend).__name__, f"auto or ray_train ({reason})")
+    for size in planned.candidates("tuning.adapter_size"):
+        job.adapter.check(size, job.model.facts)
+    for batch_size in planned.candidates("tuning.batch_size"):
+        split_batch(dataclasses.replace(job.tuning, batch_size=batch_size), job.scaling.num_workers)
+    if job.serve.deploy:
+        require(job.kind != "reward", "serve.deploy", True, "false with a method whose result scores answers")
+        job.serve.check_port()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from raytune_llm import cluster
 from raytune_llm.cluster import gc_paused
-from raytune_llm.errors import InputError, input_errors
+from raytune_llm.errors import InputError
 from raytune_llm.jobs.annotate import annotated
 from raytune_llm.jobs.schema import CheckJob, TrainJob
 
@@ -47,8 +47,7 @@ def start(job: J, check: Callable[[], None] = lambda: None) -> Started[J]:
 
         check()
         check_knobs(job)
-        with input_errors():
-            stage_jobs.check(job, splits.train)
+        stage_jobs.check(job, splits.train)
         prepared = prepare(job, splits)
         for stage_job, stage_splits in of_stages:
             prepare(stage_job, stage_splits)
@@ -56,19 +55,17 @@ def start(job: J, check: Callable[[], None] = lambda: None) -> Started[J]:
 
     if job.teacher.is_present:
         job = annotated(job, check)
-    with input_errors():
-        splits = load(job.data, job.method.records, job.seed)
-        of_stages = read_stage_data(job)
+    splits = load(job.data, job.method.records, job.seed)
+    of_stages = read_stage_data(job)
     prepared = while_ray_starts(prepare_all, dashboard=job.drives_ray_train)
     print(prepared.diagnosis.text(), flush=True)
-    with input_errors():
-        use_gpu = cluster.uses_gpu(job.scaling.use_gpu)
-        check_gpu(job.method.needs, use_gpu)
+    use_gpu = cluster.uses_gpu(job.scaling.use_gpu)
+    check_gpu(job.method.needs, use_gpu)
     return Started(job, prepared, use_gpu, sys.stderr.isatty())
 
 
 def read_stage_data(job: CheckJob) -> list[tuple[CheckJob, Splits]]:
-    """A job to check for each stage that has records of its own, with these records. Raises ValueError."""
+    """A job to check for each stage that has records of its own, with these records. Raises InputError."""
     from raytune_llm.data.files import load
 
     found = []

@@ -92,13 +92,13 @@ def tensor_name(module: str, side: str) -> str:
 
 
 def read_weights(folder: str | Path, names: Sequence[str]) -> Weights:
-    """The weights of a PEFT folder, unscaled. Raises ValueError unless it is a plain LoRA adapter on exactly these
+    """The weights of a PEFT folder, unscaled. Raises InputError unless it is a plain LoRA adapter on exactly these
     modules."""
     pairs, others = _read_pairs(Path(folder))
     found = {tensor_name(module, side) for module, pair in pairs.items() for side in pair}
     wrong = sorted((found | set(others)) ^ {tensor_name(name, side) for name in names for side in "AB"})
     if wrong:
-        raise ValueError(f"the adapter in {folder} is not plain LoRA on these modules; they differ in {wrong[:3]}")
+        raise InputError(f"the adapter in {folder} is not plain LoRA on these modules; they differ in {wrong[:3]}")
     return {name: (pairs[name]["A"], pairs[name]["B"]) for name in names}
 
 

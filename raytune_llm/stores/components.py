@@ -134,8 +134,6 @@ def _instance(
         return cls(**{name: _to_python(config_node(merged, name)) for name in plain}, **children)
     except OmegaConfBaseException as error:
         raise InputError(f"{key}{error.full_key}: {first_line(error)}") from error
-    except ValueError as error:
-        raise InputError(str(error)) from error
 
 
 def _is_component_type(declared: Any) -> bool:

@@ -22,6 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
+from raytune_llm.errors import InputError
+
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
@@ -91,7 +93,7 @@ class Storage(Protocol):
 
 
 def open_storage(root: str) -> Storage:
-    """The storage of a local path or URI. Raises ValueError for a scheme that nothing installed can read."""
+    """The storage of a local path or URI. Raises InputError for a scheme that nothing installed can read."""
     scheme, separator, rest = root.partition("://")
     if not separator:
         return Local(root)
@@ -108,7 +110,7 @@ def open_storage(root: str) -> Storage:
         filesystem, path = fsspec.core.url_to_fs(root, use_listings_cache=False)
     except (ValueError, ImportError) as error:
         allowed = ", ".join(f"{name}://" for name in PYARROW_SCHEMES)
-        raise ValueError(
+        raise InputError(
             f"{root} can't be opened: {error}; allowed: a local path, {allowed} or a scheme fsspec knows"
         ) from error
     return Remote(root, PyFileSystem(FSSpecHandler(filesystem)), path)

@@ -51,7 +51,7 @@ class Sweep:
 
 
 def axes_of(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Axis]]:
-    """The axes of a space by dotted key: lists of choices and ranges. Raises ValueError."""
+    """The axes of a space by dotted key: lists of choices and ranges. Raises InputError."""
     for name, value in node.items():
         key = f"{prefix}{name}"
         if value is None:

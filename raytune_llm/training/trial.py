@@ -17,6 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from raytune_llm.data.examples import Example, Examples
 from raytune_llm.data.order import first_indices
+from raytune_llm.errors import InputError
 from raytune_llm.evaluation.loss import evaluate
 from raytune_llm.methods import model_refs
 from raytune_llm.methods.base import Session, TrainerInputs
@@ -52,17 +53,17 @@ class WorkerContext:
 
 
 def split_batch(tuning: Tuning, num_workers: int) -> tuple[int, int]:
-    """(examples per forward pass of a worker, forward passes per step). Raises ValueError when the batch can't be
+    """(examples per forward pass of a worker, forward passes per step). Raises InputError when the batch can't be
     divided."""
     if tuning.batch_size % num_workers:
-        raise ValueError(
+        raise InputError(
             f"tuning.batch_size={tuning.batch_size} can't be divided among scaling.num_workers={num_workers}; "
             "make it a multiple"
         )
     share = tuning.batch_size // num_workers
     micro = tuning.micro_batch_size or share
     if share % micro:
-        raise ValueError(
+        raise InputError(
             f"tuning.micro_batch_size={micro} doesn't divide each worker's {share} examples; choose a divisor"
         )
     return micro, share // micro

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from raytune_llm.errors import require
+from raytune_llm.errors import InputError, require
 from raytune_llm.models.base import Facts, linear_targets
 from raytune_llm.models.loading import raise_precision
 
@@ -41,13 +41,13 @@ class LoRA:
 
     def check(self, lora_rank: int, facts: Facts) -> None:
         if lora_rank > facts.max_lora_rank:
-            raise ValueError(
+            raise InputError(
                 f"tuning.adapter_size={lora_rank} is beyond what the base allows: its smallest adapted layer has a "
                 f"side of {facts.max_lora_rank}; choose 1 to {facts.max_lora_rank}"
             )
 
     def config(self, model: PreTrainedModel, *, lora_rank: int) -> LoraConfig:
-        """PEFT's config of this adapter on this model. Raises ValueError when a target isn't there."""
+        """PEFT's config of this adapter on this model. Raises InputError when a target isn't there."""
         from peft import LoraConfig, TaskType
 
         from raytune_llm.models.reward_head import heads
@@ -56,7 +56,7 @@ class LoRA:
         leaves = sorted({name.rsplit(".", 1)[-1] for name in names})
         missing = sorted(set(self.targets or []) - set(leaves))
         if missing:
-            raise ValueError(f"adapter.targets={missing} are not linear layers of this base; it has {leaves}")
+            raise InputError(f"adapter.targets={missing} are not linear layers of this base; it has {leaves}")
         kind = TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else TaskType.CAUSAL_LM
         return LoraConfig(
             task_type=TaskType.SEQ_CLS if heads(model) else kind,

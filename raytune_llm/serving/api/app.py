@@ -21,6 +21,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response, Streami
 from prometheus_client import Metric
 from starlette.exceptions import HTTPException
 
+from raytune_llm.errors import InputError
 from raytune_llm.serving.api import errors
 from raytune_llm.serving.api.auth import KEY_IN_SCOPE, AuthMiddleware
 from raytune_llm.serving.api.metrics import CONTENT_TYPE, Merged, Metrics
@@ -256,7 +257,7 @@ def _encode(served: ServedModel, prompt: Any, param: str) -> list[int]:
     """The prompt's tokens by the version's own template. Raises ApiError when the template rejects it."""
     try:
         return served.tokens.prompt(prompt)
-    except ValueError as error:
+    except InputError as error:
         raise errors.invalid(f"{served.id}: {error}", param=param) from error
 
 

@@ -13,6 +13,7 @@ from contextlib import aclosing
 import torch
 
 from raytune_llm.data.records import Text
+from raytune_llm.errors import InputError
 from raytune_llm.serving.engine.base import Delta, Engine, Sampling, ServedModel
 from raytune_llm.serving.verify.parity import ParityError, ParityResult, ProbeResult, check_parity
 from raytune_llm.serving.verify.reference import NUM_TOP, GreedyAnswer, Reference
@@ -27,7 +28,7 @@ def check_engine(engine: Engine, served: ServedModel, probes: Sequence[Text]) ->
     """
     try:
         prompts = [served.tokens.prompt(probe, max_new_tokens=MAX_TOKENS) for probe in probes]
-    except ValueError as error:
+    except InputError as error:
         raise ParityError(
             f"parity check failed: {served.id}'s template rejects a probe of its card: {error}"
         ) from error

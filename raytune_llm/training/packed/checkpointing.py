@@ -16,15 +16,16 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from raytune_llm.compat import set_checkpoint_function
+from raytune_llm.errors import InputError
 from raytune_llm.models.adapter_route import Route
 from raytune_llm.models.stacked_lora import AdapterStack
 
 
 def set_checkpointing(model: PreTrainedModel, stack: AdapterStack, enabled: bool) -> None:
-    """Switch it on or off. Raises ValueError when the model has no blocks to checkpoint."""
+    """Switch it on or off. Raises InputError when the model has no blocks to checkpoint."""
     blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if enabled and not blocks:
-        raise ValueError(
+        raise InputError(
             f"{type(model).__name__} has no blocks that can be checkpointed; set scaling.gradient_checkpointing=false"
         )
 

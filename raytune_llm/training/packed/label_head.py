@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from raytune_llm.errors import InputError
 from raytune_llm.models.outputs import Outputs
 from raytune_llm.training.packed.batches import Batch
 
@@ -31,10 +32,10 @@ class LabelHead:
     """The output head of a model, used only where labels count."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        """Raises ValueError when the head isn't linear, or the model does more to its logits than is known here."""
+        """Raises InputError when the head isn't linear, or the model does more to its logits than is known here."""
         head = model.get_output_embeddings()
         if not isinstance(head, nn.Linear):
-            raise ValueError(f"{type(model).__name__}'s output head is a {type(head).__name__}, not nn.Linear")
+            raise InputError(f"{type(model).__name__}'s output head is a {type(head).__name__}, not nn.Linear")
         self._model, self._head = model, head
         self._factor, self._cap = _after_head(model.config.get_text_config())
         self._where: Tensor | None = None
@@ -111,7 +112,7 @@ class LabelHead:
         expected = logits.to(found.dtype).log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1) * mask
         tolerance = 5e-2 if self._head.weight.dtype in (torch.bfloat16, torch.float16) else 1e-4
         if not torch.allclose(found, expected, rtol=tolerance, atol=tolerance):
-            raise ValueError(
+            raise InputError(
                 f"{type(self._model).__name__} does something to its logits after the output head that isn't known here"
             )
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from raytune_llm.data.examples import TokenSequence
+from raytune_llm.errors import InputError
 from raytune_llm.models.reward_head import head_sizes
 from raytune_llm.training.packed.batches import TokenTable
 from raytune_llm.training.packed.pack import Pack
@@ -45,11 +46,11 @@ def slot_bytes(model: torch.nn.Module, names: Sequence[str], max_lora_rank: int)
 def choose_capacity(
     model: torch.nn.Module, names: Sequence[str], max_lora_rank: int, *, wanted: int, budget_bytes: int
 ) -> int:
-    """Slots for `wanted` trials that take at most half of the budget. Raises ValueError when not even one fits."""
+    """Slots for `wanted` trials that take at most half of the budget. Raises InputError when not even one fits."""
     each = slot_bytes(model, names, max_lora_rank)
     fitting = budget_bytes // 2 // each
     if fitting < 1:
-        raise ValueError(
+        raise InputError(
             f"a slot of rank {max_lora_rank} takes {each:,} bytes; the budget of {budget_bytes:,} bytes must hold two"
         )
     return min(wanted, fitting)
