@@ -5,7 +5,7 @@
 
 The other side is the barest honest loop: base and adapters loaded, PEFT's forward and transformers' own loss, torch's
 AdamW, clip_grad_norm_; no trainer around it. Same ranks (1, 4, 8, 16 in turn), same rows, same rates. Sides alternate
-within a run. CPU seconds of the process are compared, wall seconds reported beside. Rows `even`: every sequence has
+within a run. CPU seconds of the process are compared, wall seconds are reported too. Rows `even`: every sequence has
 the full length and every token is a label. Rows `uneven`: lengths from a quarter to the full length, the second half
 of each a label.
 """
@@ -140,8 +140,8 @@ def measure(row: Row, rounds: int) -> dict[str, object]:
     pack = Pack(
         base, linear_targets(base), capacity=row.slots, max_lora_rank=max(RANKS), budget=PassBudget(1, 1 << 16, 0)
     )
-    said: list[str] = []
-    planner = Planner(pack, max_tokens=1 << 16, log=said.append, clock=time.process_time)
+    choices: list[str] = []
+    planner = Planner(pack, max_tokens=1 << 16, log=choices.append, clock=time.process_time)
     specs = [make_spec(i, row) for i in range(row.slots)]
     for spec in specs:
         pack.join(spec, table, terms)
@@ -154,7 +154,7 @@ def measure(row: Row, rounds: int) -> dict[str, object]:
             start = step * row.batch_size % count
             solos[spec.lora_rank].step(order[start : start + row.batch_size])
 
-    while not said:
+    while not choices:
         planner.step()
     alone(0)
     packed, solo = [], []

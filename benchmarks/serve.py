@@ -57,7 +57,7 @@ NUM_ADAPTERS, NUM_REQUESTS, NUM_TOKENS, RANK = 8, 16, 32, 8
 SAMPLING = Sampling(
     max_tokens=NUM_TOKENS, temperature=0.0, top_p=1.0, seed=None, stop=(), num_logprobs=None, stream=False
 )
-PROMPT = "Ana missed the bus and stood in the rain. She said: what a day, number"
+PROMPT = "Ana missed the bus and stood in the rain. She wrote: what a day, number"
 
 
 def write_adapters(base: Base, root: Path) -> list[Path]:

@@ -5,7 +5,7 @@
 
 Each run is a fresh process with a home of its own. Stages are marked by wrapping the product's functions, in the
 driver and in the training worker; every mark is a time of the wall clock. Figures mean something on an idle machine
-alone; the load is printed beside them.
+alone; the load is printed with them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ STAGES = {
     "compose": "job composed and checked by its types",
     "knobs": "base's facts read, knobs checked",
     "data": "records read, encoded, examined",
-    "ray": "Ray session up (the rest of it, where it starts beside the above)",
+    "ray": "Ray session up (the rest of it, where it starts during the above)",
     "setup": "trial handed to Ray Train",
     "worker": "Ray Train's controller and worker processes up",
     "libraries": "torch and transformers imported in the worker",

@@ -17,7 +17,7 @@
 
 Each run is a fresh process, from the interpreter's start to the last trial's end, Ray's start included; sides take
 turns. CPU seconds are those of all its processes. The best adapter of each side is scored once more by one scorer on
-the eval rows. Seconds mean something on an idle machine; the load is printed beside them.
+the eval rows. Seconds mean something on an idle machine; the load is printed with them.
 """
 
 from __future__ import annotations
@@ -159,12 +159,12 @@ def measured(task: dict[str, Any]) -> dict[str, Any]:
     if process.returncode or ended is None:
         raise RuntimeError(f"{task['side']} failed:\n" + (folder / "log").read_text()[-4000:])
     wall, cpu = ended
-    said = json.loads(Path(task["result"]).read_text())
-    loss = scored(task, said.pop("adapter"))
+    figures = json.loads(Path(task["result"]).read_text())
+    loss = scored(task, figures.pop("adapter"))
     return {
         "wall_s": round(wall, 1),
         "cpu_s": round(cpu, 1),
-        **said,
+        **figures,
         "eval_loss": round(loss, 4),
         "load": round(load, 1),
     }
@@ -268,8 +268,8 @@ def trl_trial(config: dict[str, Any], base: str, data: str, tokens: dict[str, li
         def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 trainer.save_model(folder)
-                said = {"eval_loss": metrics["eval_loss"], "step": state.global_step}
-                tune.report(said, checkpoint=tune.Checkpoint.from_directory(folder))
+                figures = {"eval_loss": metrics["eval_loss"], "step": state.global_step}
+                tune.report(figures, checkpoint=tune.Checkpoint.from_directory(folder))
 
     if tokens is None:
         files = {split: f"{data}/{split}-texts.jsonl" for split in ("train", "eval")}
@@ -314,10 +314,10 @@ def trl_trial(config: dict[str, Any], base: str, data: str, tokens: dict[str, li
         trainer.train()
 
 
-def give(task: dict[str, Any], **said: Any) -> None:
+def give(task: dict[str, Any], **figures: Any) -> None:
     """Write a side's result; its clock stops here."""
     partial = Path(task["result"] + ".partial")
-    partial.write_text(json.dumps(said))
+    partial.write_text(json.dumps(figures))
     partial.rename(task["result"])
 
 

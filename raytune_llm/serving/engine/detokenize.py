@@ -20,7 +20,7 @@ BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 @lru_cache(maxsize=256)
 def held_tokens(tokenizer: Any) -> frozenset[int]:
-    """Ids of the tokens after which a run of bytes may go on: byte tokens, and special tokens, which decoding skips.
+    """Ids of the tokens after which a run of bytes may continue: byte tokens, and special tokens, which decoding skips.
 
     Empty for vocabularies without byte fallback.
     """
