@@ -133,7 +133,7 @@ def test_training_goes_on_in_an_adapter_of_its_own_size(world):
     job = job_of("train", base, folder, "method=rlhf", "method.init_adapter=kind", "tuning.adapter_size=8")
     goes_on = inherited(job)
     assert goes_on.method.init_adapter == "kind@1" and goes_on.tuning.adapter_size == 4
-    with model_refs.session(
+    with model_refs.open_session(
         goes_on.method.__class__(**vars(goes_on.method) | {"reward_adapter": "cats-reward@1"}),
         job.model,
         registry_dir=job.registry_dir,
