@@ -42,13 +42,13 @@ class RowLayout:
         """Each head's place in a table (S, size), (S, its length)."""
         return {name: table[:, place] for name, place in self._heads.items()}
 
-    def views(self, table: Tensor, rank: int) -> list[tuple[Tensor, Tensor]]:
-        """Each module's first `rank` rows of A and B in a table (S, size): (S, rank, in), (S, rank, out)."""
+    def views(self, table: Tensor, lora_rank: int) -> list[tuple[Tensor, Tensor]]:
+        """Each module's first R = `lora_rank` rows of A and B in a table (S, size): (S, R, in), (S, R, out)."""
         count, found = len(table), []
         for (start, middle, end), (inner, outer) in zip(self._bounds, self.sizes.values(), strict=True):
             a = table[:, start:middle].view(count, self.max_lora_rank, inner)
             b = table[:, middle:end].view(count, self.max_lora_rank, outer)
-            found.append((a[:, :rank], b[:, :rank]))
+            found.append((a[:, :lora_rank], b[:, :lora_rank]))
         return found
 
     def pack(
@@ -72,32 +72,32 @@ class RowLayout:
             self.sizes.items(), self.views(row, self.max_lora_rank), strict=True
         ):
             a, b = weights[name]
-            rank = a.shape[0]
-            if rank > self.max_lora_rank:
+            lora_rank = a.shape[0]
+            if lora_rank > self.max_lora_rank:
                 raise ValueError(
-                    f"the adapter's rank {rank} at {name} is more than {self.max_lora_rank}, the largest held here"
+                    f"the adapter's rank {lora_rank} at {name} is more than {self.max_lora_rank}, the largest held here"
                 )
-            if a.shape != (rank, inner) or b.shape != (outer, rank):
+            if a.shape != (lora_rank, inner) or b.shape != (outer, lora_rank):
                 raise ValueError(
                     f"the adapter's shapes {tuple(a.shape)}, {tuple(b.shape)} at {name} don't fit a layer of {inner} "
                     f"to {outer} features; it was made for another base"
                 )
-            into_a[0, :rank] = a
-            into_b[0, :rank] = b.T
+            into_a[0, :lora_rank] = a
+            into_b[0, :lora_rank] = b.T
         for name, into in self.head_views(row).items():
             into[0] = heads[name]
         return row[0]
 
-    def unpack(self, row: Tensor, rank: int) -> Weights:
+    def unpack(self, row: Tensor, lora_rank: int) -> Weights:
         """The inverse of pack: contiguous copies."""
-        views = self.views(row.unsqueeze(0), rank)
+        views = self.views(row.unsqueeze(0), lora_rank)
         return {
             name: (a[0].clone(), b[0].T.clone(memory_format=torch.contiguous_format))
             for name, (a, b) in zip(self.sizes, views, strict=True)
         }
 
 
-def initial_weights(model: nn.Module, names: Sequence[str], *, rank: int, seed: int) -> Weights:
+def initial_weights(model: nn.Module, names: Sequence[str], *, lora_rank: int, seed: int) -> Weights:
     """The weights that peft.get_peft_model gives after torch.manual_seed(seed): A Kaiming-uniform, B zero, bit for bit.
 
     `names` in the model's own order. PEFT draws each layer's nn.Linear defaults first, then A again; so does this.
@@ -107,8 +107,8 @@ def initial_weights(model: nn.Module, names: Sequence[str], *, rank: int, seed: 
         torch.default_generator.manual_seed(seed)
         for name in names:
             layer: Any = model.get_submodule(name)
-            a = nn.Linear(layer.in_features, rank, bias=False).weight.detach()
-            b = nn.Linear(rank, layer.out_features, bias=False).weight.detach()
+            a = nn.Linear(layer.in_features, lora_rank, bias=False).weight.detach()
+            b = nn.Linear(lora_rank, layer.out_features, bias=False).weight.detach()
             nn.init.kaiming_uniform_(a, a=math.sqrt(5))
             weights[name] = (a.to(layer.weight.dtype), nn.init.zeros_(b).to(layer.weight.dtype))
     return weights

@@ -1,13 +1,12 @@
-"""Many LoRA adapters side by side on one frozen base: the forward pass that packed training and serving share.
+"""Many LoRA adapters on one frozen base: the forward pass that packed training and serving share.
 
     y = x Wᵀ + b + s · (x Aᵀ) B         LoRA: Hu et al., 2021, arXiv 2106.09685
 
 All scalars of an adapter lie in one row of a flat table, so that joining, leaving, clipping and the optimizer are
 operations on rows; each layer's A and B are views into it. What lies beyond an adapter's own rank is 0: its gradients
-are exactly 0, so it stays 0. A `Route` says which adapter each row of the next
-forward pass goes through: equal numbers of rows for each of some slots (training, evaluation), or any slot for each
-row (decoding). Without a route the layers are the plain base. Rows never mix, so a NaN adapter spoils its own rows
-only.
+are exactly 0, so it stays 0. A `Route` says which adapter each row of the next forward pass goes
+through: equal numbers of rows for each of some slots (training, evaluation), or any slot for each row (decoding).
+Without a route the layers are the plain base. Rows never mix, so a NaN adapter spoils its own rows only.
 
 In training each layer is one autograd node that adds the gradients of A and B straight to their row; nothing flows to
 the base. Left out: DoRA, biases in adapters, layers other than nn.Linear.
@@ -33,7 +32,7 @@ RANK_STEP = 8
 
 
 class StackedLinear(nn.Module):
-    """A frozen nn.Linear with adapters beside it; `weight`, `bias` and the sizes are the base's."""
+    """A frozen nn.Linear with adapters in parallel; `weight`, `bias` and the sizes are the base's."""
 
     def __init__(self, base: nn.Linear, stack: AdapterStack, index: int) -> None:
         super().__init__()
@@ -149,7 +148,7 @@ class AdapterStack:
         trainable: bool = False,
         heads: Mapping[str, int] | None = None,
     ) -> None:
-        """heads: what every adapter has beside its layers, name → number of scalars."""
+        """heads: what every adapter has in addition to its layers, name → number of scalars."""
         model.requires_grad_(False)
         self.model, self.capacity, self.max_lora_rank = model, capacity, max_lora_rank
         self.layers: dict[str, StackedLinear] = {}
@@ -168,7 +167,7 @@ class AdapterStack:
         self.grad = torch.zeros(capacity, self.layout.size, dtype=master, device=self.device) if trainable else None
         self._compute = self.theta if master == self.dtype else self.theta.to(self.dtype)
         self.scales = [0.0] * (capacity + 1)
-        self.ranks = [0] * (capacity + 1)
+        self.lora_ranks = [0] * (capacity + 1)
         self.anchor = torch.zeros((), device=self.device, requires_grad=trainable)
         self.route: Route | None = None
         self._spans: dict[tuple[int, int, int], Views] = {}
@@ -189,12 +188,12 @@ class AdapterStack:
     ) -> None:
         """Put an adapter in a slot. Raises ValueError when its modules, heads, sizes or rank don't fit."""
         self.theta[slot].copy_(self.layout.pack(weights, self.theta.dtype, heads))
-        self.scales[slot], self.ranks[slot] = float(scale), next(iter(weights.values()))[0].shape[0]
+        self.scales[slot], self.lora_ranks[slot] = float(scale), next(iter(weights.values()))[0].shape[0]
         self.refresh(slot, slot + 1)
 
-    def read(self, slot: int, rank: int, table: Tensor | None = None) -> Weights:
+    def read(self, slot: int, lora_rank: int, table: Tensor | None = None) -> Weights:
         """The adapter of a slot (or the same places of another table of rows), on the CPU."""
-        return self.layout.unpack((self.theta if table is None else table)[slot].cpu(), rank)
+        return self.layout.unpack((self.theta if table is None else table)[slot].cpu(), lora_rank)
 
     def read_heads(self, slot: int, table: Tensor | None = None) -> dict[str, Tensor]:
         """The heads of a slot (or the same places of another table of rows), on the CPU."""
@@ -203,7 +202,7 @@ class AdapterStack:
 
     def clear(self, slot: int) -> None:
         self.theta[slot].zero_()
-        self.scales[slot], self.ranks[slot] = 0.0, 0
+        self.scales[slot], self.lora_ranks[slot] = 0.0, 0
         self.refresh(slot, slot + 1)
 
     def refresh(self, start: int, end: int) -> None:
@@ -213,11 +212,12 @@ class AdapterStack:
 
     def span(self, start: int, end: int, noise: Noise | None = None) -> Route:
         """Equal numbers of rows for each of the slots [start, end), in order; no copy is made."""
-        rank = self._rank(range(start, end))
-        views = self._spans.get((start, end, rank))
+        lora_rank = self._lora_rank(range(start, end))
+        views = self._spans.get((start, end, lora_rank))
         if views is None:
             grad = None if self.grad is None else self.grad[start:end]
-            views = self._spans[start, end, rank] = self._views(self._compute[start:end], grad, rank)
+            views = self._views(self._compute[start:end], grad, lora_rank)
+            self._spans[start, end, lora_rank] = views
         return Route(end - start, views[0], self._scale(range(start, end)), noise, views[1])
 
     def gather(self, slots: Sequence[int], noise: Noise | None = None) -> tuple[Route, Tensor | None]:
@@ -230,7 +230,7 @@ class AdapterStack:
         grad = None
         if self.grad is not None and torch.is_grad_enabled():
             grad = torch.zeros(len(slots), self.layout.size, dtype=self.grad.dtype, device=self.device)
-        views = self._views(self._compute.index_select(0, index), grad, self._rank(slots))
+        views = self._views(self._compute.index_select(0, index), grad, self._lora_rank(slots))
         return Route(len(slots), views[0], self._scale(slots), noise, views[1]), grad
 
     def scatter_grad(self, slots: Sequence[int], grad: Tensor) -> None:
@@ -247,18 +247,18 @@ class AdapterStack:
         finally:
             self.route = before
 
-    def _views(self, theta: Tensor, grad: Tensor | None, rank: int) -> Views:
-        weights, heads = self.layout.views(theta, rank), self.layout.head_views(theta)
+    def _views(self, theta: Tensor, grad: Tensor | None, lora_rank: int) -> Views:
+        weights, heads = self.layout.views(theta, lora_rank), self.layout.head_views(theta)
         if grad is None:
             layers = [LayerViews(a, b, None, None) for a, b in weights]
             return layers, {name: HeadViews(head, None) for name, head in heads.items()}
-        grads, head_grads = self.layout.views(grad, rank), self.layout.head_views(grad)
+        grads, head_grads = self.layout.views(grad, lora_rank), self.layout.head_views(grad)
         layers = [LayerViews(*pair, *pair_of_grads) for pair, pair_of_grads in zip(weights, grads, strict=True)]
         return layers, {name: HeadViews(head, head_grads[name]) for name, head in heads.items()}
 
-    def _rank(self, slots: Sequence[int]) -> int:
-        """Ranks that a pass over these slots has to compute."""
-        largest = max(self.ranks[slot] for slot in slots)
+    def _lora_rank(self, slots: Sequence[int]) -> int:
+        """The rank that a pass over these slots computes for all of them."""
+        largest = max(self.lora_ranks[slot] for slot in slots)
         return min(self.max_lora_rank, -(-max(largest, 1) // RANK_STEP) * RANK_STEP)
 
     def _scale(self, slots: Sequence[int]) -> float | Tensor:

@@ -42,7 +42,7 @@ def adapters(model: PreTrainedModel, ranks=(1, 4, 8), seed=3):
     generator = torch.Generator().manual_seed(seed)
     found = []
     for rank in ranks:
-        weights = initial_weights(model, linear_targets(model), rank=rank, seed=seed + rank)
+        weights = initial_weights(model, linear_targets(model), lora_rank=rank, seed=seed + rank)
         drawn = {name: torch.randn(b.shape, generator=generator).to(b) for name, (_, b) in weights.items()}
         found.append({name: (a, 0.3 * drawn[name]) for name, (a, _) in weights.items()})
     return found
@@ -50,7 +50,7 @@ def adapters(model: PreTrainedModel, ranks=(1, 4, 8), seed=3):
 
 def peft_model(model: PreTrainedModel, weights) -> PreTrainedModel:
     rank = next(iter(weights.values()))[0].shape[0]
-    adapted = LORA.apply(model, rank=rank, seed=0).eval()
+    adapted = LORA.apply(model, lora_rank=rank, seed=0).eval()
     for name, (a, b) in weights.items():
         layer = adapted.base_model.model.get_submodule(name)
         layer.lora_A["default"].weight.data.copy_(a)
@@ -129,13 +129,13 @@ def test_encoder_and_decoder_rows_of_different_lengths():
 
 def test_initial_weights_are_those_of_every_backend_bitwise():
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
-        found = initial_weights(llama(dtype), linear_targets(llama(dtype)), rank=4, seed=7)
-        adapted = LORA.apply(llama(dtype), rank=4, seed=7)
+        found = initial_weights(llama(dtype), linear_targets(llama(dtype)), lora_rank=4, seed=7)
+        adapted = LORA.apply(llama(dtype), lora_rank=4, seed=7)
         for name, (a, b) in found.items():
             layer = adapted.base_model.model.get_submodule(name)
             assert torch.equal(a.float(), layer.lora_A["default"].weight.float())
             assert torch.equal(b.float(), layer.lora_B["default"].weight.float())
-    other = initial_weights(llama(), linear_targets(llama()), rank=4, seed=8)
+    other = initial_weights(llama(), linear_targets(llama()), lora_rank=4, seed=8)
     assert all((found[name][0] != other[name][0]).any() for name in found)
 
 
@@ -143,7 +143,7 @@ def test_drawing_initial_weights_leaves_the_global_stream_alone():
     model = llama()
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    initial_weights(model, linear_targets(model), rank=4, seed=7)
+    initial_weights(model, linear_targets(model), lora_rank=4, seed=7)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 

@@ -118,11 +118,14 @@ class AdapterCache:
 
     def _widen(self, names: Sequence[str], rank: int) -> None:
         """Rebuild the stack with these modules and room for this rank."""
-        old, kept = self._stack, {}
-        if old is not None:
-            rank = max(rank, old.max_lora_rank)
-            kept = {slot: (old.read(slot, old.ranks[slot]), old.ranks[slot]) for slot in self._slots.values()}
-            old.remove()
+        before, kept = self._stack, {}
+        if before is not None:
+            rank = max(rank, before.max_lora_rank)
+            kept = {
+                slot: (before.read(slot, before.lora_ranks[slot]), before.lora_ranks[slot])
+                for slot in self._slots.values()
+            }
+            before.remove()
         self._stack = AdapterStack(self.model, names, capacity=self._capacity, max_lora_rank=rank)
         # B holds the scales; the zero row of the base may share theirs
         self._stack.scales[self._capacity] = 1.0

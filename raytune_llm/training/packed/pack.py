@@ -113,7 +113,7 @@ class Pack:
             weights, heads = state.adapter("theta", self.names), state.heads("theta", heads)
             generator.set_state(state.tensors["generator"])
         elif weights is None:
-            weights = initial_weights(self.model, self.names, rank=spec.rank, seed=spec.seed)
+            weights = initial_weights(self.model, self.names, lora_rank=spec.rank, seed=spec.seed)
         rank = next(iter(weights.values()))[0].shape[0]
         if rank != spec.rank:
             raise ValueError(f"trial {spec.trial_id} has rank={spec.rank}, its weights have {rank}")
@@ -298,7 +298,7 @@ class Pack:
             kept = table[one].clone()
             table[one].copy_(table[other])
             table[other].copy_(kept)
-        for items in (self.stack.scales, self.stack.ranks, self._slots):
+        for items in (self.stack.scales, self.stack.lora_ranks, self._slots):
             _exchange(items, one, other)
         self.stack.refresh(one, one + 1)
         self.stack.refresh(other, other + 1)

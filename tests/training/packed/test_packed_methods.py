@@ -111,7 +111,7 @@ def test_packed_equals_the_methods_own_trainer(settings, tmp_path):
     pack.join(spec, table, job.method.terms)
     found = [pack.step()["t"].metrics["loss"] for _ in range(STEPS)]
     assert found == pytest.approx(losses, rel=1e-4)
-    start = initial_weights(model, pack.names, rank=spec.rank, seed=spec.seed)
+    start = initial_weights(model, pack.names, lora_rank=spec.rank, seed=spec.seed)
     expected = peft_weights(adapted)
     moved = distance(start, expected)
     assert moved > 1e-3
