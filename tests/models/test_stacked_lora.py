@@ -50,7 +50,7 @@ def adapters(model: PreTrainedModel, ranks=(1, 4, 8), seed=3):
 
 def peft_model(model: PreTrainedModel, weights) -> PreTrainedModel:
     rank = next(iter(weights.values()))[0].shape[0]
-    adapted = LORA.apply(model, lora_rank=rank, seed=0).eval()
+    adapted = LORA.apply(model, rank=rank, seed=0).eval()
     for name, (a, b) in weights.items():
         layer = adapted.base_model.model.get_submodule(name)
         layer.lora_A["default"].weight.data.copy_(a)

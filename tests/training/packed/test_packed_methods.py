@@ -20,10 +20,9 @@ from raytune_llm.data.records import RecordError, parse
 from raytune_llm.data.tokens import Tokens
 from raytune_llm.jobs import config
 from raytune_llm.jobs.precompute import precompute
-from raytune_llm.models.lora_folder import target_names
 from raytune_llm.models.lora_weights import initial_weights
 from raytune_llm.training.config import Schedule
-from raytune_llm.training.packed.eligibility import not_packable_reason
+from raytune_llm.training.packed.eligibility import not_packable_reason, target_names
 from raytune_llm.training.packed.pack import Pack
 
 CONF = Path(__file__).parents[3] / "conf" / "method"
