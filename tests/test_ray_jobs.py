@@ -180,7 +180,7 @@ def test_a_wrong_override_fails_the_job_with_its_message(cluster, upload, tmp_pa
     packages = Path(cluster.folder).glob("ray/session_2*/runtime_resources/working_dir_files/_ray_pkg_*")
     (unpacked,) = (package for package in packages if package.is_dir())
     files = [file for file in unpacked.rglob("*") if file.is_file()]
-    assert not (unpacked / ".venv").exists() and (unpacked / "raytune_llm" / "job.py") in files
+    assert not (unpacked / ".venv").exists() and (unpacked / "raytune_llm" / "jobs" / "schema.py") in files
     assert sum(file.stat().st_size for file in files) < UPLOAD_MIB << 20
 
 
