@@ -130,7 +130,7 @@ def test_encoder_and_decoder_rows_of_different_lengths():
 def test_initial_weights_are_those_of_every_backend_bitwise():
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         found = initial_weights(llama(dtype), linear_targets(llama(dtype)), lora_rank=4, seed=7)
-        adapted = LORA.apply(llama(dtype), lora_rank=4, seed=7)
+        adapted = LORA.apply(llama(dtype), rank=4, seed=7)
         for name, (a, b) in found.items():
             layer = adapted.base_model.model.get_submodule(name)
             assert torch.equal(a.float(), layer.lora_A["default"].weight.float())
