@@ -127,7 +127,7 @@ def test_an_added_dialect_is_read(tmp_path):
     project = copy(tmp_path / "project", {})
     (line,) = re.findall(r"in `DIALECTS`\n\n```python\n(.*)\n```", PAGE)
     records = project / "raytune_llm/data/records.py"
-    records.write_text(records.read_text().replace("DIALECTS = (\n", f"DIALECTS = (\n    {line}\n"))
+    records.write_text(records.read_text().replace("DIALECTS = (\n", f"DIALECTS = (\n    {line},\n"))
     code = "from raytune_llm.data.records import *; print(parse({'question': 'q', 'answer': 'a'}, [Supervised]))"
     done = python(project, "-c", code)
     assert done.stdout.strip() == "Supervised(prompt='q', completion='a')", done.stderr
