@@ -19,7 +19,7 @@ ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # the patch prints twice and disturbs datasets' mapping
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # prints an error line at every start; checkpoints cover preemption
     "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # its own CSV and TensorBoard files duplicate tracking/
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # its own CSV and TensorBoard files beside those of tracking/
     "TUNE_GLOBAL_CHECKPOINT_S": "2",  # how much of a sweep a killed driver may forget
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "PYTHONWARNINGS": "ignore::FutureWarning",
@@ -35,7 +35,7 @@ _is_own = False
 
 
 def set_environment() -> None:
-    """Set these variables in this process, and silence transformers' FutureWarnings, which are for its maintainers."""
+    """Set them here too, and silence what transformers tells its own maintainers."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -43,7 +43,7 @@ def set_environment() -> None:
 
 def connect(*, dashboard: bool = True) -> None:
     """Join the cluster of RAY_ADDRESS (as a submitted job does) or of `ray start` on this machine, else start a local
-    session, with Ray's dashboard or without; nothing when joined. Raises InputError for a malformed RAY_ADDRESS."""
+    session, with Ray's dashboard or without; nothing when joined."""
     import ray
 
     if ray.is_initialized():
@@ -63,27 +63,27 @@ def connect(*, dashboard: bool = True) -> None:
 
 
 def start_session(dashboard: bool) -> None:
-    """A local session on a port chosen here, so that its workers get its address. Without it Ray Train's helpers look
-    for a session of this machine, and fail where there are two. Its workers inherit this process's
+    """A local session on a port known beforehand, so that its workers can be told its address. Ray Train's helpers look
+    for a session of this machine otherwise, and fail where there are two. Its workers inherit this process's
     environment: a runtime environment would start each of them twice over."""
     import ray
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    address = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"127.0.0.1:{port}"}
-    os.environ |= address
+    told = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"127.0.0.1:{port}"}
+    os.environ |= told
     try:
         ray.init("local", logging_level=logging.WARNING, include_dashboard=dashboard)
         global _is_own
         _is_own = True
     finally:
-        for name in address:
+        for name in told:
             del os.environ[name]
 
 
 def end_own_session() -> bool:
-    """End the session if `connect` started it for this process; returns whether it did."""
+    """End the session if `connect` started it for this process alone; whether it did."""
     import ray
 
     global _is_own
@@ -94,14 +94,14 @@ def end_own_session() -> bool:
     return True
 
 
-def uses_gpu(requested: bool | None) -> bool:
-    """Whether trials get GPUs. Raises InputError when they are requested and the cluster has none."""
+def uses_gpu(asked: bool | None) -> bool:
+    """Whether trials get GPUs. Raises ValueError when they are asked for and the cluster has none."""
     import ray
 
     has_gpu = ray.cluster_resources().get("GPU", 0) >= 1
-    if requested and not has_gpu:
+    if asked and not has_gpu:
         raise InputError("scaling.use_gpu=true, but the cluster has no GPU; set it to null or false")
-    return has_gpu if requested is None else requested
+    return has_gpu if asked is None else asked
 
 
 @contextmanager
