@@ -51,7 +51,14 @@ class DSS(LossTermsMethod):
     """Target of the rationale task: a template of {rationale}; {label} for a control without reasons."""
 
     records = (Rationale,)
-    needs = Needs()
+    needs = Needs(
+        shared_keys=(
+            "method.label_prefix",
+            "method.rationale_prefix",
+            "method.label_target",
+            "method.rationale_target",
+        )
+    )
 
     def __post_init__(self) -> None:
         require(0 <= self.alpha <= 1, "method.alpha", self.alpha, "0 ≤ alpha ≤ 1")

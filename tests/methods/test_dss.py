@@ -15,7 +15,7 @@ from raytune_llm.evaluation.generate import generate
 from raytune_llm.evaluation.loss import evaluate
 from raytune_llm.evaluation.terms import Better
 from raytune_llm.jobs import config
-from raytune_llm.jobs.prepare import prepare
+from raytune_llm.jobs.prepare import check_knobs, prepare
 from raytune_llm.methods.base import TrainerInputs, metric_directions
 from raytune_llm.models.outputs import Outputs
 
@@ -25,10 +25,10 @@ def base(tmp_path_factory):
     return write_base(tmp_path_factory.mktemp("base"), "llama")
 
 
-def job_of(base, folder, *overrides, method="dss"):
+def job_of(base, folder, *overrides, method="dss", command="train"):
     train, evaluation = write_records(folder, kinds=(Rationale,))
     return config.load(
-        "train",
+        command,
         [
             f"method={method}",
             f"model.name_or_path={base}",
@@ -38,6 +38,12 @@ def job_of(base, folder, *overrides, method="dss"):
             *overrides,
         ],
     )
+
+
+def test_what_decides_the_encoding_is_no_axis_of_a_sweep(base, tmp_path):
+    axis = "sweep.space.method.label_prefix=['','[label] ']"
+    with pytest.raises(InputError, match=r"label_prefix.*no axis: all trials share one method\.label_prefix"):
+        check_knobs(job_of(base, tmp_path, axis, command="sweep"))
 
 
 def tokens_of(job):
