@@ -200,10 +200,12 @@ def run_ours(task: dict[str, Any]) -> None:
     own = task.get("own_overrides", [])
     scheduler = [] if any("scheduler" in override for override in own) else asha
     job = load("sweep", [*task["overrides"], *axes, *scheduler, f"home={task['home']}", *own])
-    config = job.trial_config()
-    planned, objective = make_plan(config, job.sweep.axes()), config.objective
+    planned = make_plan(job.trial_config(), job.sweep.axes())
     started = prepare_job(job)
-    outcomes = tuner.run(job.sweep, config, planned, ray.put(started.prepared.examples), started.use_gpu, False)
+    prepared = started.prepared
+    config = job.trial_config(prepared.better)
+    objective = config.objective
+    outcomes = tuner.run(job.sweep, config, planned, ray.put(prepared.examples), started.use_gpu, False)
     print(leaderboard_table(leaderboard.leaderboard(outcomes, planned, objective), objective.metric, 10))
     steps = sum(outcome.reports[-1].step for outcome in outcomes)
     winner = leaderboard.winner(outcomes, objective)

@@ -70,7 +70,12 @@ def run(home: Path, trials: int) -> None:
     started = prepare_job(job)
     with patch.object(progress.LiveTable, "on_trial_complete", on_trial_complete):
         outcomes = tuner.run(
-            job.sweep, job.trial_config(), planned, ray.put(started.prepared.examples), started.use_gpu, False
+            job.sweep,
+            job.trial_config(started.prepared.better),
+            planned,
+            ray.put(started.prepared.examples),
+            started.use_gpu,
+            False,
         )
     assert len(outcomes) == trials and all(outcome.ended == "complete" for outcome in outcomes)
 

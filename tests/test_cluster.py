@@ -159,8 +159,9 @@ def sweep_on_two_nodes(folder, marker):
         if marker:
             raylet = second.all_processes["raylet"][0].process.pid
             job = dataclasses.replace(job, tracking={"trap": Trap(marker, step=6, pid=raylet)})
-        config, plan = job.trial_config(), make_plan(job.trial_config(), job.sweep.axes())
-        outcomes = tuner.run(job.sweep, config, plan, ray.put(prepare(job).examples), False, False)
+        prepared, plan = prepare(job), make_plan(job.trial_config(), job.sweep.axes())
+        config = job.trial_config(prepared.better)
+        outcomes = tuner.run(job.sweep, config, plan, ray.put(prepared.examples), False, False)
         print("nodes:", sum(node["Alive"] for node in ray.nodes()))
         curves = {
             str(outcome.trial.values["tuning.adapter_size"]): [

@@ -29,10 +29,3 @@ class Term:
     coefficient: float = 1.0
     better: Better = Better.lower
     """A part of the loss falls; a term that is a metric only states its direction."""
-
-
-def lower_is_better(metric: str) -> bool:
-    """Losses, perplexities, divergences and errors fall; every other metric rises."""
-    name = metric.rsplit("/", 1)[-1]
-    falling = {"perplexity", "kl", "kl_per_token", "repetition", "calibration_error", "divergence"}
-    return name.endswith(("loss", "distance")) or name in falling

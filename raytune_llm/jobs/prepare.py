@@ -32,6 +32,8 @@ class Prepared:
     examples: Examples
     """What trials are trained and evaluated on."""
     diagnosis: Diagnosis
+    better: Better | None
+    """The direction of method.metric; None without eval records."""
 
 
 def prepare(job: CheckJob, read: Splits | None = None) -> Prepared:
@@ -48,9 +50,8 @@ def prepare(job: CheckJob, read: Splits | None = None) -> Prepared:
         diagnosis.warnings.append(job.model.eos.note)
     if diagnosis.problems:
         raise InputError(diagnosis.text())
-    check_metric(job, encoded.eval.examples)
     examples = Examples(encoded.train.examples, encoded.eval.examples)
-    return Prepared(splits, tokens, encoded, examples, diagnosis)
+    return Prepared(splits, tokens, encoded, examples, diagnosis, metric_direction(job, examples.eval))
 
 
 def check_method(job: CheckJob, train: EncodedSplit, tokens: Tokens) -> None:
@@ -70,21 +71,22 @@ def check_method(job: CheckJob, train: EncodedSplit, tokens: Tokens) -> None:
     )
 
 
-def check_metric(job: CheckJob, examples: Sequence[Example]) -> None:
-    """Refuse a metric that no evaluation on the examples will report, or that has no direction. Raises InputError."""
+def metric_direction(job: CheckJob, examples: Sequence[Example]) -> Better | None:
+    """The direction of method.metric; None without examples. Raises InputError for a metric that no evaluation on them
+    will report, or that has no direction."""
     method, is_encoder_decoder = job.method, job.model.facts.is_encoder_decoder
     if not examples:
-        return
+        return None
     directions = metric_directions(method, examples[0], is_encoder_decoder=is_encoder_decoder)
     allowed = [name for name, better in directions.items() if better is not Better.neither]
     require(method.metric in allowed, "method.metric", method.metric, f"a metric with a direction: {allowed}")
-    if method.needs.sampling:
-        return
-    for example in examples:
-        scores = blank_eval_scores(method, example, is_encoder_decoder=is_encoder_decoder)
-        if method.metric in scores.resamplable():
-            return
-    raise InputError(f"method.metric={method.metric}: no eval example has it; choose another of {allowed}")
+    reported = method.needs.sampling or any(
+        method.metric in blank_eval_scores(method, example, is_encoder_decoder=is_encoder_decoder).resamplable()
+        for example in examples
+    )
+    if not reported:
+        raise InputError(f"method.metric={method.metric}: no eval example has it; choose another of {allowed}")
+    return directions[method.metric]
 
 
 def check_knobs(job: TrainJob) -> None:

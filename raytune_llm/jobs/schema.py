@@ -18,7 +18,7 @@ from raytune_llm.annotation.prompt import Prompt
 from raytune_llm.annotation.teachers.base import Teacher
 from raytune_llm.data.files import Data
 from raytune_llm.errors import check_name, require
-from raytune_llm.evaluation.terms import lower_is_better
+from raytune_llm.evaluation.terms import Better
 from raytune_llm.methods.base import Method
 from raytune_llm.models.adapters.base import Adapter
 from raytune_llm.models.base import Base
@@ -101,8 +101,8 @@ class TrainJob(RunJob, CheckJob):
         """Whether its trials, or stages before them, are jobs of Ray Train."""
         return True
 
-    def trial_config(self) -> TrialConfig:
-        """What its trials need of it."""
+    def trial_config(self, better: Better | None = None) -> TrialConfig:
+        """What its trials need of it; to train them also the direction of method.metric, which `prepare` finds."""
         return TrialConfig(
             name=self.name,
             run=self.run,
@@ -116,7 +116,7 @@ class TrainJob(RunJob, CheckJob):
             scaling=self.scaling,
             tracking=self.tracking,
             eval_batch_size=self.evaluation.batch_size,
-            lower_is_better=lower_is_better(self.method.metric),
+            better=better,
         )
 
     def with_values(self, values: Mapping[str, Any]) -> Self:

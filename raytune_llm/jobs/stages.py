@@ -68,7 +68,9 @@ def train_version(started: Started[J]) -> tuple[Outcome, PublishResult]:
 
         trial = Trial(id="train", values={})
         setup = TrialSetup(
-            spec=TrialSpec(config=job.trial_config(), trial=trial, milestones=(job.tuning.steps,)),
+            spec=TrialSpec(
+                config=job.trial_config(started.prepared.better), trial=trial, milestones=(job.tuning.steps,)
+            ),
             examples=ray.put(started.prepared.examples),
             use_gpu=started.use_gpu,
             group=None,

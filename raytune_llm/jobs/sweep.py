@@ -34,7 +34,8 @@ def run_sweep(job: SweepJob) -> PublishResult:
         from raytune_llm.sweep import leaderboard, tuner
         from raytune_llm.sweep.tables import leaderboard_csv, leaderboard_table
 
-        config, examples = job.trial_config(), ray.put(started.prepared.examples)
+        prepared = started.prepared
+        config, examples = job.trial_config(prepared.better), ray.put(prepared.examples)
         outcomes = tuner.run(job.sweep, config, planned, examples, started.use_gpu, started.interactive)
         rows = leaderboard.leaderboard(outcomes, planned, config.objective)
         open_storage(job.run_dir).write("leaderboard.csv", leaderboard_csv(rows).encode())
@@ -42,7 +43,7 @@ def run_sweep(job: SweepJob) -> PublishResult:
         won = leaderboard.winner(outcomes, config.objective)
         published = publish(
             job.with_values(planned.values(won.trial.values)),
-            started.prepared,
+            prepared,
             won,
             parent=f"{job.name}/{job.run}",
             use_gpu=started.use_gpu,

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from raytune_llm.errors import InputError, require
+from raytune_llm.evaluation.terms import Better
 from raytune_llm.training.objective import Objective, Report
 
 if TYPE_CHECKING:
@@ -137,8 +138,8 @@ class TrialConfig:
     """In addition to metrics.jsonl, which is always written."""
     eval_batch_size: int
     """Prompts that a method which samples generates or scores at once."""
-    lower_is_better: bool
-    """Direction of the method's metric."""
+    better: Better | None
+    """Direction of the method's metric, which its examples show; None = they haven't been read."""
 
     @property
     def run_dir(self) -> str:
@@ -155,8 +156,9 @@ class TrialConfig:
 
     @property
     def objective(self) -> Objective:
-        """What trials are stopped, ranked and selected by."""
-        return Objective(self.method.metric, lower_is_better=self.lower_is_better)
+        """What trials are stopped, ranked and selected by; to be had once examples have been read."""
+        assert self.better is not None
+        return Objective(self.method.metric, lower_is_better=self.better is Better.lower)
 
     def with_values(self, values: Mapping[str, Any]) -> Self:
         """This config with dotted keys replaced. Raises InputError for an unknown key."""

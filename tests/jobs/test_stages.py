@@ -10,7 +10,7 @@ from worlds import precomputed, spec_of, write_base, write_records
 
 from raytune_llm.data.files import load as load_records
 from raytune_llm.data.records import Preference
-from raytune_llm.errors import InputError, input_errors
+from raytune_llm.errors import InputError
 from raytune_llm.jobs.compare import compare_systems
 from raytune_llm.jobs.config import load
 from raytune_llm.jobs.precompute import FrozenModels
@@ -40,8 +40,7 @@ class Silent:
 def refusing(job):
     """What is checked of a job before it runs."""
     check_knobs(job)
-    with input_errors():
-        check(job, load_records(job.data, job.method.records, job.seed).train)
+    check(job, load_records(job.data, job.method.records, job.seed).train)
     prepare(job)
 
 

@@ -15,6 +15,7 @@ from raytune_llm.jobs.config import CONF, load
 from raytune_llm.jobs.prepare import prepare
 from raytune_llm.methods.base import TrainerInputs, metric_directions
 from raytune_llm.models.forward import outputs
+from raytune_llm.training.objective import Objective
 from raytune_llm.training.trial import WorkerContext, fit
 
 
@@ -246,3 +247,19 @@ def test_a_metric_without_a_direction_is_refused(method, metric, tmp_path):
         InputError, match=rf"method\.metric={metric} is not allowed; allowed: a metric with a direction"
     ):
         prepare(job_of(method, base, tmp_path, f"method.metric={metric}"))
+
+
+@pytest.mark.parametrize(
+    ("method", "metric", "better"),
+    [
+        ("sft", "eval/loss", Better.lower),
+        ("sft", "eval/token_accuracy", Better.higher),
+        ("dpo", "eval/rewards/accuracies", Better.higher),
+        ("rlhf", "eval/objective", Better.higher),
+        ("rlhf", "eval/kl", Better.lower),
+    ],
+)
+def test_trials_are_ranked_in_the_direction_that_the_method_gives_its_metric(method, metric, better, tmp_path):
+    job = job_of(method, write_base(tmp_path / "base", "llama"), tmp_path, f"method.metric={metric}")
+    config = job.trial_config(prepare(job).better)
+    assert config.objective == Objective(metric, lower_is_better=better is Better.lower)

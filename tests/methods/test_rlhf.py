@@ -18,6 +18,7 @@ from raytune_llm.data.examples import TokenSequence
 from raytune_llm.data.records import Preference
 from raytune_llm.errors import InputError, worker_input_errors
 from raytune_llm.evaluation.policy import roll_out
+from raytune_llm.evaluation.terms import Better
 from raytune_llm.jobs.config import load
 from raytune_llm.jobs.prepare import prepare
 from raytune_llm.jobs.setup import check_gpu
@@ -201,7 +202,7 @@ def test_it_stops_when_the_policy_goes_astray(base, tmp_path, override, message)
     reports, ended, checkpoint, _ = train(job, tmp_path / "run")
     assert [report["step"] for report in reports] == [2]
     assert re.match(message, ended)
-    history = History.load(checkpoint, job.trial_config().objective)
+    history = History.load(checkpoint, job.trial_config(Better.higher).objective)
     assert history.stopped == ended and history.best.metrics["eval/objective"] == -math.inf, "it is never kept"
 
 

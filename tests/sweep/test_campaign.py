@@ -187,7 +187,12 @@ def drive(world, home, *overrides):
     planned = make_plan(job.trial_config(), job.sweep.axes())
     started = prepare_job(job)
     outcomes = tuner.run(
-        job.sweep, job.trial_config(), planned, ray.put(started.prepared.examples), started.use_gpu, False
+        job.sweep,
+        job.trial_config(started.prepared.better),
+        planned,
+        ray.put(started.prepared.examples),
+        started.use_gpu,
+        False,
     )
     if any("asha" in override for override in overrides):
         _, recorded = schedulers[-1]._brackets[0]._rungs[-1]

@@ -15,6 +15,7 @@ import ray
 from worlds import write_base, write_records
 
 from raytune_llm.errors import InputError
+from raytune_llm.evaluation.terms import Better
 from raytune_llm.jobs import commands
 from raytune_llm.jobs.config import load
 from raytune_llm.jobs.prepare import check_sweep, prepare
@@ -51,7 +52,8 @@ def job_of(world, home, *overrides):
 def outcomes_of(job):
     planned = make_plan(job.trial_config(), job.sweep.axes())
     check_sweep(job, planned)
-    return tuner.run(job.sweep, job.trial_config(), planned, ray.put(prepare(job).examples), False, False)
+    prepared = prepare(job)
+    return tuner.run(job.sweep, job.trial_config(prepared.better), planned, ray.put(prepared.examples), False, False)
 
 
 def curves(outcomes):
@@ -226,7 +228,7 @@ def test_the_packed_winner_is_published_with_its_own_settings(world, tmp_path):
     card = conclusion.version.card
     job = job_of(world, tmp_path, "sweep/backend=packed", "name=wit")
     planned = make_plan(job.trial_config(), job.sweep.axes())
-    rows = leaderboard.leaderboard(outcomes_of(job), planned, job.trial_config().objective)
+    rows = leaderboard.leaderboard(outcomes_of(job), planned, job.trial_config(Better.lower).objective)
     assert rows[0].values["tuning.adapter_size"] == card.config["tuning"]["adapter_size"]
     assert card.metrics["eval/loss"] == pytest.approx(rows[0].best.metrics["eval/loss"], rel=1e-4)
 

@@ -114,7 +114,7 @@ def test_a_plan_orders_its_axes_by_the_job():
         ),
         ({"evaluation": {"max_examples": [8]}}, r"sweep\.space\.evaluation\.max_examples is not allowed"),
         ({"name": ["a", "b"]}, r"sweep\.space\.name is not allowed"),
-        ({"lower_is_better": [True]}, r"sweep\.space\.lower_is_better is not allowed"),
+        ({"better": ["lower"]}, r"sweep\.space\.better is not allowed"),
         ({"method": {"metric": ["eval/loss"]}}, r"sweep\.space\.method\.metric is not allowed: .* one metric"),
         ({"tuning": {"x": [1]}}, r"tuning\.x is not a key of this job; at 'x' it has \['steps'"),
         ({"tuning": [1]}, r"sweep\.space\.tuning is not allowed"),

@@ -60,7 +60,8 @@ def swept(job):
     """The sweep's outcomes, by the size of their adapters where that is what differs."""
     planned = make_plan(job.trial_config(), job.sweep.axes())
     check_sweep(job, planned)
-    return tuner.run(job.sweep, job.trial_config(), planned, ray.put(prepare(job).examples), False, False)
+    prepared = prepare(job)
+    return tuner.run(job.sweep, job.trial_config(prepared.better), planned, ray.put(prepared.examples), False, False)
 
 
 def losses(outcome):

@@ -22,7 +22,7 @@ class RunInfo:
     group: str | None
     """The sweep's name; None outside a sweep."""
     config: dict[str, Any]
-    """The resolved config of the run, including the trial's values."""
+    """The job's name, and what the trial varies, by its keys."""
     directory: str
     """The run's folder: absolute path or URI."""
     from_step: int
