@@ -199,7 +199,7 @@ def test_what_a_task_refuses_and_what_fails_in_it(ray_session):
         raise error
 
     with pytest.raises(InputError, match=r"^no answers$"):
-        cluster.as_task(task, use_gpu=False)(ValueError("no answers"))
+        cluster.as_task(task, use_gpu=False)(InputError("no answers"))
     with pytest.raises(KeyError, match="answers"):
         cluster.as_task(task, use_gpu=False)(KeyError("answers"))
     assert cluster.as_task(lambda one, *, two: one + two, use_gpu=False)(1, two=2) == 3

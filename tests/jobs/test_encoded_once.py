@@ -18,18 +18,19 @@ from raytune_llm.jobs.prepare import prepare
 from raytune_llm.jobs.publish import PublishResult, publish
 from raytune_llm.models import frozen
 from raytune_llm.stores.registry import Registry
-from raytune_llm.training.config import Outcome, Report, Trial
+from raytune_llm.training.config import Outcome, Trial, TrialSpec
+from raytune_llm.training.objective import Report
 from raytune_llm.training.trial import WorkerContext, fit
 
 NUM_TRAIN, NUM_EVAL, NUM_TEST, MAX_EXAMPLES = 24, 8, 11, 6
-EXACT = ["method.model_weight=0", "method.exact_weight=1", "method.max_completion_tokens=4", "method.eval_prompts=2"]
+EXACT = ["method/rewards=[exact]", "method.max_completion_tokens=4", "method.eval_prompts=2"]
 METHODS = {
     "sft": (Supervised, []),
     "dpo": (Preference, []),
     "dss": (Rationale, []),
     "reward": (Preference, []),
     "rlhf": (Supervised, EXACT),
-    "distill": (Supervised, ["method.num_candidates=7"]),
+    "distill": (Supervised, ["method.teacher_top_k=7"]),
     "distill_feature": (Supervised, []),
     "distill_relation": (Supervised, []),
 }
@@ -96,11 +97,11 @@ def published(job, folder) -> tuple[Outcome, PublishResult]:
     prepared = replace(prepared, encoded=found.encoded, examples=found.examples)
     folder.mkdir()
     reports = []
+    spec = TrialSpec(config=job.trial_config(prepared.better), trial=Trial(id="t", values={}), milestones=())
     fit(
-        job,
+        spec,
         prepared.examples,
         WorkerContext(folder, 0, 1, False),
-        milestones=(),
         report=lambda metrics, _: reports.append(metrics),
         run=Silent(),
         progress=lambda *_: None,
@@ -108,7 +109,7 @@ def published(job, folder) -> tuple[Outcome, PublishResult]:
     )
     best = Report(step=2, metrics=reports[-1])
     outcome = Outcome(
-        trial=Trial(id="t", values={}),
+        trial=spec.trial,
         reports=(best,),
         best=best,
         checkpoint=str(folder / "checkpoint"),
@@ -167,4 +168,4 @@ def test_the_comparison_reads_no_hidden_states_and_no_groups(method, calls, tmp_
     found = precompute_on_cluster(job, prepare(job).encoded, use_gpu=False)
     trained, compared = found.examples.eval[0], found.encoded.eval.examples[0]
     assert trained["completion"].features is not None and compared["completion"].features is None
-    assert list(compared) == ["completion"] and len(trained) == (job.method.needs.mates or 0) + 1
+    assert list(compared) == ["completion"] and len(trained) == job.method.needs.group_size
