@@ -63,7 +63,7 @@ class FrozenModels:
         if needs.reference and examples:
             examples = with_references(self.reference, examples, **self._reading())
         if needs.teacher_top_k and examples:
-            size = {"num_candidates": needs.teacher_top_k, "vocabulary": len(self.tokenizer)}
+            size = {"top_k": needs.teacher_top_k, "vocabulary": len(self.tokenizer)}
             examples = with_teacher_top_k(self.teacher, examples, **size, **self._reading())
         return examples
 

@@ -33,13 +33,13 @@ def with_references(model: Any, examples: Sequence[Example], *, pad_id: int, bat
 
 
 def with_teacher_top_k(
-    model: Any, examples: Sequence[Example], *, num_candidates: int, vocabulary: int, pad_id: int, batch_size: int
+    model: Any, examples: Sequence[Example], *, top_k: int, vocabulary: int, pad_id: int, batch_size: int
 ) -> list[Example]:
-    """The examples, each sequence with the teacher's num_candidates likeliest tokens, or all of the vocabulary's."""
+    """The examples, each sequence with the teacher's top_k likeliest tokens, or all of the vocabulary's."""
 
     def read(sequences: list[TokenSequence]) -> list[dict[str, Any]]:
         logits, labels = label_logits(model, sequences, pad_id=pad_id)
-        ids, logprobs = _likeliest(logits, min(num_candidates, vocabulary), vocabulary)
+        ids, logprobs = _likeliest(logits, min(top_k, vocabulary), vocabulary)
         return [{"teacher": TeacherTopK(ids[rows], logprobs[rows])} for rows in _rows(labels)]
 
     return _filled_in(model, examples, read, batch_size)

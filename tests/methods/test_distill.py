@@ -111,7 +111,7 @@ def test_what_is_cached_is_what_the_teacher_says(shape, tmp_path):
     prepared = prepare(job)
     model = job.model.load().eval()
     few = prepared.examples.train[:5]
-    taught = with_teacher_top_k(model, few, num_candidates=K, vocabulary=len(tokenizer()), pad_id=0, batch_size=2)
+    taught = with_teacher_top_k(model, few, top_k=K, vocabulary=len(tokenizer()), pad_id=0, batch_size=2)
     for example in taught:
         sequence = example["completion"]
         ids, labels = torch.tensor([sequence.input_ids]), torch.tensor([sequence.labels])
@@ -133,7 +133,7 @@ def test_what_is_cached_is_what_the_teacher_says(shape, tmp_path):
 def test_the_metric_is_there_and_means_the_same_whatever_alpha_is(alpha, base, tmp_path):
     job = job_of(base, tmp_path, f"method.alpha={alpha}")
     model, few = job.model.load().eval(), prepare(job).examples.train[:5]
-    taught = with_teacher_top_k(model, few, num_candidates=K, vocabulary=len(tokenizer()), pad_id=0, batch_size=5)
+    taught = with_teacher_top_k(model, few, top_k=K, vocabulary=len(tokenizer()), pad_id=0, batch_size=5)
     metrics = evaluate(model, taught, job.method.terms, pad_id=0, batch_size=5).metrics()
     said = [outputs(model, [example["completion"]], pad_id=0) for example in few]
     expected = -sum((one.logprobs * one.mask).sum() for one in said) / sum(one.mask.sum() for one in said)

@@ -28,7 +28,7 @@ def test_they_are_the_models_own_log_probabilities():
 
 FILLERS = {
     "reference": with_references,
-    "teacher": partial(with_teacher_top_k, num_candidates=3, vocabulary=20),
+    "teacher": partial(with_teacher_top_k, top_k=3, vocabulary=20),
     "features": partial(with_features, layers=(0, -1)),
 }
 

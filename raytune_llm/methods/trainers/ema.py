@@ -45,7 +45,7 @@ class EMATrainer(LossTermsTrainer):
             examples = with_teacher_top_k(
                 model,
                 inputs[EXAMPLES],
-                num_candidates=self.top_k,
+                top_k=self.top_k,
                 vocabulary=len(self.processing_class),
                 pad_id=self.processing_class.pad_token_id,
                 batch_size=len(inputs[EXAMPLES]),

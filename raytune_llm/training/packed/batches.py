@@ -43,9 +43,9 @@ class Batch:
     """Own length of each row of labels, (B,)."""
     reference: Tensor | None = None
     """Sequence.reference, (B,), fp64."""
-    candidates: Tensor | None = None
-    """The teacher's candidates for each label that counts, (K, k)."""
-    teacher: Tensor | None = None
+    top_k_ids: Tensor | None = None
+    """The teacher's likeliest tokens for each label that counts, (K, k)."""
+    teacher_logprobs: Tensor | None = None
     """Their log-probabilities and that of all other tokens, (K, k + 1), fp32."""
 
 
@@ -105,8 +105,8 @@ class TokenTable:
             for name in self.names:
                 mask = self.batch(name, rows).mask.double()
                 none, zero = torch.zeros_like(mask), mask.new_zeros(len(rows))
-                candidates, teacher = mask.new_zeros(*mask.shape, 1), mask.new_zeros(*mask.shape, 2)
-                outputs[name] = Outputs(none, mask, none, zero, zero, candidates, teacher)
+                top_k, teacher = mask.new_zeros(*mask.shape, 1), mask.new_zeros(*mask.shape, 2)
+                outputs[name] = Outputs(none, mask, none, zero, zero, top_k, teacher)
             for name, term in terms(outputs).items():
                 found.setdefault(name, []).append(term.weight.detach().double().numpy())
         return {name: np.concatenate(parts) for name, parts in found.items()}
@@ -121,12 +121,12 @@ def _references(sequences: Sequence[TokenSequence]) -> np.ndarray | None:
 class TopKTable:
     """A teacher's log-probabilities at every label of some sequences, end to end."""
 
-    def __init__(self, candidates: Sequence[TeacherTopK]) -> None:
-        counts = np.array([len(top_k.ids) for top_k in candidates])
+    def __init__(self, found: Sequence[TeacherTopK]) -> None:
+        counts = np.array([len(top_k.ids) for top_k in found])
         self._ends = np.cumsum(counts)
         self._starts = self._ends - counts
-        self._ids = np.concatenate([top_k.ids for top_k in candidates])
-        self._logprobs = np.concatenate([top_k.logprobs for top_k in candidates])
+        self._ids = np.concatenate([top_k.ids for top_k in found])
+        self._logprobs = np.concatenate([top_k.logprobs for top_k in found])
 
     @classmethod
     def of(cls, sequences: Sequence[TokenSequence]) -> TopKTable | None:

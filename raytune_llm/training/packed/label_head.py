@@ -6,7 +6,7 @@ here. With p = softmax(z), z = f(W h) and a label y,
     log p_y = z_y − log Σ_v exp z_v,        d log p_y / dh = Wᵀ f'(z) (1_y − p)
 
 doesn't depend on the loss made of log p_y, so it is computed in the forward pass, chunk by chunk in fp32 (fp64), and
-neither logits nor probabilities are kept. Where a position has several candidates y, W_y and Wᵀ p are kept apart. f
+neither logits nor probabilities are kept. Where a position has several tokens y, W_y and Wᵀ p are kept apart. f
 is the identity or what a few architectures do after the head: a factor, a soft cap.
 """
 
@@ -67,10 +67,13 @@ class LabelHead:
         logprobs, correct = _LabelLogprobs.apply(hidden, weight, bias, labels, self._factor, self._cap)
         size, shape = batch.mask.numel(), batch.mask.shape
         top_k: dict[str, Tensor] = {}
-        if batch.candidates is not None and batch.teacher is not None:
-            ids = batch.candidates.long()
-            student = _CandidateLogprobs.apply(hidden, weight, bias, ids, self._factor, self._cap)
-            for name, values in (("top_k_logprobs", student), ("teacher_logprobs", batch.teacher.to(student.dtype))):
+        if batch.top_k_ids is not None and batch.teacher_logprobs is not None:
+            ids = batch.top_k_ids.long()
+            student = _TopKLogprobs.apply(hidden, weight, bias, ids, self._factor, self._cap)
+            for name, values in (
+                ("top_k_logprobs", student),
+                ("teacher_logprobs", batch.teacher_logprobs.to(student.dtype)),
+            ):
                 empty = values.new_zeros(size, values.shape[-1])
                 top_k[name] = empty.index_copy(0, flat, values).view(*shape, -1)
         return Outputs(
@@ -175,8 +178,8 @@ class _LabelLogprobs(torch.autograd.Function):
         return (slope * grad.unsqueeze(1).to(slope.dtype), None, None, None, None, None)
 
 
-class _CandidateLogprobs(torch.autograd.Function):
-    """log p of k candidates at each position, (K, k), from hidden states (K, H) and ids (K, k)."""
+class _TopKLogprobs(torch.autograd.Function):
+    """log p of k tokens at each position, (K, k), from hidden states (K, H) and ids (K, k)."""
 
     @staticmethod
     def forward(

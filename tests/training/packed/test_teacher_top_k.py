@@ -22,7 +22,7 @@ def test_candidates_equal_the_models_own(kind):
     with torch.no_grad():
         for parameter in teacher.parameters():
             parameter.mul_(0.9)
-    taught = with_teacher_top_k(teacher, examples, num_candidates=K, vocabulary=50, pad_id=0, batch_size=4)
+    taught = with_teacher_top_k(teacher, examples, top_k=K, vocabulary=50, pad_id=0, batch_size=4)
     rows = torch.tensor([3, 0, 5, 3]).numpy()
     expected = outputs(model, [taught[row]["completion"] for row in rows], pad_id=0)
     parameter = next(
