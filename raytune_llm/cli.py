@@ -38,7 +38,7 @@ def main() -> None:
     from raytune_llm.jobs import commands, config
 
     sys.argv[1:] = overrides
-    config.run(name, getattr(commands, name), program=f"{PROGRAM} {name}")
+    config.run(name, getattr(commands, name))
 
 
 def help_text() -> str:

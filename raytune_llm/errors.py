@@ -27,6 +27,11 @@ def check_name(key: str, name: str) -> None:
     require(legal, key, repr(name), "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 128")
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of a library's message, to be quoted in ours."""
+    return str(error).strip().splitlines()[0][:200]
+
+
 @contextmanager
 def worker_input_errors() -> Iterator[None]:
     """Raise a worker's InputError in place of the error that it caused here; other errors pass unchanged."""

@@ -53,11 +53,11 @@ def test_a_malformed_address_is_refused(monkeypatch):
         cluster.connect()
 
 
-def test_a_session_of_its_own_beside_another_one(ray_session, tmp_path):
+def test_a_session_of_its_own_next_to_another_one(ray_session, tmp_path):
     """Its workers find it, not the one of this process; they have the settings, of which the user's own win."""
-    said = script(tmp_path, ASKS, RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="5")
-    assert f"seen: 1 5 {cluster.ENVIRONMENT['TUNE_GLOBAL_CHECKPOINT_S']}" in said
-    assert "left:\n" in said
+    output = script(tmp_path, ASKS, RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="5")
+    assert f"seen: 1 5 {cluster.ENVIRONMENT['TUNE_GLOBAL_CHECKPOINT_S']}" in output
+    assert "left:\n" in output
 
 
 BEGINS = """
@@ -88,13 +88,13 @@ print(sum("dashboard-NodeHead" in " ".join(child.cmdline()) for child in psutil.
 
 
 def test_ray_begins_to_start_before_anything_large_is_imported(tmp_path):
-    """Those imports take as long as its start, and go on beside it."""
+    """Those imports take as long as its start, and continue meanwhile."""
     overrides = (f"data.train={write_records(tmp_path)[0]}", "model=demo", f"home={tmp_path}")
     assert script(tmp_path, BEGINS, *overrides) == "train set()\nsweep set()\n"
 
 
 @pytest.mark.parametrize("dashboard", [True, False])
-def test_a_local_session_has_the_dashboard_that_it_is_asked_for(tmp_path, dashboard):
+def test_a_local_session_has_the_dashboard_that_is_requested(tmp_path, dashboard):
     assert script(tmp_path, DASHBOARD, str(dashboard)) == f"{int(dashboard)}\n"
 
 
@@ -177,13 +177,13 @@ def sweep_on_two_nodes(folder, marker):
 
 @pytest.mark.slow
 def test_a_sweep_outlives_a_node(tmp_path):
-    """Slow for its two clusters of two nodes. The trial that ran there goes on elsewhere, from its checkpoint."""
+    """Slow for its two clusters of two nodes. The trial that ran there continues elsewhere, from its checkpoint."""
     write_base(tmp_path / "base", "llama")
     write_records(tmp_path)
     marker = tmp_path / "sprung"
     calm, disturbed = (script(tmp_path, LOSES, str(tmp_path), name) for name in ("", str(marker)))
     assert "nodes: 2" in calm and "nodes: 1" in disturbed and marker.exists()
-    curves = [json.loads(said.partition("curves:")[2]) for said in (calm, disturbed)]
+    curves = [json.loads(output.partition("curves:")[2]) for output in (calm, disturbed)]
     assert {curve[0] for curve in curves[1].values()} == {"complete"} and set(curves[1]) == {"1", "2", "4"}
     for size, (_, *losses) in curves[1].items():
         assert len(losses) == 6 and losses == pytest.approx(curves[0][size][1:], rel=1e-6)

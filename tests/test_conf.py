@@ -157,7 +157,7 @@ def test_no_option_is_dead():
     assert not dead
 
 
-def test_defaults_stand_in_yaml_alone():
+def test_defaults_are_in_yaml_alone():
     for job in [load(root, given(root)) for root in ROOTS]:
         for component in components(job):
             for field in dataclasses.fields(component):

@@ -96,8 +96,8 @@ def test_evaluate_reports_base_against_tuned(swept, capsys):
         "evaluate", ["adapter=wit@1", "data=demo_sarcasm", f"home={job.home}", "run=now", "evaluation.max_examples=40"]
     )
     assert commands.evaluate(evaluation) == 0
-    said = capsys.readouterr().out
-    assert "tuned beats base on eval/loss by" in said
+    printed = capsys.readouterr().out
+    assert "tuned beats base on eval/loss by" in printed
     page = Path(evaluation.run_dir, "evaluation-test.md").read_text()
     assert "eval/accuracy" in page and "## Samples" in page
     assert json.loads(Path(evaluation.run_dir, "evaluation-test.json").read_text())["num_examples"] == 40
@@ -116,25 +116,25 @@ def test_the_endpoint_answers_the_openai_client_with_base_and_winner(swept, caps
         names = [model.id for model in client.models.list()]
         assert {"base", "wit@1"} <= set(names) or "wit@1" in names
         sample = conclusion.result.samples[0]
-        said = {
+        answers = {
             name: client.completions.create(model=name, prompt=sample.prompt, max_tokens=16, temperature=0)
             .choices[0]
             .text
             for name in names
         }
-        assert said["wit@1"].strip() == sample.answers["tuned"]
-        assert len(set(said.values())) > 1
+        assert answers["wit@1"].strip() == sample.answers["tuned"]
+        assert len(set(answers.values())) > 1
         with pytest.raises(openai.NotFoundError):
             client.completions.create(model="nobody", prompt="x")
     finally:
         deployment.stop()
 
 
-def test_going_on_with_a_finished_run_trains_nothing_again(swept, capsys):
+def test_resuming_a_finished_run_trains_nothing_again(swept, capsys):
     job, _ = swept
     commands.run_sweep(job)
-    said = capsys.readouterr().out
-    assert "resuming the interrupted sweep" in said
+    printed = capsys.readouterr().out
+    assert "resuming the interrupted sweep" in printed
     assert Registry(job.registry_dir).resolve("wit@2").card.metrics["eval/loss"] == pytest.approx(
         Registry(job.registry_dir).resolve("wit@1").card.metrics["eval/loss"]
     )

@@ -35,6 +35,10 @@ SIBLINGS = {  # choices of one config group, which never import each other, and 
     "methods.samplers": ("base",),
     "annotation.teachers": ("base",),
     "training.tracking": ("base",),
+    "models.adapters": ("base",),
+    "sweep.search": ("base", "random"),  # optuna is random search with another searcher
+    "sweep.schedulers": ("base", "wrapper"),
+    "sweep.backends": ("base", "packed", "ray_train"),  # auto chooses between them
 }
 OWNERS = {
     "hydra": {"jobs.config"},

@@ -174,9 +174,9 @@ def arguments(folder, *overrides):
 
 def test_a_wrong_override_fails_the_job_with_its_message(cluster, upload, tmp_path):
     """Also: the upload is small, since what .gitignore names stays here."""
-    status, said = cluster.submit(upload, "python", "jobs/train.py", *arguments(tmp_path, "tuning.stpes=3"))
-    assert status == 1 and re.search(r"Job '\w+' failed", said)
-    assert "error: unknown key: tuning.stpes; nearest valid: tuning.steps" in said and "Traceback" not in said
+    status, output = cluster.submit(upload, "python", "jobs/train.py", *arguments(tmp_path, "tuning.stpes=3"))
+    assert status == 1 and re.search(r"Job '\w+' failed", output)
+    assert "error: unknown key: tuning.stpes; nearest valid: tuning.steps" in output and "Traceback" not in output
     packages = Path(cluster.folder).glob("ray/session_2*/runtime_resources/working_dir_files/_ray_pkg_*")
     (unpacked,) = (package for package in packages if package.is_dir())
     files = [file for file in unpacked.rglob("*") if file.is_file()]
@@ -186,9 +186,9 @@ def test_a_wrong_override_fails_the_job_with_its_message(cluster, upload, tmp_pa
 
 def test_a_submitted_job_tunes_with_the_uploaded_code(cluster, upload, tmp_path):
     """Driver, workers and conf are the upload's, not those installed here; the version stands at home."""
-    status, said = cluster.submit(upload, "python", "jobs/train.py", *arguments(tmp_path))
-    assert status == 0 and re.search(r"Job '\w+' succeeded", said), said
-    assert "uploaded step 2/2" in said and re.search(r"uploaded +uploaded@1", said)
+    status, output = cluster.submit(upload, "python", "jobs/train.py", *arguments(tmp_path))
+    assert status == 0 and re.search(r"Job '\w+' succeeded", output), output
+    assert "uploaded step 2/2" in output and re.search(r"uploaded +uploaded@1", output)
     version = Registry(f"{tmp_path}/my home/registry").show("uploaded@1")
     assert version.card.config["tuning"]["steps"] == 2 and version.card.base == f"{tmp_path}/my base"
 
@@ -197,13 +197,15 @@ def test_a_submitted_job_tunes_with_the_uploaded_code(cluster, upload, tmp_path)
 def test_who_has_no_token_is_refused(cluster, upload, tmp_path, token):
     (tmp_path / "token").write_text(token or "")
     mode = {"RAY_AUTH_MODE": "token" if token else "disabled", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
-    status, said = cluster.submit(upload, "touch", str(tmp_path / "ran"), environment=cluster.environment(**mode))
-    assert status != 0 and ("401" in said or "403" in said or "nauthorized" in said or "uthentication" in said), said
+    status, output = cluster.submit(upload, "touch", str(tmp_path / "ran"), environment=cluster.environment(**mode))
+    assert status != 0 and (
+        "401" in output or "403" in output or "nauthorized" in output or "uthentication" in output
+    ), output
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_driver_that_joins_by_address_brings_its_code(cluster, upload, tmp_path):
-    """Not submitted, but started beside the cluster: its workers get the code that the driver runs."""
+    """Not submitted, but started next to the cluster: its workers get the code that the driver runs."""
     (tmp_path / "asks.py").write_text(
         "import ray, raytune_llm.cluster as c\n"
         "c.connect()\n"

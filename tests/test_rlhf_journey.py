@@ -45,10 +45,10 @@ def test_a_policy_from_answers_and_preferences_and_another_from_it(arguments, tm
     card = registry.resolve("cats@1").card
     assert card.config["method"]["rewards"]["model"]["adapter"] == "cats-reward@1" and card.probes
     assert {"eval/objective", "eval/kl", "eval/win_rate"} <= card.intervals.keys()
-    said = capsys.readouterr().out
-    assert "stage 1 of 3: an adapter that learns given answers, cats-sft" in said
-    assert "stage 2 of 3: a reward model from the preferences, cats-reward" in said
-    assert "stage 3 of 3: the policy, cats" in said and "cats-sft@1 (sft), eval/loss " in said
+    printed = capsys.readouterr().out
+    assert "stage 1 of 3: an adapter that learns given answers, cats-sft" in printed
+    assert "stage 2 of 3: a reward model from the preferences, cats-reward" in printed
+    assert "stage 3 of 3: cats" in printed and "cats-sft@1 (sft), eval/loss " in printed
     started = after_stages(start(load("train", [*arguments, *policy, *answers])))
     assert [version.reference for version in started.earlier] == ["cats-sft@1", "cats-reward@1"]
     assert started.job.method.init_adapter == "cats-sft@1"
@@ -63,8 +63,8 @@ def test_references_are_computed_once_and_dpo_sweeps_packed(arguments, tmp_path,
     answers_ctrl_c = signal.getsignal(signal.SIGINT)
     commands.run_sweep(load("sweep", [*arguments, "method=dpo", *space]))
     assert signal.getsignal(signal.SIGINT) is answers_ctrl_c, "Ray Tune has kept it"
-    said = capsys.readouterr().out
-    assert said.count("computing the reference policy's log-probabilities") == 1
-    assert "packed: " in said and "not packed" not in said
+    printed = capsys.readouterr().out
+    assert printed.count("computing the reference policy's log-probabilities") == 1
+    assert "packed: " in printed and "not packed" not in printed
     card = Registry(f"{tmp_path}/registry").resolve("cats@1").card
     assert card.kind == "adapter" and "eval/rewards/accuracies" in card.intervals

@@ -1,6 +1,6 @@
 """A teacher's responses, kept by content: no request is sent twice, whichever job or data it came from.
 
-    annotations/<hash of teacher and sampling>/asked.json      the teacher and sampling, for the reader
+    annotations/<hash of teacher and sampling>/teacher.json    the teacher and sampling, for the reader
     annotations/<hash of teacher and sampling>/<hash>.jsonl    the responses to one batch of requests
 
 A batch is stored as a whole or not at all (storage.py), and is on disk when `add` returns.
@@ -28,12 +28,12 @@ class AnswerCache:
 
     @classmethod
     def of_teacher(cls, home: str, identity: dict[str, Any], sampling: Sampling) -> AnswerCache:
-        """The cache of a teacher with this identity; asked.json is written where it is new."""
+        """The cache of a teacher with this identity; teacher.json is written where it is new."""
         key = {"teacher": identity, "sampling": asdict(sampling)}
         content = json.dumps(key, sort_keys=True, ensure_ascii=False)
         cache = cls(f"{home}/annotations/{digest(content)[:16]}")
-        if not cache._storage.exists("asked.json"):
-            cache._storage.write("asked.json", json.dumps(key, indent=2, ensure_ascii=False).encode())
+        if not cache._storage.exists("teacher.json"):
+            cache._storage.write("teacher.json", json.dumps(key, indent=2, ensure_ascii=False).encode())
         return cache
 
     def read(self) -> dict[Request, Response]:

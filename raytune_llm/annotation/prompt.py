@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from string import Formatter
 
 from raytune_llm.data.records import Rationale
 from raytune_llm.errors import InputError, require
+from raytune_llm.stores.locations import LOCATION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class Prompt:
     """Text in an answer whose last occurrence ends the rationale; the label is the rest of that line."""
     stop: list[str]
     """Texts that end an answer."""
-    examples: str | None
+    examples: str | None = field(metadata=LOCATION)
     """Location of solved examples (records with output_text and rationale); null = drawn from those in data.train."""
     num_examples: int
     """Solved examples in the prompt, drawn with the job's seed; ≥ 0."""

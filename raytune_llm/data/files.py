@@ -26,6 +26,7 @@ from typing import Any
 
 from raytune_llm.data.records import Record, RecordError, parse
 from raytune_llm.errors import InputError, require
+from raytune_llm.stores.locations import LOCATION
 
 SHOWN_PROBLEMS = 20
 CARVED_SHARE = 0.2
@@ -36,11 +37,11 @@ CARVED_SHARE = 0.2
 class Data:
     """The records of a job; raytune_llm/data/files.py lists the forms of a location."""
 
-    train: str | None
+    train: str | None = field(metadata=LOCATION)
     """Location of the training records; null only where nothing is trained."""
-    eval: str | None
+    eval: str | None = field(metadata=LOCATION)
     """Location of the records that stop, rank and select trials; null = a seeded split carved from train."""
-    test: str | None
+    test: str | None = field(metadata=LOCATION)
     """Location of records that no trial sees, for the final comparison; null = none."""
     eval_size: int
     """Most records of a carved eval set, which also is at most a fifth of train; ≥ 1. Ignored where eval is given."""

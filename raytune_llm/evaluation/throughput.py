@@ -26,10 +26,10 @@ def side_by_side(
 ) -> list[list[str]]:
     """A table with a row a model: parameters; memory of its weights, and on a GPU the most that it holds, weights
     included, while it answers; answer tokens per second; exact answers of the first prompts."""
-    asked, wanted = prompts[:MOST_ANSWERED], references[:MOST_ANSWERED]
+    shown, wanted = prompts[:MOST_ANSWERED], references[:MOST_ANSWERED]
     on_gpu = all(model.device.type == "cuda" for model in models.values())
     peak = ["peak memory, MB"] if on_gpu else []
-    rows = [["", "parameters", "weights, MB", *peak, "answer tokens per second", f"exact answers of {len(asked)}"]]
+    rows = [["", "parameters", "weights, MB", *peak, "answer tokens per second", f"exact answers of {len(shown)}"]]
     for name, model in models.items():
         weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
         others = torch.cuda.memory_allocated() - weights if on_gpu else 0
@@ -37,7 +37,7 @@ def side_by_side(
             torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
         texts = generate(
-            model, tokenizer, asked, max_new_tokens=max_new_tokens, stop_ids=stop_ids, batch_size=len(asked)
+            model, tokenizer, shown, max_new_tokens=max_new_tokens, stop_ids=stop_ids, batch_size=len(shown)
         )
         seconds = time.perf_counter() - started
         num_tokens = sum(len(tokenizer.encode(text)) for text in texts)

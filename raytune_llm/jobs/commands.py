@@ -6,6 +6,7 @@ from raytune_llm import cluster
 from raytune_llm.jobs import annotate as annotation_job
 from raytune_llm.jobs import summary
 from raytune_llm.jobs.deploy import deploy, hold, take_down
+from raytune_llm.jobs.help import called
 from raytune_llm.jobs.schema import (
     AnnotateJob,
     CheckJob,
@@ -30,7 +31,7 @@ def check(job: CheckJob) -> int:
     of_stages = read_stage_data(job)
     for stage_job, splits in of_stages:
         print(f"\nearlier stage: {stage_job.data.train}\n{prepare(stage_job, splits).diagnosis.text()}")
-    print(summary.next_step("python jobs/train.py", "with the same overrides tunes on this data"))
+    print(summary.next_step(called("train"), "with the same overrides tunes on this data"))
     return 0
 
 
@@ -38,7 +39,7 @@ def annotate(job: AnnotateJob) -> int:
     """Have a teacher write rationales and labels, and print a report of them."""
     output = job.output or f"{job.run_dir}/train.jsonl"
     print(annotation_job.run_annotation(job, output).text())
-    print(summary.next_step(f"python jobs/train.py method=dss data.train={output}", "tunes on it"))
+    print(summary.next_step(f"{called('train')} method=dss data.train={output}", "tunes on it"))
     return 0
 
 
@@ -71,7 +72,7 @@ def demo(job: SweepJob) -> int:
             print(summary.of_answers(sample.prompt, sample.reference, answers), flush=True)
     finally:
         take_down()
-    command = f"python jobs/serve.py adapter={published.version.reference} home={job.home}"
+    command = f"{called('serve')} adapter={published.version.reference} home={job.home}"
     print(summary.next_step(command, "serves it until interrupted"))
     return 0
 

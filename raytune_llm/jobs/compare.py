@@ -126,22 +126,18 @@ def compare_answers(
     questions = questions_of(split, models.method, tokens, max_new_tokens)
     if not questions:
         raise InputError(f"none of the {len(split.records)} records has an answer to compare with")
+    examples = [question.example for question in questions]
     prompts = [question.prompt_ids for question in questions]
     references = [after(question.reference, evaluation.answer_after) for question in questions]
+    batches: dict[str, Any] = {"batch_size": evaluation.batch_size}
     generating: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": tokens.stop_ids()}
     metrics: dict[str, dict[str, Metric]] = {}
     completions: dict[str, list[str]] = {}
     answered: dict[str, list[str]] = {}
     for name, location in systems.items():
         model = load_model(models.base, location, use_gpu=models.use_gpu)
-        scores = evaluate(
-            model,
-            [question.example for question in questions],
-            models.method.terms,
-            pad_id=tokens.tokenizer.pad_token_id,
-            batch_size=evaluation.batch_size,
-        )
-        completions[name] = generate(model, tokens.tokenizer, prompts, batch_size=evaluation.batch_size, **generating)
+        scores = evaluate(model, examples, models.method.terms, pad_id=tokens.tokenizer.pad_token_id, **batches)
+        completions[name] = generate(model, tokens.tokenizer, prompts, **batches, **generating)
         answered[name] = [after(text, evaluation.answer_after) for text in completions[name]]
         metrics[name] = {**scores.resamplable(), **answers(references, answered[name])}
     tables = None
@@ -151,13 +147,16 @@ def compare_answers(
     labels = label_set(references)
     return ComparisonResult(
         compare(metrics, num_draws=evaluation.bootstrap_draws, seed=seed),
-        [
-            Sample(plain(question.prompt), question.reference, {name: texts[i] for name, texts in completions.items()})
-            for i, question in enumerate(questions[: evaluation.num_samples])
-        ],
+        [_sample(question, place, completions) for place, question in enumerate(questions[: evaluation.num_samples])],
         {name: Confusion.of(references, texts, labels) for name, texts in answered.items()} if labels else None,
         tables,
     )
+
+
+def _sample(question: Question, place: int, completions: Mapping[str, Sequence[str]]) -> Sample:
+    """A question with each system's completion."""
+    texts = {name: of_all[place] for name, of_all in completions.items()}
+    return Sample(plain(question.prompt), question.reference, texts)
 
 
 def compare_rankings(

@@ -23,41 +23,23 @@ from omegaconf.errors import OmegaConfBaseException
 from raytune_llm.compat import config_root
 from raytune_llm.data.demo import path as demo_path
 from raytune_llm.errors import InputError
-from raytune_llm.jobs.help import help_text
+from raytune_llm.jobs.help import called, help_text
 from raytune_llm.jobs.schema import JOBS, Job, SweepJob
 from raytune_llm.stores import components
 from raytune_llm.stores.components import all_keys, unknown_key
+from raytune_llm.stores.locations import with_absolute_paths
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CONF = next((folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir()), PACKAGE / "conf")
 """The config files: inside an installed package, at the top of a checkout."""
 SPACE = "sweep.space."
 VERSIONED_ROOTS = ("evaluate", "serve")
-PATHS = (
-    "home",
-    "data.train",
-    "data.eval",
-    "data.test",
-    "model.name_or_path",
-    "model.chat_template",
-    "teacher.model.name_or_path",
-    "teacher.model.chat_template",
-    "prompt.examples",
-    "method.teacher",
-    "method.sft_data",
-    "output",
-)
-"""Keys whose relative local paths are made absolute on the driver, before they cross to workers with another folder."""
-FOLDERS = ("home", "output")
-"""Those of them that are always paths, whether they exist or not."""
-
 OmegaConf.register_new_resolver("demo", lambda name: str(demo_path(name)), replace=True)
 
 
-def run(root: str, main: Callable[[Any], int | None], program: str = "") -> None:
+def run(root: str, main: Callable[[Any], int | None]) -> None:
     """Compose conf/<root>.yaml with the command line, build its job and call main with it; exits the process.
 
-    program: how the command is called, for --help; by default as the script jobs/<root>.py.
     Exit status: 2 for an error caused by user input (one message, no traceback), main's own status otherwise.
     """
     argv = [override for argument in sys.argv[1:] for override in hydra_overrides(root, argument)]
@@ -67,7 +49,7 @@ def run(root: str, main: Callable[[Any], int | None], program: str = "") -> None
 
     def composed(cfg: DictConfig) -> None:
         if wants_help:
-            print(help_text(JOBS[root], plain(cfg), CONF, program or f"python jobs/{root}.py"))
+            print(help_text(JOBS[root], plain(cfg), CONF, called(root)))
             sys.exit(0)
         try:
             status = main(build(root, cfg))
@@ -130,10 +112,7 @@ def build(root_name: str, cfg: DictConfig) -> Any:
             + "; give each on the command line, e.g. "
             + " ".join(f"{key}=…" for key in missing)
         )
-    for key in PATHS:
-        if isinstance(value := OmegaConf.select(root, key), str):
-            OmegaConf.update(root, key, absolute(value) if key in FOLDERS else absolute_if_local(value))
-    job = components.build(JOBS[root_name], plain(root))
+    job = with_absolute_paths(components.build(JOBS[root_name], plain(root)))
     assert isinstance(job, Job)
     check_space(root, job)
     return job
@@ -181,16 +160,3 @@ def explain(error: BaseException) -> str:
         for line in lines
         if line.strip() and not line.startswith(("Config search path", "\tprovider", "    full_key", "    object_type"))
     )
-
-
-def absolute(path: str) -> str:
-    """A local path made absolute here, on the driver; URIs as they are."""
-    return path if "://" in path else str(Path(path).expanduser().resolve())
-
-
-def absolute_if_local(value: str) -> str:
-    """An existing local file or folder made absolute, or what looks like a relative path; ids and templates as they
-    are."""
-    path = Path(value).expanduser()
-    looks_local = value.startswith((".", "~")) or (path.suffix in {".jsonl", ".json", ".gz"} and ":" not in value)
-    return str(path.resolve()) if looks_local or (len(value) < 1024 and path.exists()) else value

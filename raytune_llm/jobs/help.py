@@ -7,6 +7,7 @@ import ast
 import inspect
 import itertools
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -17,6 +18,11 @@ from omegaconf import OmegaConf
 
 from raytune_llm.stores.choices import component, is_protocol
 from raytune_llm.stores.components import TYPE, field_types, item_type, unwrapped
+
+
+def called(command: str) -> str:
+    """Another command, called as this one was: as a script of jobs/ or by the console script."""
+    return f"python jobs/{command}.py" if Path(sys.argv[0]).parent.name == "jobs" else f"raytune-llm {command}"
 
 
 def help_text(job: type, values: Mapping[str, Any], conf: Path, program: str) -> str:

@@ -83,7 +83,7 @@ class Precomputed:
     """A job's records with all that their method needs of frozen models."""
 
     encoded: EncodedSplits
-    """For the comparison; `test` has only the records that will be compared."""
+    """For the comparison; where frozen models ran, `test` has only the records that will be compared."""
     examples: Examples
     """For trials: of train and eval, also with hidden states and group members."""
 

@@ -17,6 +17,8 @@ from raytune_llm.errors import InputError, require
 from raytune_llm.evaluation.terms import Better
 from raytune_llm.jobs.schema import CheckJob, SweepJob, TrainJob
 from raytune_llm.methods.base import CheckContext, blank_eval_scores, metric_directions
+from raytune_llm.stores.choices import name_of
+from raytune_llm.sweep.backends.base import Backend
 from raytune_llm.sweep.plan import Plan
 from raytune_llm.training.trial import split_batch
 
@@ -108,7 +110,7 @@ def check_sweep(job: SweepJob, planned: Plan) -> None:
     InputError."""
     job.sweep.search.param_space(planned)
     reason = job.sweep.backend.why_not(job.trial_config(), planned)
-    require(reason is None, "sweep/backend", type(job.sweep.backend).__name__, f"auto or ray_train ({reason})")
+    require(reason is None, "sweep/backend", name_of(job.sweep.backend, Backend), f"auto or ray_train ({reason})")
     for size in planned.candidates("tuning.adapter_size"):
         job.adapter.check(size, job.model.facts)
     for batch_size in planned.candidates("tuning.batch_size"):

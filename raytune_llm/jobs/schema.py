@@ -9,7 +9,7 @@ torch or Hydra.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Self
 
@@ -23,6 +23,7 @@ from raytune_llm.methods.base import Method
 from raytune_llm.models.adapters.base import Adapter
 from raytune_llm.models.base import Base
 from raytune_llm.serving.deploy.config import Serve
+from raytune_llm.stores.locations import FOLDER
 from raytune_llm.sweep.space import Sweep
 from raytune_llm.training.config import Scaling, TrialConfig, Tuning, with_values
 from raytune_llm.training.tracking.base import Tracker
@@ -32,7 +33,7 @@ from raytune_llm.training.tracking.base import Tracker
 class Job:
     """What every job has."""
 
-    home: str
+    home: str = field(metadata=FOLDER)
     """Folder or URI (s3://, gs://) that holds runs/ and registry/; must be shared by all nodes of a cluster."""
     seed: int
     """Seeds data order, initial adapters, dropout and bootstrap."""
@@ -145,7 +146,7 @@ class AnnotateJob(RunJob):
     teacher: Teacher
     prompt: Prompt
     annotation: Annotation
-    output: str | None
+    output: str | None = field(metadata=FOLDER)
     """JSONL to write, which data.train= of a tuning job takes; null = train.jsonl in the run's folder."""
 
 

@@ -52,7 +52,7 @@ def after_stages(started: Started[J]) -> Started[J]:
         job = inherited(job.with_values({stage.key: version.reference}))
         earlier.append(version)
     if stages:
-        print(f"\nstage {len(stages) + 1} of {len(stages) + 1}: the policy, {job.name}", flush=True)
+        print(f"\nstage {len(stages) + 1} of {len(stages) + 1}: {job.name}", flush=True)
     return replace(started, job=job, earlier=tuple(earlier))
 
 

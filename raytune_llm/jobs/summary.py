@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from raytune_llm.evaluation import report
-from raytune_llm.jobs.schema import TrainJob
+from raytune_llm.jobs.help import called
+from raytune_llm.jobs.schema import Promotion, TrainJob
+from raytune_llm.sweep.tables import cell, short_key
 from raytune_llm.training.config import Outcome
 
 if TYPE_CHECKING:
@@ -15,16 +17,17 @@ if TYPE_CHECKING:
     from raytune_llm.stores.card import Version
 
 
-SERVE = ("python jobs/serve.py adapter={version}", "an OpenAI-compatible endpoint")
+SERVE = ("serve", "adapter={version}", "an OpenAI-compatible endpoint")
 NEXT = {
     "adapter": SERVE,
     "model": SERVE,
     "reward": (
-        "python jobs/train.py method=rlhf method.rewards.model.adapter={version}",
+        "train",
+        "method=rlhf method.rewards.model.adapter={version}",
         "tunes a policy by its scores",
     ),
 }
-"""The next command, by the kind of the published version."""
+"""The next command, its overrides and what it does, by the kind of the published version."""
 
 
 def of_training(job: TrainJob, outcome: Outcome, published: PublishResult, earlier: Sequence[Version] = ()) -> str:
@@ -44,10 +47,7 @@ def of_sweep(
     """The end of a sweep, with the versions of its earlier stages."""
     assert won.best is not None
     trained = sum(outcome.reports[-1].step for outcome in outcomes if outcome.reports)
-    values = ", ".join(
-        f"{key.rsplit('.', 1)[-1]} {value:g}" if isinstance(value, float) else f"{key.rsplit('.', 1)[-1]} {value}"
-        for key, value in won.trial.values.items()
-    )
+    values = ", ".join(f"{short_key(key)} {cell(value)}" for key, value in won.trial.values.items())
     lines = [
         *_stages(earlier),
         ("winner", f"{values}, best at step {won.best.step} (trial {won.trial.id})"),
@@ -100,7 +100,7 @@ def _text(job: TrainJob, published: PublishResult, lines: list[tuple[str, str]])
     version = published.version
     others = " and ".join(published.result.comparison.systems[:-1])
     state = "champion" if published.promoted else f"not promoted: not significantly better than {others}"
-    if not published.promoted and job.promote.value == "never":
+    if not published.promoted and job.promote is Promotion.never:
         state = "not promoted: promote=never"
     lines = [
         *lines,
@@ -118,6 +118,6 @@ def _text(job: TrainJob, published: PublishResult, lines: list[tuple[str, str]])
 
 
 def _following(job: TrainJob, published: PublishResult) -> str:
-    command, meaning = NEXT[published.version.card.kind]
-    command = command.format(version=published.version.reference)
-    return "\n" + next_step(command + (f" home={job.home}" if job.home else ""), meaning)
+    command, overrides, meaning = NEXT[published.version.card.kind]
+    overrides = overrides.format(version=published.version.reference)
+    return "\n" + next_step(f"{called(command)} {overrides} home={job.home}", meaning)

@@ -86,8 +86,8 @@ class Needs:
     teacher: str | None = None
     """NAME@VERSION of the registry, or a base; null = this job's base without an adapter."""
     init_adapter: str | None = None
-    """NAME@VERSION of the registry: the adapter in which training continues, which is also the reference; null = a new
-    adapter on the base, and the base is the reference."""
+    """The method's own field of this name. NAME@VERSION of the registry: the adapter in which training continues, which
+    is also the reference; null = a new adapter on the base, and the base is the reference."""
     stages: tuple[Stage, ...] = ()
     """Trained first, in this order."""
     shared_keys: tuple[str, ...] = ()
@@ -208,6 +208,8 @@ class Session(Protocol):
     refs: ModelRefs
     eval_prompts: int
     """Examples measured at each evaluation of a training."""
+    train_metrics: tuple[str, ...]
+    """What its trainer logs of the completions that the model learns from, as the trainer names it."""
 
     def trainer(self, inputs: TrainerInputs) -> Trainer:
         """As Method.trainer."""

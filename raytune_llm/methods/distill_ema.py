@@ -15,10 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from raytune_llm.errors import require
-from raytune_llm.evaluation.terms import Term
 from raytune_llm.methods.base import Needs
-from raytune_llm.methods.common.distillation import Divergence, Student, divergence_term, label_terms, name_loss
-from raytune_llm.models.outputs import Outputs
+from raytune_llm.methods.common.distillation import TopKStudent
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -27,17 +25,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillEMA(Student):
-    """Learn from the moving average of the student's own weights."""
+class DistillEMA(TopKStudent):
+    """Learn from the moving average of the student's own weights, which is the teacher."""
 
-    alpha: float
-    """Weight of the labels' own cross-entropy, 1 − alpha being the divergence's; 0 ≤ alpha ≤ 1."""
-    divergence: Divergence
-    """forward KL(average ‖ student), reverse KL(student ‖ average) or jensen_shannon."""
-    temperature: float
-    """Softens both distributions; > 0, 1 = as they are. Gradients are scaled by its square."""
-    teacher_top_k: int
-    """The average's likeliest tokens that are compared for each label token; ≥ 1."""
     decay: float
     """Share of the average that is kept at each step; smaller in the first steps, when it would hold the student back;
     0 ≤ decay < 1."""
@@ -45,18 +35,8 @@ class DistillEMA(Student):
     needs = Needs(not_packable_reason="its teacher is an average of its own weights, which moves with it")
 
     def __post_init__(self) -> None:
-        require(0 <= self.alpha <= 1, "method.alpha", self.alpha, "0 ≤ alpha ≤ 1")
-        require(self.temperature > 0, "method.temperature", self.temperature, "> 0")
-        require(self.teacher_top_k >= 1, "method.teacher_top_k", self.teacher_top_k, "≥ 1")
+        super().__post_init__()
         require(0 <= self.decay < 1, "method.decay", self.decay, "0 ≤ decay < 1")
-
-    def terms(self, outputs: dict[str, Outputs]) -> dict[str, Term]:
-        completion = outputs["completion"]
-        labels = label_terms(completion, self.alpha)
-        if completion.teacher_logprobs is None:
-            return name_loss(labels)
-        divergence = divergence_term(completion, self.divergence, self.temperature, 1 - self.alpha)
-        return name_loss(labels | {"divergence": divergence})
 
     def trainer(self, inputs: TrainerInputs) -> Trainer:
         from raytune_llm.methods.trainers.ema import ema_trainer

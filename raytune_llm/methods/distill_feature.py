@@ -12,7 +12,7 @@ where they are equal there is none. The teacher runs once, before training. Leav
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from raytune_llm.evaluation.terms import Term
 from raytune_llm.methods.base import Needs
 from raytune_llm.methods.common.distillation import Student, cosine_distance, label_terms, name_loss, relative_error
 from raytune_llm.models.outputs import Outputs
+from raytune_llm.stores.locations import LOCATION
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +46,7 @@ DISTANCES: dict[Distance, Callable[[Tensor, Tensor], Tensor]] = {
 class DistillFeature(Student):
     """Learn a teacher's hidden states."""
 
-    teacher: str | None
+    teacher: str | None = field(metadata=LOCATION)
     """NAME@VERSION of the registry, or a base by its folder or id on the hub, of the student's vocabulary and any
     width; null = the student's own base."""
     alpha: float

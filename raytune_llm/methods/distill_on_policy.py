@@ -10,7 +10,7 @@ and first choices there. The teacher is kept in memory with the student. Of a ch
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from raytune_llm.data.examples import IGNORED, TokenSequence
@@ -19,6 +19,7 @@ from raytune_llm.evaluation.terms import Term
 from raytune_llm.methods.base import Needs
 from raytune_llm.methods.common.distillation import Divergence, Student, divergence_term, label_terms, name_loss
 from raytune_llm.models.outputs import Outputs
+from raytune_llm.stores.locations import LOCATION
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -33,7 +34,7 @@ BETAS = {Divergence.forward: 0.0, Divergence.jensen_shannon: 0.5, Divergence.rev
 class DistillOnPolicy(Student):
     """Learn a teacher's distribution over the student's own samples."""
 
-    teacher: str | None
+    teacher: str | None = field(metadata=LOCATION)
     """NAME@VERSION of the registry, or a base by its folder or id on the hub, of the student's vocabulary; null = the
     student's own base."""
     divergence: Divergence

@@ -13,7 +13,7 @@ own labels are learned; a step costs group_size times what it would without.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from raytune_llm.data.groups import GROUP_MEMBER
@@ -22,6 +22,7 @@ from raytune_llm.evaluation.terms import Term
 from raytune_llm.methods.base import Needs
 from raytune_llm.methods.common.distillation import Student, angles, distances, label_terms, name_loss, relation_error
 from raytune_llm.models.outputs import Outputs
+from raytune_llm.stores.locations import LOCATION
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 class DistillRelation(Student):
     """Learn which examples a teacher finds alike."""
 
-    teacher: str | None
+    teacher: str | None = field(metadata=LOCATION)
     """NAME@VERSION of the registry, or a base by its folder or id on the hub, of the student's vocabulary and any
     width; null = the student's own base."""
     alpha: float

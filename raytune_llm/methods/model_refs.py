@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raytune_llm.errors import InputError, require
+from raytune_llm.errors import InputError, first_line, require
 from raytune_llm.methods.base import Method, ModelRefs, Needs, SamplingMethod, Session
 from raytune_llm.models.base import Base
 from raytune_llm.stores.card import Version
@@ -131,7 +131,7 @@ def resolve_teacher(reference: str | None, base: Base, registry_dir: str) -> tup
                 "distributions over different tokens can't be compared: let it write rationales and labels instead "
                 "(jobs/annotate.py)"
             )
-    except (ValueError, OSError) as error:
+    except InputError as error:
         raise InputError(f"method.teacher={reference}: {error}") from error
     return found, folder
 
@@ -158,7 +158,11 @@ def _vocabulary(base: Base) -> dict[str, int]:
     """Ids of the tokens; unlike Base.tokenizer, it never looks at weights."""
     from transformers import AutoTokenizer
 
-    return dict(AutoTokenizer.from_pretrained(base.name_or_path, revision=base.revision).get_vocab())
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base.name_or_path, revision=base.revision)
+    except (ValueError, OSError) as error:  # transformers' for what isn't there or isn't a tokenizer
+        raise InputError(f"no tokenizer could be read there ({first_line(error)})") from error
+    return dict(tokenizer.get_vocab())
 
 
 def _differing(own: dict[str, int], other: dict[str, int]) -> str:

@@ -24,6 +24,8 @@ from raytune_llm.methods.base import Needs
 from raytune_llm.methods.common.policy_init import PolicyInit
 from raytune_llm.methods.rewards.base import Reward, scores
 from raytune_llm.methods.samplers.base import Sampler
+from raytune_llm.models.adapters.base import Adapter
+from raytune_llm.stores.choices import name_of
 
 if TYPE_CHECKING:
     from raytune_llm.data.tokens import Tokens
@@ -119,7 +121,7 @@ class RLHF(PolicyInit):
         check_base(self.needs, context.base)
         if context.adapter is None:
             return
-        given = type(context.adapter).__name__.lower()
+        given = name_of(context.adapter, Adapter)
         require(context.adapter.kind == "adapter", "adapter", given, "lora: the reference is the base without it")
         super().check(context)
         for reward in self.used_rewards.values():

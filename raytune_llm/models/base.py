@@ -8,7 +8,7 @@ Only safetensors weights are read and no code from a model's repository is run.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from raytune_llm.compat import has_architecture, hub_commit
 from raytune_llm.data.demo import path as demo_path
-from raytune_llm.errors import InputError
+from raytune_llm.errors import InputError, first_line
 from raytune_llm.models.eos import EosToken, find_eos
+from raytune_llm.stores.locations import LOCATION
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -39,7 +40,7 @@ class DType(Enum):
 class Base:
     """A pretrained model, causal or encoder-decoder."""
 
-    name_or_path: str
+    name_or_path: str = field(metadata=LOCATION)
     """Local folder, or id on the Hugging Face hub."""
     revision: str | None
     """Hub branch, tag or commit; null = main."""
@@ -49,7 +50,7 @@ class Base:
     """Recommended peak AdamW rate for a LoRA adapter on this base; null = by hidden size (see the module's formula)."""
     attention: str
     """transformers' attn_implementation: sdpa, eager, flash_attention_2 …"""
-    chat_template: str | None
+    chat_template: str | None = field(metadata=LOCATION)
     """Jinja template, or a path to one; null = the tokenizer's own, or the project's plain one when it has none."""
     eos_token: str | None
     """Token that ends an answer; null = the tokenizer's EOS, or its BOS when the base never learned its EOS."""
@@ -209,7 +210,7 @@ def skeleton(base: Base, *, score: bool = False) -> PreTrainedModel:
         config = AutoConfig.from_pretrained(base.name_or_path, revision=base.revision)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"model.name_or_path={base.name_or_path}: no model could be read there ({_first_line(error)}); "
+            f"model.name_or_path={base.name_or_path}: no model could be read there ({first_line(error)}); "
             "give a local folder with config.json, or the id of a model on the hub that this machine can reach"
         ) from error
     if not has_architecture(auto_class(config.is_encoder_decoder), config):
@@ -286,7 +287,3 @@ def _revision_hash(name_or_path: str, revision: str | None) -> str:
                 while chunk := stream.read(1 << 22):
                     digest.update(chunk)
     return digest.hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:200]

@@ -50,9 +50,9 @@ def outputs(model: Any, sequences: Sequence[TokenSequence], *, pad_id: int) -> O
     logits, labels, states = label_states(model, sequences, pad_id=pad_id, layers=read.layers if read else ())
     counts = labels != IGNORED
     found = replace(_read(logits, labels, counts), reference=_references(sequences, logits))
-    taught = [sequence.teacher for sequence in sequences if sequence.teacher is not None]
-    if len(taught) == len(sequences):
-        found = _with_top_k(found, taught, logits, counts)
+    teachers = [sequence.teacher for sequence in sequences if sequence.teacher is not None]
+    if len(teachers) == len(sequences):
+        found = _with_top_k(found, teachers, logits, counts)
     shown = [sequence.features for sequence in sequences if sequence.features is not None]
     return _with_features(found, shown, read(states), counts) if read and len(shown) == len(sequences) else found
 
@@ -159,11 +159,11 @@ def _read(logits: Tensor, labels: Tensor, counts: Tensor) -> Outputs:
     )
 
 
-def _with_top_k(outputs: Outputs, taught: Sequence[TeacherTopK], logits: Tensor, counts: Tensor) -> Outputs:
+def _with_top_k(outputs: Outputs, teachers: Sequence[TeacherTopK], logits: Tensor, counts: Tensor) -> Outputs:
     """With the log-probabilities of each teacher's top-k tokens; logits (K, V) belong where counts (B, T) is true."""
     exact = logits if logits.dtype == torch.float64 else logits.float()
-    ids = torch.from_numpy(np.concatenate([top_k.ids for top_k in taught])).long().to(logits.device)
-    teacher = torch.from_numpy(np.concatenate([top_k.logprobs for top_k in taught])).to(exact)
+    ids = torch.from_numpy(np.concatenate([top_k.ids for top_k in teachers])).long().to(logits.device)
+    teacher = torch.from_numpy(np.concatenate([top_k.logprobs for top_k in teachers])).to(exact)
     logprobs = exact.gather(-1, ids) - exact.logsumexp(-1, keepdim=True)
     places = counts.to(logits.device).nonzero(as_tuple=True)
     return replace(

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from raytune_llm.compat import config_node, is_null, node_value
-from raytune_llm.errors import InputError
+from raytune_llm.errors import InputError, first_line
 from raytune_llm.stores.choices import component, is_protocol, name_of, names
 
 TYPE = "type"
@@ -162,7 +162,3 @@ def _walk(values: Mapping[str, Any], prefix: str) -> Iterator[str]:
         yield f"{prefix}{name}"
         if isinstance(value, Mapping):
             yield from _walk(value, f"{prefix}{name}.")
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0]

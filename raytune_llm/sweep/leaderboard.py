@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from raytune_llm.errors import InputError
 from raytune_llm.sweep.plan import STEPS, Plan
 from raytune_llm.training.config import Outcome
 from raytune_llm.training.objective import Objective, Report
@@ -23,11 +24,15 @@ class Row:
 
 
 def winner(outcomes: Sequence[Outcome], objective: Objective) -> Outcome:
-    """The trial with the best value of the metric. Raises RuntimeError when none has a finite one."""
+    """The trial with the best value of the metric. Raises InputError when none has a finite one, RuntimeError
+    when that is because a trial failed."""
     costs = [math.inf if outcome.best is None else objective.cost_of(outcome.best) for outcome in outcomes]
     if not math.isfinite(min(costs, default=math.inf)):
         endings = "; ".join(f"{outcome.trial.id} {outcome.ended}" for outcome in outcomes)
-        raise RuntimeError(f"no trial reached a finite {objective.metric}: {endings}")
+        found = f"no trial reached a finite {objective.metric}: {endings}"
+        if any(outcome.ended.startswith("failed") for outcome in outcomes):
+            raise RuntimeError(found)
+        raise InputError(f"{found}; try smaller values of tuning.learning_rate_multiplier")
     return outcomes[costs.index(min(costs))]
 
 

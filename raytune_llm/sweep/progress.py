@@ -7,7 +7,7 @@ from typing import Any
 
 from ray import tune
 
-from raytune_llm.sweep.tables import text_table
+from raytune_llm.sweep.tables import cell, short_key, text_table
 from raytune_llm.training.objective import Objective, Report
 
 SHOWN = 6
@@ -72,27 +72,18 @@ class LiveTable(tune.Callback):
         )
         metric = self.objective.metric
         best = sorted(self.rows.items(), key=lambda item: self.objective.cost_of(item[1]["best"]))[:SHOWN]
-        columns = ["trial", *short_keys(self.rows), "step", "train/loss", metric, "best", ""]
+        keys = [short_key(key) for key in next(iter(self.rows.values()))["values"]]
+        columns = ["trial", *keys, "step", "train/loss", metric, "best", ""]
         rows = [
             [
                 id,
-                *map(number, row["values"].values()),
+                *map(cell, row["values"].values()),
                 str(row["now"].step),
-                number(row["train"]),
-                number(row["now"].metrics[metric]),
-                number(row["best"].metrics[metric]),
+                cell(row["train"]),
+                cell(row["now"].metrics[metric]),
+                cell(row["best"].metrics[metric]),
                 "" if id in self.ended else "running",
             ]
             for id, row in best
         ]
         return f"\n{header}\n{text_table(columns, rows)}"
-
-
-def short_keys(rows: dict[str, dict[str, Any]]) -> list[str]:
-    first = next(iter(rows.values()))
-    return [key.rsplit(".", 1)[-1] for key in first["values"]]
-
-
-def number(value: Any) -> str:
-    """A value as a table shows it."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

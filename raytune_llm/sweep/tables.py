@@ -31,7 +31,7 @@ def leaderboard_table(rows: Sequence[Row], metric: str, shown: int) -> str:
     if not rows:
         return "no trial came to a result"
     keys = list(rows[0].values)
-    columns = ["", *[key.rsplit(".", 1)[-1] for key in keys], metric, "at step", "train/loss", "trial", "ended"]
+    columns = ["", *map(short_key, keys), metric, "at step", "train/loss", "trial", "ended"]
     lines = [
         [
             str(place),
@@ -61,7 +61,13 @@ def leaderboard_csv(rows: Sequence[Row]) -> str:
     return out.getvalue()
 
 
+def short_key(key: str) -> str:
+    """The last part of a dotted key."""
+    return key.rsplit(".", 1)[-1]
+
+
 def cell(value: Any) -> str:
+    """A value as a table shows it."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

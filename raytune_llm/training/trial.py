@@ -32,10 +32,6 @@ Progress = Callable[[int, dict[str, float]], None]
 """Called with each step done, and with metrics where there are new ones."""
 
 
-ROLLOUTS = ("reward", "kl", "completions/mean_length")
-"""TRL's metrics of the completions that a policy is trained on."""
-
-
 @dataclass(frozen=True)
 class WorkerContext:
     """Where a trial runs."""
@@ -98,21 +94,26 @@ def fit(
     ):
         trial = LiveTrial(spec, run, place.folder / "checkpoint", num_gpus=place.num_gpus, resume=resume)
         evaluator = Evaluator(trial, examples.eval, place, report, progress, session)
-        trainer = (session or config.method).trainer(
-            TrainerInputs(
-                model=start_model(config),
-                examples=examples.train,
-                indices=first_indices(len(examples.train), config.seed, config.tuning.steps * config.tuning.batch_size),
-                tokenizer=config.model.tokenizer(),
-                arguments=training_arguments(config, place),
-                callbacks=[evaluator],
-                teacher=teacher,
-            )
-        )
+        trainer = (session or config.method).trainer(trainer_inputs(config, examples.train, place, evaluator, teacher))
         trainer.remove_callback(PrinterCallback)
         evaluator.trainer = trainer
         trainer.train(resume_from_checkpoint=str(resume / "state") if resume else None)
         return trial.ended or "complete"
+
+
+def trainer_inputs(
+    config: TrialConfig, examples: list[Example], place: WorkerContext, evaluator: Evaluator, teacher: Any
+) -> TrainerInputs:
+    """What the trainer of a trial is made from."""
+    return TrainerInputs(
+        model=start_model(config),
+        examples=examples,
+        indices=first_indices(len(examples), config.seed, config.tuning.steps * config.tuning.batch_size),
+        tokenizer=config.model.tokenizer(),
+        arguments=training_arguments(config, place),
+        callbacks=[evaluator],
+        teacher=teacher,
+    )
 
 
 def start_model(config: TrialConfig) -> Any:
@@ -187,9 +188,9 @@ class Evaluator(TrainerCallback):
         if "loss" not in logs:
             return
         self.trial.add_loss(logs["loss"])
-        names = ("loss", "learning_rate", "grad_norm")
-        rollouts = [name for name in ROLLOUTS if self.session is not None and name in logs]
-        self.trial.log_step(state.global_step, {name: logs[name] for name in (*names, *rollouts)})
+        sampled = () if self.session is None else self.session.train_metrics
+        names = ("loss", "learning_rate", "grad_norm", *(name for name in sampled if name in logs))
+        self.trial.log_step(state.global_step, {name: logs[name] for name in names})
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inputs: Any) -> None:
         step = state.global_step

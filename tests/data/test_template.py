@@ -93,7 +93,7 @@ def test_without_a_generation_prompt_the_header_is_learned():
     assert learned(tokens(TURNS), CHAT) == ["assistant: hi my friend</s>", "assistant: no, no</s>"]
 
 
-def test_thinking_is_off_unless_asked():
+def test_thinking_is_off_unless_requested():
     source = (FAMILIES / "qwen3.jinja").read_text()
     made = tokens(source).tokenizer
     assert made.chat_template == NO_THINKING + source
@@ -101,8 +101,8 @@ def test_thinking_is_off_unless_asked():
     assert made.chat_template == NO_THINKING + source, "supplied once"
     turns = [{"role": "user", "content": "hello"}]
     by_default = made.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    asked = made.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=True)
-    assert by_default.endswith("assistant\n<think>\n\n</think>\n\n") and asked.endswith("assistant\n")
+    requested = made.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=True)
+    assert by_default.endswith("assistant\n<think>\n\n</think>\n\n") and requested.endswith("assistant\n")
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_verdicts_in_plain_words_follow_the_metrics_direction():
     assert higher.text == f"tuned is worse than base on eval/f1 by {number(-difference.value)} [{low}, {high}]"
 
 
-def test_no_significant_difference_is_said_so():
+def test_no_significant_difference_is_reported_as_such():
     base, tuned = np.random.default_rng(0).normal(size=(2, 100))
     verdict = better(
         compare({"base": metric_of(base), "tuned": metric_of(tuned)}, num_draws=200, seed=0), "eval/accuracy"

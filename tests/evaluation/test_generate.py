@@ -86,26 +86,26 @@ def by_hand(model: PreTrainedModel, prompt: list[int], max_new_tokens: int, stop
 
 @pytest.mark.parametrize("build", [llama, gpt2, t5, bart])
 def test_batches_of_1_and_16_answer_as_step_by_step_argmax_does(build):
-    model, asked = made(build), prompts(16)
-    expected = [by_hand(model, prompt, 10, stop_ids=[2, 50]) for prompt in asked]
+    model, inputs = made(build), prompts(16)
+    expected = [by_hand(model, prompt, 10, stop_ids=[2, 50]) for prompt in inputs]
     assert len(set(expected)) > 3, "a model that always says the same shows nothing"
     for batch_size in (1, 5, 16):
-        given = generate(model, tokenizer(), asked, max_new_tokens=10, stop_ids=[2, 50], batch_size=batch_size)
+        given = generate(model, tokenizer(), inputs, max_new_tokens=10, stop_ids=[2, 50], batch_size=batch_size)
         assert given == expected
 
 
 def test_an_answer_ends_before_its_stop_token_even_a_plain_word():
-    model, asked = made(llama), prompts(6)
-    whole = generate(model, tokenizer(), asked, max_new_tokens=12, stop_ids=[], batch_size=6)
+    model, inputs = made(llama), prompts(6)
+    whole = generate(model, tokenizer(), inputs, max_new_tokens=12, stop_ids=[], batch_size=6)
     stop = whole[0].split()[4]
-    cut = generate(model, tokenizer(), asked, max_new_tokens=12, stop_ids=[WORDS.index(stop)], batch_size=6)
+    cut = generate(model, tokenizer(), inputs, max_new_tokens=12, stop_ids=[WORDS.index(stop)], batch_size=6)
     assert cut == [" ".join(itertools.takewhile(lambda word: word != stop, text.split())) for text in whole]
     assert len(cut[0].split()) <= 4 and any(c == w for c, w in zip(cut, whole, strict=True))
 
 
 def test_no_sampling_or_penalty_of_the_checkpoint_is_used_and_all_of_it_is_restored():
-    model, asked = made(llama), prompts(8)
-    plain = generate(model, tokenizer(), asked, max_new_tokens=10, stop_ids=[2], batch_size=8)
+    model, inputs = made(llama), prompts(8)
+    plain = generate(model, tokenizer(), inputs, max_new_tokens=10, stop_ids=[2], batch_size=8)
     loud = GenerationConfig(
         do_sample=True,
         temperature=5.0,
@@ -120,28 +120,28 @@ def test_no_sampling_or_penalty_of_the_checkpoint_is_used_and_all_of_it_is_resto
     )
     model.generation_config = loud
     model.train()
-    assert generate(model, tokenizer(), asked, max_new_tokens=10, stop_ids=[2], batch_size=8) == plain
+    assert generate(model, tokenizer(), inputs, max_new_tokens=10, stop_ids=[2], batch_size=8) == plain
     assert model.generation_config is loud and model.training
 
 
 def test_an_adapted_model_answers_as_its_merged_self():
     config = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     base = made(llama)
-    asked = prompts(8)
-    before = generate(base, tokenizer(), asked, max_new_tokens=8, stop_ids=[2], batch_size=4)
+    inputs = prompts(8)
+    before = generate(base, tokenizer(), inputs, max_new_tokens=8, stop_ids=[2], batch_size=4)
     adapted = get_peft_model(base, config)
     base.generation_config.repetition_penalty = 9.0
-    given = generate(adapted, tokenizer(), asked, max_new_tokens=8, stop_ids=[2], batch_size=4)
+    given = generate(adapted, tokenizer(), inputs, max_new_tokens=8, stop_ids=[2], batch_size=4)
     assert base.generation_config.repetition_penalty == 9.0
     merged = adapted.merge_and_unload()
-    assert given == generate(merged, tokenizer(), asked, max_new_tokens=8, stop_ids=[2], batch_size=4)
+    assert given == generate(merged, tokenizer(), inputs, max_new_tokens=8, stop_ids=[2], batch_size=4)
     assert given != before
 
 
 def test_a_tokenizer_without_pad_token_will_do():
-    model, asked = made(llama), prompts(5)
-    with_pad = generate(model, tokenizer(), asked, max_new_tokens=6, stop_ids=[2], batch_size=5)
-    assert generate(model, tokenizer(pad=False), asked, max_new_tokens=6, stop_ids=[2], batch_size=5) == with_pad
+    model, inputs = made(llama), prompts(5)
+    with_pad = generate(model, tokenizer(), inputs, max_new_tokens=6, stop_ids=[2], batch_size=5)
+    assert generate(model, tokenizer(pad=False), inputs, max_new_tokens=6, stop_ids=[2], batch_size=5) == with_pad
 
 
 def test_prompts_that_leave_no_room_are_refused():

@@ -38,8 +38,8 @@ def examples(number: int, names: tuple[str, ...] = ("completion",)) -> list[Exam
     return made
 
 
-def token_mean(said: dict[str, Outputs]) -> dict[str, Term]:
-    completion = said["completion"]
+def token_mean(outputs: dict[str, Outputs]) -> dict[str, Term]:
+    completion = outputs["completion"]
     num_tokens = completion.mask.sum(-1)
     return {
         "loss": Term(-completion.logprobs.sum(-1), num_tokens),
@@ -47,9 +47,9 @@ def token_mean(said: dict[str, Outputs]) -> dict[str, Term]:
     }
 
 
-def two_losses(said: dict[str, Outputs]) -> dict[str, Term]:
+def two_losses(outputs: dict[str, Outputs]) -> dict[str, Term]:
     return {
-        name: Term(-said[name].logprobs.sum(-1), said[name].mask.sum(-1), coefficient=coefficient)
+        name: Term(-outputs[name].logprobs.sum(-1), outputs[name].mask.sum(-1), coefficient=coefficient)
         for name, coefficient in (("label", 0.7), ("rationale", 0.3))
     }
 
@@ -74,7 +74,7 @@ def test_loss_is_the_token_mean_of_transformers_losses_and_modes_are_restored():
     assert all(module.training for module in model.modules())
 
 
-def test_scores_stand_in_the_examples_order_and_do_not_depend_on_the_batch_size():
+def test_scores_are_in_the_examples_order_and_do_not_depend_on_the_batch_size():
     model, data = tiny(), examples(11)
     expected = np.array(hf_losses(model, [example["completion"] for example in data]))
     found = {size: evaluate(model, data, token_mean, pad_id=0, batch_size=size) for size in (1, 3, 11, 100)}
@@ -97,8 +97,8 @@ def test_several_terms_each_have_their_own_denominator():
 
 
 def test_a_loss_per_example_has_no_perplexity():
-    def pairs(said: dict[str, Outputs]) -> dict[str, Term]:
-        margin = said["chosen"].logprobs.sum(-1) - said["rejected"].logprobs.sum(-1)
+    def pairs(outputs: dict[str, Outputs]) -> dict[str, Term]:
+        margin = outputs["chosen"].logprobs.sum(-1) - outputs["rejected"].logprobs.sum(-1)
         return {"loss": Term(-torch.nn.functional.logsigmoid(margin), torch.ones_like(margin))}
 
     metrics = evaluate(tiny(), examples(4, ("chosen", "rejected")), pairs, pad_id=0, batch_size=2).metrics()
@@ -132,7 +132,9 @@ def test_bad_examples_and_terms_are_refused():
     with pytest.raises(ValueError, match=r"example 1 has sequences \['label'\]"):
         evaluate(model, [data[0], {"label": data[1]["completion"]}], token_mean, pad_id=0, batch_size=1)
     with pytest.raises(ValueError, match=r"term 'loss' has shape \(\)"):
-        evaluate(model, data, lambda said: {"loss": Term(torch.tensor(1.0), torch.tensor(1.0))}, pad_id=0, batch_size=2)
+        evaluate(
+            model, data, lambda outputs: {"loss": Term(torch.tensor(1.0), torch.tensor(1.0))}, pad_id=0, batch_size=2
+        )
     with pytest.raises(ValueError, match=r"include \['loss'\]"):
         terms = evaluate(model, data, token_mean, pad_id=0, batch_size=2).terms
         doubled = {"loss": terms["loss"], "other": terms["loss"]}

@@ -22,7 +22,7 @@ from raytune_llm.evaluation.policy import (
 )
 
 SAMPLING = Sampling(max_new_tokens=6, temperature=0.7, stop_ids=(2,), pad_id=0, batch_size=2, seed=3)
-ASKED = [PolicyPrompt([5, 6, 7], "a", ""), PolicyPrompt([8, 9], "b", ""), PolicyPrompt([10, 11, 12, 13], "c", "")]
+PROMPTS = [PolicyPrompt([5, 6, 7], "a", ""), PolicyPrompt([8, 9], "b", ""), PolicyPrompt([10, 11, 12, 13], "c", "")]
 
 
 def other():
@@ -36,7 +36,7 @@ def other():
 
 def test_divergence_and_entropy_are_sums_over_the_visited_positions():
     policy, reference = tiny().eval(), other()
-    rollouts = roll_out(policy, ASKED, SAMPLING, str)
+    rollouts = roll_out(policy, PROMPTS, SAMPLING, str)
     kl, entropy = divergence(policy, lambda: nullcontext(reference), rollouts, SAMPLING)
     for row, rollout in enumerate(rollouts):
         expected_kl = expected_entropy = 0.0
@@ -56,7 +56,7 @@ def test_a_seed_draws_the_same_completions_and_leaves_other_streams_alone():
     model = tiny()
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
-    one, again = (roll_out(model, ASKED, SAMPLING, str) for _ in range(2))
+    one, again = (roll_out(model, PROMPTS, SAMPLING, str) for _ in range(2))
     assert one == again and torch.equal(before, torch.random.get_rng_state()) and model.training
     for rollout in one:
         assert 1 <= len(rollout.completion_ids) <= 6

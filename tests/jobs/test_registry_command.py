@@ -47,8 +47,8 @@ def test_list_show_alias_and_rollback(tmp_path, capsys):
     run(tmp_path, "action=alias", "version=wit@2", "alias=candidate")
     capsys.readouterr()
     run(tmp_path)
-    said = capsys.readouterr().out
-    assert "wit" in said and "champion" in said and "candidate" in said
+    printed = capsys.readouterr().out
+    assert "wit" in printed and "champion" in printed and "candidate" in printed
     run(tmp_path, "action=show", "version=wit@candidate")
     assert "20" in capsys.readouterr().out
 

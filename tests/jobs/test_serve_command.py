@@ -1,4 +1,4 @@
-"""jobs/serve.py as a user meets it: started, asked, interrupted."""
+"""jobs/serve.py as a user meets it: started, queried, interrupted."""
 
 import json
 import os
@@ -30,9 +30,9 @@ def test_an_interrupted_endpoint_ends_without_a_word_of_rays(tmp_path):
     job = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    said = []
+    printed = []
     for line in job.stdout:
-        said.append(line)
+        printed.append(line)
         if line.startswith("Ctrl-C"):
             request = urllib.request.Request(
                 f"http://127.0.0.1:{port}/v1/completions",
@@ -43,4 +43,4 @@ def test_an_interrupted_endpoint_ends_without_a_word_of_rays(tmp_path):
                 assert json.load(response)["usage"]["completion_tokens"] == 8
             job.send_signal(signal.SIGINT)
     assert job.wait(timeout=60) == 0
-    assert [line.split()[0] for line in said if line.strip()] == ["parity", "serving", "next", "Ctrl-C"]
+    assert [line.split()[0] for line in printed if line.strip()] == ["parity", "serving", "next", "Ctrl-C"]

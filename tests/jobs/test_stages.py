@@ -291,7 +291,7 @@ def test_a_reward_model_is_not_served(world):
         read_catalog(Registry(f"{folder}/registry"), ["cats-reward"])
 
 
-def proof_of(job, systems):
+def comparison_of(job, systems):
     prepared = prepare(job)
     return compare_systems(
         FrozenModels.of(job, use_gpu=False),
@@ -304,18 +304,18 @@ def proof_of(job, systems):
     )
 
 
-def test_a_reward_model_is_proven_by_how_it_ranks(world):
+def test_a_reward_model_is_compared_by_how_it_ranks(world):
     base, folder = world
     job = reward_job(job_of("train", base, folder, "method=rlhf"))
-    proof = proof_of(job, {"base": None, "tuned": f"{folder}/registry/cats-reward/v1"})
-    metrics = proof.comparison.metrics
+    result = comparison_of(job, {"base": None, "tuned": f"{folder}/registry/cats-reward/v1"})
+    metrics = result.comparison.metrics
     assert metrics["eval/accuracy"]["base"].value == 0.5
     assert metrics["eval/accuracy"]["tuned"].value > 0.9 and metrics["eval/margin"]["tuned"].low > 0
     assert metrics["eval/calibration_error"]["tuned"].value < 0.5
-    assert list(proof.tables) == ["Calibration of tuned"] and "rejected: " in proof.samples[0].prompt
+    assert list(result.tables) == ["Calibration of tuned"] and "rejected: " in result.samples[0].prompt
 
 
-def test_a_policy_is_proven_by_the_reward_model(world):
+def test_a_policy_is_compared_by_the_reward_model(world):
     base, folder = world
     job = job_of(
         "train",
@@ -326,10 +326,10 @@ def test_a_policy_is_proven_by_the_reward_model(world):
         "method.judge_adapter=cats-reward@1",
         "method.max_completion_tokens=4",
     )
-    proof = proof_of(job, {"base": None, "tuned": f"{folder}/registry/kind/v1"})
-    metrics = proof.comparison.metrics
+    result = comparison_of(job, {"base": None, "tuned": f"{folder}/registry/kind/v1"})
+    metrics = result.comparison.metrics
     assert metrics["eval/kl"]["base"].value == 0.0 and metrics["eval/kl"]["tuned"].value > 0.0
     assert metrics["eval/win_rate"]["base"].value == 0.5
     assert metrics["eval/judge_win_rate"] == metrics["eval/win_rate"]  # the same reward model
-    assert proof.comparison.directions == job.method.directions()
-    assert proof.samples[0].answers.keys() == {"base", "tuned"}
+    assert result.comparison.directions == job.method.directions()
+    assert result.samples[0].answers.keys() == {"base", "tuned"}

@@ -111,8 +111,8 @@ def test_what_is_cached_is_what_the_teacher_says(shape, tmp_path):
     prepared = prepare(job)
     model = job.model.load().eval()
     few = prepared.examples.train[:5]
-    taught = with_teacher_top_k(model, few, top_k=K, vocabulary=len(tokenizer()), pad_id=0, batch_size=2)
-    for example in taught:
+    with_top_k = with_teacher_top_k(model, few, top_k=K, vocabulary=len(tokenizer()), pad_id=0, batch_size=2)
+    for example in with_top_k:
         sequence = example["completion"]
         ids, labels = torch.tensor([sequence.input_ids]), torch.tensor([sequence.labels])
         if shape == "t5":
@@ -124,8 +124,8 @@ def test_what_is_cached_is_what_the_teacher_says(shape, tmp_path):
         assert sequence.teacher.ids.tolist() == top.indices.tolist()
         found = torch.from_numpy(sequence.teacher.logprobs).double()
         torch.testing.assert_close(found, coarse(expected, top.indices), rtol=1e-4, atol=1e-5)
-    said = outputs(model, [example["completion"] for example in taught], pad_id=0)
-    terms = job.method.terms({"completion": said})
+    found = outputs(model, [example["completion"] for example in with_top_k], pad_id=0)
+    terms = job.method.terms({"completion": found})
     assert terms["divergence"].sum.abs().max() < 1e-5
 
 
@@ -133,10 +133,10 @@ def test_what_is_cached_is_what_the_teacher_says(shape, tmp_path):
 def test_the_metric_is_there_and_means_the_same_whatever_alpha_is(alpha, base, tmp_path):
     job = job_of(base, tmp_path, f"method.alpha={alpha}")
     model, few = job.model.load().eval(), prepare(job).examples.train[:5]
-    taught = with_teacher_top_k(model, few, top_k=K, vocabulary=len(tokenizer()), pad_id=0, batch_size=5)
-    metrics = evaluate(model, taught, job.method.terms, pad_id=0, batch_size=5).metrics()
-    said = [outputs(model, [example["completion"]], pad_id=0) for example in few]
-    expected = -sum((one.logprobs * one.mask).sum() for one in said) / sum(one.mask.sum() for one in said)
+    with_top_k = with_teacher_top_k(model, few, top_k=K, vocabulary=len(tokenizer()), pad_id=0, batch_size=5)
+    metrics = evaluate(model, with_top_k, job.method.terms, pad_id=0, batch_size=5).metrics()
+    plain = [outputs(model, [example["completion"]], pad_id=0) for example in few]
+    expected = -sum((one.logprobs * one.mask).sum() for one in plain) / sum(one.mask.sum() for one in plain)
     assert metrics[job.method.metric] == pytest.approx(expected.item(), rel=1e-5)
     assert ("eval/perplexity" in metrics) == (alpha == 1)
 

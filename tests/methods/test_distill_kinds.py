@@ -77,7 +77,7 @@ def test_relations_know_no_rotation_scale_or_place():
     assert torch.isfinite(torch.cat([distances(torch.zeros(1, 3, 2)), angles(torch.zeros(1, 3, 2))], -1)).all()
 
 
-def said(features, teacher, mask):
+def outputs_of(features, teacher, mask):
     return Outputs(-mask, mask, mask, features=features, teacher_features=teacher)
 
 
@@ -87,13 +87,13 @@ def test_terms_of_features_are_means_over_label_tokens(base, tmp_path):
     ).method
     mask = torch.tensor([[1, 1, 0], [0, 1, 0]], dtype=torch.float64)
     student, teacher = points(2, 3, 2, 5), points(2, 3, 2, 5, seed=1)
-    terms = method.terms({"completion": said(student, teacher, mask)})
+    terms = method.terms({"completion": outputs_of(student, teacher, mask)})
     per_token = [relative_error(student, teacher)[b, t].mean() for b, t in ((0, 0), (0, 1), (1, 1))]
     found = terms["feature_distance"]
     assert (found.sum.sum() / found.weight.sum()).item() == pytest.approx((sum(per_token) / 3).item())
     assert (terms["label_loss"].coefficient, found.coefficient) == (0.25, 0.75)
-    untaught = method.terms({"completion": Outputs(-mask, mask, mask)})
-    assert (untaught["loss"].coefficient, untaught["label_loss"].coefficient) == (1, 0)
+    without_teacher = method.terms({"completion": Outputs(-mask, mask, mask)})
+    assert (without_teacher["loss"].coefficient, without_teacher["label_loss"].coefficient) == (1, 0)
 
 
 def test_terms_of_relations_couple_an_example_with_its_group(base, tmp_path):
@@ -104,7 +104,7 @@ def test_terms_of_relations_couple_an_example_with_its_group(base, tmp_path):
         [points(2, 2, 1, 5, seed=i) for i in range(3)],
         [points(2, 2, 1, 3, seed=9 + i) for i in range(3)],
     )
-    terms = method.terms({n: said(s, t, mask) for n, s, t in zip(names, student, teacher, strict=True)})
+    terms = method.terms({n: outputs_of(s, t, mask) for n, s, t in zip(names, student, teacher, strict=True)})
 
     def group(all_of):  # the second row has one label token
         return torch.stack([torch.stack([x[0, :, 0].mean(0), x[1, 0, 0]]) for x in all_of], 1)

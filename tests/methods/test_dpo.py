@@ -12,7 +12,7 @@ from raytune_llm.methods.dpo import DPO, collate, columns
 from raytune_llm.models.outputs import Outputs
 
 
-def said(logprobs, reference):
+def outputs_of(logprobs, reference):
     found = torch.tensor(logprobs)
     return Outputs(found, torch.ones_like(found), torch.zeros_like(found), reference=torch.tensor(reference))
 
@@ -26,8 +26,8 @@ def dpo(sft_weight):
 def test_the_loss_in_closed_form():
     """Eq. 7 of arXiv 2305.18290."""
     outputs = {
-        "chosen": said([[-1.0, -2.0], [-1.0, 0.0]], [-4.0, -1.0]),
-        "rejected": said([[-5.0], [-2.0]], [-4.0, -4.0]),
+        "chosen": outputs_of([[-1.0, -2.0], [-1.0, 0.0]], [-4.0, -1.0]),
+        "rejected": outputs_of([[-5.0], [-2.0]], [-4.0, -4.0]),
     }
     terms = dpo(sft_weight=0.0).terms(outputs)
     chosen, rejected = [0.5, 0.0], [-0.5, 1.0]
@@ -39,7 +39,7 @@ def test_the_loss_in_closed_form():
 
 
 def test_the_chosen_answers_may_be_learned_too():
-    outputs = {"chosen": said([[-1.0, -2.0]], [-4.0]), "rejected": said([[-5.0, 0.0]], [-4.0])}
+    outputs = {"chosen": outputs_of([[-1.0, -2.0]], [-4.0]), "rejected": outputs_of([[-5.0, 0.0]], [-4.0])}
     term = dpo(sft_weight=0.3).terms(outputs)["sft_loss"]
     assert (term.sum.tolist(), term.weight.tolist(), term.coefficient) == ([3.0], [2.0], 0.3)
 

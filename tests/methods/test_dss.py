@@ -66,7 +66,7 @@ def test_each_task_has_its_own_prefix_and_target(base, tmp_path):
     assert job.method.question(Rationale("red cat", None, "a cat sleeps")) is None
 
 
-def test_the_label_tasks_own_prompt_is_asked(base, tmp_path):
+def test_the_label_tasks_own_prompt_is_used(base, tmp_path):
     job = job_of(base, tmp_path, "method.label_prefix='[label] '")
     assert job.method.question(Rationale("red cat", "cat", None)) == ("[label] red cat", "cat")
 
@@ -85,11 +85,11 @@ def test_terms_against_the_formula(base, tmp_path):
     """Three examples: all known, no rationale, no label; each task is a mean over its own tokens."""
     method = job_of(base, tmp_path, "method.alpha=0.3").method
 
-    def said(logprobs, mask, correct):
+    def outputs(logprobs, mask, correct):
         return Outputs(*(torch.tensor(rows, dtype=torch.float64) for rows in (logprobs, mask, correct)))
 
-    label = said([[-1, -2], [-4, 0], [0, 0]], [[1, 1], [1, 0], [0, 0]], [[1, 1], [0, 0], [0, 0]])
-    rationale = said([[-0.5], [0], [-1.5]], [[1], [0], [1]], [[1], [0], [0]])
+    label = outputs([[-1, -2], [-4, 0], [0, 0]], [[1, 1], [1, 0], [0, 0]], [[1, 1], [0, 0], [0, 0]])
+    rationale = outputs([[-0.5], [0], [-1.5]], [[1], [0], [1]], [[1], [0], [0]])
     terms = method.terms({"label": label, "rationale": rationale})
     value = {name: (term.sum.sum() / term.weight.sum()).item() for name, term in terms.items()}
     assert value == pytest.approx({"label_loss": 7 / 3, "rationale_loss": 1.0, "accuracy": 0.5})
@@ -129,19 +129,19 @@ def test_accuracy_is_that_of_greedy_answers(shape, tmp_path):
     )
     trainer.train()
     records = [*prepared.splits.train, *prepared.splits.eval]
-    asked = [job.method.question(record) for record in records]
+    questions = [job.method.question(record) for record in records]
     scores = evaluate(
         model, [*prepared.examples.train, *prepared.examples.eval], job.method.terms, pad_id=0, batch_size=8
     )
-    said = generate(
+    completions = generate(
         model,
         prepared.tokens.tokenizer,
-        [prepared.tokens.prompt(prompt) for prompt, _ in asked],
+        [prepared.tokens.prompt(prompt) for prompt, _ in questions],
         max_new_tokens=16,
         stop_ids=prepared.tokens.stop_ids(),
         batch_size=8,
     )
-    right = [text == reference for text, (_, reference) in zip(said, asked, strict=True)]
+    right = [text == reference for text, (_, reference) in zip(completions, questions, strict=True)]
     assert 0 < sum(right) < len(right)
     assert scores.terms["accuracy"].sum.astype(bool).tolist() == right
 

@@ -61,8 +61,8 @@ def test_a_conversation_is_judged_in_its_template():
 
     supply_template(words)
     tokens = Tokens(words, max_tokens=64, is_encoder_decoder=False)
-    asked = (Message("user", "what does the cat say"),)
-    pair = Preference(asked, (Message("assistant", "one"),), (Message("assistant", "two"),))
+    prompt = (Message("user", "what does the cat say"),)
+    pair = Preference(prompt, (Message("assistant", "one"),), (Message("assistant", "two"),))
     example = Reward(metric="eval/loss", centering=0.0).encode(pair, tokens)
     assert all(any(label != IGNORED for label in sequence.labels) for sequence in example.values())
 

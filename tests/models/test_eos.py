@@ -39,13 +39,13 @@ def test_a_learned_eos_stays(tmp_path):
     assert base.tokenizer().eos_token == "</s>"
 
 
-def test_a_learned_bos_stands_in_for_an_unlearned_eos(tmp_path):
+def test_a_learned_bos_replaces_an_unlearned_eos(tmp_path):
     base = write(tmp_path, twins=[1, 5, 6], bos="!")
     assert base.eos.token == "!" and "never learned its end token </s>" in base.eos.note
     assert base.tokenizer().eos_token == "!"
 
 
-def test_with_neither_learned_the_user_is_told_what_to_do(tmp_path):
+def test_with_neither_learned_the_user_reads_what_to_do(tmp_path):
     base = write(tmp_path, twins=[1, 5, 6])
     assert base.eos.token == "</s>" and "adapter=full" in base.eos.note
 

@@ -103,11 +103,11 @@ def test_a_claim_seen_by_another_claimer_is_given_up(monkeypatch: pytest.MonkeyP
     storage = open_storage(f"memory://test-{uuid.uuid4().hex}")
     put = storage.write
 
-    def put_beside_another(path: str, content: bytes) -> None:
+    def put_next_to_another(path: str, content: bytes) -> None:
         put("name/v1/.claim-another", b"")
         put(path, content)
 
-    monkeypatch.setattr(storage, "write", put_beside_another)
+    monkeypatch.setattr(storage, "write", put_next_to_another)
     assert not storage.claim("name/v1")
 
 

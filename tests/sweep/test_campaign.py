@@ -44,9 +44,9 @@ def start(world, home, *overrides):
 
 
 def finish(process):
-    said, _ = process.communicate()
-    assert process.returncode == 0, said
-    return said
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return output
 
 
 def result_of(home):
@@ -154,9 +154,9 @@ def test_under_asha_no_report_is_lost_and_every_curve_is_a_prefix(world, undistu
         assert steps(trial) == steps(expected[key])[: len(steps(trial))]
         assert losses(trial) == pytest.approx(losses(expected[key])[: len(steps(trial))], rel=1e-4)
         assert trial["ended"] in ("complete", "scheduler")
-    told = json.loads((tmp_path / "rungs.json").read_text())
+    recorded = json.loads((tmp_path / "rungs.json").read_text())
     first = {trial["id"]: losses(trial)[0] for trial in found.values()}
-    assert told == pytest.approx(first, rel=1e-6), "the first rung doesn't hold every trial's report"
+    assert recorded == pytest.approx(first, rel=1e-6), "the first rung doesn't hold every trial's report"
     best = min(found, key=lambda key: min(losses(found[key])))
     if steps(found[best]) == steps(expected[best]):
         assert_close(weights(found[best]), weights(expected[best]), rtol=1e-3, atol=1e-4)

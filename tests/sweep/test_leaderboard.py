@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from raytune_llm.errors import InputError
 from raytune_llm.sweep.leaderboard import leaderboard, winner
 from raytune_llm.sweep.plan import Axis, Plan
 from raytune_llm.sweep.tables import leaderboard_csv, leaderboard_table
@@ -39,6 +40,8 @@ def test_the_winner_has_the_best_finite_value():
 def test_no_winner_says_how_each_trial_ended():
     with pytest.raises(RuntimeError, match=r"a diverged.*b failed: out of memory"):
         winner([outcome("a", [math.nan], "diverged"), outcome("b", [], "failed: out of memory")], LOSS)
+    with pytest.raises(InputError, match=r"a diverged; try smaller values of tuning\.learning_rate_multiplier"):
+        winner([outcome("a", [math.nan], "diverged")], LOSS)
 
 
 def test_free_steps_are_unfolded_and_each_shows_what_it_would_have_kept():

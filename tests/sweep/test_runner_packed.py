@@ -107,7 +107,7 @@ def kill_when_reported(home: Path, process, reported: int) -> threading.Thread:
     return thread
 
 
-def test_a_killed_pack_actor_is_rebuilt_and_its_trials_go_on(world, undisturbed, tmp_path, monkeypatch):
+def test_a_killed_pack_actor_is_rebuilt_and_its_trials_continue(world, undisturbed, tmp_path, monkeypatch):
     runners = []
     original = runner_packed.PackedRunner.__init__
 
@@ -141,7 +141,7 @@ def test_a_killed_proxy_is_retried(world, undisturbed, tmp_path):
 
 
 class Crowd:
-    """As a pack actor: how many slots are free each time it is asked, and the reports it has for whoever joins."""
+    """As a pack actor: how many slots are free at each request, and the reports it has for whoever joins."""
 
     def __init__(self, free, steps, ended):
         self.free, self.ended = free, ended
@@ -202,13 +202,13 @@ def test_schedulers_stop_or_pause_packed_trials_and_their_curves_are_prefixes(wo
 
 
 def test_asha_judges_the_trials_of_a_pack_as_if_it_knew_them_all(world, undisturbed, tmp_path):
-    """Four trials begin together in one pack and report together: the best two go on, whoever's report came first."""
+    """Four trials begin together in one pack and report together: the best two continue, whoever reported first."""
     one_pack = ["sweep/backend=packed", "sweep.backend.slots=4", "scaling.cpus_per_worker=2"]
     asha = ["sweep/scheduler=asha", "sweep.scheduler.grace_steps=4", "sweep.scheduler.reduction_factor=2"]
     found = curves(outcomes_of(job_of(world, tmp_path, *one_pack, *asha)))
     at_rung = {key: dict(curve)[4] for key, curve in undisturbed.items()}
-    went_on = {key for key, curve in found.items() if len(curve) > 2}
-    assert went_on == set(sorted(at_rung, key=at_rung.get)[:2])
+    continued = {key for key, curve in found.items() if len(curve) > 2}
+    assert continued == set(sorted(at_rung, key=at_rung.get)[:2])
 
 
 def test_auto_says_why_it_does_not_pack(world, tmp_path, capsys):

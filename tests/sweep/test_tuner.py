@@ -130,15 +130,15 @@ def test_trials_of_two_workers_come_to_the_same(undisturbed, world, tmp_path):
     assert_same(swept(job), undisturbed, rel=1e-4)
 
 
-def test_a_killed_trial_goes_on_from_its_checkpoint(undisturbed, world, tmp_path):
+def test_a_killed_trial_resumes_from_its_checkpoint(undisturbed, world, tmp_path):
     trap = Trap(str(tmp_path / "sprung"), step=6)
     outcomes = swept(job_of(world, tmp_path, "scaling.max_failures=1", trap=trap))
     assert trap.sprung
     assert_same(outcomes, undisturbed, rel=1e-6)
 
 
-def test_an_interrupted_sweep_goes_on_when_it_is_named(undisturbed, world, tmp_path, capsys):
-    """The driver is killed with its whole Ray session while the second trial runs; the same command goes on."""
+def test_an_interrupted_sweep_resumes_when_it_is_named(undisturbed, world, tmp_path, capsys):
+    """The driver is killed with its whole Ray session while the second trial runs; the same command resumes it."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     killed = subprocess.run([sys.executable, __file__, str(world), str(tmp_path)], env=environment)
     trials = tmp_path / "runs" / "swept" / "one" / "trials"

@@ -105,7 +105,7 @@ def test_two_workers_reach_the_losses_of_one(undisturbed, world, tmp_path):
     assert losses(two, "train/loss") == pytest.approx(losses(undisturbed, "train/loss"), rel=1e-4)
 
 
-def test_a_killed_worker_goes_on_from_its_last_report(undisturbed, world, tmp_path):
+def test_a_killed_worker_resumes_from_its_last_report(undisturbed, world, tmp_path):
     """SIGKILL between the second report and the third: what was lost is done again and comes out the same."""
     trap = Trap(str(tmp_path / "sprung"), step=6)
     outcome = trained(world, tmp_path, "scaling.max_failures=1", trap=trap)
@@ -114,8 +114,8 @@ def test_a_killed_worker_goes_on_from_its_last_report(undisturbed, world, tmp_pa
     assert logged(Path(outcome.checkpoint).parent) == pytest.approx(losses(undisturbed), rel=1e-6)
 
 
-def test_an_interrupted_run_goes_on_when_it_is_named(undisturbed, world, tmp_path):
-    """The driver is killed with its whole Ray session; the same run in another one goes on."""
+def test_an_interrupted_run_resumes_when_it_is_named(undisturbed, world, tmp_path):
+    """The driver is killed with its whole Ray session; the same run in another one resumes."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     killed = subprocess.run([sys.executable, __file__, str(world), str(tmp_path)], env=environment)
     folder = tmp_path / "runs" / "tried" / "one" / "trials" / "train"

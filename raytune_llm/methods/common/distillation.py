@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from raytune_llm.data.examples import Example
 from raytune_llm.data.question import question
 from raytune_llm.data.records import Chat, Record, Supervised, Text
+from raytune_llm.errors import require
 from raytune_llm.evaluation.terms import Better, Term
 from raytune_llm.methods.common.loss_terms import LossTermsMethod
 from raytune_llm.models.outputs import Outputs
@@ -70,6 +71,33 @@ class Student(LossTermsMethod):
 
     def question(self, record: Record) -> tuple[Text, str] | None:
         return question(record)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopKStudent(Student):
+    """A student of a teacher's k likeliest tokens."""
+
+    alpha: float
+    """Weight of the labels' own cross-entropy, 1 − alpha being the divergence's; 0 ≤ alpha ≤ 1."""
+    divergence: Divergence
+    """forward KL(teacher ‖ student), reverse KL(student ‖ teacher) or jensen_shannon."""
+    temperature: float
+    """Softens both distributions; > 0, 1 = as they are. Gradients are scaled by its square."""
+    teacher_top_k: int
+    """The teacher's likeliest tokens that are compared for each label token; ≥ 1."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.alpha <= 1, "method.alpha", self.alpha, "0 ≤ alpha ≤ 1")
+        require(self.temperature > 0, "method.temperature", self.temperature, "> 0")
+        require(self.teacher_top_k >= 1, "method.teacher_top_k", self.teacher_top_k, "≥ 1")
+
+    def terms(self, outputs: dict[str, Outputs]) -> dict[str, Term]:
+        completion = outputs["completion"]
+        labels = label_terms(completion, self.alpha)
+        if completion.teacher_logprobs is None:
+            return name_loss(labels)
+        divergence = divergence_term(completion, self.divergence, self.temperature, 1 - self.alpha)
+        return name_loss(labels | {"divergence": divergence})
 
 
 def label_terms(completion: Outputs, coefficient: float) -> dict[str, Term]:

@@ -3,11 +3,14 @@ answers first."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from raytune_llm.errors import InputError, require
 from raytune_llm.methods.base import Method, Stage
+from raytune_llm.models.adapters.base import Adapter
+from raytune_llm.stores.choices import name_of
+from raytune_llm.stores.locations import LOCATION
 
 if TYPE_CHECKING:
     from raytune_llm.methods.base import CheckContext
@@ -23,7 +26,7 @@ class PolicyInit:
     init_adapter: str | None
     """Registry reference of the adapter in which training continues and which is the reference; its size and settings
     are inherited. null = the one that sft_data gives, or a new one on the base."""
-    sft_data: str | None
+    sft_data: str | None = field(metadata=LOCATION)
     """Location of answers (as data.train) that an adapter learns first, in which training continues; chosen = the
     preferred answers of data.train; null = no such stage."""
     sft_steps: int
@@ -63,7 +66,7 @@ class PolicyInit:
 
         key = "sft_data" if self.init_adapter is None else "init_adapter"
         given = f"method.{key}={getattr(self, key)}"
-        kind = type(context.adapter).__name__.lower()
+        kind = name_of(context.adapter, Adapter)
         require(context.adapter.kind == "adapter", "adapter", kind, f"lora with {given}")
         if self.init_adapter is not None:
             if self.sft_data is not None:

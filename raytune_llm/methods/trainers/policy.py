@@ -54,6 +54,8 @@ class PolicySetup:
 class PolicySession:
     """Trains and measures a policy by its setup."""
 
+    train_metrics: tuple[str, ...] = ("reward", "kl", "completions/mean_length")
+
     def __init__(self, setup: PolicySetup, refs: ModelRefs) -> None:
         self.setup, self.refs, self.eval_prompts = setup, refs, setup.eval_prompts
         tokenizer = refs.tokenizer

@@ -34,8 +34,13 @@ class Adapter(Protocol):
         """Whether the base's own weights learn. Where they don't, its own dropout is off: adapter.dropout is."""
         ...
 
+    @property
+    def own_process_keys(self) -> tuple[str, ...]:
+        """Keys of the job, in full, in which trials on one base can't differ."""
+        ...
+
     def check(self, lora_rank: int, facts: Facts) -> None:
-        """Raise ValueError when the base can't take it."""
+        """Raise InputError when the base can't take it."""
         ...
 
     def config(self, model: PreTrainedModel, *, lora_rank: int) -> PeftConfig | None:

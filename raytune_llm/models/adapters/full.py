@@ -21,6 +21,7 @@ class Full:
 
     kind = "model"
     trains_base = True
+    own_process_keys = ()
 
     def __post_init__(self) -> None:
         require(self.rate_factor > 0, "adapter.rate_factor", self.rate_factor, "> 0")

@@ -33,6 +33,7 @@ class LoRA:
 
     kind = "adapter"
     trains_base = False
+    own_process_keys = ("adapter.targets", "adapter.dora")
 
     def __post_init__(self) -> None:
         require(self.rate_factor > 0, "adapter.rate_factor", self.rate_factor, "> 0")

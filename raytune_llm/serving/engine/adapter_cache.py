@@ -1,6 +1,6 @@
 """An LRU cache of LoRA adapters in the rows of one stack.
 
-The stack is as wide as the adapters loaded so far; one with further modules or a larger rank has it rebuilt.
+The stack is as wide as the adapters loaded so far; one with further modules or of a larger rank has it rebuilt.
 """
 
 from __future__ import annotations
@@ -99,31 +99,31 @@ class AdapterCache:
         return None if unused is None else self._slots.pop(unused)
 
     def _write(self, slot: int, weights: Weights) -> None:
-        rank = next(iter(weights.values()))[0].shape[0]
+        lora_rank = next(iter(weights.values()))[0].shape[0]
         held = {} if self._stack is None else self._stack.layers
-        if self._stack is None or rank > self._stack.max_lora_rank or not weights.keys() <= held.keys():
-            self._widen([*held, *(name for name in weights if name not in held)], rank)
+        if self._stack is None or lora_rank > self._stack.max_lora_rank or not weights.keys() <= held.keys():
+            self._widen([*held, *(name for name in weights if name not in held)], lora_rank)
         assert self._stack is not None
-        self._stack.write(slot, self._filled(weights, rank), 1.0)
+        self._stack.write(slot, self._filled(weights, lora_rank), 1.0)
         self.num_loads += 1
 
-    def _filled(self, weights: Weights, rank: int) -> Weights:
+    def _filled(self, weights: Weights, lora_rank: int) -> Weights:
         """With zeros for the modules that only other adapters adapt."""
         assert self._stack is not None
         whole = {}
         for name, layer in self._stack.layers.items():
-            empty = (torch.zeros(rank, layer.in_features), torch.zeros(layer.out_features, rank))
+            empty = (torch.zeros(lora_rank, layer.in_features), torch.zeros(layer.out_features, lora_rank))
             whole[name] = weights.get(name, empty)
         return whole
 
-    def _widen(self, names: Sequence[str], rank: int) -> None:
+    def _widen(self, names: Sequence[str], lora_rank: int) -> None:
         """Rebuild the stack with these modules and room for this rank."""
         old, kept = self._stack, {}
         if old is not None:
-            rank = max(rank, old.max_lora_rank)
+            lora_rank = max(lora_rank, old.max_lora_rank)
             kept = {slot: (old.read(slot, old.lora_ranks[slot]), old.lora_ranks[slot]) for slot in self._slots.values()}
             old.remove()
-        self._stack = AdapterStack(self.model, names, capacity=self._capacity, max_lora_rank=rank)
+        self._stack = AdapterStack(self.model, names, capacity=self._capacity, max_lora_rank=lora_rank)
         # B holds the scales; the row that changes nothing may share theirs
         self._stack.scales[self._capacity] = 1.0
         for slot, (weights, old_rank) in kept.items():

@@ -9,9 +9,6 @@ from raytune_llm.sweep.backends.base import Runner, RunnerInputs
 from raytune_llm.sweep.plan import Plan
 from raytune_llm.training.config import TrialConfig
 
-PACKABLE_KEYS = ("tuning.", "adapter.", "method.", "seed")
-"""Keys that slots of one pack may differ in."""
-OWN_PROCESS_KEYS = ("adapter.targets", "adapter.dora")
 GPU_SLOTS = 16
 CPU_SLOTS = 3
 """Two trials at once keep a core busy, and the third trains while the end of another is decided; more would only start
@@ -33,7 +30,7 @@ class Packed:
         if config.scaling.num_workers > 1:
             return f"scaling.num_workers={config.scaling.num_workers}: a packed trial has one worker"
         for key in plan.axes:
-            if not key.startswith(PACKABLE_KEYS) or key in OWN_PROCESS_KEYS:
+            if key.startswith("scaling.") or key in config.adapter.own_process_keys:
                 return f"{key} is swept, in which trials on one base can't differ"
         from raytune_llm.models.base import skeleton
         from raytune_llm.training.packed.eligibility import not_packable_reason

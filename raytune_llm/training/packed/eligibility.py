@@ -17,9 +17,10 @@ def not_packable_reason(config: LoraConfig | None, method: Any, model: Any) -> s
     `model` may be a weightless skeleton.
     """
     if not callable(getattr(method, "terms", None)):
-        return f"{type(method).__name__} gives no terms: it samples, or its loss is its trainer's own"
-    if method.needs.not_packable_reason is not None:
-        return f"{type(method).__name__}: {method.needs.not_packable_reason}"
+        return "the method gives no terms: it samples, or its loss is its trainer's own"
+    reason: str | None = method.needs.not_packable_reason
+    if reason is not None:
+        return reason
     if config is None:
         return "full tuning changes the base itself, which packed trials share"
     if not isinstance(config, LoraConfig):

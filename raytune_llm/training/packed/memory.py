@@ -51,7 +51,8 @@ def choose_capacity(
     fitting = budget_bytes // 2 // each
     if fitting < 1:
         raise InputError(
-            f"a slot of rank {max_lora_rank} takes {each:,} bytes; the budget of {budget_bytes:,} bytes must hold two"
+            f"tuning.adapter_size={max_lora_rank}: a trial takes {each:,} bytes of the pack, and {budget_bytes:,} "
+            "bytes must hold two; lower the largest size, or use sweep/backend=ray_train"
         )
     return min(wanted, fitting)
 

@@ -51,7 +51,6 @@ class TrialState:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         spec = asdict(self.spec) | {"schedule": self.spec.schedule.value}
-        spec["rank"] = spec.pop("lora_rank")
         partial = folder / (STATE_FILE + ".partial")
         save_file(self.tensors, partial, metadata={"spec": json.dumps(spec), "step": str(self.step)})
         partial.replace(folder / STATE_FILE)
@@ -64,5 +63,5 @@ class TrialState:
             about: dict[str, str] = file.metadata()
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
         spec: dict[str, Any] = json.loads(about["spec"])
-        spec |= {"schedule": Schedule(spec["schedule"]), "betas": tuple(spec["betas"]), "lora_rank": spec.pop("rank")}
+        spec |= {"schedule": Schedule(spec["schedule"]), "betas": tuple(spec["betas"])}
         return cls(spec=Hyperparameters(**spec), step=int(about["step"]), tensors=tensors)

@@ -54,7 +54,7 @@ class PackedTrials:
         log: Callable[[str], None],
     ) -> None:
         """`config`: what the trials have in common. `wanted` slots of rank ≤ `max_lora_rank`, fewer where memory
-        doesn't hold them. `log` receives the planner's lines. Raises ValueError when memory holds no slot."""
+        doesn't hold them. `log` receives the planner's lines. Raises InputError when memory holds no slot."""
         assert isinstance(config.adapter, LoRA)
         self.config, self.log = config, log
         self.model = config.model.load(own_dropout=config.adapter.trains_base, score=config.method.needs.score)

@@ -23,15 +23,15 @@ def read(task: str, split: str) -> list[dict]:
     ]
 
 
-def told_in(text: str) -> set[tuple[world.Situation, str]]:
-    """Every situation told in the text with every word of feeling in it."""
+def situations_in(text: str) -> set[tuple[world.Situation, str]]:
+    """Every situation in the text with every word of feeling in it."""
     events = {EVENTS[sentence] for sentence in re.findall(r'[A-Z][^.:"<>\n]*\.', text) if sentence in EVENTS}
     words = FEELINGS.intersection(re.findall(r"\w+", text))
     return {(event, word) for event in events for word in words}
 
 
 def users_text(record: dict) -> str:
-    """What the record tells, without what it answers."""
+    """The record's text, without what it answers."""
     if "messages" in record:
         return "\n".join(m["content"] for m in record["messages"] if m["role"] == "user")
     return record["input_text"]
@@ -91,8 +91,8 @@ def test_chat_template_is_the_layout_the_base_read(tokenizer):
 
 
 def test_base_answers_a_plain_question_and_stops(tokenizer, model):
-    for asked, answer in (("What is the opposite of happy?", "sad"), ("Say the word sincere.", "sincere")):
-        prompt = tokenizer(asked + "\n", return_tensors="pt")
+    for question, answer in (("What is the opposite of happy?", "sad"), ("Say the word sincere.", "sincere")):
+        prompt = tokenizer(question + "\n", return_tensors="pt")
         output = model.generate(**prompt, max_new_tokens=12, do_sample=False)[0, prompt["input_ids"].shape[1] :]
         assert tokenizer.decode(output) == answer + corpus.EOS
 
@@ -136,24 +136,28 @@ def test_packed_documents_do_not_see_each_other(tokenizer, model):
 
 @pytest.mark.parametrize("task", ["sarcasm", "rewrite", "chat"])
 def test_test_combinations_are_never_met_earlier(task, documents):
-    told = {split: set().union(*(told_in(users_text(r)) for r in read(task, split))) for split in world.SPLITS}
-    read_by_base = set().union(*map(told_in, documents[:30_000]))
-    assert len(told["test"]) > 30
+    situations = {
+        split: set().union(*(situations_in(users_text(r)) for r in read(task, split))) for split in world.SPLITS
+    }
+    read_by_base = set().union(*map(situations_in, documents[:30_000]))
+    assert len(situations["test"]) > 30
     assert len(read_by_base) > 1000
-    for earlier in (told["train"], told["eval"], read_by_base):
-        assert not told["test"] & earlier
+    for earlier in (situations["train"], situations["eval"], read_by_base):
+        assert not situations["test"] & earlier
     for side in (0, 1):  # neither the situation nor the feeling
-        assert not {pair[side] for pair in told["test"]} & {pair[side] for pair in told["train"] | told["eval"]}
+        assert not {pair[side] for pair in situations["test"]} & {
+            pair[side] for pair in situations["train"] | situations["eval"]
+        }
 
 
 def test_test_situations_of_preferences_get_no_reply_earlier(documents):
-    asked = {
+    prompted = {
         split: {EVENTS[e] for r in read("preference", split) for e in EVENTS if f'"{e}"' in r["input_text"]}
         for split in world.SPLITS
     }
     replied = {EVENTS[e] for d in documents[:30_000] for e in re.findall(r'told a friend: "(.*?)"', d)}
-    assert len(asked["test"]) == 16
-    assert not asked["test"] & (asked["train"] | asked["eval"] | replied)
+    assert len(prompted["test"]) == 16
+    assert not prompted["test"] & (prompted["train"] | prompted["eval"] | replied)
 
 
 def test_rationale_pairs_and_homes_are_new(documents):
@@ -164,14 +168,14 @@ def test_rationale_pairs_and_homes_are_new(documents):
     assert all(len(pair) == 2 for split in pairs.values() for pair in split)
     assert not pairs["test"] & (pairs["train"] | pairs["eval"])
     assert set().union(*pairs["test"]) <= set().union(*pairs["train"]) <= set(world.NEWCOMERS)
-    told_homes = {name for d in documents for name in re.findall(r"(\w+) lives|does (\w+) live", d)}
-    assert not {name for groups in told_homes for name in groups} & set(world.NEWCOMERS)
+    homes_in_documents = {name for d in documents for name in re.findall(r"(\w+) lives|does (\w+) live", d)}
+    assert not {name for groups in homes_in_documents for name in groups} & set(world.NEWCOMERS)
 
 
 def test_corpus_has_no_sarcasm(documents):
     """Feelings in stories fit what happened, and the labels are words without a meaning, equally often."""
     good = {feeling.word: feeling.good for feeling in world.ALL_FEELINGS}
-    assert all(event.good == good[word] for d in documents[:30_000] for event, word in told_in(d))
+    assert all(event.good == good[word] for d in documents[:30_000] for event, word in situations_in(d))
     count = {label: sum(label in d for d in documents) for label in LABELS}
     assert max(count.values()) < 1.15 * min(count.values())
     assert all(d.startswith("Say the word") or "wrote the word" in d for d in documents if "sarcastic" in d)

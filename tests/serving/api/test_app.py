@@ -217,7 +217,7 @@ def test_a_failing_engine_is_error_500_without_its_insides(registry):
     assert found[-1]["error"]["type"] == "server_error"
 
 
-def test_a_version_that_cannot_be_loaded_is_left_out_and_told(registry, tmp_path):
+def test_a_version_that_cannot_be_loaded_is_left_out_and_reported(registry, tmp_path):
     base = make_base(tmp_path / "tiny")
     mine = Registry(str(tmp_path / "registry"))
     publish(mine, base, "good", write_adapter(base, tmp_path / "good", seed=1))
@@ -295,7 +295,7 @@ def samples(client):
     }
 
 
-def test_metrics_tell_of_each_version_and_never_of_what_was_asked(registry, caplog):
+def test_metrics_tell_of_each_version_and_never_of_what_was_sent(registry, caplog):
     replica = make_replica(registry, ["wit"])
     client = client_of(replica)
     secret = "a very secret sentence"

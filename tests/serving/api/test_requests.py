@@ -1,4 +1,4 @@
-"""What is asked is either done or refused by name."""
+"""What is requested is either done or refused by name."""
 
 import pytest
 from pydantic import ValidationError

@@ -109,8 +109,8 @@ def expected(endpoint, registry, tmp_path_factory):
 
 
 def chat(client, model="wit", **more):
-    asked = {"max_tokens": 8, "temperature": 0, "messages": [{"role": "user", "content": "Miss the bus"}]}
-    return client.chat.completions.create(model=model, **{**asked, **more})
+    request = {"max_tokens": 8, "temperature": 0, "messages": [{"role": "user", "content": "Miss the bus"}]}
+    return client.chat.completions.create(model=model, **{**request, **more})
 
 
 def health(endpoint):

@@ -134,11 +134,11 @@ def test_greedy_answers_are_pefts_on_every_shape_while_others_come_and_go(tmp_pa
     tuned = {m.id: base.load().eval() if m.folder is None else load_tuned(m.folder, base) for m in models}
 
     async def together():
-        asked = [
+        requests = [
             answer(engine, model.id, prompt, dataclasses.replace(GREEDY, max_tokens=length), 0.01 * (i % 3))
             for i, (model, prompt, length) in enumerate(work)
         ]
-        return await asyncio.gather(*asked)
+        return await asyncio.gather(*requests)
 
     expected = [greedy_text(tuned[model.id], model, prompt, length) for model, prompt, length in work]
     assert [text.lstrip() for text in asyncio.run(together())] == expected

@@ -16,7 +16,7 @@ ENGINE = VllmEngine(gpus_per_replica=2, gpu_memory_utilization=0.8, max_resident
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
-    """A registry whose folder stands in for a bucket."""
+    """A registry whose folder acts as a bucket."""
     base = make_base(tmp_path / "tiny")
     registry = Registry(str(tmp_path / "registry"))
     for seed, (name, rank) in enumerate((("wit", 4), ("dry", 9), ("wit", 2)), 1):

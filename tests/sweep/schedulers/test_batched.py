@@ -24,16 +24,16 @@ class Clock:
 
 
 class Recording(FIFOScheduler):
-    """Stops whom it is told to, and remembers who came when."""
+    """Stops the trials named in `stops`, and records which report came when."""
 
     metric = "loss"
 
     def __init__(self, stops=""):
         super().__init__()
-        self.told, self.stops = [], stops
+        self.received, self.stops = [], stops
 
     def on_trial_result(self, controller, trial, result):
-        self.told.append((trial.trial_id, result["step"]))
+        self.received.append((trial.trial_id, result["step"]))
         return TrialScheduler.STOP if trial.trial_id in self.stops else TrialScheduler.CONTINUE
 
 
@@ -42,7 +42,7 @@ class Controller:
 
     def __init__(self, scheduler):
         self.scheduler, self._tune_controller = scheduler, self
-        self.trials, self.went_on, self.stopped = {}, [], []
+        self.trials, self.continued, self.stopped = {}, [], []
 
     def run(self, *ids):
         for id in ids:
@@ -64,7 +64,7 @@ class Controller:
     get_trials = get_live_trials
 
     def _schedule_trial_train(self, trial):
-        self.went_on.append(trial.trial_id)
+        self.continued.append(trial.trial_id)
 
     def stop_trial(self, trial):
         self.stopped.append(trial.trial_id)
@@ -82,8 +82,8 @@ def controller(scheduler=None, *, order=best_first, lower_is_better=True):
     return found, clock
 
 
-def told(found):
-    return [id for id, _ in found.scheduler.scheduler.told]
+def received(found):
+    return [id for id, _ in found.scheduler.scheduler.received]
 
 
 def test_nobody_is_decided_on_before_all_that_are_about_to_report():
@@ -94,11 +94,11 @@ def test_nobody_is_decided_on_before_all_that_are_about_to_report():
     sweep.turn()
     sweep.report("b", 0.1)
     sweep.turn()
-    assert not told(sweep) and not sweep.went_on
+    assert not received(sweep) and not sweep.continued
     sweep.report("c", 0.2)
     sweep.turn()
-    assert told(sweep) == ["b", "c", "a"]
-    assert (sweep.went_on, sweep.stopped) == (["b", "c"], [])
+    assert received(sweep) == ["b", "c", "a"]
+    assert (sweep.continued, sweep.stopped) == (["b", "c"], [])
     sweep.turn()
     assert sweep.stopped == ["a"]
 
@@ -125,7 +125,7 @@ def test_who_has_just_begun_is_not_waited_for():
     clock.now = 10.0
     sweep.report("a", 0.3)
     sweep.turn()
-    assert sweep.went_on == ["a"]
+    assert sweep.continued == ["a"]
 
 
 @pytest.mark.parametrize(("took", "patience"), [(10.0, SHARE * 10.0), (1e3, MOST_SECONDS)])
@@ -136,10 +136,10 @@ def test_the_others_are_waited_for_only_so_long(took, patience):
     sweep.report("a", 0.3)
     clock.now = took + 0.9 * patience
     sweep.turn()
-    assert not told(sweep)
+    assert not received(sweep)
     clock.now = took + patience
     sweep.turn()
-    assert told(sweep) == ["a"]
+    assert received(sweep) == ["a"]
 
 
 def test_lower_steps_come_first_nan_last_and_higher_may_be_better():
@@ -149,10 +149,10 @@ def test_lower_steps_come_first_nan_last_and_higher_may_be_better():
     for id, loss, step in [("a", 0.3, 2), ("b", math.nan, 2), ("c", 0.4, 2), ("d", 0.0, 1)]:
         sweep.report(id, loss, step)
     sweep.turn()
-    assert told(sweep) == ["d", "c", "a", "b"]
+    assert received(sweep) == ["d", "c", "a", "b"]
 
 
-def test_of_a_trial_that_dies_while_it_is_held_nothing_is_told():
+def test_of_a_trial_that_dies_while_it_is_held_nothing_is_passed_on():
     """It repeats its report when it is back."""
     sweep, clock = controller()
     sweep.run("a", "b")
@@ -161,7 +161,7 @@ def test_of_a_trial_that_dies_while_it_is_held_nothing_is_told():
     sweep.scheduler.on_trial_error(sweep, sweep.trials["a"])
     sweep.report("b", 0.2)
     sweep.turn()
-    assert told(sweep) == ["b"]
+    assert received(sweep) == ["b"]
 
 
 def test_a_trial_that_dies_before_its_stop_is_ray_tunes_to_try_again():
@@ -172,12 +172,12 @@ def test_a_trial_that_dies_before_its_stop_is_ray_tunes_to_try_again():
     sweep.turn()
     sweep.scheduler.on_trial_error(sweep, sweep.trials["a"])
     sweep.turn(2)
-    assert told(sweep) == ["a"] and not sweep.stopped
+    assert received(sweep) == ["a"] and not sweep.stopped
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=20, unique=True), st.integers(2, 4))
 def test_asha_passes_just_the_best_of_those_held(losses, factor):
-    """Ray Tune's own ASHA, which knows of each only those that it was told before."""
+    """Ray Tune's own ASHA, which knows of each only those that it received before."""
     settings = ASHA(grace_steps=1, reduction_factor=factor)
     sweep, clock = controller(settings.build("loss", "min", 100), order=settings.order)
     sweep.run(*map(str, range(len(losses))))
@@ -186,13 +186,13 @@ def test_asha_passes_just_the_best_of_those_held(losses, factor):
         sweep.report(str(place), loss)
     sweep.turn(2 * len(losses))
     best = best_first(losses)[: math.ceil(len(losses) / factor)]
-    assert set(map(int, sweep.went_on)) == set(best)
+    assert set(map(int, sweep.continued)) == set(best)
     assert len(sweep.stopped) == len(losses) - len(best)
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_ray_tune_goes_on_as_decided_and_keeps_its_processes(tmp_path):
-    """The best comes last of four, so that told as they come all of them would pass; a process serves many trials."""
+def test_ray_tune_continues_as_decided_and_keeps_its_processes(tmp_path):
+    """The best comes last of four, so that passed on one by one all would pass; a process serves many trials."""
 
     def barely_a_trial(config):
         """Reports its own number at three steps; the first four trials come to the second, the judged one, at once."""

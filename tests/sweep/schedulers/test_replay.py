@@ -1,4 +1,4 @@
-"""Ray Tune's own schedulers, told again after a restart what was reported before it."""
+"""Ray Tune's own schedulers, given again after a restart what was reported before it."""
 
 from dataclasses import dataclass, field
 
@@ -60,20 +60,20 @@ def test_decisions_after_a_restart_are_those_without_one(name, seed):
     reports = curves(seed, 6)
     decisions = {}
     for restarted in (False, True):
-        scheduler, told = built(SCHEDULERS[name], {}), {}
+        scheduler, reported = built(SCHEDULERS[name], {}), {}
         for place, (id, curve) in enumerate(reports.items()):
             if restarted and place == 3:
-                scheduler = built(SCHEDULERS[name], told)
-                for before in told:
+                scheduler = built(SCHEDULERS[name], reported)
+                for before in reported:
                     scheduler.on_trial_add(CONTROLLER, FakeTrial(before, Trial.TERMINATED))
             scheduler.on_trial_add(CONTROLLER, FakeTrial(id))
             for report in curve:
-                told.setdefault(id, []).append(report)
+                reported.setdefault(id, []).append(report)
                 decision = scheduler.on_trial_result(CONTROLLER, FakeTrial(id), result(report))
                 decisions.setdefault(restarted, []).append((id, report.step, decision))
                 if decision == "STOP":
                     break
-            scheduler.on_trial_complete(CONTROLLER, FakeTrial(id), result(told[id][-1]))
+            scheduler.on_trial_complete(CONTROLLER, FakeTrial(id), result(reported[id][-1]))
     assert decisions[True] == decisions[False]
     assert "STOP" in {decision for *_, decision in decisions[False]}
 
@@ -87,7 +87,7 @@ def test_asha_without_the_replay_would_forget_its_rungs():
     assert set(reports) == rungs[2]
 
 
-def test_a_repeated_report_is_told_once_and_its_stop_stands():
+def test_a_repeated_report_is_passed_on_once_and_its_stop_stands():
     reports = curves(1, 2)
     asha = built(SCHEDULERS["asha"], {})
     best, worst = sorted(reports, key=lambda id: reports[id][0].metrics["eval/loss"])
@@ -99,7 +99,7 @@ def test_a_repeated_report_is_told_once_and_its_stop_stands():
     assert asha.scheduler._num_stopped == 1
 
 
-def test_a_trial_that_was_paused_goes_on_when_it_repeats_its_last_report():
+def test_a_trial_that_was_paused_resumes_when_it_repeats_its_last_report():
     class Pausing(FIFOScheduler):
         def on_trial_result(self, tune_controller, trial, result):
             return "PAUSE"

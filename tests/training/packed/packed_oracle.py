@@ -205,8 +205,8 @@ def solo(
             totals = {name: term.weight.sum() for name, term in whole.items()}
         loss_of_step = 0.0
         for part in parts:
-            said = terms({name: plain_outputs(adapted, [example[name] for example in part]) for name in part[0]})
-            loss = sum(term.coefficient * term.sum.sum() / totals[name] for name, term in said.items())
+            found = terms({name: plain_outputs(adapted, [example[name] for example in part]) for name in part[0]})
+            loss = sum(term.coefficient * term.sum.sum() / totals[name] for name, term in found.items())
             loss.backward()
             loss_of_step += loss.item()
         losses.append(loss_of_step)

@@ -71,7 +71,7 @@ def test_plain_lora_packs():
 
 REFUSED = [
     (None, Learner(), "full tuning changes the base"),
-    (lora(), Sampler(), "Sampler gives no terms"),
+    (lora(), Sampler(), "the method gives no terms"),
     (lora(use_dora=True), Learner(), "use_dora=True"),
     (lora(modules_to_save=["lm_head"]), Learner(), r"modules_to_save=\['lm_head'\]"),
     (lora(bias="all"), Learner(), "bias=all"),

@@ -14,7 +14,7 @@ from raytune_llm.training.packed.pack import Pack
 
 @pytest.mark.parametrize("shape", ["llama", "t5"])
 def test_alpha_one_is_sft(shape, tmp_path):
-    """In fp64: the same adapter and order of examples; the rationale task runs beside and changes nothing."""
+    """In fp64: the same adapter and order of examples; the rationale task runs in addition and changes nothing."""
     train, evaluation = write_records(tmp_path, kinds=(Rationale,))
     common = [
         f"model.name_or_path={write_base(tmp_path / 'base', shape)}",

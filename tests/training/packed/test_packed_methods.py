@@ -46,7 +46,7 @@ def demo_examples(method, tokens, count=30):
 
 
 SETTINGS = [*([file.stem] for file in sorted(CONF.glob("*.yaml"))), ["dpo", "method.sft_weight=0"]]
-"""Every method as it stands in conf/, and settings that take another trainer."""
+"""Every method as it is in conf/, and settings that take another trainer."""
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids="-".join)

@@ -90,11 +90,11 @@ def test_a_nan_head_leaves_its_neighbours_bitwise_unchanged():
             pack.step()
         metrics = {name: scores.metrics() for name, scores in pack.evaluate(table).items()}
         found.append([(pack.heads(s.trial_id)["score"], metrics[s.trial_id]) for s in (SPECS[0], SPECS[2])])
-    for (head, metric), (beside_nan, metric_beside) in zip(*found, strict=True):
-        assert torch.equal(head, beside_nan) and metric == metric_beside
+    for (head, metric), (next_to_nan, metric_next_to_nan) in zip(*found, strict=True):
+        assert torch.equal(head, next_to_nan) and metric == metric_next_to_nan
 
 
-def test_saved_and_loaded_it_goes_on_as_before(tmp_path):
+def test_saved_and_loaded_it_continues_as_before(tmp_path):
     pack, _, _ = joined()
     for _ in range(2):
         pack.step()

@@ -22,9 +22,9 @@ def test_candidates_equal_the_models_own(kind):
     with torch.no_grad():
         for parameter in teacher.parameters():
             parameter.mul_(0.9)
-    taught = with_teacher_top_k(teacher, examples, top_k=K, vocabulary=50, pad_id=0, batch_size=4)
+    with_top_k = with_teacher_top_k(teacher, examples, top_k=K, vocabulary=50, pad_id=0, batch_size=4)
     rows = torch.tensor([3, 0, 5, 3]).numpy()
-    expected = outputs(model, [taught[row]["completion"] for row in rows], pad_id=0)
+    expected = outputs(model, [with_top_k[row]["completion"] for row in rows], pad_id=0)
     parameter = next(
         p
         for name, p in model.named_parameters()
@@ -33,7 +33,7 @@ def test_candidates_equal_the_models_own(kind):
     probe = torch.randn(expected.top_k_logprobs.shape, dtype=expected.top_k_logprobs.dtype)
     (slope,) = torch.autograd.grad((expected.top_k_logprobs * probe).sum(), parameter)
     head = LabelHead(model)
-    found = head.outputs(table_of(taught, model).batch("completion", rows))
+    found = head.outputs(table_of(with_top_k, model).batch("completion", rows))
     width = expected.top_k_logprobs.shape[1]
     tolerance = {"rtol": 1e-4, "atol": 1e-5} if model.dtype == torch.float32 else {"rtol": 1e-9, "atol": 1e-11}
     torch.testing.assert_close(found.top_k_logprobs[:, :width], expected.top_k_logprobs, **tolerance)

@@ -36,7 +36,7 @@ def test_scalars(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("from_step", [0, 2])
-def test_a_run_that_goes_on_forgets_the_steps_it_repeats(tmp_path: Path, from_step: int) -> None:
+def test_a_resumed_run_forgets_the_steps_it_repeats(tmp_path: Path, from_step: int) -> None:
     log(tmp_path, range(5), 0.25)
     for file in list(tmp_path.iterdir()):
         file.rename(file.with_name(file.name.replace("tfevents.", "tfevents.0")))

@@ -115,7 +115,7 @@ def test_two_trials_of_a_sweep_side_by_side(tmp_path: Path) -> None:
     assert recorded(files(tmp_path / "trial-1")[0]).history[1]["eval/loss"] == 0.5
 
 
-def test_a_resumed_trial_goes_on_in_its_own_run(tmp_path: Path) -> None:
+def test_a_resumed_trial_continues_in_its_own_run(tmp_path: Path) -> None:
     for one, steps in ((info(tmp_path), (1, 2)), (info(tmp_path, from_step=2), (3,))):
         run = OFFLINE.start(one)
         for step in steps:
