@@ -93,7 +93,7 @@ def floor(module: str) -> int:
 
 
 def upward(module: str) -> list[str]:
-    """What a module imports although it stands above it, or beside it where that is not allowed."""
+    """What a module imports although it stands above it, or next to it where that is not allowed."""
     here = floor(module)
     return [
         imported
