@@ -15,6 +15,27 @@ TESTS = Path(__file__).parent
 sys.path[:0] = [str(TESTS), *(str(folder) for folder in TESTS.rglob("*") if folder.is_dir())]
 
 
+LONG_FILES = (
+    "test_errors.py",
+    "test_journey.py",
+    "test_rlhf_journey.py",
+    "test_runner_packed.py",
+    "test_ray_jobs.py",
+    "test_failures.py",
+    "test_replicas.py",
+    "test_endpoint.py",
+    "test_extension.py",
+    "test_package.py",
+    "test_cluster.py",
+    "test_run.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first, so that at the end no worker is left with one while the other is idle."""
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
+
+
 @pytest.fixture(autouse=True)
 def own_home(tmp_path, monkeypatch):
     monkeypatch.setenv("RAYTUNE_LLM_HOME", str(tmp_path / "home"))

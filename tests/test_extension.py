@@ -36,56 +36,74 @@ SMALL = ["tuning.steps=4", "tuning.eval_every=2", "tuning.warmup_steps=0", "tuni
 COMPARED = ["evaluation.max_examples=8", "evaluation.bootstrap_draws=20", "evaluation.max_new_tokens=8"]
 
 
-def example(*names):
-    """The files of the named choices."""
-    return {path: text for path, text in EXAMPLES.items() if Path(path).stem in names}
+def python(project, code, *arguments):
+    """What a program prints that imports the package from a project."""
+    environment = {**os.environ, "PYTHONPATH": str(project)}
+    command = [sys.executable, "-c", code, *map(json.dumps, arguments)]
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-def copy(folder, additions):
-    """A copy of the project with files added to it, none of them there before."""
+def copied(folder):
+    """A copy of the project."""
     for name in ("raytune_llm", "conf", "jobs"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for path, text in additions.items():
+    return folder
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A copy of the project with the examples added to it, none of their files there before."""
+    folder = copied(tmp_path_factory.mktemp("extended") / "project")
+    for path, text in EXAMPLES.items():
         assert not (folder / path).exists()
         (folder / path).write_text(text)
     return folder
 
 
-def python(project, *arguments):
-    environment = {**os.environ, "PYTHONPATH": str(project)}
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
-
-
 COMPOSE = """
 import json, sys
-from raytune_llm.jobs.config import load
+from raytune_llm.data.examples import Rollout
+from raytune_llm.jobs.config import CONF, compose, load, plain
+from raytune_llm.jobs.help import help_text
 from raytune_llm.stores.components import build, describe
-command, key, overrides, refused = json.loads(sys.argv[1])
-job = load(command, overrides)
-described = describe(job)
-assert build(type(job), described) == job
-for name in key.split("."):
-    described = described[name]
-try:
-    load(command, [*overrides, refused])
-except ValueError as error:
-    print(json.dumps([described, str(error)]))
+
+found = {}
+for name, (command, overrides, key, refused) in json.loads(sys.argv[1]).items():
+    job = load(command, overrides)
+    described = describe(job)
+    assert build(type(job), described) == job
+    for part in key.split("."):
+        described = described[part]
+    try:
+        load(command, [*overrides, refused])
+    except ValueError as error:
+        found[name] = described, str(error), help_text(type(job), plain(compose(command, overrides)), CONF, command)
+    if name == "brevity":
+        rollouts = [Rollout((), (), "prompt", "x" * length, "answer", ended=True) for length in (50, 300)]
+        found["rewards"] = job.method.rewards[name].open(None)(rollouts)
+print(json.dumps(found))
 """
 
 
+@pytest.fixture(scope="module")
+def composed(project):
+    """By name of an example: its values as described, the message for its refused override, and the help."""
+    cases = {
+        name: (command, overrides, key, f"{key}.{refused}")
+        for name, (command, overrides, key, _, refused) in CASES.items()
+    }
+    return json.loads(python(project, COMPOSE, cases))
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_one_module_and_one_yaml_add_a_choice(name, tmp_path):
-    command, overrides, key, values, refused = CASES[name]
-    files = example(name)
-    assert sorted(Path(path).suffix for path in files) == [".py", ".yaml"]
-    project = copy(tmp_path / "project", files)
-    done = python(project, "-c", COMPOSE, json.dumps([command, key, overrides, f"{key}.{refused}"]))
-    assert done.returncode == 0, done.stderr
-    described, message = json.loads(done.stdout)
+def test_one_module_and_one_yaml_add_a_choice(name, composed):
+    _, _, key, values, refused = CASES[name]
+    assert sorted(Path(path).suffix for path in EXAMPLES if Path(path).stem == name) == [".py", ".yaml"]
+    described, message, listed = composed[name]
     assert described.items() >= values.items()
     assert message.startswith(f"{key}.{refused.partition('=')[0]}")
-    listed = python(project, f"jobs/{command}.py", *overrides, "--help").stdout
     assert f"  {key}.{refused.partition('=')[0]} = " in listed
 
 
@@ -93,11 +111,23 @@ def test_every_example_of_the_page_is_used():
     assert {Path(path).stem for path in EXAMPLES} == CASES.keys()
 
 
-def test_an_added_method_is_trained_and_an_added_tracker_logs_it(tmp_path):
-    project, home = copy(tmp_path / "project", example("focal", "text")), tmp_path / "home"
+def test_an_added_reward_scores_completions(composed):
+    assert composed["rewards"] == [0.75, 0.0]
+
+
+RUN = """
+import json, sys
+import raytune_llm
+for command, overrides in json.loads(sys.argv[1]):
+    assert not raytune_llm.compose(command, overrides).run()
+"""
+
+
+def test_an_added_method_is_trained_and_an_added_tracker_logs_it(project, tmp_path):
+    home = tmp_path / "home"
     chosen = ["method=focal", "method.gamma=1.0", "tracking=text", f"home={home}", "name=added", "run=first"]
-    done = python(project, "jobs/train.py", *DEMO, *chosen, *SMALL, *COMPARED)
-    assert done.returncode == 0, done.stderr
+    evaluated = ["adapter=added@1", "data=demo_sarcasm", f"home={home}", *COMPARED]
+    python(project, RUN, [("train", [*DEMO, *chosen, *SMALL, *COMPARED]), ("evaluate", evaluated)])
     card = json.loads((home / "registry" / "added" / "v1" / "card.json").read_text())
     assert card["method"] == "focal"
     assert card["config"]["method"] == {"type": "focal", "metric": "eval/loss", "gamma": 1.0}
@@ -105,29 +135,12 @@ def test_an_added_method_is_trained_and_an_added_tracker_logs_it(tmp_path):
     logged = lines.read_text().splitlines()
     assert logged[-1] == "finished"
     assert any(line.startswith("4 ") and "eval/loss" in line for line in logged)
-    evaluated = python(project, "jobs/evaluate.py", "adapter=added@1", "data=demo_sarcasm", f"home={home}", *COMPARED)
-    assert evaluated.returncode == 0, evaluated.stderr
-
-
-REWARDED = """
-from raytune_llm.data.examples import Rollout
-from raytune_llm.jobs.config import load
-method = load("train", ["model=demo", "data=demo_sarcasm", "method=rlhf", "method/rewards=[brevity]"]).method
-short, long = (Rollout((), (), "prompt", "x" * n, "answer", ended=True) for n in (50, 300))
-print(method.rewards["brevity"].open(None)([short, long]))
-"""
-
-
-def test_an_added_reward_scores_completions(tmp_path):
-    done = python(copy(tmp_path / "project", example("brevity")), "-c", REWARDED)
-    assert done.stdout.strip() == "[0.75, 0.0]", done.stderr
 
 
 def test_an_added_dialect_is_read(tmp_path):
-    project = copy(tmp_path / "project", {})
+    project = copied(tmp_path / "project")
     (line,) = re.findall(r"in `DIALECTS`\n\n```python\n(.*)\n```", PAGE)
     records = project / "raytune_llm/data/records.py"
     records.write_text(records.read_text().replace("DIALECTS = (\n", f"DIALECTS = (\n    {line},\n"))
     code = "from raytune_llm.data.records import *; print(parse({'question': 'q', 'answer': 'a'}, [Supervised]))"
-    done = python(project, "-c", code)
-    assert done.stdout.strip() == "Supervised(prompt='q', completion='a')", done.stderr
+    assert python(project, code).strip() == "Supervised(prompt='q', completion='a')"
