@@ -29,7 +29,7 @@ def check(job: CheckJob) -> int:
 
     print(prepare(job).diagnosis.text())
     of_stages = read_stage_data(job)
-    for stage_job, splits in of_stages:
+    for stage_job, splits in of_stages.values():
         print(f"\nearlier stage: {stage_job.data.train}\n{prepare(stage_job, splits).diagnosis.text()}")
     print(summary.next_step(called("train"), "with the same overrides tunes on this data"))
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from raytune_llm.stores.card import Version
 
 J = TypeVar("J", bound=TrainJob)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,48 +33,54 @@ class Started(Generic[J]):
     prepared: Prepared
     use_gpu: bool
     interactive: bool
+    of_stages: Mapping[str, Prepared]
+    """By name of a stage that has records of its own."""
     earlier: tuple[Version, ...] = ()
     """Published by its earlier stages."""
 
 
-def start(job: J, check: Callable[[], None] = lambda: None) -> Started[J]:
-    """Check everything that can be checked, `check` too: records before Ray starts, the rest while it starts. Raises
-    InputError."""
+def start(job: J, check: Callable[[], None] = lambda: None, prepared: Prepared | None = None) -> Started[J]:
+    """Check everything that can be checked, `check` too: records before Ray starts, the rest while it starts.
+    `prepared`: the job's data, where they have been prepared already. Raises InputError."""
     from raytune_llm.data.files import load
 
-    def prepare_all() -> Prepared:
+    def prepare_all() -> tuple[Prepared, dict[str, Prepared]]:
         from raytune_llm.jobs import stage_jobs
-        from raytune_llm.jobs.prepare import check_knobs, prepare
+        from raytune_llm.jobs.prepare import check_knobs, check_method, prepare
 
         check()
         check_knobs(job)
         stage_jobs.check(job, splits.train)
-        prepared = prepare(job, splits)
-        for stage_job, stage_splits in of_stages:
-            prepare(stage_job, stage_splits)
-        return prepared
+        if prepared is None:
+            own = prepare(job, splits)
+        else:
+            own = prepared
+            check_method(job, own.encoded.train, own.tokens)
+        return own, {name: prepare(stage_job, read) for name, (stage_job, read) in stage_data.items()}
 
     if job.teacher.is_present:
         job = annotated(job, check)
-    splits = load(job.data, job.method.records, job.seed)
-    of_stages = read_stage_data(job)
-    prepared = while_ray_starts(prepare_all, dashboard=job.drives_ray_train)
-    print(prepared.diagnosis.text(), flush=True)
+    splits = load(job.data, job.method.records, job.seed) if prepared is None else prepared.splits
+    stage_data = read_stage_data(job)
+    found, of_stages = while_ray_starts(prepare_all, dashboard=job.drives_ray_train)
+    print(found.diagnosis.text(), flush=True)
     use_gpu = cluster.uses_gpu(job.scaling.use_gpu)
     check_gpu(job.method.needs, use_gpu)
-    return Started(job, prepared, use_gpu, sys.stderr.isatty())
+    return Started(job, found, use_gpu, sys.stderr.isatty(), of_stages)
 
 
-def read_stage_data(job: CheckJob) -> list[tuple[CheckJob, Splits]]:
-    """A job to check for each stage that has records of its own, with these records. Raises InputError."""
+def read_stage_data(job: CheckJob) -> dict[str, tuple[CheckJob, Splits]]:
+    """A job to check for each stage that has records of its own, with these records, by the stage's name. Raises
+    InputError."""
     from raytune_llm.data.files import load
 
-    found = []
+    found = {}
     for stage in job.method.needs.stages:
         if stage.data is not None:
             data = stage.records_of(job.data)
             own = CheckJob(home=job.home, seed=job.seed, model=job.model, data=data, method=stage.method)
-            found.append((own, load(data, stage.method.records, job.seed, train_key=stage.data_key or "data.train")))
+            read = load(data, stage.method.records, job.seed, train_key=stage.data_key or "data.train")
+            found[stage.name] = own, read
     return found
 
 
@@ -83,7 +90,7 @@ def check_gpu(needs: Needs, use_gpu: bool) -> None:
         raise InputError(f"{needs.gpu_for} needs a GPU, and this job has none; choose another, or a cluster with GPUs")
 
 
-def while_ray_starts(prepare: Callable[[], Prepared], *, dashboard: bool) -> Prepared:
+def while_ray_starts(prepare: Callable[[], T], *, dashboard: bool) -> T:
     """The result of `prepare`, computed in a thread while Ray starts; its InputError ends the session that was started
     for it."""
     with gc_paused(), ThreadPoolExecutor(1) as executor:

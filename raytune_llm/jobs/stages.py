@@ -14,22 +14,23 @@ from raytune_llm.stores.disk_full import explain_disk_full
 from raytune_llm.training.config import Outcome, Trial, TrialSpec
 
 if TYPE_CHECKING:
+    from raytune_llm.jobs.prepare import Prepared
     from raytune_llm.jobs.publish import PublishResult
 
 J = TypeVar("J", bound=TrainJob)
 
 
-def prepare_job(job: J, check: Callable[[], None] = lambda: None) -> Started[J]:
+def prepare_job(job: J, check: Callable[[], None] = lambda: None, prepared: Prepared | None = None) -> Started[J]:
     """A job that is ready to train: checked (setup.start), its earlier stages done, and the outputs of frozen models
-    computed for its records. Raises InputError."""
-    started = start(job, check)
+    computed for its records. `prepared` as in setup.start. Raises InputError."""
+    started = start(job, check, prepared)
     if job.method.needs.stages or job.method.needs.init_adapter:
         started = after_stages(started)
     from raytune_llm.jobs.precompute import precompute_on_cluster
 
     found = precompute_on_cluster(started.job, started.prepared.encoded, use_gpu=started.use_gpu)
-    prepared = replace(started.prepared, encoded=found.encoded, examples=found.examples)
-    return replace(started, prepared=prepared)
+    computed = replace(started.prepared, encoded=found.encoded, examples=found.examples)
+    return replace(started, prepared=computed)
 
 
 def after_stages(started: Started[J]) -> Started[J]:
@@ -44,7 +45,7 @@ def after_stages(started: Started[J]) -> Started[J]:
         version = finished(own)
         print(f"\nstage {place} of {len(stages) + 1}: {stage.meaning}, {own.name}", flush=True)
         if version is None:
-            outcome, published = train_version(prepare_job(own))
+            outcome, published = train_version(prepare_job(own, prepared=started.of_stages.get(stage.name)))
             print(summary.of_stage(own, outcome, published), flush=True)
             version = published.version
         else:

@@ -9,13 +9,15 @@ import ray
 from worlds import write_base, write_records
 
 from raytune_llm import cluster
+from raytune_llm.data import files
 from raytune_llm.data.records import Preference, Rationale, Supervised
-from raytune_llm.jobs import summary
+from raytune_llm.jobs import setup, summary
 from raytune_llm.jobs.config import load
 from raytune_llm.jobs.evaluate import evaluate_version
 from raytune_llm.jobs.precompute import precompute_on_cluster
 from raytune_llm.jobs.prepare import prepare
 from raytune_llm.jobs.publish import PublishResult, publish
+from raytune_llm.jobs.stage_jobs import stage_job
 from raytune_llm.models import frozen
 from raytune_llm.stores.registry import Registry
 from raytune_llm.training.config import Outcome, Trial, TrialSpec
@@ -157,8 +159,8 @@ def test_evaluating_the_version_comes_to_what_was_published(method, calls, tmp_p
     card = Registry(job.registry_dir).resolve("once@1").card
     metric = job.method.metric.replace("eval/", "test/")
     assert f"{card.metrics[metric]:.3f}" in text and result.version.card.metrics == card.metrics
-    files = [tmp_path / "runs" / name / "evaluation-test.json" for name in (f"once/{job.run}", f"{again.name}/again")]
-    first, second = (file.read_text() for file in files)
+    reports = [tmp_path / "runs" / name / "evaluation-test.json" for name in (f"once/{job.run}", f"{again.name}/again")]
+    first, second = (file.read_text() for file in reports)
     assert first == second
 
 
@@ -169,3 +171,18 @@ def test_the_comparison_reads_no_hidden_states_and_no_groups(method, calls, tmp_
     trained, compared = found.examples.eval[0], found.encoded.eval.examples[0]
     assert trained["completion"].features is not None and compared["completion"].features is None
     assert list(compared) == ["completion"] and len(trained) == job.method.needs.group_size
+
+
+def test_a_stage_trains_on_what_was_encoded_when_its_job_was_checked(calls, tmp_path, monkeypatch):
+    def refused(*_, **options):
+        raise AssertionError("read or encoded again")
+
+    monkeypatch.setattr(setup, "while_ray_starts", lambda prepare, *, dashboard: prepare())
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text("".join(f'{{"input_text": "question {n}", "output_text": "answer {n}"}}\n' for n in range(20)))
+    job = job_of("dpo", tmp_path).with_values({"method.sft_data": str(answers)})
+    (stage,) = job.method.needs.stages
+    prepared = setup.start(job).of_stages[stage.name]
+    monkeypatch.setattr(files, "load", refused)
+    monkeypatch.setattr(type(stage.method), "encode", refused)
+    assert setup.start(stage_job(job, stage), prepared=prepared).prepared is prepared
