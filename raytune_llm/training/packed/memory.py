@@ -35,12 +35,12 @@ def free_bytes(device: torch.device) -> int:
 
 
 def slot_bytes(model: torch.nn.Module, names: Sequence[str], max_lora_rank: int) -> int:
-    """Weights, gradient and two moments of one slot, and its copy in the base's dtype."""
+    """Weights, gradient and two moments of one slot, and what passes compute with."""
     layers: list[Any] = [model.get_submodule(name) for name in names]
     scalars = max_lora_rank * sum(layer.in_features + layer.out_features for layer in layers)
     scalars += sum(head_sizes(model).values())
     itemsize = layers[0].weight.element_size()
-    return scalars * (4 * max(itemsize, 4) + (itemsize if itemsize < 4 else 0))
+    return scalars * (4 * max(itemsize, 4) + itemsize)
 
 
 def choose_capacity(
@@ -64,7 +64,7 @@ def token_bytes(pack: Pack) -> float:
         [{"probe": TokenSequence(ids, ids)}], is_encoder_decoder=bool(pack.model.config.is_encoder_decoder)
     )
     own = {parameter.untyped_storage().data_ptr() for parameter in pack.model.parameters()}
-    own.add(pack.stack.theta.untyped_storage().data_ptr())
+    own.add(pack.stack.table.untyped_storage().data_ptr())
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:

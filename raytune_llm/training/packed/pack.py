@@ -55,7 +55,10 @@ class Pack:
             model, names, capacity=capacity, max_lora_rank=max_lora_rank, trainable=True, heads=heads
         )
         self.head = ScoreHead(model, self.stack) if heads else LabelHead(model)
-        self.optimizer = RowAdamW(self.stack.theta[:capacity])
+        assert self.stack.theta is not None and self.stack.grad is not None
+        self.theta, self.grad = self.stack.theta, self.stack.grad
+        """Master weights and their gradients, (capacity, P)."""
+        self.optimizer = RowAdamW(self.theta)
         self._slots: list[Slot] = []
         self._checkpointing = False
         self.num_passes = 0
@@ -135,7 +138,7 @@ class Pack:
         self._arrange()
 
     def _restore_moments(self, row: int, state: TrialState, heads: Iterable[str]) -> None:
-        layout, dtype = self.stack.layout, self.stack.theta.dtype
+        layout, dtype = self.stack.layout, self.theta.dtype
         for key, moments in (("m", self.optimizer.m), ("v", self.optimizer.v)):
             packed = layout.pack(state.adapter(key, self.names), dtype, state.heads(key, heads))
             moments[row].copy_(packed)
@@ -155,7 +158,7 @@ class Pack:
         row = self._row(trial_id)
         slot = self._slots[row]
         tensors = {"generator": slot.generator.get_state()}
-        for key, table in (("theta", self.stack.theta), ("m", self.optimizer.m), ("v", self.optimizer.v)):
+        for key, table in (("theta", self.theta), ("m", self.optimizer.m), ("v", self.optimizer.v)):
             for name, (a, b) in self.stack.read(row, slot.spec.lora_rank, table).items():
                 tensors[f"{key}.a.{name}"], tensors[f"{key}.b.{name}"] = a, b
             for name, head in self.stack.read_heads(row, table).items():
@@ -191,8 +194,7 @@ class Pack:
                 if stream is not None:
                     slot.generator.set_state(stream)
         specs, steps = [slot.spec for slot in slots], [slot.step for slot in slots]
-        assert self.stack.grad is not None
-        norms = self.optimizer.step(self.stack.theta, self.stack.grad, specs, steps).tolist()
+        norms = self.optimizer.step(self.theta, self.grad, specs, steps).tolist()
         self.stack.refresh(0, len(slots))
         reports = {}
         for slot, rows, values, norm in zip(slots, indices, metrics, norms, strict=True):
@@ -209,15 +211,13 @@ class Pack:
         micro_pack = MicroPack([0], slot.table, rows[None])
         self._backward(micro_pack, StepLosses([dict.fromkeys(slot.weights, 1.0)]))
         slot.generator.set_state(stream)
-        assert self.stack.grad is not None
-        self.stack.grad[0].sum().item()
+        self.grad[0].sum().item()
         self.num_passes, self.padded_tokens = 1, micro_pack.padded_tokens
         return micro_pack.padded_tokens
 
     def _gradients(self, indices: Sequence[np.ndarray]) -> list[Metrics]:
         """Fill grad for one step of every slot; returns their metrics."""
-        assert self.stack.grad is not None
-        self.stack.grad[: len(self._slots)].zero_()
+        self.grad[: len(self._slots)].zero_()
         weights, steps = [], []
         for row, (slot, rows) in enumerate(zip(self._slots, indices, strict=True)):
             weights.append({name: float(weight[rows].sum()) for name, weight in slot.weights.items()})
@@ -230,6 +230,7 @@ class Pack:
             self.num_passes += 1
             self.padded_tokens += micro_pack.padded_tokens
             self._largest_pass = max(self._largest_pass, micro_pack.padded_tokens)
+        self.stack.scale_grad(len(self._slots))
         return losses.metrics()
 
     def _backward(self, micro_pack: MicroPack, losses: StepLosses) -> None:
@@ -294,11 +295,11 @@ class Pack:
     def _swap(self, one: int, other: int) -> None:
         if one == other:
             return
-        for table in (self.stack.theta, self.optimizer.m, self.optimizer.v):
+        for table in (self.theta, self.stack.scales, self.optimizer.m, self.optimizer.v):
             kept = table[one].clone()
             table[one].copy_(table[other])
             table[other].copy_(kept)
-        for items in (self.stack.scales, self.stack.lora_ranks, self._slots):
+        for items in (self.stack.lora_ranks, self._slots):
             _exchange(items, one, other)
         self.stack.refresh(one, one + 1)
         self.stack.refresh(other, other + 1)

@@ -16,9 +16,7 @@ def test_slot_bytes_are_those_of_the_tables(dtype):
     expected = slot_bytes(model, linear_targets(model), 4)
     pack = make_pack(model, capacity=3, max_lora_rank=4)
     stack = pack.stack
-    tables = [stack.theta[:3], stack.grad, pack.optimizer.m, pack.optimizer.v]
-    if dtype == torch.bfloat16:
-        tables.append(stack._compute[:3])
+    tables = [stack.theta, stack.grad, pack.optimizer.m, pack.optimizer.v, stack.table[:3]]
     assert sum(table.numel() * table.element_size() for table in tables) == 3 * expected
 
 
