@@ -23,6 +23,7 @@ from raytune_llm.data.order import data_order
 from raytune_llm.evaluation.loss import Scores
 from raytune_llm.models.adapter_route import Route
 from raytune_llm.models.lora_weights import Weights, initial_weights
+from raytune_llm.models.out_of_memory import is_out_of_memory
 from raytune_llm.models.reward_head import head_sizes
 from raytune_llm.models.stacked_lora import AdapterStack
 from raytune_llm.training.packed.batches import Batch, MicroPack, PassBudget, StepRows, Terms, TokenTable, split_step
@@ -314,8 +315,3 @@ class Pack:
 
 def _exchange(items: list[Any], one: int, other: int) -> None:
     items[one], items[other] = items[other], items[one]
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether the device (or the host's allocator) had no more memory to give."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
