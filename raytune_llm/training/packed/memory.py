@@ -14,6 +14,7 @@ from raytune_llm.data.examples import TokenSequence
 from raytune_llm.errors import InputError
 from raytune_llm.models.reward_head import head_sizes
 from raytune_llm.training.packed.batches import TokenTable
+from raytune_llm.training.packed.checkpointing import num_blocks
 from raytune_llm.training.packed.pack import Pack
 
 SHARE_FOR_ACTIVATIONS = 0.8
@@ -58,7 +59,18 @@ def choose_capacity(
 
 
 def token_bytes(pack: Pack) -> float:
-    """Bytes kept for the backward pass per token, measured on a short sequence through one slot."""
+    """Bytes per token at the most that a pass holds for the backward pass, measured on a short sequence through one
+    slot; with checkpointing, of the blocks' inputs and of the one block that is being recomputed."""
+    if not pack.checkpointing:
+        return _kept_bytes(pack)
+    pack.checkpointing = False
+    whole = _kept_bytes(pack)
+    pack.checkpointing = True
+    return _kept_bytes(pack) + whole / num_blocks(pack.model)
+
+
+def _kept_bytes(pack: Pack) -> float:
+    """Bytes per token that are kept between the forward and the backward pass."""
     ids = [(7919 * i + 1) % pack.head.vocabulary for i in range(PROBE_TOKENS)]
     table = TokenTable(
         [{"probe": TokenSequence(ids, ids)}], is_encoder_decoder=bool(pack.model.config.is_encoder_decoder)
@@ -83,11 +95,12 @@ def token_bytes(pack: Pack) -> float:
 
 
 def fit_tokens(pack: Pack, longest_pass: int, *, budget_bytes: int) -> int:
-    """Padded tokens of one pass that fit into what the pack's slots leave of the budget.
+    """Padded tokens of one pass that fit into what the pack's slots leave of the budget, which is all that was free
+    before the pack was made.
 
     Switches the pack's checkpointing on when the longest pass that can't be split, in tokens, would not fit without it.
     """
-    room = budget_bytes * SHARE_FOR_ACTIVATIONS
+    room = (budget_bytes - pack.num_bytes) * SHARE_FOR_ACTIVATIONS
     tokens = int(room / token_bytes(pack))
     if tokens < longest_pass and not pack.checkpointing:
         pack.checkpointing = True

@@ -22,8 +22,9 @@ from transformers import PreTrainedModel
 from raytune_llm.data.order import data_order
 from raytune_llm.evaluation.loss import Scores
 from raytune_llm.models.adapter_route import Route
+from raytune_llm.models.attention import use_maskless_attention
 from raytune_llm.models.lora_weights import Weights, initial_weights
-from raytune_llm.models.out_of_memory import is_out_of_memory
+from raytune_llm.models.out_of_memory import free_cached_memory, is_out_of_memory
 from raytune_llm.models.reward_head import head_sizes
 from raytune_llm.models.stacked_lora import AdapterStack
 from raytune_llm.training.packed.batches import Batch, MicroPack, PassBudget, StepRows, Terms, TokenTable, split_step
@@ -50,6 +51,7 @@ class Pack:
         self, model: PreTrainedModel, names: Sequence[str], *, capacity: int, max_lora_rank: int, budget: PassBudget
     ) -> None:
         self.model = model.eval()
+        self._own_attention = use_maskless_attention(model)
         self.names, self.capacity, self.budget = list(names), capacity, budget
         heads = head_sizes(model)
         self.stack = AdapterStack(
@@ -73,6 +75,14 @@ class Pack:
         self.checkpointing = False
         self.head.remove()
         self.stack.remove()
+        if self._own_attention is not None:
+            self.model.set_attn_implementation(self._own_attention)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the slots' tables."""
+        tables = (self.theta, self.grad, self.optimizer.m, self.optimizer.v, self.stack.table)
+        return sum(table.nbytes for table in tables)
 
     @property
     def trial_ids(self) -> list[str]:
@@ -191,6 +201,7 @@ class Pack:
                 if not is_out_of_memory(error) or smaller is None:
                     raise
                 self.budget = smaller
+            free_cached_memory()
             for slot, stream in zip(slots, streams, strict=True):
                 if stream is not None:
                     slot.generator.set_state(stream)
@@ -266,9 +277,20 @@ class Pack:
 
     @torch.no_grad()
     def evaluate(self, table: TokenTable, trial_ids: Sequence[str] | None = None) -> dict[str, Scores]:
-        """Scores of these trials (None = all) on all of a table's examples; every batch is shared by all of them."""
+        """Scores of these trials (None = all) on all of a table's examples; every batch is shared by all of them. When
+        memory runs out, it begins again with smaller passes."""
         rows = list(range(len(self._slots))) if trial_ids is None else sorted(map(self._row, trial_ids))
-        budget = replace(self.budget, max_tokens=min(self.budget.max_tokens, self._largest_pass))
+        while True:
+            budget = replace(self.budget, max_tokens=min(self.budget.max_tokens, self._largest_pass))
+            try:
+                return self._evaluate(table, rows, budget)
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or budget.max_tokens <= int(table.lengths.max()):
+                    raise
+                self._largest_pass = budget.max_tokens // 2
+            free_cached_memory()
+
+    def _evaluate(self, table: TokenTable, rows: Sequence[int], budget: PassBudget) -> dict[str, Scores]:
         at_once = max(1, min(budget.slots_per_pass, budget.max_tokens // int(table.lengths.max())))
         found: dict[str, Scores] = {}
         for start in range(0, len(rows), at_once):
