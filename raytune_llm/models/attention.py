@@ -7,6 +7,8 @@ gets none.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from transformers import AttentionInterface
@@ -26,12 +28,16 @@ def has_full_attention(model: Any) -> bool:
     return set(kinds) == {FULL_ATTENTION} if kinds else getattr(config, "sliding_window", None) is None
 
 
-def use_maskless_attention(model: Any) -> str | None:
-    """Let a causal model with full attention by torch's sdpa run without masks: its inputs must be padded on the right
-    only, and without a cache. Returns the attention to set again afterwards; None when the model isn't such a one, and
-    nothing was changed."""
+@contextmanager
+def maskless_attention(model: Any) -> Iterator[None]:
+    """Inside, a causal model with full attention by torch's sdpa runs without masks: its inputs must be padded on the
+    right only, and without a cache. Other models run as they are."""
     before = attention_implementation(model)
     if model.config.is_encoder_decoder or before != "sdpa" or not has_full_attention(model):
-        return None
+        yield
+        return
     model.set_attn_implementation(MASKLESS)
-    return before
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)

@@ -10,7 +10,9 @@ sets `budget`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -22,9 +24,10 @@ from transformers import PreTrainedModel
 from raytune_llm.data.order import data_order
 from raytune_llm.evaluation.loss import Scores
 from raytune_llm.models.adapter_route import Route
-from raytune_llm.models.attention import use_maskless_attention
+from raytune_llm.models.attention import maskless_attention
 from raytune_llm.models.lora_weights import Weights, initial_weights
 from raytune_llm.models.out_of_memory import free_cached_memory, is_out_of_memory
+from raytune_llm.models.pointwise import fuse_pointwise
 from raytune_llm.models.reward_head import head_sizes
 from raytune_llm.models.stacked_lora import AdapterStack
 from raytune_llm.training.packed.batches import Batch, MicroPack, PassBudget, StepRows, Terms, TokenTable, split_step
@@ -39,6 +42,8 @@ from raytune_llm.training.packed.scoring import score
 from raytune_llm.training.packed.slot import Slot, StepReport
 from raytune_llm.training.packed.trial_state import TrialState
 
+INITIAL_WEIGHTS_KEPT = 4
+"""Trials of one rank and seed start from the same weights, which take seconds to draw for a large base."""
 SMALLEST_EVAL_PASS = 4096
 """Tokens: evaluation runs passes of this size, or of the last step's largest pass if that is larger."""
 
@@ -48,20 +53,37 @@ class Pack:
     until close()."""
 
     def __init__(
-        self, model: PreTrainedModel, names: Sequence[str], *, capacity: int, max_lora_rank: int, budget: PassBudget
+        self,
+        model: PreTrainedModel,
+        names: Sequence[str],
+        *,
+        capacity: int,
+        max_lora_rank: int,
+        budget: PassBudget,
+        compiled: bool = False,
     ) -> None:
+        """`compiled`: torch.compile fuses the base's pointwise parts, and raises where it can't (models/pointwise.py).
+        It takes some seconds, and pays on a GPU."""
         self.model = model.eval()
-        self._own_attention = use_maskless_attention(model)
+        self._undo = ExitStack()
+        self._undo.enter_context(maskless_attention(model))
         self.names, self.capacity, self.budget = list(names), capacity, budget
         heads = head_sizes(model)
         self.stack = AdapterStack(
             model, names, capacity=capacity, max_lora_rank=max_lora_rank, trainable=True, heads=heads
         )
-        self.head = ScoreHead(model, self.stack) if heads else LabelHead(model)
+        self._undo.callback(self.stack.remove)
+        self.head = ScoreHead(model, self.stack) if heads else LabelHead(model, fused=compiled)
+        self._undo.callback(self.head.remove)
+        if compiled:
+            self._undo.enter_context(fuse_pointwise(model))
         assert self.stack.theta is not None and self.stack.grad is not None
         self.theta, self.grad = self.stack.theta, self.stack.grad
         """Master weights and their gradients, (capacity, P)."""
         self.optimizer = RowAdamW(self.theta)
+        self._initial_weights = lru_cache(INITIAL_WEIGHTS_KEPT)(
+            lambda lora_rank, seed: initial_weights(model, names, lora_rank=lora_rank, seed=seed)
+        )
         self._slots: list[Slot] = []
         self._checkpointing = False
         self.num_passes = 0
@@ -73,10 +95,7 @@ class Pack:
     def close(self) -> None:
         """Give the model back as it was."""
         self.checkpointing = False
-        self.head.remove()
-        self.stack.remove()
-        if self._own_attention is not None:
-            self.model.set_attn_implementation(self._own_attention)
+        self._undo.close()
 
     @property
     def num_bytes(self) -> int:
@@ -134,7 +153,7 @@ class Pack:
             weights, heads = state.adapter("theta", self.names), state.heads("theta", heads)
             generator.set_state(state.tensors["generator"])
         elif weights is None:
-            weights = initial_weights(self.model, self.names, lora_rank=spec.lora_rank, seed=spec.seed)
+            weights = self._initial_weights(spec.lora_rank, spec.seed)
         lora_rank = next(iter(weights.values()))[0].shape[0]
         if lora_rank != spec.lora_rank:
             raise ValueError(f"trial {spec.trial_id} has lora_rank={spec.lora_rank}, its weights have {lora_rank}")
