@@ -35,6 +35,7 @@ from raytune_llm.training.packed.optimizer import RowAdamW
 from raytune_llm.training.packed.score_head import ScoreHead
 from raytune_llm.training.packed.scoring import score
 from raytune_llm.training.packed.slot import Slot, StepReport
+from raytune_llm.training.packed.snapshot import Snapshot, take_snapshot
 from raytune_llm.training.packed.trial_state import TrialState
 
 SMALLEST_EVAL_PASS = 4096
@@ -152,15 +153,13 @@ class Pack:
 
     def state(self, trial_id: str) -> TrialState:
         """A copy of a trial, on the CPU."""
+        return self.snapshot(trial_id, moments=True).state()
+
+    def snapshot(self, trial_id: str, *, moments: bool) -> Snapshot:
+        """A trial's rows as they are now, copied to the host without waiting for the device."""
         row = self._row(trial_id)
-        slot = self._slots[row]
-        tensors = {"generator": slot.generator.get_state()}
-        for key, table in (("theta", self.stack.theta), ("m", self.optimizer.m), ("v", self.optimizer.v)):
-            for name, (a, b) in self.stack.read(row, slot.spec.lora_rank, table).items():
-                tensors[f"{key}.a.{name}"], tensors[f"{key}.b.{name}"] = a, b
-            for name, head in self.stack.read_heads(row, table).items():
-                tensors[f"{key}.head.{name}"] = head
-        return TrialState(spec=slot.spec, step=slot.step, tensors=tensors)
+        tables = {"theta": self.stack.theta, **({"m": self.optimizer.m, "v": self.optimizer.v} if moments else {})}
+        return take_snapshot(self._slots[row], self.stack.layout, {key: table[row] for key, table in tables.items()})
 
     def weights(self, trial_id: str) -> Weights:
         """A trial's adapter, on the CPU, in fp32 (fp64)."""
