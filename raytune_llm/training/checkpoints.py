@@ -86,10 +86,12 @@ def stored(directory: str) -> list[str]:
 
 @contextmanager
 def _local_folder(directory: str, name: str) -> Iterator[Path]:
-    """An empty folder to write in: in a local directory itself, so that it can be renamed, else a temporary one."""
+    """An empty folder to write in: in a local directory itself, so that it can be renamed, else a temporary one. What
+    a killed process left of such folders goes."""
     if is_local(directory):
         folder = Path(open_storage(directory).root, name)
-        shutil.rmtree(folder, ignore_errors=True)
+        for left in folder.parent.glob(".*.partial"):
+            shutil.rmtree(left)
         folder.mkdir(parents=True)
         try:
             yield folder
