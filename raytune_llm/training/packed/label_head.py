@@ -37,8 +37,8 @@ class LabelHead:
     """The output head of a model, used only where labels count."""
 
     def __init__(self, model: PreTrainedModel, *, fused: bool = False) -> None:
-        """`fused`: what follows the product is one compiled kernel. Raises InputError when the head isn't linear, or the
-        model does more to its logits than is known here."""
+        """`fused`: what follows the product is one compiled kernel. Raises InputError when the head isn't linear, or
+        the model does more to its logits than is known here."""
         head = model.get_output_embeddings()
         if not isinstance(head, nn.Linear):
             raise InputError(f"{type(model).__name__}'s output head is a {type(head).__name__}, not nn.Linear")
