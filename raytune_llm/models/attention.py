@@ -7,8 +7,7 @@ gets none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 from transformers import AttentionInterface
@@ -28,16 +27,11 @@ def has_full_attention(model: Any) -> bool:
     return set(kinds) == {FULL_ATTENTION} if kinds else getattr(config, "sliding_window", None) is None
 
 
-@contextmanager
-def maskless_attention(model: Any) -> Iterator[None]:
-    """Inside, a causal model with full attention by torch's sdpa runs without masks: its inputs must be padded on the
-    right only, and without a cache. Other models run as they are."""
-    before = attention_implementation(model)
-    if model.config.is_encoder_decoder or before != "sdpa" or not has_full_attention(model):
-        yield
-        return
-    model.set_attn_implementation(MASKLESS)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
+def use_maskless_attention(model: Any) -> ExitStack:
+    """Until the returned stack is closed, a causal model with full attention by torch's sdpa runs without masks: its
+    inputs must be padded on the right only, and without a cache. Other models run as they are."""
+    before, undo = attention_implementation(model), ExitStack()
+    if not model.config.is_encoder_decoder and before == "sdpa" and has_full_attention(model):
+        model.set_attn_implementation(MASKLESS)
+        undo.callback(model.set_attn_implementation, before)
+    return undo

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 from transformers import PreTrainedModel
 
-from raytune_llm.models.attention import maskless_attention
+from raytune_llm.models.attention import use_maskless_attention
 from raytune_llm.models.pointwise import fuse_pointwise
 from raytune_llm.models.reward_head import head_sizes
 from raytune_llm.models.stacked_lora import AdapterStack
@@ -31,7 +31,7 @@ class AdaptedBase:
         self.names, self.capacity = list(names), capacity
         heads = head_sizes(model)
         self._undo = ExitStack()
-        self._undo.enter_context(maskless_attention(model))
+        self._undo.enter_context(use_maskless_attention(model))
         self.stack = AdapterStack(
             model, names, capacity=capacity, max_lora_rank=max_lora_rank, trainable=True, heads=heads
         )
