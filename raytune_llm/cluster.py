@@ -173,8 +173,8 @@ def uses_gpu(
         return True
     if found:
         raise InputError(
-            f"{key}: {len(bundles)} workers need {needed:g} GPUs, and the cluster has {found:g}; lower their number, or "
-            f"set {key}=false"
+            f"{key}: {len(bundles)} workers need {needed:g} GPUs, and the cluster has {found:g}; lower their number, "
+            f"or set {key}=false"
         )
     if autoscaler_report() is not None:
         return wait_for_gpu(bundles, key=key, required=bool(requested), wait_seconds=wait_seconds)
@@ -226,8 +226,8 @@ def _starting(report: AutoscalerReport | None) -> str:
 def _no_gpu_came(report: AutoscalerReport | None, key: str, wait_seconds: float) -> str:
     reasons = "".join(f"; {name}: {why}" for name, why in (report.unavailable if report else {}).items())
     return (
-        f"no GPU node joined the cluster within {wait_seconds:.0f} s (being started: {_starting(report)}{reasons}); see "
-        f"`ray status`, check the GPU node types and quotas, raise scaling.wait_seconds, or set {key}=false"
+        f"no GPU node joined the cluster within {wait_seconds:.0f} s (being started: {_starting(report)}{reasons}); "
+        f"see `ray status`, check the GPU node types and quotas, raise scaling.wait_seconds, or set {key}=false"
     )
 
 

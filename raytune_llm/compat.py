@@ -86,7 +86,9 @@ def _autoscaler_v2_report(gcs_address: str) -> AutoscalerReport | None:
         return None
     starting = Counter({launch.ray_node_type_name: launch.count for launch in status.pending_launches})
     starting += Counter(node.ray_node_type_name for node in status.pending_nodes)
-    return AutoscalerReport(starting, bool(starting), {f.ray_node_type_name: f.details or "" for f in status.failed_launches})
+    return AutoscalerReport(
+        starting, bool(starting), {f.ray_node_type_name: f.details or "" for f in status.failed_launches}
+    )
 
 
 def _is_node_type(name: str) -> bool:

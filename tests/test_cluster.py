@@ -1,7 +1,7 @@
 """How a job comes to its Ray session, and what becomes of a sweep whose node is lost."""
 
-import dataclasses
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -124,7 +124,6 @@ def test_gpus_are_refused_where_there_are_none(ray_session):
         cluster.uses_gpu(True)
 
 
-
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """A root folder with the device files of two GPUs, which Ray counts or not, and CUDA sees."""
@@ -208,8 +207,8 @@ def test_a_cluster_that_counts_no_gpu_of_this_machine_is_reported(ray_session, m
 
 
 def fake_cluster(monkeypatch, gpus, reports):
-    """The cluster has gpus[i] GPUs, and its autoscaler last reported reports[i], at the i-th look at the clock; the last
-    of each stays. What was requested."""
+    """The cluster has gpus[i] GPUs, and its autoscaler last reported reports[i], at the i-th look at the clock; the
+    last of each stays. What was requested."""
     requested, looks = [], [0]
 
     def at(values):
@@ -275,7 +274,11 @@ AUTOSCALES = {
     "upscaling_speed": 1.0,
     "available_node_types": {
         "ray.head.default": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
-        "gpu": {"resources": {"CPU": 1, "GPU": 1, "object_store_memory": 80 << 20}, "node_config": {}, "max_workers": 2},
+        "gpu": {
+            "resources": {"CPU": 1, "GPU": 1, "object_store_memory": 80 << 20},
+            "node_config": {},
+            "max_workers": 2,
+        },
     },
     "head_node_type": "ray.head.default",
     **{key: {} for key in ("docker", "auth", "file_mounts")},
@@ -307,7 +310,14 @@ def autoscaled_cluster():
         address = f"{get_node_ip_address()}:{port}"
         provider = {"type": "fake_multinode", "gcs_address": address, "launch_multiple": True}
         Path(scratch, "autoscaler.json").write_text(json.dumps(AUTOSCALES | {"provider": provider}))
-        command = [Path(sys.executable).with_name("ray"), "start", "--head", f"--port={port}", "--num-cpus=1", "--block"]
+        command = [
+            Path(sys.executable).with_name("ray"),
+            "start",
+            "--head",
+            f"--port={port}",
+            "--num-cpus=1",
+            "--block",
+        ]
         command += [f"--autoscaling-config={scratch}/autoscaler.json", f"--temp-dir={scratch}"]
         command += ["--include-dashboard=false", f"--node-ip-address={get_node_ip_address()}"]
         environment = os.environ | {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}

@@ -40,7 +40,7 @@ class LiveTrial:
         run: Run,
         folder: Path,
         *,
-        num_gpus: int,
+        num_gpus: float,
         resume: Path | None = None,
     ) -> None:
         """`folder`: local, brought up to date with every report. `resume`: a checkpoint's folder to continue from."""

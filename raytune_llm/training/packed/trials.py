@@ -57,8 +57,8 @@ class PackedTrials:
         doesn't hold them. `log` receives the planner's lines. Raises InputError when memory holds no slot."""
         assert isinstance(config.adapter, LoRA)
         self.config, self.log = config, log
-        self.model = config.model.load(own_dropout=config.adapter.trains_base, score=config.method.needs.score)
-        self.model = self.model.to(device)
+        own_dropout, score = config.adapter.trains_base, config.method.needs.score
+        self.model = config.model.load(own_dropout=own_dropout, score=score, device=device)
         self.lora_config = config.adapter.config(self.model, lora_rank=max_lora_rank)
         names = target_names(self.lora_config, self.model)
         is_encoder_decoder = bool(self.model.config.is_encoder_decoder)
