@@ -22,6 +22,7 @@ from raytune_llm.methods import model_refs
 from raytune_llm.methods.base import Session, TrainerInputs
 from raytune_llm.models.loading import load_trainable
 from raytune_llm.training.config import TrialConfig, TrialSpec
+from raytune_llm.training.fits import check_fits
 from raytune_llm.training.reporting import LiveTrial
 from raytune_llm.training.tracking.base import Run
 from raytune_llm.training.trainer_arguments import training_arguments
@@ -107,6 +108,7 @@ def trainer_inputs(
 def start_model(config: TrialConfig, device: str = "cpu") -> Any:
     """What is trained, on a device, cpu or cuda: a new adapter on the base (or all of it), or the adapter that the
     method starts from."""
+    check_fits(config, lora_rank=config.tuning.adapter_size, device=device)
     own_dropout, score = config.adapter.trains_base, config.method.needs.score
     base = config.model.load(own_dropout=own_dropout, score=score, device=device)
     with model_refs.initial_adapter(config.method, config.registry_dir) as folder:

@@ -160,9 +160,7 @@ def test_advantages_are_leave_one_out_with_the_divergence_taken_off(base, tmp_pa
                 examples=examples,
                 indices=list(range(16)),
                 tokenizer=job.model.tokenizer(),
-                arguments=training_arguments(
-                    job.trial_config(), str(tmp_path / "trainer"), num_workers=1, use_gpu=False
-                ),
+                arguments=training_arguments(job.trial_config(), str(tmp_path), num_workers=1, use_gpu=False),
                 callbacks=[],
             )
         )
