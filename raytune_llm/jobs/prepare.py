@@ -17,6 +17,7 @@ from raytune_llm.errors import InputError, require
 from raytune_llm.evaluation.terms import Better
 from raytune_llm.jobs.schema import CheckJob, SweepJob, TrainJob
 from raytune_llm.methods.base import CheckContext, blank_eval_scores, metric_directions
+from raytune_llm.models.load_options import check_quantization
 from raytune_llm.stores.choices import name_of
 from raytune_llm.sweep.backends.base import Backend
 from raytune_llm.sweep.plan import Plan
@@ -102,6 +103,7 @@ def check_knobs(job: TrainJob) -> None:
     if job.scaling.trainer:
         config = job.method.trainer_config(is_encoder_decoder=job.model.facts.is_encoder_decoder)
         check_passed_on(job.scaling.trainer, config)
+    check_quantization(job.model.from_pretrained)
     if job.adapter.trains_base and job.model.is_quantized:
         raise InputError("adapter=full can't train the quantised weights of model.from_pretrained; use adapter=lora")
     if "tuning.adapter_size" not in swept:

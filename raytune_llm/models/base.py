@@ -7,7 +7,6 @@ Only safetensors weights are read and no code from a model's repository is run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from functools import cached_property
@@ -19,6 +18,7 @@ from raytune_llm.data.demo import path as demo_path
 from raytune_llm.errors import InputError, first_line
 from raytune_llm.models.eos import EosToken, find_eos
 from raytune_llm.models.folder_hash import folder_hash
+from raytune_llm.models.load_options import check_load_options, device_map
 from raytune_llm.stores.locations import LOCATION
 
 if TYPE_CHECKING:
@@ -28,16 +28,6 @@ EMBEDDED = "demo:base"
 """What a card calls the embedded base."""
 LONGEST_DEFAULT_CONTEXT = 2048
 """Tokens kept per record when data.max_tokens is null and the base could take more."""
-PASSED_ON = ("quantization_config", "experts_implementation", "use_kernels")
-"""Arguments of from_pretrained that model.from_pretrained may hold."""
-OWN_KEYS = {
-    "revision": "model.revision",
-    "dtype": "model.dtype",
-    "torch_dtype": "model.dtype",
-    "attn_implementation": "model.attention",
-    "device_map": "scaling.use_gpu: a base is loaded onto the one device that its worker has",
-}
-"""Arguments of from_pretrained with a key of their own."""
 
 
 class DType(Enum):
@@ -70,18 +60,7 @@ class Base:
     experts_implementation, use_kernels. A quantised base takes one trial, not a pack."""
 
     def __post_init__(self) -> None:
-        for name, value in self.from_pretrained.items():
-            where = f"model.from_pretrained.{name}={value} is not allowed"
-            if name in OWN_KEYS:
-                raise InputError(f"{where}; set {OWN_KEYS[name]}")
-            if name not in PASSED_ON:
-                raise InputError(f"{where}; allowed: {', '.join(PASSED_ON)}")
-        if not isinstance(self.from_pretrained.get("quantization_config", {}), Mapping):
-            value = self.from_pretrained["quantization_config"]
-            raise InputError(
-                f"model.from_pretrained.quantization_config={value} is not allowed; allowed: a mapping, like "
-                "{load_in_4bit: true}"
-            )
+        check_load_options(self.from_pretrained)
 
     @property
     def is_quantized(self) -> bool:
@@ -210,18 +189,6 @@ def torch_dtype(dtype: DType, device: str) -> Any:
         return getattr(torch, dtype.value)
     on_gpu = torch.device(device).type == "cuda"
     return torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
-
-
-def device_map(device: str) -> dict[str, Any]:
-    """from_pretrained's argument that puts a whole model onto a device; none for the CPU, where it lands anyway. A GPU
-    is named by its index: a trainer takes any other name than its own device's for a model split over several."""
-    import torch
-
-    if device == "cpu":
-        return {}
-    place = torch.device(device)
-    index = torch.cuda.current_device() if place.type == "cuda" and place.index is None else place.index
-    return {"device_map": {"": torch.device(place.type, index)}}
 
 
 def linear_targets(model: PreTrainedModel) -> list[str]:

@@ -18,9 +18,10 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
 from raytune_llm.data.examples import Example
+from raytune_llm.errors import InputError
 from raytune_llm.sweep.backends.base import RunnerInputs, trial_spec
 from raytune_llm.sweep.plan import BATCH_SIZE, SIZE, Plan
 from raytune_llm.training import checkpoints
@@ -60,7 +61,12 @@ class PackedRunner:
             actor.remote(self.config, examples, inputs.group, logs_plan=index == 0, **arguments)
             for index in range(num_actors)
         ]
-        capacities = ray.get([one.capacity.remote() for one in self.actors])
+        try:
+            capacities = ray.get([one.capacity.remote() for one in self.actors])
+        except RayTaskError as error:
+            if isinstance(error.cause, InputError):
+                raise InputError(str(error.cause)) from error
+            raise
         self.max_concurrent = min(sum(capacities), inputs.max_concurrent or sum(capacities))
         print(f"packed: {sum(capacities)} slots on {num_actors} resident base{'s' * (num_actors > 1)}", flush=True)
         parameters = {"config": self.config, "plan": self.plan, "actors": self.actors}

@@ -23,7 +23,6 @@ KEYS = {
     "lr_scheduler_type": "tuning.schedule",
     "lr_scheduler_kwargs": "tuning.schedule",
     "warmup_steps": "tuning.warmup_steps",
-    "warmup_ratio": "tuning.warmup_steps",
     "weight_decay": "tuning.weight_decay",
     "max_grad_norm": "tuning.max_grad_norm",
     "eval_strategy": "tuning.eval_every",
