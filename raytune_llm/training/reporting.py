@@ -40,7 +40,7 @@ class LiveTrial:
         run: Run,
         folder: Path | None,
         *,
-        num_gpus: int,
+        num_gpus: float,
         resume: Path | str | None = None,
     ) -> None:
         """`folder`: local, brought up to date with every report that has a saver. `resume`: a checkpoint to continue

@@ -29,6 +29,13 @@ class Packed:
     def why_not(self, config: TrialConfig, plan: Plan) -> str | None:
         if config.scaling.num_workers > 1:
             return f"scaling.num_workers={config.scaling.num_workers}: a packed trial has one worker"
+        scaling = config.scaling
+        if scaling.trainer:
+            return f"scaling.trainer has {', '.join(scaling.trainer)}, of which packed trials have no trainer to tell"
+        if scaling.gpus_per_worker < 1:
+            return f"scaling.gpus_per_worker={scaling.gpus_per_worker}: a pack takes a whole GPU"
+        if config.model.is_quantized:
+            return "model.from_pretrained quantises the base, which packed trials compute with as it is stored"
         for key in plan.axes:
             if key.startswith("scaling.") or key in config.adapter.own_process_keys:
                 return f"{key} is swept, in which trials on one base can't differ"

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from raytune_llm.cluster import gc_paused
+from raytune_llm.errors import InputError
 from raytune_llm.training import checkpoints
 from raytune_llm.training.config import TrialConfig, TrialSpec
 from raytune_llm.training.history import stored_step
@@ -88,15 +89,21 @@ class PackActor:
         would make Ray warn that it can't outlive its owner. One of several actors `logs_plan`, its planner's choice;
         the others choose alike. For a scheduler that compares reports the first `wanted` trials `start_together`."""
         logging.getLogger("ray.train").setLevel(logging.WARNING)
-        self.packed = load_pack(
-            config,
-            examples,
-            threads,
-            wanted=wanted,
-            max_lora_rank=max_lora_rank,
-            device="cuda" if use_gpu else "cpu",
-            log=partial(print, flush=True) if logs_plan else lambda line: None,
-        )
+        self.refused: InputError | None = None
+        """Why there is no pack; raised by `capacity`, since of an actor that can't be made Ray keeps only the text."""
+        try:
+            self.packed = load_pack(
+                config,
+                examples,
+                threads,
+                wanted=wanted,
+                max_lora_rank=max_lora_rank,
+                device="cuda" if use_gpu else "cpu",
+                log=partial(print, flush=True) if logs_plan else lambda line: None,
+            )
+        except InputError as error:
+            self.refused = error
+            return
         self.group = group
         self.handles: dict[str, TrialHandle] = {}
         self.joining: deque[TrialSpec] = deque()
@@ -112,7 +119,9 @@ class PackActor:
         self.thread.start()
 
     def capacity(self) -> int:
-        """Slots in all."""
+        """Slots in all. Raises InputError when there is no memory for the base or a slot."""
+        if self.refused is not None:
+            raise self.refused
         return self.packed.capacity
 
     def num_free(self) -> int:

@@ -22,6 +22,7 @@ from raytune_llm.models.lora_folder import read_weights, target_names
 from raytune_llm.models.out_of_memory import free_cached_memory, is_out_of_memory
 from raytune_llm.training import checkpoints
 from raytune_llm.training.config import TrialConfig, TrialSpec
+from raytune_llm.training.fits import check_fits
 from raytune_llm.training.objective import Report
 from raytune_llm.training.packed.batches import PassBudget, TokenTable
 from raytune_llm.training.packed.export import SlotSaver
@@ -58,8 +59,9 @@ class PackedTrials:
         doesn't hold them. `log` receives the planner's lines. Raises InputError when memory holds no slot."""
         assert isinstance(config.adapter, LoRA)
         self.config, self.log = config, log
-        self.model = config.model.load(own_dropout=config.adapter.trains_base, score=config.method.needs.score)
-        self.model = self.model.to(device)
+        check_fits(config, lora_rank=max_lora_rank, device=device)
+        own_dropout, score = config.adapter.trains_base, config.method.needs.score
+        self.model = config.model.load(own_dropout=own_dropout, score=score, device=device)
         self.lora_config = config.adapter.config(self.model, lora_rank=max_lora_rank)
         names = target_names(self.lora_config, self.model)
         is_encoder_decoder = bool(self.model.config.is_encoder_decoder)

@@ -76,6 +76,7 @@ def shaped_base(folder, shape):
         attention=attention,
         chat_template=None,
         eos_token=None,
+        from_pretrained={},
     )
 
 
