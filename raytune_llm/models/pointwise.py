@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raytune_llm.errors import first_line
+
 Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
 Forward = Callable[[Any, Tensor], Tensor]
 ROTARY = "apply_rotary_pos_emb"
@@ -24,22 +26,39 @@ GATED_MLP = ("gate_proj", "up_proj", "down_proj", "act_fn")
 TRIED_ROWS = 3
 
 
+class CompileError(RuntimeError):
+    """A part can't be compiled here, or isn't the same then."""
+
+
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function as one kernel for any number of rows."""
     return torch.compile(function, dynamic=True)
 
 
+def compiled_and_compared(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
+    """The function compiled, once it has given the same on these arguments. Raises CompileError."""
+    fused = compiled(function)
+    try:
+        torch.testing.assert_close(fused(*arguments), function(*arguments))
+    except Exception as error:  # whatever the compiler's backend raises
+        raise CompileError(f"torch.compile of {function.__name__} failed: {first_line(error)}") from error
+    return fused
+
+
 def fuse_pointwise(model: nn.Module, compile: Compile = compiled) -> ExitStack:
     """Replace these parts of a model until the returned stack is closed.
 
-    One part of each kind is compiled and compared with what it replaces first. Raises what the compiler raises, e.g.
-    where there is none; ValueError where a part differs.
+    One part of each kind is compiled and compared with what it replaces first. Raises CompileError, with nothing
+    replaced, when that fails.
     """
     kinds = {type(module): module for module in model.modules()}
     found = {kind: _fused(module, compile) for kind, module in kinds.items()}
     fused = {kind: forward for kind, forward in found.items() if forward is not None}
     for kind, forward in fused.items():
-        _check(kinds[kind], forward)
+        try:
+            _check(kinds[kind], forward)
+        except Exception as error:  # whatever the compiler's backend raises
+            raise CompileError(f"torch.compile of {kind.__name__} failed: {first_line(error)}") from error
     undo = ExitStack()
     for module in model.modules():
         if type(module) in fused:
@@ -79,13 +98,14 @@ def _check(module: Any, fused: Forward) -> None:
     """Compare a module's own forward and backward pass with the fused ones on a few random rows."""
     weight = next(module.parameters())
     generator = torch.Generator(weight.device).manual_seed(0)
-    x = torch.randn(1, TRIED_ROWS, weight.shape[-1], generator=generator, device=weight.device, dtype=weight.dtype)
+    shape = (2, 1, TRIED_ROWS, weight.shape[-1])
+    x, upstream = torch.randn(shape, generator=generator, device=weight.device, dtype=weight.dtype)
     found = []
     for forward in (type(module).forward, fused):
         inputs = x.clone().requires_grad_()
         y = forward(module, inputs)
-        found.append((y.detach(), *torch.autograd.grad(y.float().square().sum(), inputs)))
+        found.append((y.detach(), *torch.autograd.grad(y, inputs, upstream)))
     for name, own, other in zip(("values", "gradients"), *found, strict=True):
         distance, allowed = float((other - own).norm() / own.norm()), 4 * torch.finfo(weight.dtype).eps
         if not distance <= allowed:
-            raise ValueError(f"compiled, the {name} of {type(module).__name__} differ by {distance:.2g} of their size")
+            raise ValueError(f"its {name} differ by {distance:.2g} of their size")

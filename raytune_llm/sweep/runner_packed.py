@@ -47,7 +47,7 @@ class PackedRunner:
 
     overlaps_decisions = True
 
-    def __init__(self, inputs: RunnerInputs, *, slots: int) -> None:
+    def __init__(self, inputs: RunnerInputs, *, slots: int, compile: bool | None) -> None:
         self.config, self.plan = inputs.config, inputs.plan
         num_devices, fill = devices(inputs)
         num_actors, wanted = layout(inputs.num_trials, num_devices=num_devices, slots=slots, fill=fill)
@@ -60,7 +60,7 @@ class PackedRunner:
         )
         sizes = self.plan.candidates(SIZE) or [self.config.tuning.adapter_size]
         arguments = {"wanted": wanted, "max_lora_rank": max(sizes), "threads": max(1, int(cpus))}
-        arguments |= {"use_gpu": inputs.use_gpu, "start_together": inputs.compares_reports}
+        arguments |= {"use_gpu": inputs.use_gpu, "compile": compile, "start_together": inputs.compares_reports}
         examples = ray.cloudpickle.dumps(inputs.examples)
         self.actors = [
             actor.remote(self.config, examples, inputs.group, logs_plan=index == 0, **arguments)

@@ -11,7 +11,7 @@ from transformers import (
 )
 from transformers.models.llama import modeling_llama
 
-from raytune_llm.models.pointwise import compiled, fuse_pointwise
+from raytune_llm.models.pointwise import CompileError, compiled, fuse_pointwise
 
 SMALL = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
@@ -88,7 +88,7 @@ def test_a_part_that_differs_is_refused_and_nothing_stays_replaced():
 
     model, rotary = llama(), modeling_llama.apply_rotary_pos_emb
     model.model.layers[1].mlp = Doubled(model.model.layers[1].mlp)
-    with pytest.raises(ValueError, match=r"the values of Doubled differ by 0\.5 of their size"):
+    with pytest.raises(CompileError, match=r"of Doubled failed: its values differ by 0\.5 of their size"):
         fuse_pointwise(model, Counted())
     assert not any("forward" in vars(module) for module in model.modules())
     assert modeling_llama.apply_rotary_pos_emb is rotary

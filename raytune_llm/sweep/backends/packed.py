@@ -23,6 +23,10 @@ class Packed:
     """Trials that share one base at a time; ≥ 1, or null for 16 on a GPU and 3 on CPUs, where more would gain little;
     fewer where memory doesn't hold them."""
 
+    compile: bool | None
+    """Whether torch.compile fuses the base's norms, activations, rotary positions and loss, which takes seconds at the
+    start of a sweep; null = on GPUs."""
+
     def __post_init__(self) -> None:
         require(self.slots is None or self.slots >= 1, "sweep.backend.slots", self.slots, "≥ 1 or null")
 
@@ -49,4 +53,5 @@ class Packed:
     def start(self, inputs: RunnerInputs) -> Runner:
         from raytune_llm.sweep.runner_packed import PackedRunner
 
-        return PackedRunner(inputs, slots=self.slots or (GPU_SLOTS if inputs.use_gpu else CPU_SLOTS))
+        slots = self.slots or (GPU_SLOTS if inputs.use_gpu else CPU_SLOTS)
+        return PackedRunner(inputs, slots=slots, compile=self.compile)

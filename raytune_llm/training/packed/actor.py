@@ -82,6 +82,7 @@ class PackActor:
         max_lora_rank: int,
         threads: int,
         use_gpu: bool,
+        compile: bool | None,
         logs_plan: bool,
         start_together: bool,
     ) -> None:
@@ -99,6 +100,7 @@ class PackActor:
                 wanted=wanted,
                 max_lora_rank=max_lora_rank,
                 device="cuda" if use_gpu else "cpu",
+                compile=compile,
                 log=partial(print, flush=True) if logs_plan else lambda line: None,
             )
         except InputError as error:

@@ -25,21 +25,22 @@ class AdaptedBase:
     def __init__(
         self, model: PreTrainedModel, names: Sequence[str], *, capacity: int, max_lora_rank: int, compiled: bool
     ) -> None:
-        """`compiled`: torch.compile fuses the pointwise parts, and raises where it can't (models/pointwise.py). That
-        takes some seconds, and pays on a GPU."""
+        """`compiled`: torch.compile fuses the pointwise parts (models/pointwise.py), which takes some seconds and pays
+        on a GPU. Raises CompileError, with the model as it was, where that fails."""
         self.model = model.eval()
         self.names, self.capacity = list(names), capacity
         heads = head_sizes(model)
-        self._undo = ExitStack()
-        self._undo.enter_context(use_maskless_attention(model))
-        self.stack = AdapterStack(
-            model, names, capacity=capacity, max_lora_rank=max_lora_rank, trainable=True, heads=heads
-        )
-        self._undo.callback(self.stack.remove)
-        self.head = ScoreHead(model, self.stack) if heads else LabelHead(model, fused=compiled)
-        self._undo.callback(self.head.remove)
-        if compiled:
-            self._undo.enter_context(fuse_pointwise(model))
+        with ExitStack() as undo:
+            undo.enter_context(use_maskless_attention(model))
+            self.stack = AdapterStack(
+                model, names, capacity=capacity, max_lora_rank=max_lora_rank, trainable=True, heads=heads
+            )
+            undo.callback(self.stack.remove)
+            self.head = ScoreHead(model, self.stack) if heads else LabelHead(model, fused=compiled)
+            undo.callback(self.head.remove)
+            if compiled:
+                undo.enter_context(fuse_pointwise(model))
+            self._undo = undo.pop_all()
         assert self.stack.theta is not None and self.stack.grad is not None
         self.theta, self.grad = self.stack.theta, self.stack.grad
         """Master weights and their gradients, (capacity, P)."""

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from raytune_llm.errors import InputError
 from raytune_llm.models.fp32_head import fp32_linear
 from raytune_llm.models.outputs import Outputs
-from raytune_llm.models.pointwise import compiled
+from raytune_llm.models.pointwise import compiled_and_compared
 from raytune_llm.training.packed.batches import Batch
 
 AfterHead = tuple[float, float | None]
@@ -44,11 +44,15 @@ class LabelHead:
             raise InputError(f"{type(model).__name__}'s output head is a {type(head).__name__}, not nn.Linear")
         self._model, self._head = model, head
         self._after_head = _after_head(model.config.get_text_config())
-        self._chunk = compiled(_label_chunk) if fused else _label_chunk
+        self._chunk: Callable[..., Any] = _label_chunk
         self._where: Tensor | None = None
         self._hidden: Tensor | None = None
         self._hook = head.register_forward_pre_hook(self._narrow)
         self._check()
+        if fused:
+            logits = torch.randn(2, self.vocabulary, device=head.weight.device, dtype=_exact(head.weight))
+            labels = torch.zeros(2, 1, dtype=torch.long, device=logits.device)
+            self._chunk = compiled_and_compared(_label_chunk, logits, labels, self._after_head, True)
 
     def remove(self) -> None:
         self._hook.remove()

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 
 from raytune_llm.data.examples import Examples
+from raytune_llm.errors import InputError
 from raytune_llm.methods import model_refs
 from raytune_llm.models.adapters.lora import LoRA
 from raytune_llm.models.lora_folder import read_weights, target_names
 from raytune_llm.models.out_of_memory import free_cached_memory, is_out_of_memory
+from raytune_llm.models.pointwise import CompileError
 from raytune_llm.training import checkpoints
 from raytune_llm.training.config import TrialConfig, TrialSpec
 from raytune_llm.training.fits import check_fits
@@ -54,9 +56,11 @@ class PackedTrials:
         max_lora_rank: int,
         device: str,
         log: Callable[[str], None],
+        compile: bool | None = None,
     ) -> None:
         """`config`: what the trials have in common. `wanted` slots of rank ≤ `max_lora_rank`, fewer where memory
-        doesn't hold them. `log` receives the planner's lines. Raises InputError when memory holds no slot."""
+        doesn't hold them. `log` receives the planner's lines. `compile`: the base's pointwise parts; None = on a GPU,
+        if that works there. Raises InputError when memory holds no slot, or compiling is asked for and fails."""
         assert isinstance(config.adapter, LoRA)
         self.config, self.log = config, log
         check_fits(config, lora_rank=max_lora_rank, device=device)
@@ -71,14 +75,25 @@ class PackedTrials:
         self.capacity = choose_capacity(
             self.model, names, max_lora_rank, wanted=wanted, budget_bytes=self._budget_bytes
         )
-        budget = PassBudget(self.capacity, 1 << 30, 128)
-        self.pack = Pack(self.model, names, capacity=self.capacity, max_lora_rank=max_lora_rank, budget=budget)
+        self.pack = self._make_pack(names, max_lora_rank, compile)
         with model_refs.initial_adapter(config.method, config.registry_dir) as folder:
             self._initial = None if folder is None else read_weights(folder, names)
         self._planner: Planner | None = None
         self._most_at_once = 0
         self.trials: dict[str, LiveTrial] = {}
         self._timers: dict[str, StateTimer] = {}
+
+    def _make_pack(self, names: Sequence[str], max_lora_rank: int, compile: bool | None) -> Pack:
+        compiled = compiles_by_itself(self.model.device) if compile is None else compile
+        budget = PassBudget(self.capacity, 1 << 30, 128)
+        sizes = {"capacity": self.capacity, "max_lora_rank": max_lora_rank}
+        try:
+            return Pack(self.model, names, **sizes, budget=budget, compiled=compiled)
+        except CompileError as error:
+            if compile:
+                raise InputError(f"sweep.backend.compile=true: {error}; set it to null or false") from error
+            self.log(f"packing: {error}; continuing without")
+        return self._make_pack(names, max_lora_rank, False)
 
     def join(self, spec: TrialSpec, run: Run) -> tuple[list[Report], str | None]:
         """Admit a trial, from its stored checkpoint if it has one; its reports so far and, if it doesn't train on,
@@ -191,3 +206,8 @@ class PackedTrials:
         if at_once > self._most_at_once:
             self._most_at_once = at_once
             self.log(line)
+
+
+def compiles_by_itself(device: torch.device) -> bool:
+    """Whether a pack compiles its base's pointwise parts when nobody says so: on a CPU it gains nothing."""
+    return device.type != "cpu"

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from worlds import precomputed, spec_of, write_base, write_records
 
+from raytune_llm.errors import InputError
 from raytune_llm.jobs.config import load
 from raytune_llm.training import checkpoints
 from raytune_llm.training.history import FILE, read_reports
@@ -285,3 +286,36 @@ def test_a_join_that_fails_otherwise_raises(opened, tmp_path, monkeypatch):
     monkeypatch.setattr(pack.pack, "join", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         pack.join(pack.specs["a"], Log())
+
+
+def test_a_base_that_can_not_be_compiled_trains_as_it_is_or_is_refused_by_who_asked(
+    monkeypatch, world, examples, tmp_path
+):
+    def no_compiler(*args, **kwargs):
+        raise RuntimeError("Failed to find C compiler.\nSet CC.")
+
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: no_compiler)
+    lines = []
+    options = {"wanted": 1, "max_lora_rank": 4, "device": "cpu", "log": lines.append}
+    config = job_of(world, tmp_path).trial_config()
+    with pytest.raises(
+        InputError, match=r"compile=true: torch\.compile of \w+ failed: Failed to find C compiler\.; set it"
+    ):
+        PackedTrials(config, examples, **options, compile=True)
+    monkeypatch.setattr(trials, "compiles_by_itself", lambda device: True)  # as on a GPU
+    pack = PackedTrials(config, examples, **options)
+    assert len(lines) == 1 and lines[0].endswith("Failed to find C compiler.; continuing without")
+    assert not any("forward" in vars(module) for module in pack.model.modules())
+    pack.close()
+
+
+def test_a_compiled_pack_learns_what_a_plain_one_learns(world, examples, tmp_path):
+    losses = []
+    for compile in (True, False):
+        options = {"wanted": 2, "max_lora_rank": 4, "device": "cpu", "log": lambda line: None, "compile": compile}
+        job = job_of(world, tmp_path / str(compile))
+        pack = PackedTrials(job.trial_config(), examples, **options)
+        pack.join(spec_of(job, id="t"), Log())
+        losses.append([pack.pack.step()["t"].metrics["loss"] for _ in range(4)])
+        pack.close()
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
