@@ -9,7 +9,6 @@ the same base resumes it. Writing it is left to the caller, who may do so while 
 from __future__ import annotations
 
 import contextlib
-import gc
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +19,7 @@ from raytune_llm.data.examples import Examples
 from raytune_llm.methods import model_refs
 from raytune_llm.models.adapters.lora import LoRA
 from raytune_llm.models.lora_folder import read_weights, target_names
+from raytune_llm.models.out_of_memory import free_cached_memory, is_out_of_memory
 from raytune_llm.training import checkpoints
 from raytune_llm.training.config import TrialConfig, TrialSpec
 from raytune_llm.training.objective import Report
@@ -27,7 +27,7 @@ from raytune_llm.training.packed.batches import PassBudget, TokenTable
 from raytune_llm.training.packed.export import SlotSaver
 from raytune_llm.training.packed.hyperparameters import hyperparameters_of
 from raytune_llm.training.packed.memory import choose_capacity, fit_tokens, free_bytes
-from raytune_llm.training.packed.pack import Pack, is_out_of_memory
+from raytune_llm.training.packed.pack import Pack
 from raytune_llm.training.packed.pending_report import PendingReport, StateTimer
 from raytune_llm.training.packed.planner import Planner
 from raytune_llm.training.packed.slot import StepReport
@@ -189,9 +189,3 @@ class PackedTrials:
         if at_once > self._most_at_once:
             self._most_at_once = at_once
             self.log(line)
-
-
-def free_cached_memory() -> None:
-    """Give back what nothing uses."""
-    gc.collect()
-    torch.cuda.empty_cache()

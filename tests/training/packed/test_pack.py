@@ -123,7 +123,8 @@ def test_a_nan_trial_leaves_its_neighbours_bitwise_unchanged():
         table = table_of(examples, pack.model)
         for spec in SPECS:
             pack.join(spec, table, sft_terms)
-        pack.stack.theta[1] *= poison
+        pack.theta[1] *= poison
+        pack.stack.refresh(1, 2)
         reports = [pack.step() for _ in range(3)]
         metrics = {name: scores.metrics() for name, scores in pack.evaluate(table).items()}
         found.append(
@@ -315,7 +316,7 @@ def test_evaluation_of_slots_and_of_the_base(budget):
 def test_bf16_base_keeps_fp32_masters_near_an_fp32_run():
     examples = make_examples(20)
     pack = make_pack(make_model(dtype=torch.bfloat16))
-    assert pack.stack.theta.dtype == torch.float32 == pack.stack.grad.dtype
+    assert pack.theta.dtype == torch.float32 == pack.grad.dtype
     spec = make_spec(
         "t", lora_rank=8, learning_rate=1e-4, seed=3
     )  # updates far below bf16's resolution of most weights

@@ -39,7 +39,7 @@ def test_it_holds_the_rows_as_the_pack_has_them(pack, trial_id):
     expected = {
         f"{key}.{side}.{name}": part
         for key, table in tables.items()
-        for name, pair in pack.stack.read(row, spec.lora_rank, table).items()
+        for name, pair in pack.stack.layout.unpack(table[row], spec.lora_rank).items()
         for side, part in zip("ab", pair, strict=True)
     }
     assert state.tensors.keys() == expected.keys() | {"generator"}
