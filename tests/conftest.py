@@ -20,6 +20,7 @@ LONG_FILES = (
     "test_journey.py",
     "test_rlhf_journey.py",
     "test_runner_packed.py",
+    "test_lost_actors.py",
     "test_ray_jobs.py",
     "test_failures.py",
     "test_replicas.py",

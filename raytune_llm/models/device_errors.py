@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import torch
 
+from raytune_llm.models.out_of_memory import is_out_of_memory
+
 MARKS = ("CUDA error", "CUDA driver error", "HIP error", "cuDNN error", "Triton Error [")
-LACKS_MEMORY = ("out of memory", "ALLOC_FAILED")
 
 
 def is_device_lost(error: BaseException) -> bool:
     """Whether it, or what it was raised from or during, is such an error."""
     seen: BaseException | None = error
     while seen is not None:
-        text = str(seen)
-        found = isinstance(seen, torch.AcceleratorError) or any(mark in text for mark in MARKS)
-        if isinstance(seen, RuntimeError) and found and not any(lack in text for lack in LACKS_MEMORY):
+        found = isinstance(seen, torch.AcceleratorError) or any(mark in str(seen) for mark in MARKS)
+        if isinstance(seen, RuntimeError) and found and not is_out_of_memory(seen):
             return True
         seen = seen.__cause__ or seen.__context__
     return False

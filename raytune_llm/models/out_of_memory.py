@@ -6,10 +6,18 @@ import gc
 
 import torch
 
+MARKS = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "Triton Error [CUDA]: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+"""Of the host's allocator, the driver, kernels and their workspaces, which don't go through torch's own allocator."""
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on a device or in the host's own allocator."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(mark in str(error) for mark in MARKS)
 
 
 def free_cached_memory() -> None:

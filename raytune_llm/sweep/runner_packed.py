@@ -38,7 +38,7 @@ GIVE_UP_SECONDS = 300.0
 MOST_DEATHS = 2
 """Of its actors that a trial survives without a new report in between; at the next one it fails, for it may be the
 cause."""
-DEATHS = (RayActorError, DeviceLostError)
+LOST = (RayActorError, DeviceLostError)
 CLOSE_SECONDS = 30.0
 
 
@@ -133,12 +133,12 @@ def reports(spec: TrialSpec, actors: list[Any]) -> Iterator[Report]:
     Raises the actor's error when all stay dead or die again and again, and RuntimeError when an actor fails the trial.
     """
     trial_id, last_step = spec.trial.id, 0
-    losses = Losses()
+    deaths = Deaths()
     while True:
         with ExitStack() as slot:
             try:
                 actor = join(spec, actors)
-                losses.is_joined = True
+                deaths.is_joined = True
                 slot.callback(partial(actor.leave.remote, trial_id))
                 ended, moves = None, False
                 while ended is None and not moves:
@@ -146,7 +146,7 @@ def reports(spec: TrialSpec, actors: list[Any]) -> Iterator[Report]:
                     for report in new:
                         if report.step > last_step:
                             last_step = report.step
-                            losses.clear()
+                            deaths.clear()
                             yield report
                     moves = bool(new) and ended is None and is_crowded(actor, actors)
                 if ended is not None and ended.startswith("failed"):
@@ -154,30 +154,30 @@ def reports(spec: TrialSpec, actors: list[Any]) -> Iterator[Report]:
                 if not moves:
                     return
                 slot.pop_all()
-            except DEATHS as error:
-                losses.count(error)
+            except LOST as error:
+                deaths.count(error)
                 time.sleep(REJOIN_SECONDS)
 
 
 @dataclass
-class Losses:
+class Deaths:
     """How often and since when a trial has lost its actor, without a new report in between."""
 
     is_joined: bool = False
     """Whether it has been admitted since the last loss."""
-    deaths: int = 0
+    number: int = 0
     since: float | None = None
 
     def clear(self) -> None:
-        self.deaths, self.since = 0, None
+        self.number, self.since = 0, None
 
     def count(self, error: BaseException) -> None:
         """Raises the error when the trial should give up."""
         now = time.monotonic()
         if self.is_joined:
-            self.deaths, self.since, self.is_joined = self.deaths + 1, now, False
+            self.number, self.since, self.is_joined = self.number + 1, now, False
         self.since = self.since or now
-        if self.deaths > MOST_DEATHS or now - self.since > GIVE_UP_SECONDS:
+        if self.number > MOST_DEATHS or now - self.since > GIVE_UP_SECONDS:
             raise error
 
 

@@ -1,5 +1,7 @@
 """A snapshot is the slot at its moment, whatever the pack does afterwards."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from packed_oracle import make_examples, make_model, make_pack, make_spec, sft_terms, table_of
@@ -67,6 +69,26 @@ def test_on_the_host_a_row_is_copied_at_once():
     copy = to_host(row)
     row.zero_()
     exact(copy, torch.arange(4.0))
+
+
+class Copying:
+    """As a CUDA event: the rows arrive when it is waited for."""
+
+    def __init__(self, rows, arriving):
+        self.rows, self.arriving = rows, arriving
+
+    def synchronize(self):
+        for key, row in self.arriving.items():
+            self.rows[key].copy_(row)
+
+
+def test_whoever_reads_it_waits_for_the_copies(pack):
+    snapshot = pack.snapshot("b", moments=True)
+    rows = {key: torch.full_like(row, torch.nan) for key, row in snapshot.rows.items()}
+    for read in ("state", "weights", "heads"):
+        late = replace(snapshot, rows=rows, copied=Copying(rows, snapshot.rows))
+        found, expected = getattr(late, read)(), getattr(snapshot, read)()
+        exact(*((one.tensors if read == "state" else one) for one in (found, expected)))
 
 
 @pytest.mark.gpu
