@@ -169,14 +169,15 @@ def uses_gpu(
     if requested is False:
         return False
     found, needed = total_gpus(), sum(bundle.get("GPU", 0) for bundle in bundles)
-    if found and (found >= needed or autoscaler_report() is not None):
+    autoscales = not _is_own and autoscaler_report() is not None
+    if found and (found >= needed or autoscales):
         return True
     if found:
         raise InputError(
             f"{key}: {len(bundles)} workers need {needed:g} GPUs, and the cluster has {found:g}; lower their number, "
             f"or set {key}=false"
         )
-    if autoscaler_report() is not None:
+    if autoscales:
         return wait_for_gpu(bundles, key=key, required=bool(requested), wait_seconds=wait_seconds)
     if requested:
         raise InputError(f"{key}=true, but the cluster has no GPU; set it to null or false")
