@@ -226,9 +226,10 @@ def _starting(report: AutoscalerReport | None) -> str:
 
 def _no_gpu_came(report: AutoscalerReport | None, key: str, wait_seconds: float) -> str:
     reasons = "".join(f"; {name}: {why}" for name, why in (report.unavailable if report else {}).items())
+    longer = ", raise scaling.wait_seconds" if key.startswith("scaling.") else ""
     return (
         f"no GPU node joined the cluster within {wait_seconds:.0f} s (being started: {_starting(report)}{reasons}); "
-        f"see `ray status`, check the GPU node types and quotas, raise scaling.wait_seconds, or set {key}=false"
+        f"see `ray status`, check the GPU node types and quotas{longer}, or set {key}=false"
     )
 
 
