@@ -193,7 +193,7 @@ def wait_for_gpu(bundles: Sequence[Mapping[str, float]], *, key: str, required: 
     from ray.autoscaler.sdk import request_resources
 
     print(f"the cluster has no GPU yet; asking its autoscaler for {len(bundles)} × {dict(bundles[0])} …", flush=True)
-    started = told = time.monotonic()
+    started = last_message = time.monotonic()
     request_resources(bundles=[dict(bundle) for bundle in bundles])
     try:
         while total_gpus() == 0:
@@ -204,8 +204,8 @@ def wait_for_gpu(bundles: Sequence[Mapping[str, float]], *, key: str, required: 
                 return False
             if now - started > wait_seconds:
                 raise InputError(_no_gpu_came(report, key, wait_seconds))
-            if now - told > MESSAGE_SECONDS:
-                told = now
+            if now - last_message > MESSAGE_SECONDS:
+                last_message = now
                 print(
                     f"waiting for a GPU node, {now - started:.0f} of at most {wait_seconds:.0f} s; being started: "
                     f"{_starting(report)}",
