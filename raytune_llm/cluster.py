@@ -169,14 +169,15 @@ def uses_gpu(
     if requested is False:
         return False
     found, needed = total_gpus(), sum(bundle.get("GPU", 0) for bundle in bundles)
-    if found and (found >= needed or autoscaler_report() is not None):
+    autoscales = not _is_own and autoscaler_report() is not None
+    if found and (found >= needed or autoscales):
         return True
     if found:
         raise InputError(
             f"{key}: {len(bundles)} workers need {needed:g} GPUs, and the cluster has {found:g}; lower their number, "
             f"or set {key}=false"
         )
-    if autoscaler_report() is not None:
+    if autoscales:
         return wait_for_gpu(bundles, key=key, required=bool(requested), wait_seconds=wait_seconds)
     if requested:
         raise InputError(f"{key}=true, but the cluster has no GPU; set it to null or false")
@@ -192,7 +193,7 @@ def wait_for_gpu(bundles: Sequence[Mapping[str, float]], *, key: str, required: 
     from ray.autoscaler.sdk import request_resources
 
     print(f"the cluster has no GPU yet; asking its autoscaler for {len(bundles)} × {dict(bundles[0])} …", flush=True)
-    started = told = time.monotonic()
+    started = last_message = time.monotonic()
     request_resources(bundles=[dict(bundle) for bundle in bundles])
     try:
         while total_gpus() == 0:
@@ -203,8 +204,8 @@ def wait_for_gpu(bundles: Sequence[Mapping[str, float]], *, key: str, required: 
                 return False
             if now - started > wait_seconds:
                 raise InputError(_no_gpu_came(report, key, wait_seconds))
-            if now - told > MESSAGE_SECONDS:
-                told = now
+            if now - last_message > MESSAGE_SECONDS:
+                last_message = now
                 print(
                     f"waiting for a GPU node, {now - started:.0f} of at most {wait_seconds:.0f} s; being started: "
                     f"{_starting(report)}",
@@ -225,9 +226,10 @@ def _starting(report: AutoscalerReport | None) -> str:
 
 def _no_gpu_came(report: AutoscalerReport | None, key: str, wait_seconds: float) -> str:
     reasons = "".join(f"; {name}: {why}" for name, why in (report.unavailable if report else {}).items())
+    longer = ", raise scaling.wait_seconds" if key.startswith("scaling.") else ""
     return (
         f"no GPU node joined the cluster within {wait_seconds:.0f} s (being started: {_starting(report)}{reasons}); "
-        f"see `ray status`, check the GPU node types and quotas, raise scaling.wait_seconds, or set {key}=false"
+        f"see `ray status`, check the GPU node types and quotas{longer}, or set {key}=false"
     )
 
 

@@ -120,7 +120,7 @@ def test_autoscaler_v2_report(ray_session, monkeypatch):
     from ray.autoscaler.v2.schema import ClusterStatus, LaunchRequest, NodeInfo
 
     def node(name):
-        return NodeInfo("i", "RUNNING", "id", "ip", ray_node_type_name=name)
+        return NodeInfo("g6.xlarge", name, "id", "ip")
 
     def launch(state, **more):
         return LaunchRequest("g6", "gpu", 2, LaunchRequest.Status[state], 0, **more)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import tempfile
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -138,9 +139,11 @@ def check_passed_on(passed: Mapping[str, Any], config: TrainerConfig) -> None:
 
 
 def _check_values(passed: Mapping[str, Any], config: TrainerConfig) -> None:
-    """Have the trainer's config judge the values, on the CPU."""
+    """Have the trainer's config judge the values, on the CPU. It sets environment variables, which Ray's workers would
+    inherit."""
     if not passed:
         return
+    before = set(os.environ)
     here: dict[str, Any] = {"use_cpu": True, "bf16": False, "report_to": []}
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -148,3 +151,6 @@ def _check_values(passed: Mapping[str, Any], config: TrainerConfig) -> None:
         except (ValueError, TypeError, ImportError) as error:
             given = ", ".join(f"scaling.trainer.{name}={value}" for name, value in passed.items())
             raise InputError(f"{given} is not allowed: {first_line(error)}") from error
+        finally:
+            for name in set(os.environ) - before:
+                del os.environ[name]

@@ -1,6 +1,7 @@
 """What users may pass on to a trial's trainer, and what becomes of it."""
 
 import dataclasses
+import os
 
 import pytest
 from worlds import spec_of, write_base, write_records
@@ -112,6 +113,12 @@ def test_earlier_stages_have_trainers_of_their_own(base, tmp_path):
     assert stages and all(stage.scaling.trainer == {} for stage in stages)
     for stage in stages:
         check_knobs(stage)
+
+
+def test_judging_values_leaves_no_environment_behind(base):
+    before = dict(os.environ)
+    check_knobs(job_of(base, "scaling.trainer.torch_compile=true", "scaling.trainer.bf16=true"))
+    assert dict(os.environ) == before
 
 
 def test_quantised_bases_take_adapters_only(base, monkeypatch):

@@ -49,7 +49,7 @@ class ResidentModels:
         """The base's module tree without weights and without PEFT's or the stack's layers."""
         self.adapter_cache: AdapterCache | None = None
         self._batch: Batch | None = None
-        if can_batch(plain):
+        if can_batch(plain) and not base.is_quantized:
             stacked = shared_copy(plain)
             self.adapter_cache = AdapterCache(stacked, capacity=max_adapters)
             self._batch = Batch(stacked, self.adapter_cache, max_rows=max_rows)
