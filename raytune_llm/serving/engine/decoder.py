@@ -2,8 +2,8 @@
 
 One thread owns the weights. In each step the running answers of the base and of its LoRA adapters share one forward
 pass, fully tuned models have a pass each, and answers that can't share one (DoRA, encoder-decoder bases) decode a
-token in turn. Answers join between two steps. Greedy answers equal those of `generate`. Left out: paged caches,
-several GPUs.
+token in turn. Answers join between two steps, in the order of arrival where the cache has room for them. Greedy answers
+equal those of `generate`. Left out: paged caches, several GPUs.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from raytune_llm.errors import InputError
+from raytune_llm.models.out_of_memory import is_out_of_memory
 from raytune_llm.serving.engine.base import Delta, Sampling, ServedModel
 from raytune_llm.serving.engine.batch import Batch, Row
 from raytune_llm.serving.engine.request import GenerationRequest, Outbox
@@ -27,6 +29,23 @@ from raytune_llm.serving.engine.resident_models import Prepared, ResidentModels
 from raytune_llm.serving.engine.unbatched import Unbatched
 
 logger = logging.getLogger(__name__)
+
+
+def check_length(longest: int | None, prompt_tokens: int, max_tokens: int) -> None:
+    """Raises InputError for an answer that even an empty cache has no room for; longest as of `longest_answer`."""
+    if longest is not None and prompt_tokens + max_tokens > longest:
+        raise InputError(
+            f"the prompt's {prompt_tokens} tokens and max_tokens={max_tokens} are more than the {longest} tokens that "
+            "serve.engine.cache_bytes has room for; shorten the prompt, lower max_tokens, or raise that"
+        )
+
+
+def out_of_memory(error: BaseException) -> RuntimeError:
+    """What an answer ends with that was evicted."""
+    return RuntimeError(
+        "the device ran out of memory and the longest answer was evicted; lower serve.engine.cache_bytes or "
+        f"serve.max_concurrent_requests ({error})"
+    )
 
 
 @dataclass(frozen=True)
@@ -86,8 +105,13 @@ class LocalDecoder:
     def references(self, model: ServedModel) -> tuple[Any, Any]:
         return self._resident.references(model)
 
+    def longest_answer(self, id: str) -> int | None:
+        batch = self._resident.batch(id)
+        return None if batch is None else batch.longest
+
     async def generate(self, model: str, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         self.check_health()
+        check_length(self.longest_answer(model), len(prompt), sampling.max_tokens)
         self._num_open += 1
         request = GenerationRequest(self._models[model], prompt, sampling, self._outbox)
         try:
@@ -189,16 +213,18 @@ class LocalDecoder:
                 self._waiting.append(item)
 
     def _admit(self) -> None:
-        """Start waiting answers while there are places, and rows for their adapters."""
+        """Start waiting answers while there are places, room in the cache, and rows for their adapters."""
         joining: dict[Batch, list[Row]] = {}
         places = self._max_running - self._num_decoding
         still_waiting: deque[GenerationRequest] = deque()
+        full: set[Batch] = set()
         for request in self._waiting:
             if request.cancelled:
                 continue
             id = request.served.id
+            batch = self._resident.batch(id)
             try:
-                if places <= 0 or (self._resident.is_stacked(id) and not self._resident.acquire(id, request.weights)):
+                if places <= 0 or batch in full or not self._acquire(request, batch, full):
                     still_waiting.append(request)
                     continue
             except Exception as error:  # any failure ends only this answer
@@ -206,7 +232,6 @@ class LocalDecoder:
                 request.fail(error)
                 continue
             places -= 1
-            batch = self._resident.batch(id)
             if batch is None:
                 self._unbatched.append(Unbatched(request))
             else:
@@ -215,12 +240,29 @@ class LocalDecoder:
         for batch, rows in joining.items():
             self._release(batch.join(rows))
 
+    def _acquire(self, request: GenerationRequest, batch: Batch | None, full: set[Batch]) -> bool:
+        """Reserve what an answer needs of its batch, and its adapter's row; False when it has to wait."""
+        id = request.served.id
+        if batch is not None and not batch.has_room(request):
+            full.add(batch)  # shorter ones that arrived later wait too, or a long one might never start
+            return False
+        if self._resident.is_stacked(id) and not self._resident.acquire(id, request.weights):
+            return False
+        if batch is not None:
+            batch.promise(request)
+        return True
+
     def _step(self, batch: Batch) -> None:
+        self._release(batch.drop_cancelled())
         if not len(batch):
             return
         try:
             self._release(batch.step())
-        except Exception as error:  # any failure ends only the answers of this batch
+        except Exception as error:  # any failure ends only answers of this batch
+            if is_out_of_memory(error):
+                logger.warning("no memory for a step of %d answers; the longest is evicted", len(batch), exc_info=True)
+                self._release(batch.evict(out_of_memory(error)))
+                return
             logger.exception("a step of %d answers failed", len(batch))
             for request in batch.requests:
                 request.fail(error)

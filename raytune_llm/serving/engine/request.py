@@ -58,6 +58,11 @@ class GenerationRequest:
         self._num_pending = 0
         """Tokens since the last delta."""
 
+    @property
+    def num_tokens(self) -> int:
+        """Most tokens that it may have, its prompt included."""
+        return len(self.prompt) + self.sampling.max_tokens
+
     def add_token(self, token: int, logprob: TokenLogprob | None) -> bool:
         """One more token; returns whether the answer needs more."""
         if token in self._stop_ids:

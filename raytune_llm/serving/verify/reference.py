@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from raytune_llm.models.forward import unwrapped
+from raytune_llm.models.fp32_head import use_fp32_head
 from raytune_llm.models.loading import num_adapted_modules
 from raytune_llm.serving.engine.base import ServedModel
 from raytune_llm.serving.engine.detokenize import decode
@@ -32,6 +34,10 @@ class Reference:
     """A transformers model in eval mode."""
     tuned: Any
     """PEFT's model, or the fully tuned one."""
+
+    def __post_init__(self) -> None:
+        for model in (self.base, self.tuned):
+            use_fp32_head(unwrapped(model))
 
     @property
     def num_adapted_modules(self) -> int:
