@@ -34,10 +34,10 @@ def can_group(table: Tensor, layers: Sequence[LayerViews]) -> bool:
 
 
 def is_aligned(layers: Sequence[LayerViews]) -> bool:
-    """Whether grouped_mm takes the strides and addresses of these views."""
+    """Whether grouped_mm takes the strides and addresses of these views, and of the products in between."""
     return all(
         view.data_ptr() % ALIGNMENT_BYTES == 0
-        and all(stride * view.element_size() % ALIGNMENT_BYTES == 0 for stride in view.stride()[:-1])
+        and all(size * view.element_size() % ALIGNMENT_BYTES == 0 for size in (*view.stride()[:-1], view.shape[1]))
         for layer in layers
         for view in (layer.a, layer.b)
     )

@@ -141,7 +141,7 @@ class KVCache:
     def shrink(self) -> None:
         """Give back the memory that long rows needed and the present ones don't."""
         size = self._size(max(1, self.num_rows), max(self.lengths, default=0))
-        is_much = self.held_bytes * SHRINKING > self._budget.limit_bytes
+        is_much = self.held_bytes * SHRINKING >= self._budget.limit_bytes
         if is_much and self.held_bytes >= SHRINKING * size[0] * size[1] * self.token_bytes:
             with suppress(torch.OutOfMemoryError):  # moving needs memory itself
                 self._resize(*size)
