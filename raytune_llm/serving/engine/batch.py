@@ -109,11 +109,19 @@ class Batch:
         ended: list[GenerationRequest] = []
         self._kv_cache.promised.clear()
         for group in _groups(rows):
-            try:
-                ended += self._join(group)
-            except Exception as error:  # any failure ends only the answer that caused it
-                self._drop([i for i, row in enumerate(self._rows) if row in group])
-                ended += self._join_apart(group, error)
+            parts: list[Sequence[Row]] = [group]
+            while parts:
+                part = parts.pop(0)
+                try:
+                    ended += self._join(part)
+                    continue
+                except Exception as error:  # any failure ends only the answer that caused it
+                    self._drop([i for i, row in enumerate(self._rows) if row in part])
+                    parts[:0] = _parts(part, error)
+                    if len(part) == 1:
+                        ended.append(_failed(part[0].request, error))
+                # only here does no traceback hold the failed pass's tensors
+                release_cached(self._model.device)
         return ended
 
     def drop_cancelled(self) -> list[GenerationRequest]:
@@ -142,17 +150,6 @@ class Batch:
         dropped, self._rows = self.requests, []
         self._kv_cache.clear()
         return dropped
-
-    def _join_apart(self, rows: Sequence[Row], error: Exception) -> list[GenerationRequest]:
-        """Join by halves after a failure; a single answer ends with it."""
-        release_cached(self._model.device)
-        if len(rows) > 1:
-            half = len(rows) // 2 if is_out_of_memory(error) else 1
-            parts = [rows[start : start + half] for start in range(0, len(rows), half)]
-            return [request for part in parts for request in self.join(part)]
-        logger.error("reading a prompt for %s failed", rows[0].request.served.id, exc_info=error)
-        rows[0].request.fail(error)
-        return [rows[0].request]
 
     def _join(self, rows: Sequence[Row]) -> list[GenerationRequest]:
         lengths = [row.length for row in rows]
@@ -211,6 +208,19 @@ def _groups(rows: Sequence[Row]) -> list[list[Row]]:
         else:
             groups.append([row])
     return [sorted(group, key=lambda row: row.adapter or "") for group in groups]
+
+
+def _parts(rows: Sequence[Row], error: Exception) -> list[Sequence[Row]]:
+    """What to try of rows that could not be read together: halves where memory ran out, else each by itself."""
+    size = len(rows) // 2 if is_out_of_memory(error) else 1
+    return [rows[start : start + size] for start in range(0, len(rows), size)] if len(rows) > 1 else []
+
+
+def _failed(request: GenerationRequest, error: Exception) -> GenerationRequest:
+    """The request, ended with an error."""
+    logger.error("reading a prompt for %s failed", request.served.id, exc_info=error)
+    request.fail(error.with_traceback(None))
+    return request
 
 
 def _sampled(rows: Sequence[Row], sampler: Sampler, logits: Tensor) -> Tensor:

@@ -258,15 +258,18 @@ class LocalDecoder:
             return
         try:
             self._release(batch.step())
+            return
         except Exception as error:  # any failure ends only answers of this batch
-            if is_out_of_memory(error):
-                logger.warning("no memory for a step of %d answers; the longest is evicted", len(batch), exc_info=True)
-                self._release(batch.evict(out_of_memory(error)))
+            if not is_out_of_memory(error):
+                logger.exception("a step of %d answers failed", len(batch))
+                for request in batch.requests:
+                    request.fail(error)
+                self._release(batch.clear())
                 return
-            logger.exception("a step of %d answers failed", len(batch))
-            for request in batch.requests:
-                request.fail(error)
-            self._release(batch.clear())
+            logger.warning("no memory for a step of %d answers; the longest is evicted", len(batch), exc_info=True)
+            evicted = out_of_memory(error)
+        # only here does no traceback hold the failed step's tensors
+        self._release(batch.evict(evicted))
 
     def _step_unbatched(self) -> None:
         for answer in list(self._unbatched):
