@@ -96,8 +96,6 @@ def test_a_step_without_memory_ends_the_longest_answer(world, caplog):
     assert len(failed) == 2 and "the longest is evicted" in caplog.text
     assert all("lower serve.engine.cache_bytes" in str(found[i].__cause__) for i in failed)
     assert sorted(work[i][1] for i in failed) == sorted(longest)
-        length - used for length, used in zip(lengths, (2, 3), strict=True)
-    )
     assert [found[i] for i in range(10) if i not in failed] == [expected[i] for i in range(10) if i not in failed]
     assert all_at_once(engine, work) == expected
     assert not engine._resident.adapter_cache._users
