@@ -18,9 +18,3 @@ def free_bytes(device: torch.device) -> int:
     if limit.is_file() and (text := limit.read_text().strip()) != "max":
         available = min(available, int(text) - int(used.read_text()))
     return available
-
-
-def release_cached(device: torch.device) -> None:
-    """Give memory that torch keeps for later allocations back to the device."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -197,15 +197,10 @@ class AdapterStack:
             self.theta[slot].copy_(row)
             self.refresh(slot, slot + 1)
 
-    def read(self, slot: int, lora_rank: int, table: Tensor | None = None) -> Weights:
-        """The adapter of a slot (or the same places of another table of rows), on the CPU; of a stack that isn't
-        trainable in the base's dtype, B times its scale."""
-        return self.layout.unpack(self._rows(table)[slot].cpu(), lora_rank)
-
-    def read_heads(self, slot: int, table: Tensor | None = None) -> dict[str, Tensor]:
-        """The heads of a slot (or the same places of another table of rows), on the CPU."""
-        row = self._rows(table)[slot : slot + 1].cpu()
-        return {name: view[0].clone() for name, view in self.layout.head_views(row).items()}
+    def read(self, slot: int, lora_rank: int) -> Weights:
+        """The adapter of a slot, on the CPU; of a stack that isn't trainable in the base's dtype, B times its scale."""
+        rows = self.table if self.theta is None else self.theta
+        return self.layout.unpack(rows[slot].cpu(), lora_rank)
 
     def clear(self, slot: int) -> None:
         for table in (self.table, self.theta, self.scales):
@@ -269,11 +264,6 @@ class AdapterStack:
             yield
         finally:
             self.route, self.grouped = before
-
-    def _rows(self, table: Tensor | None) -> Tensor:
-        if table is None:
-            return self.table if self.theta is None else self.theta
-        return table
 
     def _views(self, theta: Tensor, grad: Tensor | None, lora_rank: int) -> Views:
         weights, heads = self.layout.views(theta, lora_rank), self.layout.head_views(theta)

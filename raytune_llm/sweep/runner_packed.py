@@ -1,16 +1,17 @@
 """Ray Tune's trials as light proxies of slots in pack actors.
 
 A proxy joins an actor that has a free slot, passes each report on to Tune, and leaves when Tune stops it; the slot
-is taken by the next trial at a step boundary. It imports no torch. An actor that died is restarted by Ray and joined
-again: the trial resumes from its checkpoint, and the proxy passes on no report a second time. In the same way a trial
-moves, after a report, from a crowded actor to an emptier one.
+is taken by the next trial at a step boundary. It imports no torch. When its actor dies, it joins one that lives, or the
+same one when Ray has restarted it: the trial resumes from its checkpoint, and the proxy passes on no report a second
+time. In the same way a trial moves, after a report, from a crowded actor to an emptier one.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,16 @@ from raytune_llm.training import checkpoints
 from raytune_llm.training.config import Outcome, TrialConfig, TrialSpec
 from raytune_llm.training.objective import Report
 from raytune_llm.training.outcome import read_outcome
-from raytune_llm.training.packed.actor import PackActor
+from raytune_llm.training.packed.actor import DeviceLostError, PackActor
 
 PROXY_CPUS = 0.001
 REJOIN_SECONDS = 0.5
 GIVE_UP_SECONDS = 300.0
 """How long a trial waits for a dead actor to be back before it fails with the actor's error."""
+MOST_DEATHS = 2
+"""Of its actors that a trial survives without a new report in between; at the next one it fails, for it may be the
+cause."""
+DEATHS = (RayActorError, DeviceLostError)
 CLOSE_SECONDS = 30.0
 
 
@@ -95,51 +100,88 @@ def proxy(point: dict[str, Any], *, config: TrialConfig, plan: Plan, actors: lis
 def reports(spec: TrialSpec, actors: list[Any]) -> Iterator[Report]:
     """The trial's reports in order, each step once, also when actors die. Leaves its slot when closed.
 
-    Raises ray's error when an actor stays dead.
+    Raises the actor's error when all stay dead or die again and again, and RuntimeError when an actor fails the trial.
     """
     trial_id, last_step = spec.trial.id, 0
-    lost_since: float | None = None
+    losses = Losses()
     while True:
         with ExitStack() as slot:
             try:
                 actor = join(spec, actors)
+                losses.is_joined = True
                 slot.callback(partial(actor.leave.remote, trial_id))
                 ended, moves = None, False
                 while ended is None and not moves:
                     new, ended = ray.get(actor.next.remote(trial_id))
-                    lost_since = None
                     for report in new:
                         if report.step > last_step:
                             last_step = report.step
+                            losses.clear()
                             yield report
                     moves = bool(new) and ended is None and is_crowded(actor, actors)
+                if ended is not None and ended.startswith("failed"):
+                    raise RuntimeError(ended)
                 if not moves:
                     return
                 slot.pop_all()
-            except RayActorError:
-                lost_since = lost_since or time.monotonic()
-                if time.monotonic() - lost_since > GIVE_UP_SECONDS:
-                    raise
+            except DEATHS as error:
+                losses.count(error)
                 time.sleep(REJOIN_SECONDS)
+
+
+@dataclass
+class Losses:
+    """How often and since when a trial has lost its actor, without a new report in between."""
+
+    is_joined: bool = False
+    """Whether it has been admitted since the last loss."""
+    deaths: int = 0
+    since: float | None = None
+
+    def clear(self) -> None:
+        self.deaths, self.since = 0, None
+
+    def count(self, error: BaseException) -> None:
+        """Raises the error when the trial should give up."""
+        now = time.monotonic()
+        if self.is_joined:
+            self.deaths, self.since, self.is_joined = self.deaths + 1, now, False
+        self.since = self.since or now
+        if self.deaths > MOST_DEATHS or now - self.since > GIVE_UP_SECONDS:
+            raise error
 
 
 def is_crowded(actor: Any, actors: list[Any]) -> bool:
     """Whether another actor has two trials fewer, so that one from here is better off there: at the end of a sweep the
     last trials may all be on one, and the others idle."""
-    try:
-        free = ray.get([one.num_free.remote() for one in actors])
-    except RayActorError:
-        return False
-    return max(free) - free[actors.index(actor)] >= 2
+    free = dict(answers(actors, lambda one: one.num_free.remote()))
+    return actor in free and max(free.values()) - free[actor] >= 2
 
 
 def join(spec: TrialSpec, actors: list[Any]) -> Any:
     """An actor that has admitted the trial; the emptiest first, waiting while all are full. A proxy of this trial that
-    died may have left a slot taken, and the others in that pack would wait for it until its lease runs out."""
-    ray.get([actor.leave.remote(spec.trial.id) for actor in actors])
+    died may have left a slot taken, and the others in that pack would wait for it until its lease runs out.
+
+    Raises the last actor's error when all are dead.
+    """
+    answers(actors, lambda actor: actor.leave.remote(spec.trial.id))
     while True:
-        free = ray.get([actor.num_free.remote() for actor in actors])
-        for _, actor in sorted(zip(free, actors, strict=True), key=lambda pair: -pair[0]):
+        free = answers(actors, lambda actor: actor.num_free.remote())
+        for actor, _ in sorted(free, key=lambda pair: -pair[1]):
             if ray.get(actor.join.remote(spec)):
                 return actor
         time.sleep(REJOIN_SECONDS)
+
+
+def answers(actors: list[Any], call: Callable[[Any], Any]) -> list[tuple[Any, Any]]:
+    """Each actor that is alive with its answer. Raises the last one's error when none is."""
+    found, lost = [], None
+    for actor, answer in [(actor, call(actor)) for actor in actors]:
+        try:
+            found.append((actor, ray.get(answer)))
+        except RayActorError as error:
+            lost = error
+    if not found:
+        assert lost is not None
+        raise lost
+    return found

@@ -206,6 +206,7 @@ class Evaluator(TrainerCallback):
             control.should_training_stop = True
         self.progress(step, report.metrics)
         best_step = self.trial.history.best.step
+        assert self.trial.folder is not None
         self.report({"step": step, "best_step": best_step, **report.metrics}, self.trial.folder)
 
     def evaluate(self, model: Any) -> dict[str, float]:

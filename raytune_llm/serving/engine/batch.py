@@ -20,12 +20,13 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from raytune_llm.compat import is_stateful
-from raytune_llm.models.memory import release_cached
-from raytune_llm.models.out_of_memory import is_out_of_memory
+from raytune_llm.models.attention import FULL_ATTENTION
+from raytune_llm.models.device_errors import is_device_lost
+from raytune_llm.models.out_of_memory import free_cached_memory, is_out_of_memory
 from raytune_llm.serving.engine.adapter_cache import AdapterCache
 from raytune_llm.serving.engine.base import TokenLogprob
 from raytune_llm.serving.engine.kv_cache import CacheBudget, KVCache
-from raytune_llm.serving.engine.masks import FULL_ATTENTION, SLIDING_ATTENTION, attention_kinds
+from raytune_llm.serving.engine.masks import SLIDING_ATTENTION, attention_kinds
 from raytune_llm.serving.engine.request import GenerationRequest
 from raytune_llm.serving.engine.sampling import LogitsProcessors, Sampler, SamplingState
 from raytune_llm.serving.engine.step import DecodingStep, forward
@@ -104,7 +105,8 @@ class Batch:
     def join(self, rows: Sequence[Row]) -> list[GenerationRequest]:
         """Read the prompts of more answers and give each its first token; returns those that ended with it.
 
-        An answer that makes this fail ends with the error, and the others join without it.
+        An answer that makes this fail ends with the error, and the others join without it. Raises what says that the
+        device is lost.
         """
         ended: list[GenerationRequest] = []
         self._kv_cache.promised.clear()
@@ -116,12 +118,15 @@ class Batch:
                     ended += self._join(part)
                     continue
                 except Exception as error:  # any failure ends only the answer that caused it
+                    if is_device_lost(error):
+                        raise
                     self._drop([i for i, row in enumerate(self._rows) if row in part])
-                    parts[:0] = _parts(part, error)
+                    lacks_memory = is_out_of_memory(error)
                     if len(part) == 1:
                         ended.append(_failed(part[0].request, error))
-                # only here does no traceback hold the failed pass's tensors
-                release_cached(self._model.device)
+                if lacks_memory:  # only here does no traceback hold the failed pass's tensors
+                    free_cached_memory()
+                parts[:0] = _parts(part, len(part) // 2 if lacks_memory else 1)
         return ended
 
     def drop_cancelled(self) -> list[GenerationRequest]:
@@ -142,7 +147,7 @@ class Batch:
         longest = max(range(len(lengths)), key=lambda row: (lengths[row], row))
         self._rows[longest].request.fail(error)
         self._step.graphs.clear()
-        release_cached(self._model.device)
+        free_cached_memory()
         return self._drop([longest])
 
     def clear(self) -> list[GenerationRequest]:
@@ -210,9 +215,8 @@ def _groups(rows: Sequence[Row]) -> list[list[Row]]:
     return [sorted(group, key=lambda row: row.adapter or "") for group in groups]
 
 
-def _parts(rows: Sequence[Row], error: Exception) -> list[Sequence[Row]]:
-    """What to try of rows that could not be read together: halves where memory ran out, else each by itself."""
-    size = len(rows) // 2 if is_out_of_memory(error) else 1
+def _parts(rows: Sequence[Row], size: int) -> list[Sequence[Row]]:
+    """What to try of rows that could not be read together, so many at a time; nothing of a single one."""
     return [rows[start : start + size] for start in range(0, len(rows), size)] if len(rows) > 1 else []
 
 

@@ -9,6 +9,7 @@ equal those of `generate`. Left out: paged caches, several GPUs.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import queue
 import threading
@@ -20,32 +21,15 @@ from typing import Any
 
 import torch
 
-from raytune_llm.errors import InputError
+from raytune_llm.models.device_errors import is_device_lost
 from raytune_llm.models.out_of_memory import is_out_of_memory
 from raytune_llm.serving.engine.base import Delta, Sampling, ServedModel
 from raytune_llm.serving.engine.batch import Batch, Row
-from raytune_llm.serving.engine.request import GenerationRequest, Outbox
+from raytune_llm.serving.engine.request import GenerationRequest, Outbox, check_length, out_of_memory
 from raytune_llm.serving.engine.resident_models import Prepared, ResidentModels
 from raytune_llm.serving.engine.unbatched import Unbatched
 
 logger = logging.getLogger(__name__)
-
-
-def check_length(longest: int | None, prompt_tokens: int, max_tokens: int) -> None:
-    """Raises InputError for an answer that even an empty cache has no room for; longest as of `longest_answer`."""
-    if longest is not None and prompt_tokens + max_tokens > longest:
-        raise InputError(
-            f"the prompt's {prompt_tokens} tokens and max_tokens={max_tokens} are more than the {longest} tokens that "
-            "serve.engine.cache_bytes has room for; shorten the prompt, lower max_tokens, or raise that"
-        )
-
-
-def out_of_memory(error: BaseException) -> RuntimeError:
-    """What an answer ends with that was evicted."""
-    return RuntimeError(
-        "the device ran out of memory and the longest answer was evicted; lower serve.engine.cache_bytes or "
-        f"serve.max_concurrent_requests ({error})"
-    )
 
 
 @dataclass(frozen=True)
@@ -69,6 +53,7 @@ class LocalDecoder:
         self._retired: set[str] = set()
         self._outbox = Outbox()
         self._num_open = 0
+        self._has_ended = False
         self._thread = threading.Thread(target=self._decode, name="decoder", daemon=True)
         self._thread.start()
 
@@ -117,7 +102,7 @@ class LocalDecoder:
         try:
             if self.is_cold(model):
                 request.weights = await asyncio.to_thread(self._resident.read, model)
-            self._arrived.put(request)
+            self._put(request)
             while True:
                 item = await request.deltas.get()
                 if isinstance(item, Exception):
@@ -130,7 +115,7 @@ class LocalDecoder:
             request.cancelled = True
 
     def check_health(self) -> None:
-        if not self._thread.is_alive():
+        if self._has_ended or not self._thread.is_alive():
             raise RuntimeError("the decoding thread has ended")
 
     def close(self) -> None:
@@ -141,8 +126,13 @@ class LocalDecoder:
         """Run a function in the decoding thread; returns when it has run, or raises its error."""
         self.check_health()
         call = _Call(function, Future())
-        self._arrived.put(call)
+        self._put(call)
         call.done.result()
+
+    def _put(self, item: GenerationRequest | _Call) -> None:
+        """Pass something to the decoding thread. Raises RuntimeError when that has ended."""
+        self._arrived.put(item)
+        self.check_health()  # after the queue: what arrives there too late would wait for ever
 
     def _install(self, prepared: Prepared) -> None:
         if prepared.served.id in self._retired:  # requested again; a version never changes
@@ -155,10 +145,14 @@ class LocalDecoder:
         self._remove_retired()
 
     def _decode(self) -> None:
+        error = RuntimeError("the engine was closed")
         try:
             self._decode_until_closed()
+        except Exception as cause:  # the thread ends, which check_health reports
+            logger.exception("decoding has failed for good")
+            error = RuntimeError(f"decoding has failed for good: {cause}")
         finally:
-            self._fail_all(RuntimeError("the engine was closed"))
+            self._fail_all(error)
 
     def _decode_until_closed(self) -> None:
         with torch.inference_mode():
@@ -173,14 +167,12 @@ class LocalDecoder:
 
     def _fail_all(self, error: Exception) -> None:
         """End every request and call, so that none waits for a thread that has ended."""
+        self._has_ended = True
         for batch in self._resident.batches:
             self._waiting += batch.requests
         self._waiting += [answer.request for answer in self._unbatched]
-        while True:
-            try:
-                item = self._arrived.get(block=False)
-            except queue.Empty:
-                break
+        while not self._arrived.empty():
+            item = self._arrived.get()
             if isinstance(item, _Call):
                 item.done.set_exception(error)
             elif item is not None:
@@ -237,8 +229,13 @@ class LocalDecoder:
             else:
                 joining.setdefault(batch, []).append(batch.row(request, id if self._resident.is_stacked(id) else None))
         self._waiting = still_waiting
-        for batch, rows in joining.items():
-            self._release(batch.join(rows))
+        try:
+            for batch, rows in joining.items():
+                self._release(batch.join(rows))
+        except Exception as error:  # the device is lost
+            for row in itertools.chain(*joining.values()):
+                row.request.fail(error)
+            raise
 
     def _acquire(self, request: GenerationRequest, batch: Batch | None, full: set[Batch]) -> bool:
         """Reserve what an answer needs of its batch, and its adapter's row; False when it has to wait."""
@@ -260,6 +257,8 @@ class LocalDecoder:
             self._release(batch.step())
             return
         except Exception as error:  # any failure ends only answers of this batch
+            if is_device_lost(error):
+                raise
             if not is_out_of_memory(error):
                 logger.exception("a step of %d answers failed", len(batch))
                 for request in batch.requests:

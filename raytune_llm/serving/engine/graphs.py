@@ -35,11 +35,16 @@ class Graphs:
     def run(self, key: Hashable, step: Step) -> Tensor:
         """The step's logits, valid until the next call. key: all that the step's operations depend on, but not the
         numbers in its tensors."""
-        if key in self._replays:
-            replay = self._replays[key] = self._replays.pop(key)
-            return replay()
-        if self._capture is None:
+        if key not in self._replays:
+            self._record(key, step)
+        if key not in self._replays:
             return step()
+        replay = self._replays[key] = self._replays.pop(key)
+        return replay()
+
+    def _record(self, key: Hashable, step: Step) -> None:
+        if self._capture is None:
+            return
         try:
             replay = self._capture(step)
         except Exception as error:  # a step that can't be recorded is run without
@@ -47,11 +52,10 @@ class Graphs:
             if not is_out_of_memory(error):
                 logger.warning("decoding steps can't be recorded as CUDA graphs and run without", exc_info=True)
                 self._capture = None
-            return step()
+            return
         while len(self._replays) >= MAX_GRAPHS:
             del self._replays[next(iter(self._replays))]
         self._replays[key] = replay
-        return replay()
 
     def clear(self) -> None:
         """Drop all graphs: the tensors that they read have moved."""

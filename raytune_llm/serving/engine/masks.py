@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from raytune_llm.compat import attention_implementation
+from raytune_llm.models.attention import FULL_ATTENTION
 
-FULL_ATTENTION, SLIDING_ATTENTION = "full_attention", "sliding_attention"
+SLIDING_ATTENTION = "sliding_attention"
 
 
 def attention_kinds(model: Any) -> set[str]:

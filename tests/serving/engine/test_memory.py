@@ -153,3 +153,22 @@ def test_an_adapter_that_finds_no_memory_leaves_the_others(world, tmp_path, monk
         engine.add(wide)
     assert all_at_once(engine, work) == expected
     engine.close()
+
+
+@pytest.mark.parametrize("place", ["step", "prompt"])
+def test_a_lost_device_ends_the_engine_so_that_the_replica_is_replaced(world, monkeypatch, place):
+    base, models, work, _, _ = world
+    engine = loaded(base, models)
+
+    def lost(*args):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    if place == "step":
+        engine._resident._batch._step.logits = lost
+    else:
+        monkeypatch.setattr(batch_module, "forward", lost)
+    found = all_at_once(engine, work[:3])
+    assert all(isinstance(error, RuntimeError) for error in found)
+    engine._thread.join(10)
+    with pytest.raises(RuntimeError, match="decoding thread has ended"):
+        engine.check_health()

@@ -1,0 +1,69 @@
+"""A base made ready for a pack: its layers wrapped by a stack of adapters, its head narrowed to labels, its attention
+without masks; given back as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from transformers import PreTrainedModel
+
+from raytune_llm.models.attention import maskless_attention
+from raytune_llm.models.pointwise import fuse_pointwise
+from raytune_llm.models.reward_head import head_sizes
+from raytune_llm.models.stacked_lora import AdapterStack
+from raytune_llm.training.packed.checkpointing import set_checkpointing
+from raytune_llm.training.packed.label_head import LabelHead
+from raytune_llm.training.packed.optimizer import RowAdamW
+from raytune_llm.training.packed.score_head import ScoreHead
+
+
+class AdaptedBase:
+    """A model with room for `capacity` trainable adapters of rank ≤ `max_lora_rank` on its layers `names`, changed in
+    place until close()."""
+
+    def __init__(
+        self, model: PreTrainedModel, names: Sequence[str], *, capacity: int, max_lora_rank: int, compiled: bool
+    ) -> None:
+        """`compiled`: torch.compile fuses the pointwise parts, and raises where it can't (models/pointwise.py). That
+        takes some seconds, and pays on a GPU."""
+        self.model = model.eval()
+        self.names, self.capacity = list(names), capacity
+        heads = head_sizes(model)
+        self._undo = ExitStack()
+        self._undo.enter_context(maskless_attention(model))
+        self.stack = AdapterStack(
+            model, names, capacity=capacity, max_lora_rank=max_lora_rank, trainable=True, heads=heads
+        )
+        self._undo.callback(self.stack.remove)
+        self.head = ScoreHead(model, self.stack) if heads else LabelHead(model, fused=compiled)
+        self._undo.callback(self.head.remove)
+        if compiled:
+            self._undo.enter_context(fuse_pointwise(model))
+        assert self.stack.theta is not None and self.stack.grad is not None
+        self.theta, self.grad = self.stack.theta, self.stack.grad
+        """Master weights and their gradients, (capacity, P)."""
+        self.optimizer = RowAdamW(self.theta)
+        self._checkpointing = False
+
+    def close(self) -> None:
+        """Give the model back as it was."""
+        self.checkpointing = False
+        self._undo.close()
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the slots' tables."""
+        tables = (self.theta, self.grad, self.optimizer.m, self.optimizer.v, self.stack.table)
+        return sum(table.nbytes for table in tables)
+
+    @property
+    def checkpointing(self) -> bool:
+        """Whether activations are computed again in the backward pass instead of kept."""
+        return self._checkpointing
+
+    @checkpointing.setter
+    def checkpointing(self, enabled: bool) -> None:
+        if enabled != self._checkpointing:
+            set_checkpointing(self.model, self.stack, enabled)
+            self._checkpointing = enabled
