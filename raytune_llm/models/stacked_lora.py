@@ -25,10 +25,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raytune_llm.models.adapter_route import HeadViews, LayerViews, Noise, Route, Views
+from raytune_llm.models.fp32_head import FP32Head
+from raytune_llm.models.grouped_lora import GroupedRoute
 from raytune_llm.models.lora_weights import RowLayout, Weights
 
 RANK_STEP = 8
@@ -58,12 +59,22 @@ class StackedLinear(nn.Module):
         """x: (B, T, in_features) or (B·T, in_features), rows in the order of the route."""
         stack = self._stack[0]
         route = stack.route
+        if stack.grouped is not None:
+            return stack.grouped.linear(x, self.base, self.index)
         if route is None:
-            return F.linear(x, self.base.weight, self.base.bias)
+            return self.base(x)
         if torch.is_grad_enabled():
             return _Stacked.apply(x, stack.anchor, self.base.weight, self.base.bias, route, self.index)
+        if isinstance(self.base, FP32Head):
+            return self.base(x) + _fp32_product(x, route.layers[self.index])
         noise = None if route.noise is None else route.noise.draw(self.index, x)
         return _forward(x, self.base.weight, self.base.bias, route.layers[self.index], noise)[0]
+
+
+def _fp32_product(x: Tensor, views: LayerViews) -> Tensor:
+    """(x Aᵀ) B in fp32, (…, out_features)."""
+    h = torch.bmm(x.reshape(len(views.a), -1, x.shape[-1]).float(), views.a.transpose(1, 2).float())
+    return torch.bmm(h, views.b.float()).view(*x.shape[:-1], -1)
 
 
 def _forward(
@@ -136,7 +147,7 @@ class AdapterStack:
         self.layers: dict[str, StackedLinear] = {}
         for index, name in enumerate(names):
             module = model.get_submodule(name)
-            if type(module) is not nn.Linear:
+            if not isinstance(module, nn.Linear) or type(module) not in (nn.Linear, FP32Head):
                 raise ValueError(f"adapter target {name} is a {type(module).__name__}; stacked adapters need nn.Linear")
             self.layers[name] = StackedLinear(module, self, index)
         sizes = {name: (layer.in_features, layer.out_features) for name, layer in self.layers.items()}
@@ -158,6 +169,8 @@ class AdapterStack:
         self.lora_ranks = [0] * (capacity + 1)
         self.anchor = torch.zeros((), device=self.device, requires_grad=trainable)
         self.route: Route | None = None
+        self.grouped: GroupedRoute | None = None
+        """Taken in place of a route."""
         self._spans: dict[tuple[int, int, int], Views] = {}
         for name, layer in self.layers.items():
             _replace(model, name, layer)
@@ -218,17 +231,20 @@ class AdapterStack:
             self._spans[start, end, lora_rank] = views
         return Route(end - start, views[0], noise, views[1])
 
-    def gather(self, slots: Sequence[int], noise: Noise | None = None) -> tuple[Route, Tensor | None]:
+    def gather(
+        self, slots: Sequence[int], noise: Noise | None = None, out: Tensor | None = None
+    ) -> tuple[Route, Tensor | None]:
         """Equal numbers of rows for each of these slots, any and in any order; `capacity` is the base.
 
-        Their rows are copied once for all layers, so keep the route while neither slots nor weights change. Returns
+        Their rows are copied once for all layers (to `out`, (S, P), if it is given), so keep the route while neither
+        slots nor weights change. Returns
         the route and, of a trainable stack, the gradients that a backward pass leaves, (S, P), for `scatter_grad`.
         """
         index = torch.tensor(slots, device=self.device)
         grad = None
         if self.grad is not None and torch.is_grad_enabled():
             grad = torch.zeros(len(slots), self.layout.size, dtype=self.grad.dtype, device=self.device)
-        views = self._views(self.table.index_select(0, index), grad, self._lora_rank(slots))
+        views = self._views(torch.index_select(self.table, 0, index, out=out), grad, self._lora_rank(slots))
         return Route(len(slots), views[0], noise, views[1]), grad
 
     def scatter_grad(self, slots: Sequence[int], grad: Tensor) -> None:
@@ -237,13 +253,17 @@ class AdapterStack:
         self.grad.index_add_(0, torch.tensor(slots, device=self.device), grad)
 
     @contextmanager
-    def routed(self, route: Route | None) -> Iterator[None]:
+    def routed(self, route: Route | GroupedRoute | None) -> Iterator[None]:
         """Forward passes inside go through this route."""
-        before, self.route = self.route, route
+        before = self.route, self.grouped
+        if isinstance(route, GroupedRoute):
+            self.route, self.grouped = None, route
+        else:
+            self.route, self.grouped = route, None
         try:
             yield
         finally:
-            self.route = before
+            self.route, self.grouped = before
 
     def _views(self, theta: Tensor, grad: Tensor | None, lora_rank: int) -> Views:
         weights, heads = self.layout.views(theta, lora_rank), self.layout.head_views(theta)

@@ -114,13 +114,29 @@ class Service:
         self, request: Options, served: ServedModel, prompt: list[int], key: str
     ) -> AsyncGenerator[Delta, None]:
         """The answer's deltas. Raises ApiError immediately when the request exceeds the limits."""
-        sampling = request.sampling(self._answer_tokens(request, len(prompt)))
+        sampling = request.sampling(self._answer_tokens(request, served, len(prompt)))
         deltas = self.generate(served.id, prompt, sampling)
         timed = _within(self.limits.request_timeout_seconds, deltas)
         return self.metrics.counted(served.id, len(prompt), self.rate_limiter.charged(key, len(prompt), timed))
 
-    def _answer_tokens(self, request: Options, prompt_tokens: int) -> int:
+    def _answer_tokens(self, request: Options, served: ServedModel, prompt_tokens: int) -> int:
         """Longest answer. Raises ApiError when prompt and answer exceed the limits."""
+        longest, limit = self.engine.longest_answer(served.id), self._limited_tokens(request, prompt_tokens)
+        if longest is None or prompt_tokens + limit <= longest:
+            return limit
+        wanted = request.answer_tokens
+        if prompt_tokens + (wanted or 1) > longest:
+            raise errors.invalid(
+                f"the prompt's {prompt_tokens} tokens and max_tokens={wanted or 1} are more than the {longest} tokens "
+                "that this endpoint's memory has room for (serve.engine.cache_bytes); shorten the prompt or lower "
+                "max_tokens",
+                param="prompt" if isinstance(request, CompletionRequest) else "messages",
+                code="context_length_exceeded",
+            )
+        return longest - prompt_tokens
+
+    def _limited_tokens(self, request: Options, prompt_tokens: int) -> int:
+        """Longest answer by the endpoint's and the model's own limits."""
         limit, context, wanted = self.limits.max_tokens, self.limits.context_tokens, request.answer_tokens
         if wanted is not None and wanted > limit:
             raise errors.invalid(

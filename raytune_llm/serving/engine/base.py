@@ -118,6 +118,11 @@ class Engine(Protocol):
         """Whether a model's adapter must be loaded again before it answers."""
         ...
 
+    def longest_answer(self, id: str) -> int | None:
+        """Tokens, those of the prompt included, of the longest answer by a model that its memory has room for; None =
+        no bound."""
+        ...
+
     def num_adapted_modules(self, id: str) -> int:
         """Modules of the base that a model's adapter is applied to; 0 for the base and for fully tuned models."""
         ...

@@ -1,6 +1,6 @@
 """Continuous batching of one model: one forward pass a step for all answers, whichever adapters they use.
 
-Answers join and leave between two steps. The prompts of those that join are read together, padded on the left, which
+Answers join and leave between two steps. The prompts of those that join are read together, padded on the right, which
 gives each its first token; then they share the key-value cache with the others. An answer's text doesn't depend on
 the rest of the batch, up to rounding in the matrix products. Left out: chunked prefill, shared prefixes, speculative
 decoding.
@@ -19,38 +19,34 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from raytune_llm.compat import attention_implementation, is_stateful
-from raytune_llm.models.adapter_route import Route
-from raytune_llm.models.attention import FULL_ATTENTION, has_full_attention
+from raytune_llm.compat import is_stateful
+from raytune_llm.models.attention import FULL_ATTENTION
+from raytune_llm.models.device_errors import is_device_lost
+from raytune_llm.models.out_of_memory import free_cached_memory, is_out_of_memory
 from raytune_llm.serving.engine.adapter_cache import AdapterCache
-from raytune_llm.serving.engine.kv_cache import KVCache
+from raytune_llm.serving.engine.base import TokenLogprob
+from raytune_llm.serving.engine.kv_cache import CacheBudget, KVCache
+from raytune_llm.serving.engine.masks import SLIDING_ATTENTION, attention_kinds
 from raytune_llm.serving.engine.request import GenerationRequest
 from raytune_llm.serving.engine.sampling import LogitsProcessors, Sampler, SamplingState
+from raytune_llm.serving.engine.step import DecodingStep, forward
 
 logger = logging.getLogger(__name__)
 
 PROMPT_TOKENS = 4096
 """Most prompt tokens, padding included, that are read in one pass; running answers wait for it."""
-SLIDING_ATTENTION = "sliding_attention"
 
 
 def can_batch(model: Any) -> bool:
     """Whether a model's rows may have different lengths in one pass: it is causal and takes positions and a plain
     cache as arguments."""
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or [FULL_ATTENTION])
     takes = inspect.signature(model.forward).parameters
     return (
         not model.config.is_encoder_decoder
         and not is_stateful(model)
-        and kinds <= {FULL_ATTENTION, SLIDING_ATTENTION}
+        and attention_kinds(model) <= {FULL_ATTENTION, SLIDING_ATTENTION}
         and {"position_ids", "past_key_values", "logits_to_keep"} <= takes.keys()
     )
-
-
-def has_plain_mask(model: Any) -> bool:
-    """Whether all layers take one additive mask; otherwise transformers builds a mask for each layer."""
-    return has_full_attention(model) and attention_implementation(model) in ("sdpa", "eager")
 
 
 class Row:
@@ -59,23 +55,27 @@ class Row:
     def __init__(self, request: GenerationRequest, adapter: str | None, processors: LogitsProcessors | None) -> None:
         self.request, self.adapter, self.processors = request, adapter, processors
         self.sampling = SamplingState(request.sampling)
-        self.length = len(request.prompt)
-        """Tokens read so far."""
         self.last = -1
         """The token that the next step reads."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.request.prompt)
 
 
 class Batch:
     """The answers of one causal model and, with an adapter cache, of its adapters. Not thread-safe."""
 
-    def __init__(self, model: Any, adapters: AdapterCache | None, *, max_rows: int) -> None:
+    def __init__(
+        self, model: Any, adapters: AdapterCache | None, budget: CacheBudget, *, max_rows: int, is_bucketed: bool
+    ) -> None:
+        """is_bucketed: whether steps have one of few shapes (step.py)."""
         self._model, self._adapters = model, adapters
-        self._kv_cache = KVCache(max_rows)
+        self._kv_cache = KVCache(_read_token(model), budget, max_rows=max_rows)
+        self._step = DecodingStep(model, adapters, self._kv_cache, max_rows=max_rows, is_bucketed=is_bucketed)
         self._rows: list[Row] = []
-        self._route: Route | None = None
         self._sampler = Sampler([], model.device)
-        self._layout_version = -1
-        self._plain_mask = has_plain_mask(model)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -89,88 +89,93 @@ class Batch:
         processors = LogitsProcessors(self._model, request.sampling, request.served.stop_ids, request.prompt, None)
         return Row(request, adapter, None if processors.is_empty else processors)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest answer, its prompt included, that the cache may hold."""
+        return self._kv_cache.longest
+
+    def has_room(self, request: GenerationRequest) -> bool:
+        """Whether the cache has room for one more answer, however long it and the others get."""
+        return self._kv_cache.has_room(request.num_tokens)
+
+    def promise(self, request: GenerationRequest) -> None:
+        """Keep room for an answer until the next `join`."""
+        self._kv_cache.promised.append(request.num_tokens)
+
     def join(self, rows: Sequence[Row]) -> list[GenerationRequest]:
         """Read the prompts of more answers and give each its first token; returns those that ended with it.
 
-        An answer that makes this fail ends with the error, and the others join without it.
+        An answer that makes this fail ends with the error, and the others join without it. Raises what says that the
+        device is lost.
         """
         ended: list[GenerationRequest] = []
+        self._kv_cache.promised.clear()
         for group in _groups(rows):
-            try:
-                ended += self._join(group)
-            except Exception as error:  # any failure ends only the answer that caused it
-                self._drop([i for i, row in enumerate(self._rows) if row in group])
-                if len(group) > 1:
-                    for row in group:
-                        ended += self.join([row])
+            parts: list[Sequence[Row]] = [group]
+            while parts:
+                part = parts.pop(0)
+                try:
+                    ended += self._join(part)
                     continue
-                logger.exception("reading a prompt for %s failed", group[0].request.served.id)
-                group[0].request.fail(error)
-                ended.append(group[0].request)
+                except Exception as error:  # any failure ends only the answer that caused it
+                    if is_device_lost(error):
+                        raise
+                    self._drop([i for i, row in enumerate(self._rows) if row in part])
+                    lacks_memory = is_out_of_memory(error)
+                    if len(part) == 1:
+                        ended.append(_failed(part[0].request, error))
+                if lacks_memory:  # only here does no traceback hold the failed pass's tensors
+                    free_cached_memory()
+                parts[:0] = _parts(part, len(part) // 2 if lacks_memory else 1)
         return ended
+
+    def drop_cancelled(self) -> list[GenerationRequest]:
+        """Remove the answers whose clients have left."""
+        return self._drop([i for i, row in enumerate(self._rows) if row.request.cancelled])
 
     def step(self) -> list[GenerationRequest]:
         """One more token for each answer; returns those that ended."""
-        cancelled = self._drop([i for i, row in enumerate(self._rows) if row.request.cancelled])
-        if not self._rows:
-            return cancelled
-        if self._adapters is not None and self._layout_version != self._adapters.layout_version:
-            self._refresh()
-        self._kv_cache.make_column()
-        device = self._model.device
-        ids = torch.tensor([row.last for row in self._rows], device=device)[:, None]
-        positions = torch.tensor([row.length for row in self._rows], device=device)[:, None]
-        mask = self._kv_cache.bias if self._plain_mask else self._kv_cache.visible
-        logits = self._forward(ids, positions, mask, self._kv_cache.cache, self._route)
-        self._kv_cache.end += 1
-        for row in self._rows:
-            row.length += 1
+        logits = self._step.logits()
         tokens = _sampled(self._rows, self._sampler, logits)
-        return cancelled + self._drop(_add_tokens(self._rows, self._sampler, logits, tokens))
+        logprobs = self._sampler.logprobs(logits, tokens, [row.request.tokenizer for row in self._rows])
+        self._step.feed(tokens)
+        return self._drop(_add_tokens(self._rows, tokens, logprobs))
+
+    def evict(self, error: Exception) -> list[GenerationRequest]:
+        """End the longest answer with an error, after a step that found no memory; the others are as before it."""
+        lengths = self._kv_cache.lengths
+        longest = max(range(len(lengths)), key=lambda row: (lengths[row], row))
+        self._rows[longest].request.fail(error)
+        self._step.graphs.clear()
+        free_cached_memory()
+        return self._drop([longest])
 
     def clear(self) -> list[GenerationRequest]:
         """Remove all answers, after a step that failed."""
-        return self._drop(list(range(len(self._rows))))
+        dropped, self._rows = self.requests, []
+        self._kv_cache.clear()
+        return dropped
 
     def _join(self, rows: Sequence[Row]) -> list[GenerationRequest]:
         lengths = [row.length for row in rows]
         width, device = max(lengths), self._model.device
-        padded = [[0] * (width - row.length) + row.request.prompt for row in rows]
+        padded = [row.request.prompt + [0] * (width - row.length) for row in rows]
         ids = torch.tensor(padded, device=device)
-        starts = torch.tensor([width - length for length in lengths], device=device)[:, None]
-        positions = torch.arange(width, device=device) - starts
+        positions = torch.arange(width, device=device)[None]
+        last = torch.tensor(lengths, device=device)[:, None] - 1
         filled = DynamicCache()
-        route = self._make_route(rows)
-        logits = self._forward(ids, positions.clamp(min=0), (positions >= 0).long(), filled, route)
+        route = None if self._adapters is None else self._adapters.route([row.adapter for row in rows])
+        # right padding under causal attention: no token can see it, so no mask is needed
+        logits = forward(self._model, self._adapters, route, ids, positions, None, filled, last)
         sampler = Sampler([row.sampling for row in rows], device)
         tokens = _sampled(rows, sampler, logits)
-        self._kv_cache.insert(filled, lengths)
+        logprobs = sampler.logprobs(logits, tokens, [row.request.tokenizer for row in rows])
+        self._kv_cache.insert(filled, lengths, [row.request.num_tokens for row in rows])
         first = len(self._rows)
         self._rows += rows
-        ended = [first + i for i in _add_tokens(rows, sampler, logits, tokens)]
+        ended = [first + i for i in _add_tokens(rows, tokens, logprobs)]
         self._refresh()
         return self._drop(ended)
-
-    def _forward(self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Any, route: Route | None) -> Tensor:
-        """Logits of each row's last token, (B, V), in fp32 or better. ids: (B, T)."""
-
-        def passed() -> Any:
-            return self._model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-
-        if self._adapters is None:
-            output = passed()
-        else:
-            with self._adapters.routed(route):
-                output = passed()
-        logits = output.logits[:, -1]
-        return logits if logits.dtype == torch.float64 else logits.float()
 
     def _drop(self, places: Sequence[int]) -> list[GenerationRequest]:
         if not places:
@@ -180,17 +185,23 @@ class Batch:
             self._kv_cache.drop(i)
             self._rows[i] = self._rows[-1]
             self._rows.pop()
+        self._kv_cache.shrink()
         self._refresh()
         return dropped
 
     def _refresh(self) -> None:
         """Rebuild what depends on the rows and their order."""
-        self._route = self._make_route(self._rows)
+        self._step.set_rows([row.last for row in self._rows], [row.adapter for row in self._rows])
         self._sampler = Sampler([row.sampling for row in self._rows], self._model.device)
-        self._layout_version = -1 if self._adapters is None else self._adapters.layout_version
 
-    def _make_route(self, rows: Sequence[Row]) -> Route | None:
-        return None if self._adapters is None else self._adapters.route([row.adapter for row in rows])
+
+def _read_token(model: Any) -> DynamicCache:
+    """A cache of the model's own shapes, filled with one token."""
+    filled = DynamicCache()
+    ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    with torch.inference_mode():
+        model(input_ids=ids, past_key_values=filled, use_cache=True)
+    return filled
 
 
 def _groups(rows: Sequence[Row]) -> list[list[Row]]:
@@ -204,6 +215,18 @@ def _groups(rows: Sequence[Row]) -> list[list[Row]]:
     return [sorted(group, key=lambda row: row.adapter or "") for group in groups]
 
 
+def _parts(rows: Sequence[Row], size: int) -> list[Sequence[Row]]:
+    """What to try of rows that could not be read together, so many at a time; nothing of a single one."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)] if len(rows) > 1 else []
+
+
+def _failed(request: GenerationRequest, error: Exception) -> GenerationRequest:
+    """The request, ended with an error."""
+    logger.error("reading a prompt for %s failed", request.served.id, exc_info=error)
+    request.fail(error.with_traceback(None))
+    return request
+
+
 def _sampled(rows: Sequence[Row], sampler: Sampler, logits: Tensor) -> Tensor:
     """Each row's next token, (B,), after its logits processors where it has any. logits: (B, V)."""
     if any(row.processors is not None for row in rows):
@@ -215,9 +238,8 @@ def _sampled(rows: Sequence[Row], sampler: Sampler, logits: Tensor) -> Tensor:
     return sampler(logits)
 
 
-def _add_tokens(rows: Sequence[Row], sampler: Sampler, logits: Tensor, tokens: Tensor) -> list[int]:
+def _add_tokens(rows: Sequence[Row], tokens: Tensor, logprobs: Sequence[TokenLogprob | None]) -> list[int]:
     """Give each answer its token; returns the places of those that ended."""
-    logprobs = sampler.logprobs(logits, tokens, [row.request.tokenizer for row in rows])
     ended = []
     for place, (row, token, logprob) in enumerate(zip(rows, tokens.tolist(), logprobs, strict=True)):
         if token < 0:

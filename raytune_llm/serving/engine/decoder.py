@@ -2,13 +2,14 @@
 
 One thread owns the weights. In each step the running answers of the base and of its LoRA adapters share one forward
 pass, fully tuned models have a pass each, and answers that can't share one (DoRA, encoder-decoder bases) decode a
-token in turn. Answers join between two steps. Greedy answers equal those of `generate`. Left out: paged caches,
-several GPUs.
+token in turn. Answers join between two steps, in the order of arrival where the cache has room for them. Greedy answers
+equal those of `generate`. Left out: paged caches, several GPUs.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import queue
 import threading
@@ -20,9 +21,11 @@ from typing import Any
 
 import torch
 
+from raytune_llm.models.device_errors import is_device_lost
+from raytune_llm.models.out_of_memory import is_out_of_memory
 from raytune_llm.serving.engine.base import Delta, Sampling, ServedModel
 from raytune_llm.serving.engine.batch import Batch, Row
-from raytune_llm.serving.engine.request import GenerationRequest, Outbox
+from raytune_llm.serving.engine.request import GenerationRequest, Outbox, check_length, out_of_memory
 from raytune_llm.serving.engine.resident_models import Prepared, ResidentModels
 from raytune_llm.serving.engine.unbatched import Unbatched
 
@@ -50,6 +53,7 @@ class LocalDecoder:
         self._retired: set[str] = set()
         self._outbox = Outbox()
         self._num_open = 0
+        self._has_ended = False
         self._thread = threading.Thread(target=self._decode, name="decoder", daemon=True)
         self._thread.start()
 
@@ -86,14 +90,19 @@ class LocalDecoder:
     def references(self, model: ServedModel) -> tuple[Any, Any]:
         return self._resident.references(model)
 
+    def longest_answer(self, id: str) -> int | None:
+        batch = self._resident.batch(id)
+        return None if batch is None else batch.longest
+
     async def generate(self, model: str, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         self.check_health()
+        check_length(self.longest_answer(model), len(prompt), sampling.max_tokens)
         self._num_open += 1
         request = GenerationRequest(self._models[model], prompt, sampling, self._outbox)
         try:
             if self.is_cold(model):
                 request.weights = await asyncio.to_thread(self._resident.read, model)
-            self._arrived.put(request)
+            self._put(request)
             while True:
                 item = await request.deltas.get()
                 if isinstance(item, Exception):
@@ -106,7 +115,7 @@ class LocalDecoder:
             request.cancelled = True
 
     def check_health(self) -> None:
-        if not self._thread.is_alive():
+        if self._has_ended or not self._thread.is_alive():
             raise RuntimeError("the decoding thread has ended")
 
     def close(self) -> None:
@@ -117,8 +126,13 @@ class LocalDecoder:
         """Run a function in the decoding thread; returns when it has run, or raises its error."""
         self.check_health()
         call = _Call(function, Future())
-        self._arrived.put(call)
+        self._put(call)
         call.done.result()
+
+    def _put(self, item: GenerationRequest | _Call) -> None:
+        """Pass something to the decoding thread. Raises RuntimeError when that has ended."""
+        self._arrived.put(item)
+        self.check_health()  # after the queue: what arrives there too late would wait for ever
 
     def _install(self, prepared: Prepared) -> None:
         if prepared.served.id in self._retired:  # requested again; a version never changes
@@ -131,10 +145,14 @@ class LocalDecoder:
         self._remove_retired()
 
     def _decode(self) -> None:
+        error = RuntimeError("the engine was closed")
         try:
             self._decode_until_closed()
+        except Exception as cause:  # the thread ends, which check_health reports
+            logger.exception("decoding has failed for good")
+            error = RuntimeError(f"decoding has failed for good: {cause}")
         finally:
-            self._fail_all(RuntimeError("the engine was closed"))
+            self._fail_all(error)
 
     def _decode_until_closed(self) -> None:
         with torch.inference_mode():
@@ -149,14 +167,12 @@ class LocalDecoder:
 
     def _fail_all(self, error: Exception) -> None:
         """End every request and call, so that none waits for a thread that has ended."""
+        self._has_ended = True
         for batch in self._resident.batches:
             self._waiting += batch.requests
         self._waiting += [answer.request for answer in self._unbatched]
-        while True:
-            try:
-                item = self._arrived.get(block=False)
-            except queue.Empty:
-                break
+        while not self._arrived.empty():
+            item = self._arrived.get()
             if isinstance(item, _Call):
                 item.done.set_exception(error)
             elif item is not None:
@@ -189,16 +205,18 @@ class LocalDecoder:
                 self._waiting.append(item)
 
     def _admit(self) -> None:
-        """Start waiting answers while there are places, and rows for their adapters."""
+        """Start waiting answers while there are places, room in the cache, and rows for their adapters."""
         joining: dict[Batch, list[Row]] = {}
         places = self._max_running - self._num_decoding
         still_waiting: deque[GenerationRequest] = deque()
+        full: set[Batch] = set()
         for request in self._waiting:
             if request.cancelled:
                 continue
             id = request.served.id
+            batch = self._resident.batch(id)
             try:
-                if places <= 0 or (self._resident.is_stacked(id) and not self._resident.acquire(id, request.weights)):
+                if places <= 0 or batch in full or not self._acquire(request, batch, full):
                     still_waiting.append(request)
                     continue
             except Exception as error:  # any failure ends only this answer
@@ -206,25 +224,51 @@ class LocalDecoder:
                 request.fail(error)
                 continue
             places -= 1
-            batch = self._resident.batch(id)
             if batch is None:
                 self._unbatched.append(Unbatched(request))
             else:
                 joining.setdefault(batch, []).append(batch.row(request, id if self._resident.is_stacked(id) else None))
         self._waiting = still_waiting
-        for batch, rows in joining.items():
-            self._release(batch.join(rows))
+        try:
+            for batch, rows in joining.items():
+                self._release(batch.join(rows))
+        except Exception as error:  # the device is lost
+            for row in itertools.chain(*joining.values()):
+                row.request.fail(error)
+            raise
+
+    def _acquire(self, request: GenerationRequest, batch: Batch | None, full: set[Batch]) -> bool:
+        """Reserve what an answer needs of its batch, and its adapter's row; False when it has to wait."""
+        id = request.served.id
+        if batch is not None and not batch.has_room(request):
+            full.add(batch)  # shorter ones that arrived later wait too, or a long one might never start
+            return False
+        if self._resident.is_stacked(id) and not self._resident.acquire(id, request.weights):
+            return False
+        if batch is not None:
+            batch.promise(request)
+        return True
 
     def _step(self, batch: Batch) -> None:
+        self._release(batch.drop_cancelled())
         if not len(batch):
             return
         try:
             self._release(batch.step())
-        except Exception as error:  # any failure ends only the answers of this batch
-            logger.exception("a step of %d answers failed", len(batch))
-            for request in batch.requests:
-                request.fail(error)
-            self._release(batch.clear())
+            return
+        except Exception as error:  # any failure ends only answers of this batch
+            if is_device_lost(error):
+                raise
+            if not is_out_of_memory(error):
+                logger.exception("a step of %d answers failed", len(batch))
+                for request in batch.requests:
+                    request.fail(error)
+                self._release(batch.clear())
+                return
+            logger.warning("no memory for a step of %d answers; the longest is evicted", len(batch), exc_info=True)
+            evicted = out_of_memory(error)
+        # only here does no traceback hold the failed step's tensors
+        self._release(batch.evict(evicted))
 
     def _step_unbatched(self) -> None:
         for answer in list(self._unbatched):

@@ -1,158 +1,281 @@
-"""The key-value cache of rows that decode together; every row ends at the same column.
+"""The key-value cache of rows that decode together: token t of a row lies in column t of its row.
 
-A row of n tokens fills the n columns before `end`, so a step writes one column for all rows and distances between
-columns are distances between tokens. Rows join and leave without touching the others; the columns before a row's own
-start hold finite values and are masked. Buffers grow by doubling and are moved to the left when the first columns are
-no longer used.
+A step writes each row's own next column. What lies beyond a row's tokens is finite and masked. Buffers are as large as
+the rows need, in powers of two so that they seldom move, within a budget, and smaller again when long rows have left.
+Left out: pages, shared prefixes.
 
 Shape letters: R rows of the buffers, H key-value heads, C columns, D head size.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
-FIRST_COLUMNS = 128
+from raytune_llm.models.memory import free_bytes
+
+COLUMN_STEP = 128
+"""Columns are allocated in multiples of this."""
+SHRINKING = 4
+"""Buffers shrink when they are at least this part of the budget, and as many times what their rows need."""
+SHARES = {"cuda": 0.5, "cpu": 0.25}
+"""Of the memory that is free once the base is loaded; the rest is for adapters, tuned models and reading prompts."""
+
+
+class CacheBudget:
+    """The bytes that all caches of an engine may take together."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self._caches: weakref.WeakSet[KVCache] = weakref.WeakSet()
+
+    def share(self, cache: KVCache) -> None:
+        """Let a cache take its part."""
+        self._caches.add(cache)
+
+    def left(self, cache: KVCache) -> int:
+        """What a cache may take in all, as long as the others' answers run."""
+        return self.limit_bytes - sum(other.claimed_bytes for other in self._caches if other is not cache)
+
+    def allows(self, cache: KVCache, needed_bytes: int) -> bool:
+        """Whether a cache may take so many bytes in all; frees idle ones for it."""
+        if needed_bytes > self.left(cache):
+            for other in self._caches:
+                if other is not cache and not other.needs and not other.promised:
+                    other.clear()
+        return needed_bytes <= self.left(cache)
+
+
+def default_budget(device: torch.device) -> int:
+    """Bytes of caches where no number is configured."""
+    return int(free_bytes(device) * SHARES[device.type])
 
 
 class KVCache:
-    """Rows 0 to num_rows - 1 are in use."""
+    """Rows 0 to num_rows - 1 are in use. Where memory runs out the rows stay as they were."""
 
-    def __init__(self, max_rows: int) -> None:
-        self.max_rows = max_rows
-        self.start, self.end = 0, 0
-        """Columns [start, end) hold what was read; the next step writes column `end`."""
-        self.cache: Any = None
+    def __init__(self, like: DynamicCache, budget: CacheBudget, *, max_rows: int) -> None:
+        """like: what the model fills in a pass over one token."""
+        self.max_rows, self._budget = max_rows, budget
+        self._layers = [KVCacheLayer(layer) for layer in like.layers]
+        self.cache: Any = Cache(layers=self._layers)
         """The past_key_values that a transformers model takes."""
-        self._starts: list[int] = []
-        self._bias = torch.empty(0)
+        self.token_bytes = sum(layer.token_bytes for layer in self._layers)
+        """Bytes of one column of one row, of all layers."""
+        self.rows, self.columns = 0, 0
+        """Size of the buffers."""
+        self.version = 0
+        """Grows when buffers move."""
+        self.lengths: list[int] = []
+        """Tokens of each row."""
+        self.needs: list[int] = []
+        """Most tokens that each row will have."""
+        self.promised: list[int] = []
+        """The same of rows that are about to join."""
+        self._touched: list[int] = []
+        """Columns of each row of the buffers that may not be 0."""
+        self._first: dict[tuple[int, int], Tensor] = {}
+        budget.share(self)
 
     @property
     def num_rows(self) -> int:
-        return len(self._starts)
+        return len(self.lengths)
 
     @property
-    def bias(self) -> Tensor:
-        """The additive attention mask of the next step, (rows, 1, 1, end + 1 - start)."""
-        return self._bias[: self.num_rows, None, None, self.start : self.end + 1]
+    def held_bytes(self) -> int:
+        return self.rows * self.columns * self.token_bytes
 
     @property
-    def visible(self) -> Tensor:
-        """The same as a 0/1 mask, (rows, end + 1 - start): 1 where a row may attend."""
-        return (self._bias[: self.num_rows, self.start : self.end + 1] == 0).long()
+    def claimed_bytes(self) -> int:
+        """What it holds, or will need for its rows."""
+        return max(self.held_bytes, self.needed_bytes([*self.needs, *self.promised]))
 
-    def insert(self, filled: DynamicCache, lengths: Sequence[int]) -> None:
-        """Append rows whose prompts were read into the cache `filled`, padded on the left to the longest of them."""
-        width, first = max(lengths), self.num_rows
-        if self.cache is None:
-            self._allocate(filled)
-        if not self._starts:
-            self.start = self.end = width
-        self._make_room(max(width, self.end - self.start), 1)
-        last = first + len(lengths)
-        for layer, read in zip(self.cache.layers, filled.layers, strict=True):
-            for into, source in ((layer.keys, read.keys), (layer.values, read.values)):
-                into[first:last, :, : self.end - width] = 0
-                into[first:last, :, self.end - width : self.end] = source
-        self._starts += [self.end - length for length in lengths]
-        self._remask()
+    def needed_bytes(self, needs: Sequence[int]) -> int:
+        """Bytes of rows that will have at most so many tokens each."""
+        return len(needs) * _up(max(needs, default=0)) * self.token_bytes
+
+    def has_room(self, need: int) -> bool:
+        """Whether one more row may join, of at most so many tokens."""
+        return self._budget.allows(self, self.needed_bytes([*self.needs, *self.promised, need]))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row that the budget allows."""
+        return self._budget.limit_bytes // self.token_bytes // COLUMN_STEP * COLUMN_STEP
+
+    def wide_rows(self, count: int) -> int:
+        """Rows of a pass that is filled up to a power of two; just those in use where the budget has no room."""
+        wide = min(power_of_two(count), self.max_rows)
+        return wide if self._fits((wide, _up(max(self.needs, default=0)))) else count
+
+    def insert(self, filled: DynamicCache, lengths: Sequence[int], needs: Sequence[int]) -> None:
+        """Append rows whose prompts were read into the cache `filled`, padded on the right to the longest of them."""
+        first, last = self.num_rows, self.num_rows + len(lengths)
+        width = max(lengths)
+        self.reserve(last, width)
+        touched = max(self._touched[first:last])
+        for layer, read in zip(self._layers, filled.layers, strict=True):
+            layer.fill(slice(first, last), read, width, touched)
+        self.lengths += lengths
+        self.needs += needs
+        self._touched[first:last] = [width] * len(lengths)
 
     def drop(self, row: int) -> None:
         """Remove a row; the last row takes its place."""
         last = self.num_rows - 1
         if row != last:
-            for layer in self.cache.layers:
-                for buffer in (layer.keys, layer.values):
-                    buffer[row, :, : self.end] = buffer[last, :, : self.end]
-            self._starts[row] = self._starts[last]
-        self._starts.pop()
-        if self._starts:
-            self._remask()
-        else:
-            self.start = self.end = 0
+            width = max(self._touched[row], self._touched[last])
+            for layer in self._layers:
+                layer.copy_row(last, row, width)
+            self.lengths[row], self.needs[row] = self.lengths[last], self.needs[last]
+            self._touched[row] = width
+        self.lengths.pop()
+        self.needs.pop()
 
-    def make_column(self) -> None:
-        """Ensure that the next step has a column to write."""
-        self._make_room(self.end - self.start, 1)
+    def shrink(self) -> None:
+        """Give back the memory that long rows needed and the present ones don't."""
+        size = self._size(max(1, self.num_rows), max(self.lengths, default=0))
+        is_much = self.held_bytes * SHRINKING >= self._budget.limit_bytes
+        if is_much and self.held_bytes >= SHRINKING * size[0] * size[1] * self.token_bytes:
+            with suppress(torch.OutOfMemoryError):  # moving needs memory itself
+                self._resize(*size)
 
-    def _allocate(self, filled: DynamicCache) -> None:
-        self.cache = Cache(layers=[KVCacheLayer(self, layer, self.max_rows) for layer in filled.layers])
-        like = filled.layers[0].keys
-        self._bias = torch.zeros(self.max_rows, FIRST_COLUMNS, dtype=like.dtype, device=like.device)
+    def clear(self) -> None:
+        """Remove all rows and free the buffers."""
+        self.lengths.clear()
+        self.needs.clear()
+        self._resize(0, 0)
 
-    def _make_room(self, before: int, after: int) -> None:
-        """Ensure that at least `before` columns end at `end` and `after` columns follow."""
-        columns, used = self._bias.shape[1], self.end - self.start
-        if before <= self.end and self.end + after <= columns:
+    def reserve(self, rows: int, tokens: int) -> None:
+        """Make the buffers large enough for so many rows of so many tokens."""
+        if rows <= self.rows and tokens <= self.columns:
             return
-        needed = before + after
-        wanted = columns
-        while wanted < needed + needed // 4:
-            wanted *= 2
-        self._move(wanted, before - used)
+        wanted = self._size(rows, tokens)
+        both = max(wanted[0], self.rows), max(wanted[1], self.columns)
+        self._resize(*(both if self._fits(both) else wanted))
 
-    def _move(self, columns: int, start: int) -> None:
-        """Reallocate buffers of so many columns, their content beginning at `start`."""
-        used = self.end - self.start
-        for layer in self.cache.layers:
-            layer.keys = _moved(layer.keys, columns, self.start, self.end, start)
-            layer.values = _moved(layer.values, columns, self.start, self.end, start)
-        self._starts = [held - self.start + start for held in self._starts]
-        self._bias = self._bias.new_zeros(self.max_rows, columns)
-        self.start, self.end = start, start + used
-        if self._starts:
-            self._remask()
+    def begin(self, positions: Tensor, columns: int) -> None:
+        """Prepare a pass that writes column positions[i] of row i and reads so many columns. positions: (rows, 1)."""
+        rows = len(positions)
+        places = {shape: (first[:rows] + positions).flatten() for shape, first in self._first.items()}
+        for layer in self._layers:
+            layer.place, layer.seen = places[layer.shape], (rows, columns)
 
-    def _remask(self) -> None:
-        self.start = min(self._starts)
-        starts = torch.tensor(self._starts, device=self._bias.device)[:, None]
-        hidden = torch.arange(self._bias.shape[1], device=self._bias.device) < starts
-        # the lowest finite number: softmax of a row of only -inf is NaN
-        self._bias[: self.num_rows] = hidden.to(self._bias.dtype) * torch.finfo(self._bias.dtype).min
+    def advance(self) -> None:
+        """Each row has one more token."""
+        for row, length in enumerate(self.lengths):
+            self.lengths[row] = length + 1
+            self._touched[row] = max(self._touched[row], length + 1)
+
+    def _fits(self, size: tuple[int, int]) -> bool:
+        return size[0] * size[1] * self.token_bytes <= self._budget.left(self)
+
+    def _size(self, rows: int, tokens: int) -> tuple[int, int]:
+        """Rows and columns of buffers for so many rows of so many tokens: powers of two if the budget allows."""
+        wide = min(power_of_two(rows), self.max_rows), power_of_two(max(tokens, COLUMN_STEP))
+        return wide if self._fits(wide) else (rows, _up(tokens))
+
+    def _resize(self, rows: int, columns: int) -> None:
+        self.version += 1
+        kept = self.num_rows, max(self.lengths, default=0)
+        touched = columns
+        try:
+            for layer in self._layers:
+                layer.resize(rows, columns, kept)
+            touched = max(1, kept[1])
+        finally:
+            # a layer that found no memory keeps its size; what all of them have may be used
+            self.rows = min(layer.keys.shape[0] for layer in self._layers)
+            self.columns = min(layer.keys.shape[2] for layer in self._layers)
+            self._touched = [min(touched, self.columns)] * self.rows
+            self._first = {}
+            for layer in self._layers:
+                self._first.setdefault(layer.shape, layer.starts(self.rows))
 
 
 class KVCacheLayer(CacheLayerMixin):
     """One layer's buffers, (R, H, C, D), as transformers' models write and read them."""
 
     is_sliding = False
+    keys: Tensor
+    values: Tensor
 
-    def __init__(self, kv_cache: KVCache, like: Any, max_rows: int) -> None:
-        """`like`: a filled layer of the same shape and dtype."""
+    def __init__(self, like: Any) -> None:
+        """like: a filled layer of the same shape and dtype."""
         super().__init__()
-        self._kv_cache = kv_cache
-        for name in ("keys", "values"):
-            found = getattr(like, name)
-            shape = (max_rows, found.shape[1], FIRST_COLUMNS, found.shape[3])
-            setattr(self, name, found.new_zeros(shape))
+        self.token_bytes: int = sum(
+            made.shape[1] * made.shape[3] * made.element_size() for made in (like.keys, like.values)
+        )
+        self.keys, self.values = like.keys[:0, :, :0].clone(), like.values[:0, :, :0].clone()
+        self.place: Tensor | None = None
+        """Where the next pass writes, (rows · H,) in the buffers as (R · H · C, D)."""
+        self.seen = (0, 0)
+        """Rows and columns that it reads."""
         self.is_initialized = True
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """H and C."""
+        return self.keys.shape[1], self.keys.shape[2]
+
+    def starts(self, rows: int) -> Tensor:
+        """Where each head's columns of each row begin, (rows, H)."""
+        heads, columns = self.shape
+        return (torch.arange(rows * heads, device=self.keys.device) * columns).view(rows, heads)
+
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """The buffers are allocated in __init__."""
+        """The buffers are allocated by `resize`."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write the next column of the first rows, (rows, H, 1, D); return all columns of these rows."""
-        rows, start, end = key_states.shape[0], self._kv_cache.start, self._kv_cache.end
-        self.keys[:rows, :, end] = key_states[:, :, 0]
-        self.values[:rows, :, end] = value_states[:, :, 0]
-        return self.keys[:rows, :, start : end + 1], self.values[:rows, :, start : end + 1]
+        """Write the next column of each row, (rows, H, 1, D); return what the pass reads, (rows, H, columns, D)."""
+        assert self.place is not None
+        rows, columns = self.seen
+        for buffer, states in ((self.keys, key_states), (self.values, value_states)):
+            buffer.view(-1, buffer.shape[3]).index_copy_(0, self.place, states.reshape(-1, buffer.shape[3]))
+        return self.keys[:rows, :, :columns], self.values[:rows, :, :columns]
+
+    def fill(self, rows: slice, read: Any, width: int, touched: int) -> None:
+        """Put what was read of prompts into rows, of whose columns so many were touched by earlier ones."""
+        for buffer, states in ((self.keys, read.keys), (self.values, read.values)):
+            buffer[rows, :, :width] = states
+            # not finite there, an earlier row would spoil this one through the mask
+            buffer[rows, :, width:touched] = 0
+
+    def copy_row(self, source: int, into: int, width: int) -> None:
+        for buffer in (self.keys, self.values):
+            buffer[into, :, :width] = buffer[source, :, :width]
+
+    def resize(self, rows: int, columns: int, kept: tuple[int, int]) -> None:
+        """Reallocate for so many rows and columns, with the first rows' first columns kept and 0 elsewhere."""
+        made = [_resized(buffer, rows, columns, kept) for buffer in (self.keys, self.values)]
+        self.keys, self.values = made
 
     def get_seq_length(self) -> int:
-        return self._kv_cache.end - self._kv_cache.start
+        return self.seen[1] - 1
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.get_seq_length() + query_length, 0
+        return self.seen[1], 0
 
     def get_max_length(self) -> int:
         return -1
 
 
-def _moved(buffer: Tensor, columns: int, start: int, end: int, to: int) -> Tensor:
-    """A buffer of so many columns with [start, end) at `to`, 0 elsewhere."""
-    made = buffer.new_zeros(*buffer.shape[:2], columns, buffer.shape[3])
-    made[:, :, to : to + end - start] = buffer[:, :, start:end]
+def power_of_two(number: int) -> int:
+    """The smallest power of two that is at least a number ≥ 1."""
+    return 1 << (number - 1).bit_length()
+
+
+def _up(tokens: int) -> int:
+    return -(-tokens // COLUMN_STEP) * COLUMN_STEP
+
+
+def _resized(buffer: Tensor, rows: int, columns: int, kept: tuple[int, int]) -> Tensor:
+    made = buffer.new_zeros(rows, buffer.shape[1], columns, buffer.shape[3])
+    made[: kept[0], :, : kept[1]] = buffer[: kept[0], :, : kept[1]]
     return made

@@ -26,11 +26,16 @@ class LocalEngine:
     """LoRA adapters kept in memory; beyond that the least recently used is evicted and loaded again on request. ≥ 1."""
     max_adapter_size: int
     """Largest LoRA rank that is loaded; memory grows with the largest one loaded. ≥ 1."""
+    cache_bytes: int | None
+    """Memory for the key-value caches of all answers; answers that don't fit wait, and one that never can is refused.
+    ≥ 1, or null for half of a GPU's memory that is free once the base is loaded, a quarter of a CPU's."""
 
     def __post_init__(self) -> None:
         require(self.cpus_per_replica > 0, "serve.engine.cpus_per_replica", self.cpus_per_replica, "> 0")
         for name in ("max_resident_adapters", "max_adapter_size"):
             require(getattr(self, name) >= 1, f"serve.engine.{name}", getattr(self, name), "≥ 1")
+        cache_bytes = self.cache_bytes
+        require(cache_bytes is None or cache_bytes >= 1, "serve.engine.cache_bytes", cache_bytes, "≥ 1 or null")
 
     def resources(self, *, cluster_has_gpu: bool) -> dict[str, float]:
         if self.use_gpu and not cluster_has_gpu:
@@ -47,8 +52,15 @@ class LocalEngine:
         device = "cuda" if torch.cuda.is_available() and self.use_gpu is not False else "cpu"
         if device == "cpu":
             torch.set_num_threads(max(1, int(self.cpus_per_replica)))
-        bounds = {"max_adapters": self.max_resident_adapters, "max_lora_rank": self.max_adapter_size}
-        return LocalDecoder(ResidentModels(base, device, max_rows=max_running, **bounds), max_running=max_running)
+        resident = ResidentModels(
+            base,
+            device,
+            max_rows=max_running,
+            max_adapters=self.max_resident_adapters,
+            max_lora_rank=self.max_adapter_size,
+            cache_bytes=self.cache_bytes,
+        )
+        return LocalDecoder(resident, max_running=max_running)
 
     def named(self, catalog: Catalog) -> Catalog:
         return catalog

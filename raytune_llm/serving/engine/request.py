@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from raytune_llm.errors import InputError
 from raytune_llm.serving.engine.base import Delta, Finish, Sampling, ServedModel, TokenLogprob
 from raytune_llm.serving.engine.detokenize import StopStrings, make_detokenizer
 
@@ -58,6 +59,11 @@ class GenerationRequest:
         self._num_pending = 0
         """Tokens since the last delta."""
 
+    @property
+    def num_tokens(self) -> int:
+        """Most tokens that it may have, its prompt included."""
+        return len(self.prompt) + self.sampling.max_tokens
+
     def add_token(self, token: int, logprob: TokenLogprob | None) -> bool:
         """One more token; returns whether the answer needs more."""
         if token in self._stop_ids:
@@ -94,3 +100,20 @@ class GenerationRequest:
         delta = Delta(text, self._num_pending, tuple(self._pending_logprobs), finish)
         self._outbox.put(self._loop, self.deltas, delta)
         self._pending_logprobs, self._num_pending = [], 0
+
+
+def check_length(longest: int | None, prompt_tokens: int, max_tokens: int) -> None:
+    """Raises InputError for an answer that even an empty cache has no room for; longest as of `longest_answer`."""
+    if longest is not None and prompt_tokens + max_tokens > longest:
+        raise InputError(
+            f"the prompt's {prompt_tokens} tokens and max_tokens={max_tokens} are more than the {longest} tokens that "
+            "serve.engine.cache_bytes has room for; shorten the prompt, lower max_tokens, or raise that"
+        )
+
+
+def out_of_memory(error: BaseException) -> RuntimeError:
+    """What an answer ends with that was evicted."""
+    return RuntimeError(
+        "the device ran out of memory and the longest answer was evicted; lower serve.engine.cache_bytes or "
+        f"serve.max_concurrent_requests ({error})"
+    )

@@ -8,16 +8,19 @@ from __future__ import annotations
 import copy
 import itertools
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from raytune_llm.errors import InputError
 from raytune_llm.models.base import Base, skeleton
+from raytune_llm.models.fp32_head import use_fp32_head
 from raytune_llm.models.loading import load_tuned
 from raytune_llm.models.lora_folder import can_stack, largest_lora_rank, read_config, read_scaled_weights
 from raytune_llm.models.lora_weights import Weights
 from raytune_llm.serving.engine.adapter_cache import AdapterCache
 from raytune_llm.serving.engine.base import ServedModel
 from raytune_llm.serving.engine.batch import Batch, can_batch
+from raytune_llm.serving.engine.kv_cache import CacheBudget, default_budget
 from raytune_llm.serving.engine.unbatched import AdapterSwitcher
 from raytune_llm.stores.weight_checks import check_folder
 
@@ -38,10 +41,26 @@ class Prepared:
 class ResidentModels:
     """Belongs to the engine's thread, except where a method is documented as thread-safe."""
 
-    def __init__(self, base: Base, device: str, *, max_rows: int, max_adapters: int, max_lora_rank: int) -> None:
+    def __init__(
+        self,
+        base: Base,
+        device: str,
+        *,
+        max_rows: int,
+        max_adapters: int,
+        max_lora_rank: int,
+        cache_bytes: int | None,
+        is_bucketed: bool | None = None,
+    ) -> None:
+        """cache_bytes: for all key-value caches, None = a share of the free memory; is_bucketed: see Batch, None = on a
+        GPU."""
         self._base, self._device = base, device
-        self._max_rows, self._max_lora_rank = max_rows, max_lora_rank
+        self._max_lora_rank = max_lora_rank
         plain = base.load(device=device).eval()
+        use_fp32_head(plain)
+        budget = CacheBudget(default_budget(plain.device) if cache_bytes is None else cache_bytes)
+        is_bucketed = plain.device.type == "cuda" if is_bucketed is None else is_bucketed
+        self._make_batch = partial(Batch, budget=budget, max_rows=max_rows, is_bucketed=is_bucketed)
         self._pristine = shared_copy(plain)
         """Never wrapped by PEFT or the stack; references start from copies of it."""
         self._switcher = AdapterSwitcher(plain)
@@ -52,7 +71,7 @@ class ResidentModels:
         if can_batch(plain) and not base.is_quantized:
             stacked = shared_copy(plain)
             self.adapter_cache = AdapterCache(stacked, capacity=max_adapters)
-            self._batch = Batch(stacked, self.adapter_cache, max_rows=max_rows)
+            self._batch = self._make_batch(stacked, self.adapter_cache)
         self._full_models: dict[str, tuple[Any, Batch | None]] = {}
         self._stacked: dict[str, ServedModel] = {}
         self.num_adapted_modules: dict[str, int] = {}
@@ -88,7 +107,9 @@ class ResidentModels:
             return Prepared(served, weights=read_scaled_weights(served.folder, config, self._skeleton, served.id))
         if served.kind == "model":
             assert served.folder is not None
-            return Prepared(served, model=load_tuned(served.folder, self._base, device=self._device))
+            model = load_tuned(served.folder, self._base, device=self._device)
+            use_fp32_head(model)
+            return Prepared(served, model=model)
         return Prepared(served)
 
     def install(self, prepared: Prepared) -> None:
@@ -106,7 +127,7 @@ class ResidentModels:
             self._switcher.load(served.id, served.folder, prepared.config)
             num_adapted = self._switcher.num_adapted_modules(served.id)
         elif prepared.model is not None:
-            batch = Batch(prepared.model, None, max_rows=self._max_rows) if can_batch(prepared.model) else None
+            batch = self._make_batch(prepared.model, None) if can_batch(prepared.model) else None
             self._full_models[served.id] = (prepared.model, batch)
         self.num_adapted_modules[served.id] = num_adapted
 

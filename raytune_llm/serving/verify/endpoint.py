@@ -56,12 +56,13 @@ def served_answer(
         is_whole = isinstance(probe, str) and prompt == served.tokens.prompt(probe)
         body |= {"prompt": probe if is_whole else prompt, "logprobs": NUM_TOP}
         choice = _post(endpoint, "/completions", body)
-        tops = [list(top.values()) for top in choice["logprobs"]["top_logprobs"]]
+        tops = [list(top.items()) for top in choice["logprobs"]["top_logprobs"]]
         return GreedyAnswer(choice["text"].lstrip(), tops)
     messages = [{"role": message.role, "content": message.content} for message in probe]
     body |= {"messages": messages, "logprobs": True, "top_logprobs": NUM_TOP}
     choice = _post(endpoint, "/chat/completions", body)
-    tops = [[entry["logprob"] for entry in token["top_logprobs"]] for token in choice["logprobs"]["content"]]
+    tokens = choice["logprobs"]["content"]
+    tops = [[(entry["token"], entry["logprob"]) for entry in token["top_logprobs"]] for token in tokens]
     return GreedyAnswer(choice["message"]["content"], tops)
 
 

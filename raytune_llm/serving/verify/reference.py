@@ -7,11 +7,17 @@ from typing import Any
 
 import torch
 
+from raytune_llm.models.forward import unwrapped
+from raytune_llm.models.fp32_head import use_fp32_head
 from raytune_llm.models.loading import num_adapted_modules
 from raytune_llm.serving.engine.base import ServedModel
 from raytune_llm.serving.engine.detokenize import decode
+from raytune_llm.serving.engine.sampling import decode_one
 
 NUM_TOP = 5
+"""Tokens compared at each position."""
+NUM_KNOWN = 64
+"""Tokens of the reference that they are looked up in."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +25,8 @@ class GreedyAnswer:
     """A greedy answer without leading white space, and its log-probabilities."""
 
     text: str
-    tops: list[list[float]]
-    """log p of the likeliest tokens at each position, nats; fewer where tokens have the same text."""
+    tops: list[list[tuple[str, float]]]
+    """Text and log p (nats) of the likeliest tokens at each position."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,10 @@ class Reference:
     tuned: Any
     """PEFT's model, or the fully tuned one."""
 
+    def __post_init__(self) -> None:
+        for model in (self.base, self.tuned):
+            use_fp32_head(unwrapped(model))
+
     @property
     def num_adapted_modules(self) -> int:
         """Modules in which PEFT put the adapter; 0 for a fully tuned model."""
@@ -43,7 +53,7 @@ class Reference:
     def greedy(self, prompt: list[int], max_tokens: int) -> GreedyAnswer:
         """The answer of transformers' `generate`, its log-probabilities before the logits processors."""
         text, logits = _generated(self.tuned, self.served, prompt, max_tokens)
-        return GreedyAnswer(text, [row[0].float().log_softmax(-1).topk(NUM_TOP).values.tolist() for row in logits])
+        return GreedyAnswer(text, [self._known(row[0]) for row in logits])
 
     def base_difference(self, prompt: list[int]) -> float:
         """Largest difference of version and base in the log-probabilities of the version's likeliest first tokens,
@@ -51,6 +61,13 @@ class Reference:
         first, base = first_logprobs(self.tuned, prompt), first_logprobs(self.base, prompt)
         top = first.topk(NUM_TOP)
         return float((top.values - base[top.indices]).abs().max())
+
+    def _known(self, logits: Any) -> list[tuple[str, float]]:
+        """Text and log p of the likeliest tokens. logits: (V,)."""
+        top = logits.float().log_softmax(-1).topk(min(NUM_KNOWN, len(logits)))
+        tokenizer = self.served.tokens.tokenizer
+        texts = [decode_one(tokenizer, token) for token in top.indices.tolist()]
+        return list(zip(texts, top.values.tolist(), strict=True))
 
 
 def first_logprobs(model: Any, prompt: list[int]) -> Any:

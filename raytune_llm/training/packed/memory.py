@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,19 +19,6 @@ from raytune_llm.training.packed.checkpointing import num_blocks
 SHARE_FOR_ACTIVATIONS = 0.8
 """Of what the slots leave free; the rest is for logits, workspaces and the allocator's holes."""
 PROBE_TOKENS = 64
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that could still be taken on a device; of the CPU, within the container's limit."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    available = int(fields["MemAvailable"].split()[0]) * 1024
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and (text := limit.read_text().strip()) != "max":
-        available = min(available, int(text) - int(used.read_text()))
-    return available
 
 
 def slot_bytes(model: torch.nn.Module, names: Sequence[str], max_lora_rank: int) -> int:

@@ -20,6 +20,7 @@ from raytune_llm.errors import InputError
 from raytune_llm.methods import model_refs
 from raytune_llm.models.adapters.lora import LoRA
 from raytune_llm.models.lora_folder import read_weights, target_names
+from raytune_llm.models.memory import free_bytes
 from raytune_llm.models.out_of_memory import free_cached_memory, is_out_of_memory
 from raytune_llm.models.pointwise import CompileError
 from raytune_llm.training import checkpoints
@@ -29,7 +30,7 @@ from raytune_llm.training.objective import Report
 from raytune_llm.training.packed.batches import PassBudget, TokenTable
 from raytune_llm.training.packed.export import SlotSaver
 from raytune_llm.training.packed.hyperparameters import hyperparameters_of
-from raytune_llm.training.packed.memory import choose_capacity, fit_tokens, free_bytes
+from raytune_llm.training.packed.memory import choose_capacity, fit_tokens
 from raytune_llm.training.packed.pack import Pack
 from raytune_llm.training.packed.pending_report import PendingReport, StateTimer
 from raytune_llm.training.packed.planner import Planner

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import time
+from dataclasses import replace
 
 import pytest
 from serving_world import CONTEXT_TOKENS, ENGINE, make_base, publish, write_adapter
@@ -27,7 +28,7 @@ def make_replica(registry, references, **changed):
     plan = Plan(
         catalog=read_catalog(registry, references),
         registry_dir=registry.root,
-        engine=ENGINE,
+        engine=replace(ENGINE, cache_bytes=changed.pop("cache_bytes", None)),
         limits=changed.pop("limits", LIMITS),
         max_running=4,
         key_hashes=changed.pop("key_hashes", ()),
@@ -336,3 +337,19 @@ def test_the_openapi_page_holds_for_generated_requests(client):
             assert response.status_code < 400 or set(response.json()) == {"error"}
 
         check()
+
+
+def test_an_answer_is_as_long_as_the_cache_has_room_for(registry):
+    token_bytes = 2 * 2 * 2 * 8 * 4  # layers, keys and values, heads, head size, fp32
+    limits = replace(LIMITS, context_tokens=1000, max_tokens=500)
+    replica = make_replica(registry, ["wit"], cache_bytes=128 * token_bytes, limits=limits)
+    client = client_of(replica)
+    ids = {"model": "tiny", "temperature": 0, "prompt": [5] * 120}
+    message = error(
+        client.post("/v1/completions", json={**ids, "max_tokens": 20}), 400, "context_length_exceeded", "prompt"
+    )
+    assert "the 128 tokens that this endpoint's memory has room for (serve.engine.cache_bytes)" in message
+    error(client.post("/v1/completions", json={**ids, "prompt": [5] * 128}), 400, "context_length_exceeded", "prompt")
+    assert client.post("/v1/completions", json=ids).json()["usage"]["completion_tokens"] <= 8
+    assert client.post("/v1/completions", json={**ids, "max_tokens": 8}).status_code == 200
+    replica.close()

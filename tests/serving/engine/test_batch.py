@@ -18,14 +18,12 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
-from transformers.cache_utils import DynamicCache
 
 from raytune_llm.data.tokens import Tokens
 from raytune_llm.models.base import Base, DType
 from raytune_llm.models.loading import load_tuned
 from raytune_llm.serving.engine.base import Sampling, ServedModel
-from raytune_llm.serving.engine.batch import can_batch, has_plain_mask
-from raytune_llm.serving.engine.kv_cache import FIRST_COLUMNS, KVCache
+from raytune_llm.serving.engine.batch import can_batch
 
 SMALL = {
     "hidden_size": 32,
@@ -129,7 +127,6 @@ def test_greedy_answers_are_pefts_on_every_shape_while_others_come_and_go(tmp_pa
     for model in models:
         engine.add(model)
     assert can_batch(base.load())
-    assert has_plain_mask(base.load()) == (shape in ("qwen", "neox_eager"))
     prompts = drawn_prompts(12, 30, len(base.tokenizer()))
     work = [(models[i % 4], prompt, 1 + 2 * (i % 7)) for i, prompt in enumerate(prompts)]
     tuned = {m.id: base.load().eval() if m.folder is None else load_tuned(m.folder, base) for m in models}
@@ -259,50 +256,3 @@ def test_logits_that_are_not_finite_end_only_their_own_answer(world):
         assert good == expected
         assert isinstance(bad, RuntimeError) and "not finite" in str(bad.__cause__)
     engine.close()
-
-
-def filled(lengths, seed):
-    generator = torch.Generator().manual_seed(seed)
-    cache = DynamicCache()
-    for layer in range(2):
-        keys, values = torch.randn(2, len(lengths), 2, max(lengths), 3, generator=generator)
-        cache.update(keys, values, layer)
-    return cache
-
-
-def test_the_kv_cache_keeps_each_rows_own_columns_through_growth_moves_and_departures():
-    draw = random.Random(0)
-    kv_cache, expected_rows = KVCache(4), []
-    for turn in range(600):
-        action = draw.random()
-        if action < 0.08 and len(expected_rows) < 4:
-            lengths = [draw.choice((1, 5, 40, 200)) for _ in range(draw.randint(1, 4 - len(expected_rows)))]
-            cache = filled(lengths, turn)
-            kv_cache.insert(cache, lengths)
-            for row, length in enumerate(lengths):
-                expected_rows.append([layer.keys[row, :, -length:] for layer in cache.layers])
-        elif action < 0.12 and expected_rows:
-            row = draw.randrange(len(expected_rows))
-            kv_cache.drop(row)
-            expected_rows[row] = expected_rows[-1]
-            expected_rows.pop()
-        elif expected_rows:
-            kv_cache.make_column()
-            for index in range(2):
-                new = torch.randn(len(expected_rows), 2, 1, 3)
-                kv_cache.cache.update(new, new, index)
-                for row, one in zip(expected_rows, new, strict=True):
-                    row[index] = torch.cat([row[index], one], dim=1)
-            assert kv_cache.bias.shape == (len(expected_rows), 1, 1, kv_cache.end + 1 - kv_cache.start)
-            kv_cache.end += 1
-        assert kv_cache.num_rows == len(expected_rows)
-        for row, layers in enumerate(expected_rows):
-            length = layers[0].shape[1]
-            for index, expected in enumerate(layers):
-                assert torch.equal(
-                    kv_cache.cache.layers[index].keys[row, :, kv_cache.end - length : kv_cache.end], expected
-                )
-                assert kv_cache.cache.layers[index].keys[row].isfinite().all()
-            if kv_cache.end < kv_cache._bias.shape[1]:
-                assert (kv_cache.bias[row, 0, 0] == 0).sum() == length + 1
-    assert kv_cache._bias.shape[1] > FIRST_COLUMNS

@@ -1,0 +1,116 @@
+"""One decoding step: the next token's logits of all rows in one forward pass.
+
+What a step reads (tokens, positions, where to write, which adapters) lies in tensors on the device. Bucketed, its
+shapes come from a small set: rows and columns are filled up to powers of two, the rows through the base in unused rows
+of the cache. So the same operations on the same addresses are repeated, and on a GPU are CUDA graphs. Unfilled, shapes
+are exact, which is faster where each operation costs by its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raytune_llm.serving.engine.adapter_cache import AdapterCache, AnyRoute
+from raytune_llm.serving.engine.graphs import CUDACapture, Graphs
+from raytune_llm.serving.engine.kv_cache import COLUMN_STEP, KVCache, power_of_two
+from raytune_llm.serving.engine.masks import Masks
+
+
+class DecodingStep:
+    """Steps of the rows of a KVCache."""
+
+    def __init__(
+        self, model: Any, adapters: AdapterCache | None, kv_cache: KVCache, *, max_rows: int, is_bucketed: bool
+    ) -> None:
+        self._model, self._adapters, self._kv_cache = model, adapters, kv_cache
+        self._masks = Masks(model)
+        self._is_bucketed = is_bucketed
+        has_graphs = is_bucketed and model.device.type == "cuda" and self._masks.is_additive
+        self.graphs = Graphs(CUDACapture(model.device) if has_graphs else None)
+        self._state = torch.zeros(2, max_rows, 1, dtype=torch.long, device=model.device)
+        self._ids, self._positions = self._state
+        self._names: list[str | None] = []
+        self._route: AnyRoute = None
+        self._has_route = False
+        self._rank = 0
+        self._versions = (-1, -1)
+
+    def set_rows(self, tokens: Sequence[int], names: Sequence[str | None]) -> None:
+        """The rows after some joined or left: the token that each reads next, and its adapter, None for the base."""
+        if not names:
+            return
+        count = len(names)
+        filling = self._kv_cache.wide_rows(count) - count if self._is_bucketed else 0
+        lengths = self._kv_cache.lengths
+        state = torch.tensor([[*tokens, *[0] * filling], [*lengths, *[0] * filling]])
+        self._state[:, : count + filling, 0] = state.to(self._state.device)
+        self._names = [*names, *[None] * filling]
+        self._has_route = False
+
+    def feed(self, tokens: Tensor) -> None:
+        """The rows' next tokens, (rows,), on the device."""
+        count = len(tokens)
+        self._ids[:count, 0] = tokens
+        self._positions[:count] += 1
+        self._kv_cache.advance()
+
+    def logits(self) -> Tensor:
+        """Of each row's next token, (rows, V), in fp32 or better; valid until the next call."""
+        count, rows = self._kv_cache.num_rows, len(self._names)
+        columns = max(self._kv_cache.lengths) + 1
+        self._kv_cache.reserve(rows, columns)
+        if self._is_bucketed:
+            columns = min(power_of_two(max(columns, COLUMN_STEP)), self._kv_cache.columns)
+        layout = -1 if self._adapters is None else self._adapters.layout_version
+        if not self._has_route or layout != self._versions[1]:
+            self._make_route()
+        if self._versions != (self._kv_cache.version, layout):
+            self.graphs.clear()
+            self._versions = self._kv_cache.version, layout
+        step = partial(self._forward, rows, columns)
+        return self.graphs.run((rows, columns, self._rank), step)[:count]
+
+    def _forward(self, rows: int, columns: int) -> Tensor:
+        positions = self._positions[:rows]
+        self._kv_cache.begin(positions, columns)
+        mask = self._masks(positions, columns)
+        cache = self._kv_cache.cache
+        return forward(self._model, self._adapters, self._route, self._ids[:rows], positions, mask, cache)
+
+    def _make_route(self) -> None:
+        if self._adapters is None:
+            self._route = None
+        elif self._is_bucketed:
+            self._route, self._rank = self._adapters.fixed_route(self._names)
+        else:
+            self._route = self._adapters.route(self._names)
+        self._has_route = True
+
+
+def forward(
+    model: Any,
+    adapters: AdapterCache | None,
+    route: AnyRoute,
+    ids: Tensor,
+    positions: Tensor,
+    mask: Any,
+    cache: Any,
+    last: Tensor | int = 1,
+) -> Tensor:
+    """Logits of one token of each row, (B, V), in fp32 or better.
+
+    ids: (B, T); positions: (B, T) or (1, T); last: which token, (B, 1), else the last one.
+    """
+    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
+    if adapters is None:
+        output = model(**inputs, use_cache=True, logits_to_keep=last)
+    else:
+        with adapters.routed(route):
+            output = model(**inputs, use_cache=True, logits_to_keep=last)
+    logits = output.logits[:, -1]
+    return logits if logits.dtype == torch.float64 else logits.float()

@@ -1,0 +1,177 @@
+"""Steps of few shapes, recorded or not, give the answers of steps of exact shapes, token by token."""
+
+import asyncio
+import dataclasses
+import logging
+import random
+
+import pytest
+import torch
+from serving_world import make_base, write_adapter, write_model
+from test_batch import adapter, answer, drawn_prompts, served, shaped_base
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from raytune_llm.models.base import DType
+from raytune_llm.serving.engine import adapter_cache
+from raytune_llm.serving.engine.base import Sampling
+from raytune_llm.serving.engine.decoder import LocalDecoder
+from raytune_llm.serving.engine.graphs import MAX_GRAPHS, Graphs
+from raytune_llm.serving.engine.resident_models import ResidentModels
+
+SAMPLINGS = [
+    Sampling(
+        max_tokens=3 + 5 * (i % 7),
+        temperature=(0.0, 0.8)[i % 2],
+        top_p=(1.0, 0.7)[i % 3 == 0],
+        seed=i,
+        stop=(),
+        num_logprobs=(None, 2)[i % 5 == 0],
+        stream=bool(i % 4),
+    )
+    for i in range(24)
+]
+
+
+def recorded(step):
+    """What a CUDA graph is, on the CPU: the step's operations on the addresses that it had when it was recorded."""
+    traced = make_fx(step)()
+    return lambda: traced()
+
+
+def decoder(base, models, *, is_bucketed, capture=None, max_rows=6, max_adapters=8):
+    resident = ResidentModels(
+        base,
+        "cpu",
+        max_rows=max_rows,
+        max_adapters=max_adapters,
+        max_lora_rank=32,
+        cache_bytes=1 << 30,
+        is_bucketed=is_bucketed,
+    )
+    engine = LocalDecoder(resident, max_running=max_rows)
+    for model in models:
+        engine.add(model)
+    for batch in resident.batches:
+        batch._step.graphs = Graphs(capture)
+    return engine
+
+
+def answers(engine, work, seed):
+    """All of the work at once, each at a time of its own."""
+    draw = random.Random(seed)
+
+    async def together():
+        return await asyncio.gather(*(answer(engine, *item, draw.random() * 0.1) for item in work))
+
+    return asyncio.run(together())
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    root = tmp_path_factory.mktemp("world")
+    base = make_base(root / "tiny")
+    models = [served(base, "base", "base", None)]
+    for name, seed, rank in (("one", 1, 4), ("two", 2, 8), ("three", 3, 1)):
+        models.append(served(base, name, "adapter", write_adapter(base, root / name, seed=seed, rank=rank)))
+    models.append(served(base, "whole", "model", write_model(base, root / "whole", seed=4)))
+    prompts = drawn_prompts(24, 90, 300)
+    work = [(models[i % 5].id, prompts[i], SAMPLINGS[i]) for i in range(24)]
+    engine = decoder(base, models, is_bucketed=False)
+    expected = [asyncio.run(answer(engine, *item)) for item in work]
+    engine.close()
+    assert len(set(expected)) > 12
+    return base, models, work, expected
+
+
+@pytest.mark.parametrize("is_grouped", [False, True])
+@pytest.mark.parametrize("capture", [None, recorded], ids=["run", "recorded"])
+def test_bucketed_steps_give_the_answers_of_exact_ones(world, monkeypatch, capture, is_grouped):
+    base, models, work, expected = world
+    monkeypatch.setattr(adapter_cache, "can_group", lambda table, layers: is_grouped)
+    engine = decoder(base, models, is_bucketed=True, capture=capture)
+    for seed in range(2):
+        assert answers(engine, work, seed) == expected
+    steps = [batch._step for batch in engine._resident.batches]
+    assert engine._resident.adapter_cache._is_grouped == is_grouped
+    if capture is not None:
+        shapes = {key[:2] for step in steps for key in step.graphs._replays}
+        assert shapes and shapes <= {(rows, 128) for rows in (1, 2, 4, 6)}
+        assert all(step.graphs._capture is recorded for step in steps)
+    engine.close()
+
+
+def test_recorded_steps_follow_adapters_that_are_evicted_and_buffers_that_move(world, monkeypatch):
+    base, models, work, expected = world
+    monkeypatch.setattr(adapter_cache, "can_group", lambda table, layers: True)
+    engine = decoder(base, models, is_bucketed=True, capture=recorded, max_adapters=2)
+    for seed in range(2):
+        assert answers(engine, work, seed) == expected
+        for batch in engine._resident.batches:
+            engine._between_steps(batch._kv_cache.clear)
+    assert engine.num_adapter_loads > 4
+    engine.close()
+
+
+@pytest.mark.parametrize("dtype", [DType.float32, DType.float64])
+@pytest.mark.parametrize("shape", ["qwen", "mistral_sliding", "gemma_mixed", "neox_eager"])
+def test_recorded_steps_of_every_shape(tmp_path, shape, dtype):
+    base = dataclasses.replace(shaped_base(tmp_path / "base", shape), dtype=dtype)
+    targets = ["query_key_value"] if shape == "neox_eager" else ["q_proj", "down_proj"]
+    folder = adapter(base, tmp_path / "one", 1, r=3, target_modules=targets)
+    models = [served(base, "base", "base", None), served(base, "one", "adapter", folder)]
+    work = [(models[i % 2].id, prompt, SAMPLINGS[i]) for i, prompt in enumerate(drawn_prompts(8, 200, 300))]
+    engine = decoder(base, models, is_bucketed=False)
+    expected = [asyncio.run(answer(engine, *item)) for item in work]
+    engine.close()
+    engine = decoder(base, models, is_bucketed=True, capture=recorded)
+    assert answers(engine, work, 0) == expected
+    assert {columns for _, columns, _ in engine._resident._batch._step.graphs._replays} <= {128, 256}
+    assert engine._resident._batch._kv_cache.columns == 256
+    engine.close()
+
+
+def test_a_step_that_can_not_be_recorded_is_run_and_reported_once(world, caplog):
+    base, models, work, expected = world
+
+    def fails(step):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    engine = decoder(base, models, is_bucketed=True, capture=fails)
+    with caplog.at_level(logging.WARNING):
+        assert answers(engine, work[:8], 0) == expected[:8]
+    assert caplog.text.count("run without") == 2  # the base's batch and the tuned model's
+    engine.close()
+
+
+def test_graphs_are_bounded_and_the_latest_used_are_kept():
+    captured = []
+
+    def capture(step):
+        captured.append(step())
+        return step
+
+    graphs = Graphs(capture)
+    for key in range(MAX_GRAPHS):
+        graphs.run(key, lambda: torch.zeros(1))
+    graphs.run(0, lambda: torch.zeros(1))
+    graphs.run("one more", lambda: torch.zeros(1))
+    assert len(captured) == MAX_GRAPHS + 1 and len(graphs._replays) == MAX_GRAPHS
+    graphs.run(0, lambda: torch.zeros(1))
+    assert len(captured) == MAX_GRAPHS + 1
+    graphs.run(1, lambda: torch.zeros(1))
+    assert len(captured) == MAX_GRAPHS + 2
+
+
+def test_no_memory_for_a_graph_keeps_the_step_and_the_next_try():
+    tries = []
+
+    def capture(step):
+        tries.append(step)
+        if len(tries) == 1:
+            raise torch.OutOfMemoryError("no memory")
+        return step
+
+    graphs = Graphs(capture)
+    assert graphs.run(0, lambda: torch.ones(1)) == 1
+    assert graphs.run(0, lambda: torch.ones(1)) == 1
+    assert len(tries) == 2 and 0 in graphs._replays
