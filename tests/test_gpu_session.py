@@ -8,9 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 import gpu_session
+import pytest
 from gpu_session import STEPS, Planned, Session, marked
 from gpu_steps import paper, table, timing, whole_sweep
 from gpu_steps.step import append, read
