@@ -50,12 +50,12 @@ STEPS = [
     Planned("machine", "gpu_steps.machine", 25, 60),
     Planned("correct", "gpu_steps.correct", 30, 90),
     Planned("served", "gpu_steps.served", 25, 60),
-    Planned("packed-1b", "gpu_steps.packed_speed", 50, 100, "1b"),
-    Planned("packed-8b", "gpu_steps.packed_speed", 70, 120, "8b"),
-    Planned("sweep", "gpu_steps.whole_sweep", 170, 240),
+    Planned("packed-1b", "gpu_steps.packed_speed", 60, 110, "1b"),
+    Planned("packed-8b", "gpu_steps.packed_speed", 80, 130, "8b"),
+    Planned("sweep", "gpu_steps.whole_sweep", 170, 260),
     Planned("decoding", "gpu_steps.decoding", 60, 100),
     Planned("lost-actor", "gpu_steps.lost_actor", 40, 90),
-    Planned("commands", "gpu_steps.commands", 60, 120),
+    Planned("commands", "gpu_steps.commands", 80, 150),
     Planned("kernels", "gpu_steps.kernels", 40, 70),
 ]
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("raytune_llm", "conf", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 UNNEEDED = {
-    "ray": ("ray/jars/", "ray/rllib/", "ray/llm/", "ray/cpp/", "ray/dashboard/client/build/static/", "ray/tests/"),
+    "ray": ("ray/jars/", "ray/rllib/", "ray/llm/", "ray/cpp/", "ray/dashboard/client/build/static/js/", "ray/tests/"),
     "numpy": ("numpy/tests/", "numpy/_core/tests/"),
     "pandas": ("pandas/tests/",),
     "pyarrow": ("pyarrow/tests/", "pyarrow/include/", "pyarrow/src/"),
@@ -33,7 +33,15 @@ def fetch(packages: Mapping[str, str], target: Target, folder: Path) -> None:
     if packages:
         where = [f"--platform={platform}" for platform in target.platforms]
         wanted = [f"{name}=={version}" for name, version in packages.items()]
-        command = [*PIP, "download", "--no-deps", f"--dest={folder}", f"--python-version={target.python}", *where]
+        command = [
+            *PIP,
+            "download",
+            "--no-deps",
+            "--no-build-isolation",
+            f"--dest={folder}",
+            f"--python-version={target.python}",
+            *where,
+        ]
         run([*command, "--implementation=cp", *wanted])
     for source in [file for file in folder.iterdir() if file.suffix != ".whl"]:
         build(source, folder)

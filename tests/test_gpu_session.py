@@ -157,3 +157,13 @@ def test_trials_that_were_not_run_cost_what_later_waves_cost():
 
 def test_overlapping_kernels_count_once():
     assert timing.covered([(0.0, 2.0), (1.0, 3.0), (1.5, 1.7), (5.0, 6.0)]) == 4.0
+
+
+def test_the_page_about_gpus_has_every_row_and_step():
+    page = (ROOT / "docs" / "gpu.md").read_text()
+    rows = {line.split(" | ")[0]: line for line in page.splitlines() if line.startswith("| ")}
+    for row in table.ROWS:
+        _, _, on_paper, aim, _ = row.cells([])
+        assert rows[f"| {row.what}"].split(" | ")[2:4] == [on_paper, aim], "make it anew: gpu_session.py --table"
+    for step in STEPS:
+        assert f"`{step.name}`" in page, step.name

@@ -22,6 +22,7 @@ RLHF += ["method.max_completion_tokens=16", "method.eval_prompts=16"]
 DSS = ["method=dss", "model=demo", "data=demo_rationale"]
 COMMANDS = {"rlhf": (RLHF, ("rlhf", "rlhf-reward")), "dss": (DSS, ("dss",))}
 """By name: the arguments, and the models that must be in the registry afterwards."""
+POLL_SECONDS = 0.2
 
 
 def run(step: Step) -> None:
@@ -29,9 +30,11 @@ def run(step: Step) -> None:
         return step.add(**checked())
     running = {name: start(name, arguments, step.scratch) for name, (arguments, _) in COMMANDS.items()}
     began = time.monotonic()
-    for name, process in running.items():
-        process.wait()
-        step.add(**{name: ended(name, process.returncode, step.scratch) | {"seconds": time.monotonic() - began}})
+    while running:
+        time.sleep(POLL_SECONDS)
+        for name in [name for name, process in running.items() if process.poll() is not None]:
+            found = ended(name, running.pop(name).returncode, step.scratch)
+            step.add(**{name: found | {"seconds": time.monotonic() - began}})
 
 
 def start(name: str, arguments: list[str], scratch: Path) -> subprocess.Popen[bytes]:

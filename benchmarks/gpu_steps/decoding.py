@@ -59,7 +59,7 @@ def run(step: Step) -> None:
 
 
 def write_adapters(base: Base, folder: Path, count: int) -> list[Path]:
-    """Folders of one random adapter: each is loaded by itself, and what stands in it makes no difference to speed."""
+    """Folders of one random adapter: each is loaded by itself, and its values make no difference to speed."""
     model = skeleton(base)
     names = linear_targets(model)
     weights = {}

@@ -129,9 +129,12 @@ def packed_figures(
         seconds = median_seconds(pack.step, device, warm_up=1, at_most=TIMED_SECONDS)
         found = {"together_seconds": seconds, "first_seconds": first, "passes": pack.num_passes}
         found["padded_tokens"] = pack.padded_tokens
-        planner = Planner(pack, max_tokens=pack.budget.max_tokens, log=lambda line: None)
+        together = pack.budget
+        planner = Planner(pack, max_tokens=together.max_tokens, log=lambda line: None)
         if settled(planner, seconds):
             seconds = median_seconds(planner.step, device, warm_up=0, at_most=TIMED_SECONDS)
+        else:
+            pack.budget = together
         busy = busy_seconds(pack.step, device)
         peak = {"peak_gigabytes": peak_gigabytes(device), "checkpointing": pack.checkpointing}
         share = {"busy": None if busy is None else min(1.0, busy / seconds)}
