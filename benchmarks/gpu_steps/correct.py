@@ -36,8 +36,10 @@ from .timing import fresh_memory
 
 RANKS, ALPHAS, SLOTS, BATCH_SIZE, NUM_EXAMPLES = (1, 4, 8, 16), (8.0, 16.0, 32.0), 16, 3, 40
 NO_CLIPPING = 1e9
+UPDATE = 0.1
+"""Of each output, by an adapter, for inputs of size 1."""
 SMALL = {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 4}
-SMALL |= {"intermediate_size": 1408, "vocab_size": 4096, "initializer_range": 0.05}
+SMALL |= {"intermediate_size": 1408, "vocab_size": 4096}
 TINY = {"initializer_range": 0.2}
 ALL_AT_ONCE = PassBudget(SLOTS, 1 << 20, 1 << 20)
 
@@ -69,13 +71,15 @@ class World:
         self.device = base.device
 
     def weights(self, spec: Hyperparameters) -> Weights:
-        """A random adapter, of B like A: with B = 0 no gradient would reach A."""
+        """A random adapter: with B = 0, as trials begin, no gradient would reach A. Its update of an output is of one
+        size whatever the rank and alpha, small enough that rounding isn't amplified from layer to layer."""
         generator = torch.Generator().manual_seed(spec.seed)
         found = {}
         for name in self.names:
             layer, rank = self.base.get_submodule(name), spec.lora_rank
             a = torch.randn(rank, layer.in_features, generator=generator) * layer.in_features**-0.5
-            found[name] = a, torch.randn(layer.out_features, rank, generator=generator) * 0.05
+            b = torch.randn(layer.out_features, rank, generator=generator) * UPDATE / (spec.scale * rank**0.5)
+            found[name] = a, b
         return found
 
     def pack(self, specs: Sequence[Hyperparameters], dtype: torch.dtype, budget: PassBudget = ALL_AT_ONCE) -> Pack:
