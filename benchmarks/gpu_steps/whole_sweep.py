@@ -74,25 +74,27 @@ def prepared(step: Step) -> dict[str, Any]:
     (step.scratch / "tokens.json").write_text(json.dumps(tokens))
     lengths = [len(row["input_ids"]) for row in tokens["train"]]
     step.add(mean_tokens=sum(lengths) / len(lengths), trials=TRIALS, steps=steps)
-    axes = [
-        f"sweep.space.tuning.steps=[{steps}]",
-        "sweep/scheduler=none",
-        f"scaling.use_gpu={str(step.on_gpu).lower()}",
-    ]
-    if step.smoke:
-        axes += ["sweep.space.tuning.adapter_size=[1,4]", "sweep.space.tuning.learning_rate_multiplier=[1.0]"]
     return {
         "base": str(base),
         "data": str(step.scratch),
         "rate": job.model.recommended_rate(),
         "overrides": overrides,
-        "own_overrides": [*axes, "sweep/backend=packed"],
+        "own_overrides": own_overrides(step, steps),
         "steps": steps,
         "every": every,
         "trials": 2 if step.smoke else TRIALS,
         "waves": 1 if step.smoke else 2,
         "use_gpu": step.on_gpu,
     }
+
+
+def own_overrides(step: Step, steps: int) -> list[str]:
+    """Of this project's sweep, over what sweep_makespan.py has by itself."""
+    found = [f"sweep.space.tuning.steps=[{steps}]", "sweep/scheduler=none", "sweep/backend=packed"]
+    found += [f"scaling.use_gpu={str(step.on_gpu).lower()}"]
+    if step.smoke:
+        found += ["sweep.space.tuning.adapter_size=[1,4]", "sweep.space.tuning.learning_rate_multiplier=[1.0]"]
+    return found
 
 
 def write_records(folder: Path, base: Path, length: int) -> None:
