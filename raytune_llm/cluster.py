@@ -6,14 +6,15 @@ import gc
 import logging
 import os
 import socket
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from raytune_llm.compat import running_ray_address
+from raytune_llm.compat import AutoscalerReport, autoscaler_report, ray_gpu_count, running_ray_address
 from raytune_llm.errors import InputError
 
 P = ParamSpec("P")
@@ -31,8 +32,16 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # hides the GPUs from a worker that reserves none, as use_gpu=false does
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # batches of changing shapes leave fewer holes in GPU memory
 }
 """Set before Ray starts, for the driver and, through it, for every worker; a value that the user has set stays."""
+GPU_WAIT_SECONDS = 900.0
+"""How long a job that has no key for it waits for a GPU node."""
+REACTION_SECONDS = 20.0
+"""How long an autoscaler may take to start a node for a request; it looks at requests every 5 s."""
+MESSAGE_SECONDS = 60.0
+POLL_SECONDS = 1.0
 
 _is_own = False
 """Whether this process started its session."""
@@ -41,7 +50,8 @@ _is_own = False
 def set_environment() -> None:
     """Set ENVIRONMENT in this process, and silence transformers' FutureWarnings."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    for name, value in ENVIRONMENT.items():
+    former_name = os.environ.get("PYTORCH_CUDA_ALLOC_CONF")  # read by torch where the present one isn't set
+    for name, value in (ENVIRONMENT | ({"PYTORCH_ALLOC_CONF": former_name} if former_name else {})).items():
         os.environ.setdefault(name, value)
 
 
@@ -67,21 +77,30 @@ def connect(*, dashboard: bool = True) -> None:
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # not submitted: its working directory is not on the workers
         environment["py_modules"] = [str(Path(__file__).parent)]
     ray.init(logging_level=logging.WARNING, runtime_env=environment)
+    if shows_gpu() and total_gpus() == 0:
+        print(
+            "! this machine has a GPU, but the Ray cluster that this job joined counts none, so it computes on CPUs; "
+            "start Ray with `ray start --num-gpus=N`, or with RAY_OVERRIDE_RESOURCES='{\"GPU\": N}' in its environment",
+            flush=True,
+        )
 
 
 def start_session(dashboard: bool) -> None:
     """A local session on a port known beforehand, whose address its workers find in their environment. Ray Train's
     helpers look for a session of this machine otherwise, and fail where there are two. Its workers inherit this
-    process's environment: a runtime environment would start each of them twice."""
+    process's environment: a runtime environment would start each of them twice. It has the GPUs that CUDA sees, also
+    where Ray counts none."""
     import ray
 
+    num_gpus = uncounted_gpus()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     addresses = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"127.0.0.1:{port}"}
     os.environ |= addresses
     try:
-        ray.init("local", logging_level=logging.WARNING, include_dashboard=dashboard)
+        options = {"num_gpus": num_gpus} if num_gpus else {}
+        ray.init("local", logging_level=logging.WARNING, include_dashboard=dashboard, **options)
         global _is_own
         _is_own = True
     finally:
@@ -101,14 +120,117 @@ def end_own_session() -> bool:
     return True
 
 
-def uses_gpu(requested: bool | None) -> bool:
-    """Whether trials get GPUs. Raises InputError when they are requested and the cluster has none."""
+def shows_gpu(root: Path = Path("/")) -> bool:
+    """Whether this machine has device files of an NVIDIA GPU that CUDA_VISIBLE_DEVICES doesn't hide. Calls no driver,
+    imports no torch."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1", "NoDevFiles"):
+        return False
+    names = (file.name.removeprefix("nvidia") for file in (root / "dev").glob("nvidia*"))
+    return any(name.isdigit() for name in names) or any((root / "proc/driver/nvidia/gpus").glob("*"))
+
+
+def uncounted_gpus() -> int:
+    """GPUs of this machine that CUDA sees although Ray counts none; Ray asks NVML, which some containers lack."""
+    if not shows_gpu() or "GPU" in os.environ.get("RAY_OVERRIDE_RESOURCES", "") or ray_gpu_count():
+        return 0
+    import torch
+
+    found = torch.cuda.device_count()
+    if found:
+        print(f"Ray counts no GPU here, CUDA sees {found}: this session has {found}", flush=True)
+    else:
+        print("! this machine has a GPU that CUDA can't use (see nvidia-smi); this job computes on CPUs", flush=True)
+    return found
+
+
+def total_gpus() -> float:
+    """GPUs of the connected cluster, as far as its nodes have joined it."""
     import ray
 
-    has_gpu = ray.cluster_resources().get("GPU", 0) >= 1
-    if requested and not has_gpu:
-        raise InputError("scaling.use_gpu=true, but the cluster has no GPU; set it to null or false")
-    return has_gpu if requested is None else requested
+    return float(ray.cluster_resources().get("GPU", 0))
+
+
+def uses_gpu(
+    requested: bool | None,
+    *,
+    key: str = "scaling.use_gpu",
+    bundles: Sequence[Mapping[str, float]] = ({"GPU": 1},),
+    wait_seconds: float = GPU_WAIT_SECONDS,
+) -> bool:
+    """Whether a job computes on GPUs. Where an autoscaler can start them, waits for the first one.
+
+    Args:
+        requested: by `key`; True = it must, False = it doesn't, None = if the cluster has any or can start some.
+        bundles: what each of its workers reserves, as Ray's resources.
+
+    Raises:
+        InputError: GPUs are requested and there are none, or fewer than the workers need, or none came in time.
+    """
+    if requested is False:
+        return False
+    found, needed = total_gpus(), sum(bundle.get("GPU", 0) for bundle in bundles)
+    autoscales = not _is_own and autoscaler_report() is not None
+    if found and (found >= needed or autoscales):
+        return True
+    if found:
+        raise InputError(
+            f"{key}: {len(bundles)} workers need {needed:g} GPUs, and the cluster has {found:g}; lower their number, "
+            f"or set {key}=false"
+        )
+    if autoscales:
+        return wait_for_gpu(bundles, key=key, required=bool(requested), wait_seconds=wait_seconds)
+    if requested:
+        raise InputError(f"{key}=true, but the cluster has no GPU; set it to null or false")
+    return False
+
+
+def wait_for_gpu(bundles: Sequence[Mapping[str, float]], *, key: str, required: bool, wait_seconds: float) -> bool:
+    """Ask the cluster's autoscaler for these bundles until a first GPU has joined. False when one isn't `required` and
+    the autoscaler starts no node for them.
+
+    Raises InputError when none joined in time.
+    """
+    from ray.autoscaler.sdk import request_resources
+
+    print(f"the cluster has no GPU yet; asking its autoscaler for {len(bundles)} × {dict(bundles[0])} …", flush=True)
+    started = last_message = time.monotonic()
+    request_resources(bundles=[dict(bundle) for bundle in bundles])
+    try:
+        while total_gpus() == 0:
+            now, report = time.monotonic(), autoscaler_report()
+            required = required or (report is not None and report.starts_gpus)
+            if not required and now - started > REACTION_SECONDS:
+                print("the autoscaler starts no GPU node; this job computes on CPUs", flush=True)
+                return False
+            if now - started > wait_seconds:
+                raise InputError(_no_gpu_came(report, key, wait_seconds))
+            if now - last_message > MESSAGE_SECONDS:
+                last_message = now
+                print(
+                    f"waiting for a GPU node, {now - started:.0f} of at most {wait_seconds:.0f} s; being started: "
+                    f"{_starting(report)}",
+                    flush=True,
+                )
+            time.sleep(POLL_SECONDS)
+    finally:
+        request_resources(bundles=[])
+    print(f"a GPU joined the cluster after {time.monotonic() - started:.0f} s", flush=True)
+    return True
+
+
+def _starting(report: AutoscalerReport | None) -> str:
+    """The nodes that an autoscaler is starting, for the terminal."""
+    starting = report.starting if report is not None else {}
+    return ", ".join(f"{count} {node_type}" for node_type, count in starting.items()) or "none"
+
+
+def _no_gpu_came(report: AutoscalerReport | None, key: str, wait_seconds: float) -> str:
+    reasons = "".join(f"; {name}: {why}" for name, why in (report.unavailable if report else {}).items())
+    longer = ", raise scaling.wait_seconds" if key.startswith("scaling.") else ""
+    return (
+        f"no GPU node joined the cluster within {wait_seconds:.0f} s (being started: {_starting(report)}{reasons}); "
+        f"see `ray status`, check the GPU node types and quotas{longer}, or set {key}=false"
+    )
 
 
 def as_task(function: Callable[P, T], *, use_gpu: bool) -> Callable[P, T]:

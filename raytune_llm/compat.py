@@ -12,8 +12,11 @@ Private methods that a subclass here overrides stay in the subclass, and are pin
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,6 +36,64 @@ def running_ray_address() -> str | None:
     from ray._private.services import canonicalize_bootstrap_address
 
     return canonicalize_bootstrap_address(None)
+
+
+def ray_gpu_count() -> int:
+    """GPUs that Ray counts on this machine by NVML, 0 where that fails; CUDA_VISIBLE_DEVICES is not looked at.
+    ray 2.60."""
+    from ray._private.accelerators import NvidiaGPUAcceleratorManager
+
+    return NvidiaGPUAcceleratorManager.get_current_node_num_accelerators()
+
+
+@dataclass(frozen=True)
+class AutoscalerReport:
+    """What the autoscaler of the connected cluster reported last."""
+
+    starting: Mapping[str, int]
+    """Nodes that it is starting, by node type."""
+    starts_gpus: bool
+    """Whether they have GPUs; autoscaler v2 reports no resources, so there any node counts."""
+    unavailable: Mapping[str, str]
+    """Node types that couldn't be started, with the reason."""
+
+
+def autoscaler_report() -> AutoscalerReport | None:
+    """The last report of the connected cluster's autoscaler; None for a cluster whose nodes are fixed. There, too, a
+    monitor runs, which calls each node's type `node_` and the node's id. ray 2.60."""
+    import ray
+    from ray.autoscaler.v2.utils import is_autoscaler_v2
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    if is_autoscaler_v2(fetch_from_server=True):
+        return _autoscaler_v2_report(ray.get_runtime_context().gcs_address)
+    report = json.loads(_internal_kv_get("__autoscaling_status") or "{}").get("autoscaler_report") or {}
+    if not any(_is_node_type(name) for name in (report.get("node_type_mapping") or {}).values()):
+        return None
+    starting = Counter(report["pending_launches"]) + Counter(node_type for _, node_type, _ in report["pending_nodes"])
+    types = report["node_availability_summary"]["node_availabilities"]
+    found = {name: one["unavailable_node_information"] for name, one in types.items() if not one["is_available"]}
+    reasons = {name: f"{why['category']}: {why['description']}" if why else "" for name, why in found.items()}
+    return AutoscalerReport(starting, report["pending_resources"].get("GPU", 0) > 0, reasons)
+
+
+def _autoscaler_v2_report(gcs_address: str) -> AutoscalerReport | None:
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    status = get_cluster_status(gcs_address)
+    nodes = [*status.active_nodes, *status.idle_nodes]
+    if not any(_is_node_type(node.ray_node_type_name) for node in nodes):
+        return None
+    starting = Counter({launch.ray_node_type_name: launch.count for launch in status.pending_launches})
+    starting += Counter(node.ray_node_type_name for node in status.pending_nodes)
+    return AutoscalerReport(
+        starting, bool(starting), {f.ray_node_type_name: f.details or "" for f in status.failed_launches}
+    )
+
+
+def _is_node_type(name: str) -> bool:
+    """Whether an autoscaler's config has this node type; else it is what a monitor calls a fixed node."""
+    return bool(name) and not name.startswith("node_")
 
 
 class RayProgressBar:

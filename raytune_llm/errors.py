@@ -29,7 +29,7 @@ def check_name(key: str, name: str) -> None:
 
 def first_line(error: BaseException) -> str:
     """The first line of a library's message, to be quoted in ours."""
-    return str(error).strip().splitlines()[0][:200]
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 @contextmanager

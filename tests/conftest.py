@@ -1,4 +1,4 @@
-"""What all tests share: quiet, offline, on one thread, with their own home."""
+"""What all tests share: quiet, offline, on one thread, with their own home and cache."""
 
 import os
 import sys
@@ -22,6 +22,7 @@ LONG_FILES = (
     "test_journey.py",
     "test_rlhf_journey.py",
     "test_runner_packed.py",
+    "test_lost_actors.py",
     "test_ray_jobs.py",
     "test_failures.py",
     "test_replicas.py",
@@ -41,6 +42,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def own_home(tmp_path, monkeypatch):
     monkeypatch.setenv("RAYTUNE_LLM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="session")

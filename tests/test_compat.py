@@ -1,9 +1,12 @@
 """Each private call into an upstream library, against the library itself: fails when upstream moves or changes it."""
 
 import ast
+import dataclasses
 import inspect
+import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -48,6 +51,95 @@ def test_running_ray_address(monkeypatch):
     assert compat.running_ray_address().endswith(":6399")
     monkeypatch.setenv("RAY_ADDRESS", "local")
     assert compat.running_ray_address() is None
+
+
+def test_ray_gpu_count():
+    """By NVML, which this machine may lack."""
+    assert compat.ray_gpu_count() >= 0
+
+
+def test_a_cluster_of_fixed_nodes_has_no_autoscaler(ray_session):
+    """Its monitor must have reported for that to be seen."""
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    deadline = time.monotonic() + 30
+    while b"autoscaler_report" not in (_internal_kv_get("__autoscaling_status") or b""):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert compat.autoscaler_report() is None
+
+
+def autoscaler_status(**changed):
+    """What Ray's monitor writes, from Ray's own class of it."""
+    from ray.autoscaler._private.autoscaler import AutoscalerSummary
+
+    summary = AutoscalerSummary(
+        **{
+            "active_nodes": {"head": 1},
+            "idle_nodes": None,
+            "pending_nodes": [],
+            "pending_launches": {},
+            "failed_nodes": [],
+            "node_type_mapping": {"ip": "head"},
+            **changed,
+        }
+    )
+    return json.dumps({"autoscaler_report": dataclasses.asdict(summary)}).encode()
+
+
+def test_autoscaler_report(ray_session, monkeypatch):
+    from ray.autoscaler._private.node_provider_availability_tracker import (
+        NodeAvailabilityRecord,
+        NodeAvailabilitySummary,
+        UnavailableNodeInformation,
+    )
+
+    def report(**changed):
+        status = autoscaler_status(**changed)
+        monkeypatch.setattr("ray.experimental.internal_kv._internal_kv_get", lambda key: status)
+        return compat.autoscaler_report()
+
+    assert report() == compat.AutoscalerReport({}, False, {})
+    assert report(node_type_mapping={"ip": "node_0123"}) is None
+    records = {
+        "gpu": NodeAvailabilityRecord("gpu", False, 0.0, UnavailableNodeInformation("NoCapacity", "none left")),
+        "cpu": NodeAvailabilityRecord("cpu", True, 0.0, None),
+    }
+    found = report(
+        pending_launches={"gpu": 2},
+        pending_nodes=[("10.0.0.7", "gpu", "setting-up")],
+        pending_resources={"CPU": 4, "GPU": 3},
+        node_availability_summary=NodeAvailabilitySummary(records),
+    )
+    assert found == compat.AutoscalerReport({"gpu": 3}, True, {"gpu": "NoCapacity: none left"})
+    monkeypatch.setattr("ray.experimental.internal_kv._internal_kv_get", lambda key: None)
+    assert compat.autoscaler_report() is None
+
+
+def test_autoscaler_v2_report(ray_session, monkeypatch):
+    from ray.autoscaler.v2.schema import ClusterStatus, LaunchRequest, NodeInfo
+
+    def node(name):
+        return NodeInfo("g6.xlarge", name, "id", "ip")
+
+    def launch(state, **more):
+        return LaunchRequest("g6", "gpu", 2, LaunchRequest.Status[state], 0, **more)
+
+    def report(**status):
+        found = ClusterStatus(**status)
+        monkeypatch.setattr("ray.autoscaler.v2.utils.is_autoscaler_v2", lambda **_: True)
+        monkeypatch.setattr("ray.autoscaler.v2.sdk.get_cluster_status", lambda address: found)
+        return compat.autoscaler_report()
+
+    assert report(active_nodes=[node("node_0123")]) is None
+    assert report(idle_nodes=[node("head")]) == compat.AutoscalerReport({}, False, {})
+    found = report(
+        active_nodes=[node("head")],
+        pending_launches=[launch("PENDING")],
+        pending_nodes=[node("gpu")],
+        failed_launches=[launch("FAILED", details="no quota")],
+    )
+    assert found == compat.AutoscalerReport({"gpu": 3}, True, {"gpu": "no quota"})
 
 
 def test_ray_progress_bar(monkeypatch):

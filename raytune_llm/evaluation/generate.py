@@ -14,7 +14,8 @@ import torch
 from transformers import GenerationConfig
 
 from raytune_llm.errors import InputError
-from raytune_llm.models.forward import batches, inference, unwrapped
+from raytune_llm.models.batches import run_batches
+from raytune_llm.models.forward import inference, unwrapped
 
 
 def generate(
@@ -66,8 +67,8 @@ def sample(
     """A completion of each prompt, drawn from the whole distribution, or from the likeliest tokens that together have
     the probability top_p: token ids, the one that ended it included.
 
-    The same seed, prompts and batch size give the same draws; the process's own random streams are left as they were.
-    Raises InputError as `generate` does.
+    The same seed, prompts and batch size give the same draws, as long as memory holds the batches; the process's own
+    random streams are left as they were. Raises InputError as `generate` does.
     """
     _check(prompts, max_new_tokens, model.config)
     rule = GenerationConfig(
@@ -88,11 +89,14 @@ def sample(
 def _rows(model: Any, prompts: Sequence[list[int]], rule: GenerationConfig, batch_size: int) -> list[list[int]]:
     """The completion of each prompt by the rule, in their order, padded after its end."""
     found: list[list[int]] = [[] for _ in prompts]
+
+    def answer(batch: list[int]) -> None:
+        for i, row in zip(batch, _new_tokens(model, [prompts[i] for i in batch], rule), strict=True):
+            found[i] = row
+
     with inference(model), _plain(model) as defaults:
         rule.update(**defaults)
-        for batch in batches([len(prompt) for prompt in prompts], batch_size):
-            for i, row in zip(batch, _new_tokens(model, [prompts[i] for i in batch], rule), strict=True):
-                found[i] = row
+        run_batches([len(prompt) for prompt in prompts], batch_size, answer)
     return found
 
 

@@ -20,7 +20,8 @@ import torch.distributed
 from raytune_llm.data.examples import Example
 from raytune_llm.evaluation.metrics import Array, Metric, divide, ratio
 from raytune_llm.evaluation.terms import Better, Term
-from raytune_llm.models.forward import batches, blank_outputs, inference, outputs
+from raytune_llm.models.batches import batches, run_batches
+from raytune_llm.models.forward import blank_outputs, inference, outputs
 from raytune_llm.models.outputs import Outputs
 
 Terms = Callable[[dict[str, Outputs]], dict[str, Term]]
@@ -98,7 +99,7 @@ def evaluate(
 
     With world_size > 1 each process of the default torch.distributed group takes every world_size-th example and all
     return the same Scores. Each runs equally many batches (a surplus example is scored and dropped), as sharded models
-    need.
+    need; so only a single process halves batches that run out of memory.
 
     Raises:
         ValueError: there are no examples, their sequences have different names, or a term isn't of shape (B,).
@@ -109,13 +110,20 @@ def evaluate(
     lengths = [sum(len(s.input_ids) + len(s.labels) for s in examples[i].values()) for i in mine]
     rows: dict[str, Array] = {}
     kinds: dict[str, Term] = {}
+
+    def run(batch: list[int]) -> None:
+        places = [mine[i] for i in batch]
+        found = {name: outputs(model, [examples[i][name] for i in places], pad_id=pad_id) for name in examples[0]}
+        for name, term in _with_tokens(found, terms).items():
+            kinds[name] = term
+            rows.setdefault(name, np.zeros((len(examples), 2)))[places] = _columns(name, term, len(places))
+
     with inference(model):
-        for batch in batches(lengths, batch_size):
-            places = [mine[i] for i in batch]
-            found = {name: outputs(model, [examples[i][name] for i in places], pad_id=pad_id) for name in examples[0]}
-            for name, term in _with_tokens(found, terms).items():
-                kinds[name] = term
-                rows.setdefault(name, np.zeros((len(examples), 2)))[places] = _columns(name, term, len(places))
+        if world_size == 1:
+            run_batches(lengths, batch_size, run)
+        else:
+            for batch in batches(lengths, batch_size):
+                run(batch)
     if world_size > 1:
         rows = _reduced(rows, range(rank, len(examples), world_size), next(model.parameters()).device)
     return _scores(rows, kinds)

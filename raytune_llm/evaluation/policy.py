@@ -22,7 +22,8 @@ from raytune_llm.data.examples import IGNORED, Rollout, TokenSequence
 from raytune_llm.evaluation.generate import sample
 from raytune_llm.evaluation.metrics import Array, Metric, mean, ratio
 from raytune_llm.evaluation.terms import Better
-from raytune_llm.models.forward import batches, inference, label_logits
+from raytune_llm.models.batches import run_batches
+from raytune_llm.models.forward import inference, label_logits, row_chunks
 
 REPEATED = 4
 """Length of the word pieces whose repetition is counted, tokens."""
@@ -82,18 +83,30 @@ def divergence(
     """
     kl, entropy = np.zeros(len(rollouts)), np.zeros(len(rollouts))
     lengths = [len(r.prompt_ids) + len(r.completion_ids) for r in rollouts]
+
+    def measure(batch: list[int]) -> None:
+        sequences = [_sequence(rollouts[i]) for i in batch]
+        logits, labels = label_logits(model, sequences, pad_id=sampling.pad_id)
+        with as_reference() as reference, inference(reference):
+            reference_logits = label_logits(reference, sequences, pad_id=sampling.pad_id)[0]
+        both = _kl_and_entropy(logits, reference_logits, sampling.temperature)
+        rows = (labels != IGNORED).nonzero()[:, 0]
+        kl[batch], entropy[batch] = (_by_row(each, rows, len(batch)) for each in both)
+
     with inference(model):
-        for batch in batches(lengths, sampling.batch_size):
-            sequences = [_sequence(rollouts[i]) for i in batch]
-            logits, labels = label_logits(model, sequences, pad_id=sampling.pad_id)
-            policy = (logits.float() / sampling.temperature).log_softmax(-1)
-            with as_reference() as reference, inference(reference):
-                reference_logits = label_logits(reference, sequences, pad_id=sampling.pad_id)[0]
-            reference_policy = (reference_logits.float() / sampling.temperature).log_softmax(-1)
-            probabilities = policy.exp()
-            rows = (labels != IGNORED).nonzero()[:, 0]
-            kl[batch] = _by_row((probabilities * (policy - reference_policy)).sum(-1), rows, len(batch))
-            entropy[batch] = _by_row(-(probabilities * policy).sum(-1), rows, len(batch))
+        run_batches(lengths, sampling.batch_size, measure)
+    return kl, entropy
+
+
+def _kl_and_entropy(logits: Tensor, reference_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """KL(policy ‖ reference) and the policy's entropy at each position, nats, (K,) each, from logits (K, V)."""
+    kl, entropy = (torch.zeros(len(logits), dtype=torch.float64, device=logits.device) for _ in range(2))
+    for rows, part in row_chunks(logits):
+        policy = (part / temperature).log_softmax(-1)
+        reference = (reference_logits[rows].to(part) / temperature).log_softmax(-1)
+        probabilities = policy.exp()
+        kl[rows] = (probabilities * (policy - reference)).sum(-1).double()
+        entropy[rows] = -(probabilities * policy).sum(-1).double()
     return kl, entropy
 
 

@@ -24,7 +24,8 @@ def run_annotation(job: AnnotateJob | TrainJob, output: str) -> AnnotationReport
     train = job.data.train
     require(train is not None, "data.train", train, "a location of records to annotate")
     cluster.connect()
-    use_gpu = cluster.uses_gpu(workers.use_gpu)
+    bundles = [{"CPU": workers.cpus_per_worker, "GPU": 1}] * workers.num_workers
+    use_gpu = cluster.uses_gpu(workers.use_gpu, key="teacher.workers.use_gpu", bundles=bundles)
     assert train is not None
     return annotate_records(
         train,

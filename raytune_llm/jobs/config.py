@@ -33,6 +33,8 @@ PACKAGE = Path(__file__).resolve().parents[1]
 CONF = next((folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir()), PACKAGE / "conf")
 """The config files: inside an installed package, at the top of a checkout."""
 SPACE = "sweep.space."
+FREE = ("scaling.trainer.", "model.from_pretrained.", "teacher.model.from_pretrained.")
+"""Mappings whose keys are a library's, which no file of conf/ lists."""
 VERSIONED_ROOTS = ("evaluate", "serve")
 OmegaConf.register_new_resolver("demo", lambda name: str(demo_path(name)), replace=True)
 
@@ -90,11 +92,13 @@ def load(root: str, overrides: Sequence[str]) -> Any:
 
 def hydra_overrides(root: str, argument: str) -> list[str]:
     """An argument as Hydra's overrides: any key may join the sweep's space without '+'
-    (sweep.space.method.alpha=[0.1,0.5]), and where no adapter is trained, adapter=NAME names a version, though
-    conf/adapter is a group."""
+    (sweep.space.method.alpha=[0.1,0.5]) or a mapping of a library's arguments (scaling.trainer.optim=…), and where no
+    adapter is trained, adapter=NAME names a version, though conf/adapter is a group."""
     if argument.startswith(SPACE) and "=" in argument:
         key = argument.partition("=")[0]
         return [f"++{key}=null", f"++{argument}"]  # a range can't be merged into a list
+    if argument.startswith(FREE):
+        return [f"++{argument}"]
     if root in VERSIONED_ROOTS and argument.startswith("adapter="):
         return [argument.replace("adapter=", "version=", 1)]
     return [argument]

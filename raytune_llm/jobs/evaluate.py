@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import ray
-
 from raytune_llm import cluster
 from raytune_llm.data.encode import draw_indices, encode_split
 from raytune_llm.data.files import load
@@ -32,7 +30,7 @@ def evaluate_version(job: EvaluateJob) -> str:
     splits = load(job.data, method.records, job.seed)
     max_tokens = base.facts.max_tokens(job.data.max_tokens)
     name, records = next((name, found) for name in ("test", "eval", "train") if (found := getattr(splits, name)))
-    use_gpu = ray.cluster_resources().get("GPU", 0) >= 1
+    use_gpu = cluster.uses_gpu(None)
     result = cluster.as_task(compare_records, use_gpu=use_gpu)(
         FrozenModels(base, method, job.registry_dir, job.evaluation.batch_size, use_gpu),
         {"base": None, "tuned": version.path},

@@ -17,10 +17,11 @@ from raytune_llm.errors import InputError, require
 from raytune_llm.evaluation.terms import Better
 from raytune_llm.jobs.schema import CheckJob, SweepJob, TrainJob
 from raytune_llm.methods.base import CheckContext, blank_eval_scores, metric_directions
+from raytune_llm.models.load_options import check_quantization
 from raytune_llm.stores.choices import name_of
 from raytune_llm.sweep.backends.base import Backend
 from raytune_llm.sweep.plan import Plan
-from raytune_llm.training.trial import split_batch
+from raytune_llm.training.trainer_arguments import check_passed_on, split_batch
 
 
 @dataclass(frozen=True)
@@ -92,13 +93,19 @@ def metric_direction(job: CheckJob, examples: Sequence[Example]) -> Better | Non
 
 
 def check_knobs(job: TrainJob) -> None:
-    """Refuse an adapter that the base can't take, a batch that can't be divided, and axes of what all trials share.
-    Raises InputError."""
+    """Refuse an adapter that the base can't take, a batch that can't be divided, arguments that the trainer can't be
+    given, and axes of what all trials share. Raises InputError."""
     swept = job.sweep.axes() if isinstance(job, SweepJob) else {}
     needs = job.method.needs
     for key, axis in swept.items():
         shared = key in needs.shared_keys or any(stage.decides(key) for stage in needs.stages)
         require(not shared, f"sweep.space.{key}", list(axis.choices), f"no axis: all trials share one {key}")
+    if job.scaling.trainer:
+        config = job.method.trainer_config(is_encoder_decoder=job.model.facts.is_encoder_decoder)
+        check_passed_on(job.scaling.trainer, config)
+    check_quantization(job.model.from_pretrained)
+    if job.adapter.trains_base and job.model.is_quantized:
+        raise InputError("adapter=full can't train the quantised weights of model.from_pretrained; use adapter=lora")
     if "tuning.adapter_size" not in swept:
         job.adapter.check(job.tuning.adapter_size, job.model.facts)
     if "tuning.batch_size" not in swept:

@@ -64,7 +64,9 @@ def start(job: J, check: Callable[[], None] = lambda: None, prepared: Prepared |
     stage_data = read_stage_data(job)
     found, of_stages = while_ray_starts(prepare_all, dashboard=job.drives_ray_train)
     print(found.diagnosis.text(), flush=True)
-    use_gpu = cluster.uses_gpu(job.scaling.use_gpu)
+    scaling = job.scaling
+    bundles = [scaling.worker_resources(use_gpu=True)] * scaling.num_workers
+    use_gpu = cluster.uses_gpu(scaling.use_gpu, bundles=bundles, wait_seconds=scaling.wait_seconds)
     check_gpu(job.method.needs, use_gpu)
     return Started(job, found, use_gpu, sys.stderr.isatty(), of_stages)
 

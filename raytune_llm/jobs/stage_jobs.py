@@ -33,11 +33,13 @@ def inherited(job: J) -> J:
 
 
 def stage_job(job: TrainJob, stage: Stage) -> TrainJob:
-    """The job of a stage: the same base and knobs, at the recommended rate, by the stage's method."""
+    """The job of a stage: the same base and knobs, at the recommended rate, by the stage's method, without arguments of
+    another method's trainer."""
     tuning = replace(job.tuning, steps=stage.steps, learning_rate_multiplier=1.0)
+    scaling = replace(job.scaling, trainer={})
     own = {field.name: getattr(job, field.name) for field in fields(TrainJob)}
     values = {"name": f"{job.name}-{stage.name}", "method": stage.method, "data": stage.records_of(job.data)}
-    return TrainJob(**own | values | {"tuning": tuning, "promote": Promotion.always})
+    return TrainJob(**own | values | {"tuning": tuning, "scaling": scaling, "promote": Promotion.always})
 
 
 def finished(job: TrainJob) -> Version | None:

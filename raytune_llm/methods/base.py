@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from transformers import PreTrainedModel, Trainer, TrainerCallback
+    from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
     from raytune_llm.data.files import Data
     from raytune_llm.data.records import Record, Text
@@ -127,6 +127,21 @@ class TrainerInputs:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """The config of a method's trainer, whose other arguments are a trial's."""
+
+    kind: type[TrainingArguments]
+    """TRL's or transformers' class of it."""
+    own: frozenset[str] = frozenset()
+    """The arguments that the method sets."""
+
+    def build(self, arguments: Mapping[str, Any], **own: Any) -> TrainingArguments:
+        """It, from a trial's arguments and the method's own."""
+        assert own.keys() <= self.own, f"{sorted(own.keys() - self.own)} are not declared in TrainerConfig.own"
+        return self.kind(**{**arguments, **own})
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckContext:
     """What a method may look at to refuse a job before a model is loaded."""
 
@@ -189,6 +204,10 @@ class Method(Protocol):
 
     def trainer(self, inputs: TrainerInputs) -> Trainer:
         """A TRL or transformers trainer for this method."""
+        ...
+
+    def trainer_config(self, *, is_encoder_decoder: bool) -> TrainerConfig:
+        """The config that its trainer on such a base takes."""
         ...
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from raytune_llm.data.examples import IGNORED, TokenSequence
 from raytune_llm.errors import require
 from raytune_llm.evaluation.terms import Term
-from raytune_llm.methods.base import Needs
+from raytune_llm.methods.base import Needs, TrainerConfig
 from raytune_llm.methods.common.distillation import Divergence, Student, divergence_term, label_terms, name_loss
 from raytune_llm.models.outputs import Outputs
 from raytune_llm.stores.locations import LOCATION
@@ -72,7 +72,7 @@ class DistillOnPolicy(Student):
 
     def trainer(self, inputs: TrainerInputs) -> Trainer:
         from datasets import Dataset
-        from trl import DistillationConfig, DistillationTrainer
+        from trl import DistillationTrainer
 
         from raytune_llm.data.tokens import Tokens
         from raytune_llm.methods.trainers.policy import encoded
@@ -84,8 +84,8 @@ class DistillOnPolicy(Student):
         return encoded(DistillationTrainer)(
             model=inputs.model,
             teacher_model=inputs.teacher,
-            args=DistillationConfig(
-                **inputs.arguments,
+            args=self.trainer_config(is_encoder_decoder=False).build(
+                inputs.arguments,
                 max_completion_length=self.max_completion_tokens,
                 temperature=self.temperature,
                 beta=BETAS[self.divergence],
@@ -95,6 +95,12 @@ class DistillOnPolicy(Student):
             processing_class=inputs.tokenizer,
             callbacks=inputs.callbacks,
         )
+
+    def trainer_config(self, *, is_encoder_decoder: bool) -> TrainerConfig:
+        from trl import DistillationConfig
+
+        own = {"max_completion_length", "temperature", "beta", "shuffle_dataset"}
+        return TrainerConfig(kind=DistillationConfig, own=frozenset(own))
 
 
 def prompt_of(sequence: TokenSequence) -> list[int]:

@@ -21,7 +21,7 @@ from raytune_llm.data.question import question
 from raytune_llm.data.records import Preference, Record, Text
 from raytune_llm.errors import require
 from raytune_llm.evaluation.terms import Better, Term
-from raytune_llm.methods.base import Needs
+from raytune_llm.methods.base import Needs, TrainerConfig
 from raytune_llm.methods.common.policy_init import PolicyInit
 from raytune_llm.models.outputs import Outputs
 
@@ -99,13 +99,13 @@ class DPO(PolicyInit):
 
             return loss_terms_trainer(self.terms, inputs)
         from datasets import Dataset
-        from trl import DPOConfig
 
         rows = [columns(example) for example in inputs.examples]
         return _trainer_class()(
             model=inputs.model,
-            args=DPOConfig(
-                **inputs.arguments | {"remove_unused_columns": False},
+            args=self.trainer_config(is_encoder_decoder=False).build(
+                inputs.arguments,
+                remove_unused_columns=False,
                 beta=self.beta,
                 max_length=None,
                 disable_dropout=False,
@@ -116,6 +116,16 @@ class DPO(PolicyInit):
             processing_class=inputs.tokenizer,
             callbacks=inputs.callbacks,
         )
+
+    def trainer_config(self, *, is_encoder_decoder: bool) -> TrainerConfig:
+        if is_encoder_decoder or self.sft_weight:
+            from raytune_llm.methods.trainers.loss_terms import terms_config
+
+            return terms_config()
+        from trl import DPOConfig
+
+        own = {"remove_unused_columns", "beta", "max_length", "disable_dropout", "precompute_ref_log_probs"}
+        return TrainerConfig(kind=DPOConfig, own=frozenset(own))
 
 
 def columns(example: Example) -> dict[str, Any]:

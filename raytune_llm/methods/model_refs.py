@@ -137,8 +137,8 @@ def resolve_teacher(reference: str | None, base: Base, registry_dir: str) -> tup
 
 
 @contextmanager
-def teacher_model(needs: Needs, base: Base, registry_dir: str) -> Iterator[Any]:
-    """The teacher itself, in eval mode, where a method's trainer needs it; else None."""
+def teacher_model(needs: Needs, base: Base, registry_dir: str, *, device: str) -> Iterator[Any]:
+    """The teacher itself, in eval mode on a device, where a method's trainer needs it; else None."""
     if not needs.teacher_model:
         yield None
         return
@@ -146,12 +146,12 @@ def teacher_model(needs: Needs, base: Base, registry_dir: str) -> Iterator[Any]:
 
     found, folder = resolve_teacher(needs.teacher, base, registry_dir)
     if folder is None:
-        yield found.load().eval()
+        yield found.load(device=device).eval()
         return
     with tempfile.TemporaryDirectory(prefix="teacher-") as scratch:
         registry = Registry(registry_dir)
         version = registry.resolve(str(needs.teacher))
-        yield load_tuned(registry.local_copy(version, Path(scratch)), found)
+        yield load_tuned(registry.local_copy(version, Path(scratch)), found, device=device)
 
 
 def _vocabulary(base: Base) -> dict[str, int]:

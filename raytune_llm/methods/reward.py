@@ -18,7 +18,7 @@ from raytune_llm.data.question import question
 from raytune_llm.data.records import Preference, Record, Text
 from raytune_llm.errors import require
 from raytune_llm.evaluation.terms import Better, Term
-from raytune_llm.methods.base import Needs
+from raytune_llm.methods.base import Needs, TrainerConfig
 from raytune_llm.models.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -78,13 +78,13 @@ class Reward:
 
             return loss_terms_trainer(self.terms, inputs)
         from datasets import Dataset
-        from trl import RewardConfig, RewardTrainer
+        from trl import RewardTrainer
 
         columns = [{f"{name}_ids": e[name].input_ids for name in ("chosen", "rejected")} for e in inputs.examples]
         return RewardTrainer(
             model=inputs.model,
-            args=RewardConfig(
-                **inputs.arguments,
+            args=self.trainer_config(is_encoder_decoder=False).build(
+                inputs.arguments,
                 max_length=None,
                 disable_dropout=False,
                 center_rewards_coefficient=self.centering or None,
@@ -94,3 +94,13 @@ class Reward:
             processing_class=inputs.tokenizer,
             callbacks=inputs.callbacks,
         )
+
+    def trainer_config(self, *, is_encoder_decoder: bool) -> TrainerConfig:
+        if is_encoder_decoder:
+            from raytune_llm.methods.trainers.loss_terms import terms_config
+
+            return terms_config()
+        from trl import RewardConfig
+
+        own = {"max_length", "disable_dropout", "center_rewards_coefficient", "pad_token"}
+        return TrainerConfig(kind=RewardConfig, own=frozenset(own))

@@ -29,7 +29,7 @@ from raytune_llm.stores.choices import name_of
 
 if TYPE_CHECKING:
     from raytune_llm.data.tokens import Tokens
-    from raytune_llm.methods.base import CheckContext, ModelRefs, Session
+    from raytune_llm.methods.base import CheckContext, ModelRefs, Session, TrainerConfig
 
 WINS = "win_rate"
 JUDGED_WINS = "judge_win_rate"
@@ -151,6 +151,11 @@ class RLHF(PolicyInit):
         from raytune_llm.evaluation.policy import policy_directions
 
         return policy_directions([WINS] if self.judge_adapter is None else [WINS, JUDGED_WINS])
+
+    def trainer_config(self, *, is_encoder_decoder: bool) -> TrainerConfig:
+        from raytune_llm.methods.trainers.policy import policy_config
+
+        return policy_config(self.algorithm, self.sampler)
 
     def session(self, refs: ModelRefs) -> Session:
         """The policy's training and measuring in this process. Raises InputError when a reward can't be opened."""

@@ -17,7 +17,7 @@ from raytune_llm.data.examples import Example
 from raytune_llm.data.question import question
 from raytune_llm.data.records import Chat, Preference, Record, Supervised, Text
 from raytune_llm.evaluation.terms import Better, Term
-from raytune_llm.methods.base import Needs
+from raytune_llm.methods.base import Needs, TrainerConfig
 from raytune_llm.models.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -67,13 +67,23 @@ class SFT:
 
             return loss_terms_trainer(self.terms, inputs)
         from datasets import Dataset
-        from trl import SFTConfig, SFTTrainer
+        from trl import SFTTrainer
 
+        config = self.trainer_config(is_encoder_decoder=False)
         columns = [{"input_ids": e["completion"].input_ids, "labels": e["completion"].labels} for e in inputs.examples]
         return SFTTrainer(
             model=inputs.model,
-            args=SFTConfig(**inputs.arguments, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
+            args=config.build(inputs.arguments, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
             train_dataset=Dataset.from_list(columns).select(inputs.indices),
             processing_class=inputs.tokenizer,
             callbacks=inputs.callbacks,
         )
+
+    def trainer_config(self, *, is_encoder_decoder: bool) -> TrainerConfig:
+        if is_encoder_decoder:
+            from raytune_llm.methods.trainers.loss_terms import terms_config
+
+            return terms_config()
+        from trl import SFTConfig
+
+        return TrainerConfig(kind=SFTConfig, own=frozenset({"max_length", "dataset_kwargs"}))

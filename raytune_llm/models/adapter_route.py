@@ -31,9 +31,10 @@ class LayerViews:
     a: Tensor
     """(S, R, in_features)"""
     b: Tensor
-    """(S, R, out_features)"""
+    """(S, R, out_features), times the slot's scale"""
     grad_a: Tensor | None
     grad_b: Tensor | None
+    """Of B times its scale: AdapterStack.scale_grad makes it B's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,6 @@ class Route:
 
     num_slots: int
     layers: list[LayerViews]
-    scale: float | Tensor
-    """s: one number when all slots share it, else (S, 1, 1)."""
     noise: Noise | None = None
     heads: dict[str, HeadViews] = field(default_factory=dict)
     """By name; what runs the model applies them."""

@@ -7,8 +7,7 @@ Only safetensors weights are read and no code from a model's repository is run.
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,8 @@ from raytune_llm.compat import has_architecture, hub_commit
 from raytune_llm.data.demo import path as demo_path
 from raytune_llm.errors import InputError, first_line
 from raytune_llm.models.eos import EosToken, find_eos
+from raytune_llm.models.folder_hash import folder_hash
+from raytune_llm.models.load_options import check_load_options, device_map
 from raytune_llm.stores.locations import LOCATION
 
 if TYPE_CHECKING:
@@ -54,6 +55,17 @@ class Base:
     """Jinja template, or a path to one; null = the tokenizer's own, or the project's plain one when it has none."""
     eos_token: str | None
     """Token that ends an answer; null = the tokenizer's EOS, or its BOS when the base never learned its EOS."""
+    from_pretrained: dict[str, Any]
+    """Further arguments of transformers' from_pretrained: quantization_config (a mapping, e.g. {load_in_4bit: true}),
+    experts_implementation, use_kernels. A quantised base takes one trial, not a pack."""
+
+    def __post_init__(self) -> None:
+        check_load_options(self.from_pretrained)
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether its weights are quantised when they are loaded."""
+        return bool(self.from_pretrained.get("quantization_config"))
 
     def recommended_rate(self) -> float:
         """Peak AdamW rate for an adapter."""
@@ -86,7 +98,8 @@ class Base:
     @classmethod
     def from_loading(cls, loading: dict[str, Any]) -> Base:
         embedded = {"name_or_path": str(demo_path("base"))} if loading["name_or_path"] == EMBEDDED else {}
-        return cls(**{**loading, "dtype": DType(loading["dtype"]), **embedded})
+        since: dict[str, Any] = {"from_pretrained": {}}  # not in cards that are older than this key
+        return cls(**{**since, **loading, "dtype": DType(loading["dtype"]), **embedded})
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer with a chat template and a pad token, supplied where it has none of its own."""
@@ -103,20 +116,15 @@ class Base:
         supply_template(tokenizer)
         return tokenizer
 
-    def load(self, *, own_dropout: bool = True, score: bool = False) -> PreTrainedModel:
-        """The model in its dtype on the CPU, parameters as stored, with or without its own dropout; with `score`, as a
-        reward model (models/reward_head.py)."""
+    def load(self, *, own_dropout: bool = True, score: bool = False, device: str = "cpu") -> PreTrainedModel:
+        """The model in its dtype on a device, cpu or cuda, parameters as stored, with or without its own dropout; with
+        `score`, as a reward model (models/reward_head.py)."""
         from transformers import AutoConfig
         from transformers.utils import logging
 
         logging.disable_progress_bar()
         config = AutoConfig.from_pretrained(self.name_or_path, revision=self.revision)
-        options: dict[str, Any] = {
-            "revision": self.revision,
-            "dtype": torch_dtype(self.dtype),
-            "attn_implementation": self.attention,
-            "use_safetensors": True,
-        }
+        options: dict[str, Any] = {"revision": self.revision, **self.weight_options(device)}
         if not own_dropout:
             options["config"] = without_dropout(config)
         if score:
@@ -126,6 +134,21 @@ class Base:
         model = auto_class(self.facts.is_encoder_decoder).from_pretrained(self.name_or_path, **options)
         model.generation_config.do_sample = False
         return model
+
+    def resolved(self, device: str) -> Base:
+        """This base with the dtype that auto means on a device, to be loaded in it elsewhere."""
+        return replace(self, dtype=DType(str(torch_dtype(self.dtype, device)).removeprefix("torch.")))
+
+    def weight_options(self, device: str) -> dict[str, Any]:
+        """The arguments of from_pretrained that load weights onto a device without a detour through CPU memory, also
+        those of a model that was tuned from this base as a whole."""
+        return {
+            "dtype": torch_dtype(self.dtype, device),
+            "attn_implementation": self.attention,
+            "use_safetensors": True,
+            **self.from_pretrained,
+            **device_map(device),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +166,7 @@ class Facts:
     max_lora_rank: int
     """Smallest side of any linear layer that takes an adapter: a larger rank would add no freedom."""
     revision_hash: str
-    """sha256 over the config and the names, sizes and heads of the weight files; the hub's commit for hub ids."""
+    """sha256 over the names, sizes and contents of config.json and the weight files; the hub's commit for hub ids."""
 
     def max_tokens(self, requested: int | None) -> int:
         """Tokens a record may have: those requested, within the context. Raises InputError when the context is
@@ -158,13 +181,14 @@ class Facts:
         return requested
 
 
-def torch_dtype(dtype: DType) -> Any:
-    """The torch.dtype; auto depends on the device."""
+def torch_dtype(dtype: DType, device: str) -> Any:
+    """The torch.dtype on a device, cpu or cuda, on which auto depends."""
     import torch
 
     if dtype is not DType.auto:
         return getattr(torch, dtype.value)
-    return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
+    on_gpu = torch.device(device).type == "cuda"
+    return torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
 
 
 def linear_targets(model: PreTrainedModel) -> list[str]:
@@ -276,14 +300,4 @@ def _require_model_folder(name_or_path: str) -> None:
 
 
 def _revision_hash(name_or_path: str, revision: str | None) -> str:
-    commit = hub_commit(name_or_path, revision)
-    if commit is not None:
-        return commit
-    digest = hashlib.sha256()
-    for file in sorted(Path(name_or_path).expanduser().glob("*")):
-        if file.name == "config.json" or file.suffix == ".safetensors":
-            digest.update(f"{file.name}:{file.stat().st_size}:".encode())
-            with file.open("rb") as stream:
-                while chunk := stream.read(1 << 22):
-                    digest.update(chunk)
-    return digest.hexdigest()
+    return hub_commit(name_or_path, revision) or folder_hash(Path(name_or_path).expanduser())

@@ -25,6 +25,9 @@ from raytune_llm.models.hidden_states import reader
 from raytune_llm.models.outputs import Outputs
 from raytune_llm.models.reward_head import heads, score
 
+ELEMENTS_AT_ONCE = 1 << 26
+"""Logits of which a copy in fp32 is made."""
+
 
 def outputs(model: Any, sequences: Sequence[TokenSequence], *, pad_id: int) -> Outputs:
     """One forward pass over the sequences, differentiable, in their order.
@@ -118,15 +121,6 @@ def inference(model: Any) -> Iterator[None]:
             module.training = True
 
 
-def batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Indices of like lengths together, at most batch_size in each, the longest first: what doesn't fit fails at
-    once."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} is not allowed; allowed: ≥ 1")
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-
-
 def unwrapped(model: Any) -> Any:
     """The transformers model inside a PeftModel and what spreads it over workers, or the model itself."""
     if isinstance(model, torch.nn.parallel.DistributedDataParallel):
@@ -144,38 +138,53 @@ def _causal_logits(model: Any, inputs: dict[str, Any], *, predicts: Tensor) -> t
     return found, found.logits[predicts]
 
 
+def row_chunks(logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Parts of logits (K, V) in fp32 (fp64), so that no whole second copy of a large vocabulary's is made: the rows,
+    and their logits. Where gradients are recorded, which keep every part, all at once."""
+    size = len(logits) if torch.is_grad_enabled() else max(1, ELEMENTS_AT_ONCE // logits.shape[-1])
+    for start in range(0, len(logits), max(1, size)):
+        rows = slice(start, start + size)
+        yield rows, logits[rows].to(_exact(logits))
+
+
 def _read(logits: Tensor, labels: Tensor, counts: Tensor) -> Outputs:
     """Outputs (B, T) from the logits (labels that count, V), the labels and where they count (B, T)."""
-    if logits.dtype != torch.float64:
-        logits = logits.float()
     targets = labels[counts].to(logits.device)
-    chosen = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    logprobs, correct = [logits.new_zeros(0, dtype=_exact(logits))], [logits.new_zeros(0, dtype=torch.bool)]
+    for rows, part in row_chunks(logits):
+        chosen = part.gather(-1, targets[rows].unsqueeze(-1)).squeeze(-1)
+        logprobs.append(chosen - part.logsumexp(-1))
+        correct.append(part.detach().argmax(-1) == targets[rows])
     places = counts.to(logits.device).nonzero(as_tuple=True)
-    empty = logits.new_zeros(counts.shape)
+    empty = logprobs[0].new_zeros(counts.shape)
     return Outputs(
-        logprobs=empty.index_put(places, chosen - logits.logsumexp(-1)),
-        mask=empty.index_put(places, logits.new_ones(())),
-        correct=empty.index_put(places, (logits.detach().argmax(-1) == targets).to(logits.dtype)),
+        logprobs=empty.index_put(places, torch.cat(logprobs)),
+        mask=empty.index_put(places, empty.new_ones(())),
+        correct=empty.index_put(places, torch.cat(correct).to(empty.dtype)),
     )
 
 
 def _with_top_k(outputs: Outputs, teachers: Sequence[TeacherTopK], logits: Tensor, counts: Tensor) -> Outputs:
     """With the log-probabilities of each teacher's top-k tokens; logits (K, V) belong where counts (B, T) is true."""
-    exact = logits if logits.dtype == torch.float64 else logits.float()
     ids = torch.from_numpy(np.concatenate([top_k.ids for top_k in teachers])).long().to(logits.device)
-    teacher = torch.from_numpy(np.concatenate([top_k.logprobs for top_k in teachers])).to(exact)
-    logprobs = exact.gather(-1, ids) - exact.logsumexp(-1, keepdim=True)
+    teacher = torch.from_numpy(np.concatenate([top_k.logprobs for top_k in teachers])).to(logits.device, _exact(logits))
+    found = [part.gather(-1, ids[rows]) - part.logsumexp(-1, keepdim=True) for rows, part in row_chunks(logits)]
+    logprobs = torch.cat([teacher.new_zeros(0, ids.shape[-1]), *found])
     places = counts.to(logits.device).nonzero(as_tuple=True)
     return replace(
         outputs,
-        top_k_logprobs=exact.new_zeros(*counts.shape, ids.shape[-1]).index_put(places, logprobs),
-        teacher_logprobs=exact.new_zeros(*counts.shape, teacher.shape[-1]).index_put(places, teacher),
+        top_k_logprobs=teacher.new_zeros(*counts.shape, ids.shape[-1]).index_put(places, logprobs),
+        teacher_logprobs=teacher.new_zeros(*counts.shape, teacher.shape[-1]).index_put(places, teacher),
     )
+
+
+def _exact(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def _with_features(found: Outputs, shown: Sequence[np.ndarray], states: Tensor, counts: Tensor) -> Outputs:
     """With the model's states (K, layers, width) and the teacher's, which belong where counts (B, T) is true."""
-    exact = states if states.dtype == torch.float64 else states.float()
+    exact = states.to(_exact(states))
     teacher = torch.from_numpy(np.concatenate(shown)).to(exact)
     places = counts.to(states.device).nonzero(as_tuple=True)
     return replace(
@@ -194,8 +203,7 @@ def _inputs(sequences: Sequence[TokenSequence], pad_id: int, device: torch.devic
 def _references(sequences: Sequence[TokenSequence], logits: Tensor) -> Tensor | None:
     """(B,), or None when a sequence has none."""
     found = [sequence.reference for sequence in sequences]
-    exact = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    return None if None in found else torch.tensor(found, dtype=exact, device=logits.device)
+    return None if None in found else torch.tensor(found, dtype=_exact(logits), device=logits.device)
 
 
 def _pad(rows: list[list[int]], value: int, device: torch.device) -> Tensor:

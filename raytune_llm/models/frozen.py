@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from raytune_llm.data.examples import IGNORED, Example, TeacherTopK, TokenSequence
-from raytune_llm.models.forward import batches, inference, label_logits, label_states, outputs
+from raytune_llm.models.batches import run_batches
+from raytune_llm.models.forward import inference, label_logits, label_states, outputs, row_chunks
 
 Read = Callable[[list[TokenSequence]], Iterable[dict[str, Any]]]
 """One forward pass over a batch: of each sequence, the fields of TokenSequence that it fills in."""
@@ -65,12 +66,14 @@ def _filled_in(model: Any, examples: Sequence[Example], read: Read, batch_size: 
     sequences = [examples[index][name] for index, name in places]
     lengths = [len(sequence.input_ids) + len(sequence.labels) for sequence in sequences]
     found = [dict(example) for example in examples]
+
+    def fill_in(batch: list[int]) -> None:
+        for place, values in zip(batch, read([sequences[place] for place in batch]), strict=True):
+            index, name = places[place]
+            found[index][name] = replace(sequences[place], **values)
+
     with inference(model):
-        for batch in batches(lengths, batch_size):
-            fields = read([sequences[place] for place in batch])
-            for place, values in zip(batch, fields, strict=True):
-                index, name = places[place]
-                found[index][name] = replace(sequences[place], **values)
+        run_batches(lengths, batch_size, fill_in)
     return found
 
 
@@ -82,8 +85,10 @@ def _rows(labels: torch.Tensor) -> list[slice]:
 
 def _likeliest(logits: torch.Tensor, count: int, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
     """Ids (K, count) of the likeliest tokens, their log-probabilities and the others' together, (K, count + 1)."""
-    logprobs = logits.double().log_softmax(-1)
-    top = logprobs[:, :vocabulary].topk(count, dim=-1)
-    rest = logprobs.scatter(-1, top.indices, -torch.inf).logsumexp(-1, keepdim=True)
-    both = torch.cat([top.values, rest], -1)
-    return top.indices.cpu().numpy().astype(np.int32), both.cpu().numpy().astype(np.float32)
+    ids, logprobs = np.empty((len(logits), count), np.int32), np.empty((len(logits), count + 1), np.float32)
+    for rows, part in row_chunks(logits):
+        every = part.double().log_softmax(-1)
+        top = every[:, :vocabulary].topk(count, dim=-1)
+        rest = every.scatter_(-1, top.indices, -torch.inf).logsumexp(-1, keepdim=True)
+        ids[rows], logprobs[rows] = top.indices.cpu().numpy(), torch.cat([top.values, rest], -1).cpu().numpy()
+    return ids, logprobs

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raytune_llm.models.base import Base, auto_class, torch_dtype
+from raytune_llm.models.base import Base, auto_class
 from raytune_llm.stores.storage import open_storage
 
 if TYPE_CHECKING:
@@ -17,25 +17,27 @@ if TYPE_CHECKING:
 
 def load_model(base: Base, location: str | None, *, score: bool = False, use_gpu: bool) -> Any:
     """The base, or the tuned model at a folder or URI, in eval mode on its device; with `score`, as a reward model."""
+    device = "cuda" if use_gpu else "cpu"
     if location is None:
-        model = base.load(score=score).eval()
-    else:
-        with fetched(location) as folder:
-            model = load_tuned(folder, base, score=score)
-    return model.to("cuda") if use_gpu else model
+        return base.load(score=score, device=device).eval()
+    with fetched(location) as folder:
+        return load_tuned(folder, base, score=score, device=device)
 
 
-def load_tuned(folder: str | Path, base: Base, model: PreTrainedModel | None = None, *, score: bool = False) -> Any:
-    """The tuned model of a registry folder, in eval mode: PEFT's adapter on the base (on `model` if it is given, which
-    is changed in place), or the fully tuned model itself; with `score`, a reward model."""
+def load_tuned(
+    folder: str | Path, base: Base, model: PreTrainedModel | None = None, *, score: bool = False, device: str = "cpu"
+) -> Any:
+    """The tuned model of a registry folder, in eval mode on a device, cpu or cuda: PEFT's adapter on the base (on
+    `model`, where that is, if it is given; it is changed in place), or the fully tuned model itself; with `score`, a
+    reward model."""
     folder = Path(folder)
     if (folder / "adapter_config.json").is_file():
         from peft import PeftModel
 
-        return PeftModel.from_pretrained(model if model is not None else base.load(score=score), str(folder)).eval()
-    loaded = auto_class(base.facts.is_encoder_decoder, score=score).from_pretrained(
-        folder, dtype=torch_dtype(base.dtype), attn_implementation=base.attention, use_safetensors=True
-    )
+        base_model = model if model is not None else base.load(score=score, device=device)
+        return PeftModel.from_pretrained(base_model, str(folder)).eval()
+    auto = auto_class(base.facts.is_encoder_decoder, score=score)
+    loaded = auto.from_pretrained(folder, **base.weight_options(device))
     if not score:
         loaded.generation_config.do_sample = False
     return loaded.eval()

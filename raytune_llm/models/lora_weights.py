@@ -1,8 +1,8 @@
 """LoRA weights by module, and as one row of a table in which many adapters lie side by side.
 
-In a row each module has A as (R, in_features) and then B as (R, out_features), R the table's largest rank; an adapter
-of rank r < R leaves rows r..R of both at 0. So every matmul with an adapter runs along long contiguous rows. Heads that
-are trained with the adapter (a reward model's score) come last in the row.
+A row has every module's A as (R, in_features), then every module's B as (R, out_features), R the table's largest rank;
+an adapter of rank r < R leaves rows r..R of both at 0. So every matmul with an adapter runs along long contiguous rows.
+Heads that are trained with the adapter (a reward model's score) come last in the row.
 """
 
 from __future__ import annotations
@@ -27,16 +27,18 @@ class RowLayout:
         """sizes: module → (in_features, out_features); heads: name → number of scalars."""
         self.sizes, self.max_lora_rank = dict(sizes), max_lora_rank
         self.size = 0
-        self._bounds: list[tuple[int, int, int]] = []
-        for inner, outer in sizes.values():
-            middle = self.size + inner * max_lora_rank
-            end = middle + outer * max_lora_rank
-            self._bounds.append((self.size, middle, end))
-            self.size = end
+        self._a = [self._take(inner * max_lora_rank) for inner, _ in sizes.values()]
+        start = self.size
+        self._b = [self._take(outer * max_lora_rank) for _, outer in sizes.values()]
+        self.b = slice(start, self.size)
+        """Where all modules' B lie."""
         self._heads: dict[str, slice] = {}
         for name, length in (heads or {}).items():
-            self._heads[name] = slice(self.size, self.size + length)
-            self.size += length
+            self._heads[name] = self._take(length)
+
+    def _take(self, length: int) -> slice:
+        self.size += length
+        return slice(self.size - length, self.size)
 
     def head_views(self, table: Tensor) -> dict[str, Tensor]:
         """Each head's place in a table (S, size), (S, its length)."""
@@ -45,9 +47,9 @@ class RowLayout:
     def views(self, table: Tensor, lora_rank: int) -> list[tuple[Tensor, Tensor]]:
         """Each module's first R = `lora_rank` rows of A and B in a table (S, size): (S, R, in), (S, R, out)."""
         count, found = len(table), []
-        for (start, middle, end), (inner, outer) in zip(self._bounds, self.sizes.values(), strict=True):
-            a = table[:, start:middle].view(count, self.max_lora_rank, inner)
-            b = table[:, middle:end].view(count, self.max_lora_rank, outer)
+        for a_place, b_place, (inner, outer) in zip(self._a, self._b, self.sizes.values(), strict=True):
+            a = table[:, a_place].view(count, self.max_lora_rank, inner)
+            b = table[:, b_place].view(count, self.max_lora_rank, outer)
             found.append((a[:, :lora_rank], b[:, :lora_rank]))
         return found
 

@@ -8,8 +8,12 @@ are exactly 0, so it stays 0. A `Route` says which adapter each row of the next 
 through: equal numbers of rows for each of some slots (training, evaluation), or any slot for each row (decoding).
 Without a route the layers are the plain base. Rows never mix, so a NaN adapter spoils its own rows only.
 
-In training each layer is one autograd node that adds the gradients of A and B straight to their row; nothing flows to
-the base. Left out: DoRA, biases in adapters, layers other than nn.Linear.
+Passes read a table in the base's dtype, where B is s · B, rounded once from the master: what a slot computes doesn't
+depend on its neighbours' scales. The adapter's product is made first, and the large one of the frozen weight
+accumulates on it in the matrix unit's own precision.
+
+In training each layer is one autograd node that adds the gradients of A and s · B straight to their row; nothing flows
+to the base. Left out: DoRA, biases in adapters, layers other than nn.Linear.
 
 Shape letters: B rows of a batch, T tokens, S slots of a route, C = B / S rows each, R rank, P scalars of a row.
 """
@@ -59,33 +63,18 @@ class StackedLinear(nn.Module):
         if torch.is_grad_enabled():
             return _Stacked.apply(x, stack.anchor, self.base.weight, self.base.bias, route, self.index)
         noise = None if route.noise is None else route.noise.draw(self.index, x)
-        return _forward(x, self.base.weight, self.base.bias, route, self.index, noise)[0]
+        return _forward(x, self.base.weight, self.base.bias, route.layers[self.index], noise)[0]
 
 
 def _forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, route: Route, index: int, noise: Tensor | None
+    x: Tensor, weight: Tensor, bias: Tensor | None, views: LayerViews, noise: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """y of x's shape, and h = (x Aᵀ), scaled when the slots' scales differ, (S, C·T, R)."""
-    views, slots, scale = route.layers[index], route.num_slots, route.scale
-    y = F.linear(x, weight, bias)
-    x = x if noise is None else x * noise
-    if slots == 1:
-        h = x.reshape(-1, x.shape[-1]) @ views.a[0].T
-        out = y.view(-1, y.shape[-1])
-        if isinstance(scale, float):
-            out.addmm_(h, views.b[0], alpha=scale)
-        else:
-            h *= scale[0]
-            out.addmm_(h, views.b[0])
-        return y, h
-    h = torch.bmm(x.reshape(slots, -1, x.shape[-1]), views.a.transpose(1, 2))
-    out = y.view(slots, -1, y.shape[-1])
-    if isinstance(scale, float):
-        out.baddbmm_(h, views.b, alpha=scale)
-    else:
-        h *= scale
-        out.baddbmm_(h, views.b)
-    return y, h
+    """y of x's shape, and h = x Aᵀ, (S, C·T, R)."""
+    dropped = x if noise is None else x * noise
+    h = torch.bmm(dropped.reshape(len(views.a), -1, x.shape[-1]), views.a.transpose(1, 2))
+    y = torch.bmm(h, views.b) if bias is None else torch.baddbmm(bias, h, views.b)
+    y.view(-1, y.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]), weight.T)
+    return y.view(*x.shape[:-1], y.shape[-1]), h
 
 
 class _Stacked(torch.autograd.Function):
@@ -96,40 +85,33 @@ class _Stacked(torch.autograd.Function):
         ctx: Any, x: Tensor, anchor: Tensor, weight: Tensor, bias: Tensor | None, route: Route, index: int
     ) -> Tensor:
         noise = None if route.noise is None else route.noise.draw(index, x)
-        y, h = _forward(x, weight, bias, route, index, noise)
+        y, h = _forward(x, weight, bias, route.layers[index], noise)
         ctx.save_for_backward(x, h, *(() if noise is None else (noise,)))
-        ctx.weight, ctx.views, ctx.scale, ctx.slots = weight, route.layers[index], route.scale, route.num_slots
+        ctx.weight, ctx.views = weight, route.layers[index]
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, h, *noise = ctx.saved_tensors
-        views, scale, slots = ctx.views, ctx.scale, ctx.slots
-        dropped = x * noise[0] if noise else x
+        views, slots = ctx.views, len(h)
+        dropped = (x * noise[0] if noise else x).reshape(slots, -1, x.shape[-1])
         dy = dy.reshape(slots, -1, dy.shape[-1])
-        dropped = dropped.reshape(slots, -1, x.shape[-1])
-        h = h.view(slots, -1, h.shape[-1])
         dh = torch.bmm(dy, views.b.transpose(1, 2))
-        alpha = scale if isinstance(scale, float) else 1.0
-        if not isinstance(scale, float):
-            dh *= scale
-        _accumulate(views.grad_b, h, dy, alpha)
-        _accumulate(views.grad_a, dh, dropped, alpha)
+        _accumulate(views.grad_b, h, dy)
+        _accumulate(views.grad_a, dh, dropped)
         if not ctx.needs_input_grad[0]:
             return None, None, None, None, None, None
-        dx = torch.mm(dy.view(-1, dy.shape[-1]), ctx.weight).view(slots, -1, x.shape[-1])
+        dx = torch.bmm(dh, views.a)
         if noise:
-            through = torch.bmm(dh, views.a).mul_(noise[0].view(dx.shape))
-            dx.add_(through, alpha=alpha)
-        else:
-            dx.baddbmm_(dh, views.a, alpha=alpha)
+            dx.mul_(noise[0].view(dx.shape))
+        dx.view(-1, x.shape[-1]).addmm_(dy.view(-1, dy.shape[-1]), ctx.weight)
         return dx.view(x.shape), None, None, None, None, None
 
 
-def _accumulate(grad: Tensor, left: Tensor, right: Tensor, alpha: float) -> None:
-    """grad += alpha · leftᵀ right for each slot, in grad's own precision."""
+def _accumulate(grad: Tensor, left: Tensor, right: Tensor) -> None:
+    """grad += leftᵀ right for each slot, in grad's own precision."""
     # baddbmm_ would do a strided grad matrix by matrix.
-    grad.add_(torch.bmm(left.transpose(1, 2), right), alpha=alpha)
+    grad.add_(torch.bmm(left.transpose(1, 2), right))
 
 
 class AdapterStack:
@@ -161,12 +143,18 @@ class AdapterStack:
         self.layout = RowLayout(sizes, max_lora_rank, heads)
         weight = next(iter(self.layers.values())).weight
         self.device, self.dtype = weight.device, weight.dtype
-        master = torch.float64 if self.dtype == torch.float64 else torch.float32
-        self.theta = torch.zeros(capacity + 1, self.layout.size, dtype=master, device=self.device)
-        """Master weights, (capacity + 1, P)."""
-        self.grad = torch.zeros(capacity, self.layout.size, dtype=master, device=self.device) if trainable else None
-        self._compute = self.theta if master == self.dtype else self.theta.to(self.dtype)
-        self.scales = [0.0] * (capacity + 1)
+        self._master = torch.float64 if self.dtype == torch.float64 else torch.float32
+        self.table = torch.zeros(capacity + 1, self.layout.size, dtype=self.dtype, device=self.device)
+        """What passes compute with, (capacity + 1, P)."""
+        self.theta: Tensor | None = None
+        """Master weights of a trainable stack, (capacity, P)."""
+        self.grad: Tensor | None = None
+        """Of the master weights, (capacity, P)."""
+        if trainable:
+            self.theta = torch.zeros(capacity, self.layout.size, dtype=self._master, device=self.device)
+            self.grad = torch.zeros_like(self.theta)
+        self.scales = torch.zeros(capacity, 1, dtype=self._master, device=self.device)
+        """s of each slot."""
         self.lora_ranks = [0] * (capacity + 1)
         self.anchor = torch.zeros((), device=self.device, requires_grad=trainable)
         self.route: Route | None = None
@@ -187,28 +175,38 @@ class AdapterStack:
         heads: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Put an adapter in a slot. Raises ValueError when its modules, heads, sizes or rank don't fit."""
-        self.theta[slot].copy_(self.layout.pack(weights, self.theta.dtype, heads))
+        row = self.layout.pack(weights, self._master, heads)
         self.scales[slot], self.lora_ranks[slot] = float(scale), next(iter(weights.values()))[0].shape[0]
-        self.refresh(slot, slot + 1)
+        if self.theta is None:
+            row[self.layout.b] *= float(scale)
+            self.table[slot].copy_(row)
+        else:
+            self.theta[slot].copy_(row)
+            self.refresh(slot, slot + 1)
 
-    def read(self, slot: int, lora_rank: int, table: Tensor | None = None) -> Weights:
-        """The adapter of a slot (or the same places of another table of rows), on the CPU."""
-        return self.layout.unpack((self.theta if table is None else table)[slot].cpu(), lora_rank)
-
-    def read_heads(self, slot: int, table: Tensor | None = None) -> dict[str, Tensor]:
-        """The heads of a slot (or the same places of another table of rows), on the CPU."""
-        row = (self.theta if table is None else table)[slot : slot + 1].cpu()
-        return {name: view[0].clone() for name, view in self.layout.head_views(row).items()}
+    def read(self, slot: int, lora_rank: int) -> Weights:
+        """The adapter of a slot, on the CPU; of a stack that isn't trainable in the base's dtype, B times its scale."""
+        rows = self.table if self.theta is None else self.theta
+        return self.layout.unpack(rows[slot].cpu(), lora_rank)
 
     def clear(self, slot: int) -> None:
-        self.theta[slot].zero_()
-        self.scales[slot], self.lora_ranks[slot] = 0.0, 0
-        self.refresh(slot, slot + 1)
+        for table in (self.table, self.theta, self.scales):
+            if table is not None:
+                table[slot].zero_()
+        self.lora_ranks[slot] = 0
 
     def refresh(self, start: int, end: int) -> None:
-        """Bring the compute copy up to date with the master rows [start, end); needed after they change."""
-        if self._compute is not self.theta:
-            self._compute[start:end].copy_(self.theta[start:end])
+        """Bring what passes compute with up to date with the master rows [start, end); needed after they change."""
+        assert self.theta is not None
+        into, theta, b = self.table[start:end], self.theta[start:end], self.layout.b
+        into[:, : b.start].copy_(theta[:, : b.start])
+        torch.mul(theta[:, b], self.scales[start:end], out=into[:, b])
+        into[:, b.stop :].copy_(theta[:, b.stop :])
+
+    def scale_grad(self, count: int) -> None:
+        """Turn the gradients of s · B that backward passes left in the first `count` rows into those of B."""
+        assert self.grad is not None
+        self.grad[:count, self.layout.b].mul_(self.scales[:count])
 
     def span(self, start: int, end: int, noise: Noise | None = None) -> Route:
         """Equal numbers of rows for each of the slots [start, end), in order; no copy is made."""
@@ -216,9 +214,9 @@ class AdapterStack:
         views = self._spans.get((start, end, lora_rank))
         if views is None:
             grad = None if self.grad is None else self.grad[start:end]
-            views = self._views(self._compute[start:end], grad, lora_rank)
+            views = self._views(self.table[start:end], grad, lora_rank)
             self._spans[start, end, lora_rank] = views
-        return Route(end - start, views[0], self._scale(range(start, end)), noise, views[1])
+        return Route(end - start, views[0], noise, views[1])
 
     def gather(self, slots: Sequence[int], noise: Noise | None = None) -> tuple[Route, Tensor | None]:
         """Equal numbers of rows for each of these slots, any and in any order; `capacity` is the base.
@@ -230,8 +228,8 @@ class AdapterStack:
         grad = None
         if self.grad is not None and torch.is_grad_enabled():
             grad = torch.zeros(len(slots), self.layout.size, dtype=self.grad.dtype, device=self.device)
-        views = self._views(self._compute.index_select(0, index), grad, self._lora_rank(slots))
-        return Route(len(slots), views[0], self._scale(slots), noise, views[1]), grad
+        views = self._views(self.table.index_select(0, index), grad, self._lora_rank(slots))
+        return Route(len(slots), views[0], noise, views[1]), grad
 
     def scatter_grad(self, slots: Sequence[int], grad: Tensor) -> None:
         """Add gathered gradients to their rows."""
@@ -260,12 +258,6 @@ class AdapterStack:
         """The rank that a pass over these slots computes for all of them."""
         largest = max(self.lora_ranks[slot] for slot in slots)
         return min(self.max_lora_rank, -(-max(largest, 1) // RANK_STEP) * RANK_STEP)
-
-    def _scale(self, slots: Sequence[int]) -> float | Tensor:
-        scales = [self.scales[slot] for slot in slots]
-        if len(set(scales)) == 1:
-            return scales[0]
-        return torch.tensor(scales, dtype=self.dtype, device=self.device).view(-1, 1, 1)
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -1,8 +1,9 @@
 """Cards of earlier formats, brought to the present one when they are read: work on plain dicts, no component is built.
 
 Format 1 named each dataclass by its class path (`_target_`); format 2 names only choices, by short names (`type`).
-Keys that were renamed are brought to their new names here, so nothing else knows an old one. To rename a key of a
-component, add a function to UPGRADES under the component's class name of format 1.
+Keys that were renamed are brought to their new names here, so nothing else knows an old one, and keys that were added
+get the value that means what was done before. To rename or add a key of a component, add a function to UPGRADES under
+the component's class name of format 1.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def _from_1(content: dict[str, Any]) -> dict[str, Any]:
         "format": FORMAT,
         "config": config,
         "method": method,
-        "base_loading": _renamed(content["base_loading"], end_token="eos_token"),
+        "base_loading": _base(content["base_loading"]),
     }
 
 
@@ -86,7 +87,11 @@ def upgraded_config(value: Any) -> Any:
 
 
 def _base(fields: dict[str, Any]) -> dict[str, Any]:
-    return _renamed(fields, end_token="eos_token")
+    return _renamed(fields, end_token="eos_token") | {"from_pretrained": {}}
+
+
+def _scaling(fields: dict[str, Any]) -> dict[str, Any]:
+    return fields | {"gpus_per_worker": 1.0, "wait_seconds": 900.0, "trainer": {}}
 
 
 def _top_k(fields: dict[str, Any]) -> dict[str, Any]:
@@ -129,6 +134,7 @@ def _renamed(fields: dict[str, Any], **names: str) -> dict[str, Any]:
 
 UPGRADES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "Base": _base,
+    "Scaling": _scaling,
     "Distill": _top_k,
     "DistillAverage": _top_k,
     "DistillOnPolicy": _top_k,

@@ -56,6 +56,11 @@ class Storage(Protocol):
         """Copy a file out to a local path; returns its sha256. Raises FileNotFoundError."""
         ...
 
+    def copy(self, source: str, target: str) -> None:
+        """Give a file that never changes a second name, by a hard link or the store's own copy where there is one.
+        Raises FileNotFoundError."""
+        ...
+
     def digest(self, path: str) -> str:
         """The file's sha256. Raises FileNotFoundError."""
         ...
@@ -155,6 +160,15 @@ class Local:
         with self._at(path).open("rb") as reader, target.open("wb") as writer:
             return _copy(reader, writer)
 
+    def copy(self, source: str, target: str) -> None:
+        self._at(target).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(self._at(source), self._at(target))
+        except FileNotFoundError:
+            raise
+        except OSError:  # a file system without hard links, or a file that has too many
+            shutil.copyfile(self._at(source), self._at(target))
+
     def digest(self, path: str) -> str:
         with self._at(path).open("rb") as reader:
             return _copy(reader, None)
@@ -218,6 +232,18 @@ class Remote:
     def download(self, path: str, target: Path) -> str:
         with self._filesystem.open_input_stream(self._at(path)) as reader, target.open("wb") as writer:
             return _copy(reader, writer)
+
+    def copy(self, source: str, target: str) -> None:
+        try:
+            self._filesystem.copy_file(self._at(source), self._at(target))
+        except FileNotFoundError:
+            raise
+        except OSError:  # S3 copies no object of more than 5 GB
+            with (
+                self._filesystem.open_input_stream(self._at(source)) as reader,
+                self._filesystem.open_output_stream(self._at(target)) as writer,
+            ):
+                _copy(reader, writer)
 
     def digest(self, path: str) -> str:
         with self._filesystem.open_input_stream(self._at(path)) as reader:

@@ -1,36 +1,44 @@
 """Ray Tune's trials as light proxies of slots in pack actors.
 
 A proxy joins an actor that has a free slot, passes each report on to Tune, and leaves when Tune stops it; the slot
-is taken by the next trial at a step boundary. It imports no torch. An actor that died is restarted by Ray and joined
-again: the trial resumes from its checkpoint, and the proxy passes on no report a second time. In the same way a trial
-moves, after a report, from a crowded actor to an emptier one.
+is taken by the next trial at a step boundary. It imports no torch. When its actor dies, it joins one that lives, or the
+same one when Ray has restarted it: the trial resumes from its checkpoint, and the proxy passes on no report a second
+time. In the same way a trial moves, after a report, from a crowded actor to an emptier one.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
+from raytune_llm.data.examples import Example
+from raytune_llm.errors import InputError
 from raytune_llm.sweep.backends.base import RunnerInputs, trial_spec
-from raytune_llm.sweep.plan import SIZE, Plan
+from raytune_llm.sweep.plan import BATCH_SIZE, SIZE, Plan
 from raytune_llm.training import checkpoints
 from raytune_llm.training.config import Outcome, TrialConfig, TrialSpec
 from raytune_llm.training.objective import Report
 from raytune_llm.training.outcome import read_outcome
-from raytune_llm.training.packed.actor import PackActor
+from raytune_llm.training.packed.actor import DeviceLostError, PackActor
 
 PROXY_CPUS = 0.001
 REJOIN_SECONDS = 0.5
 GIVE_UP_SECONDS = 300.0
 """How long a trial waits for a dead actor to be back before it fails with the actor's error."""
+MOST_DEATHS = 2
+"""Of its actors that a trial survives without a new report in between; at the next one it fails, for it may be the
+cause."""
+LOST = (RayActorError, DeviceLostError)
 CLOSE_SECONDS = 30.0
 
 
@@ -39,9 +47,10 @@ class PackedRunner:
 
     overlaps_decisions = True
 
-    def __init__(self, inputs: RunnerInputs, *, slots: int) -> None:
+    def __init__(self, inputs: RunnerInputs, *, slots: int, compile: bool | None) -> None:
         self.config, self.plan = inputs.config, inputs.plan
-        num_actors, wanted = layout(inputs, slots)
+        num_devices, fill = devices(inputs)
+        num_actors, wanted = layout(inputs.num_trials, num_devices=num_devices, slots=slots, fill=fill)
         cpus = self.config.scaling.cpus_per_worker
         actor = ray.remote(PackActor).options(
             num_cpus=max(0.0, cpus - 0.1),
@@ -51,13 +60,18 @@ class PackedRunner:
         )
         sizes = self.plan.candidates(SIZE) or [self.config.tuning.adapter_size]
         arguments = {"wanted": wanted, "max_lora_rank": max(sizes), "threads": max(1, int(cpus))}
-        arguments |= {"use_gpu": inputs.use_gpu, "start_together": inputs.compares_reports}
+        arguments |= {"use_gpu": inputs.use_gpu, "compile": compile, "start_together": inputs.compares_reports}
         examples = ray.cloudpickle.dumps(inputs.examples)
         self.actors = [
             actor.remote(self.config, examples, inputs.group, logs_plan=index == 0, **arguments)
             for index in range(num_actors)
         ]
-        capacities = ray.get([one.capacity.remote() for one in self.actors])
+        try:
+            capacities = ray.get([one.capacity.remote() for one in self.actors])
+        except RayTaskError as error:
+            if isinstance(error.cause, InputError):
+                raise InputError(str(error.cause)) from error
+            raise
         self.max_concurrent = min(sum(capacities), inputs.max_concurrent or sum(capacities))
         print(f"packed: {sum(capacities)} slots on {num_actors} resident base{'s' * (num_actors > 1)}", flush=True)
         parameters = {"config": self.config, "plan": self.plan, "actors": self.actors}
@@ -74,12 +88,33 @@ class PackedRunner:
             ray.kill(actor)
 
 
-def layout(inputs: RunnerInputs, slots: int) -> tuple[int, int]:
-    """(actors, slots of each): one actor per GPU or per so many CPUs, as few as hold all trials at once."""
+def devices(inputs: RunnerInputs) -> tuple[int, int]:
+    """(GPUs, or groups of CPUs, that the cluster has; trials that fill one)."""
     total = ray.cluster_resources()
-    num_actors = int(total["GPU"] if inputs.use_gpu else total["CPU"] // inputs.config.scaling.cpus_per_worker)
-    wanted = min(slots, -(-inputs.num_trials // max(1, num_actors)))
-    return max(1, min(num_actors, -(-inputs.num_trials // wanted))), wanted
+    if not inputs.use_gpu:
+        return int(total["CPU"] // inputs.config.scaling.cpus_per_worker), 1
+    examples = ray.get(inputs.examples).train
+    return int(total["GPU"]), trials_that_fill_a_gpu(inputs.config, inputs.plan, examples)
+
+
+def trials_that_fill_a_gpu(config: TrialConfig, plan: Plan, examples: list[Example]) -> int:
+    """Trials whose steps together have the tokens that saturate a pass, at the largest batch size of the sweep.
+
+    A GPU is busy computing, rather than launching kernels and reading weights, from 2,048 tokens a pass at 1 B
+    parameters and 1,024 at 8 B, so that packing beyond gains little.
+    """
+    saturating = 2048 * (1e9 / config.model.facts.num_parameters) ** (1 / 3)
+    tokens = sum(len(sequence.input_ids) for example in examples for sequence in example.values())
+    batch_size = max(plan.candidates(BATCH_SIZE) or [config.tuning.batch_size])
+    return math.ceil(saturating * len(examples) / (tokens * batch_size))
+
+
+def layout(num_trials: int, *, num_devices: int, slots: int, fill: int) -> tuple[int, int]:
+    """(actors, slots of each). A device gets `fill` trials before another one is used; once all are, trials spread
+    evenly. No more actors than devices, and than hold all trials at once; no more than `slots` each."""
+    num_actors = max(1, min(num_devices, -(-num_trials // min(slots, fill))))
+    wanted = min(slots, -(-num_trials // num_actors))
+    return min(num_actors, -(-num_trials // wanted)), wanted
 
 
 def proxy(point: dict[str, Any], *, config: TrialConfig, plan: Plan, actors: list[Any]) -> None:
@@ -95,51 +130,88 @@ def proxy(point: dict[str, Any], *, config: TrialConfig, plan: Plan, actors: lis
 def reports(spec: TrialSpec, actors: list[Any]) -> Iterator[Report]:
     """The trial's reports in order, each step once, also when actors die. Leaves its slot when closed.
 
-    Raises ray's error when an actor stays dead.
+    Raises the actor's error when all stay dead or die again and again, and RuntimeError when an actor fails the trial.
     """
     trial_id, last_step = spec.trial.id, 0
-    lost_since: float | None = None
+    deaths = Deaths()
     while True:
         with ExitStack() as slot:
             try:
                 actor = join(spec, actors)
+                deaths.is_joined = True
                 slot.callback(partial(actor.leave.remote, trial_id))
                 ended, moves = None, False
                 while ended is None and not moves:
                     new, ended = ray.get(actor.next.remote(trial_id))
-                    lost_since = None
                     for report in new:
                         if report.step > last_step:
                             last_step = report.step
+                            deaths.clear()
                             yield report
                     moves = bool(new) and ended is None and is_crowded(actor, actors)
+                if ended is not None and ended.startswith("failed"):
+                    raise RuntimeError(ended)
                 if not moves:
                     return
                 slot.pop_all()
-            except RayActorError:
-                lost_since = lost_since or time.monotonic()
-                if time.monotonic() - lost_since > GIVE_UP_SECONDS:
-                    raise
+            except LOST as error:
+                deaths.count(error)
                 time.sleep(REJOIN_SECONDS)
+
+
+@dataclass
+class Deaths:
+    """How often and since when a trial has lost its actor, without a new report in between."""
+
+    is_joined: bool = False
+    """Whether it has been admitted since the last loss."""
+    number: int = 0
+    since: float | None = None
+
+    def clear(self) -> None:
+        self.number, self.since = 0, None
+
+    def count(self, error: BaseException) -> None:
+        """Raises the error when the trial should give up."""
+        now = time.monotonic()
+        if self.is_joined:
+            self.number, self.since, self.is_joined = self.number + 1, now, False
+        self.since = self.since or now
+        if self.number > MOST_DEATHS or now - self.since > GIVE_UP_SECONDS:
+            raise error
 
 
 def is_crowded(actor: Any, actors: list[Any]) -> bool:
     """Whether another actor has two trials fewer, so that one from here is better off there: at the end of a sweep the
     last trials may all be on one, and the others idle."""
-    try:
-        free = ray.get([one.num_free.remote() for one in actors])
-    except RayActorError:
-        return False
-    return max(free) - free[actors.index(actor)] >= 2
+    free = dict(answers(actors, lambda one: one.num_free.remote()))
+    return actor in free and max(free.values()) - free[actor] >= 2
 
 
 def join(spec: TrialSpec, actors: list[Any]) -> Any:
     """An actor that has admitted the trial; the emptiest first, waiting while all are full. A proxy of this trial that
-    died may have left a slot taken, and the others in that pack would wait for it until its lease runs out."""
-    ray.get([actor.leave.remote(spec.trial.id) for actor in actors])
+    died may have left a slot taken, and the others in that pack would wait for it until its lease runs out.
+
+    Raises the last actor's error when all are dead.
+    """
+    answers(actors, lambda actor: actor.leave.remote(spec.trial.id))
     while True:
-        free = ray.get([actor.num_free.remote() for actor in actors])
-        for _, actor in sorted(zip(free, actors, strict=True), key=lambda pair: -pair[0]):
+        free = answers(actors, lambda actor: actor.num_free.remote())
+        for actor, _ in sorted(free, key=lambda pair: -pair[1]):
             if ray.get(actor.join.remote(spec)):
                 return actor
         time.sleep(REJOIN_SECONDS)
+
+
+def answers(actors: list[Any], call: Callable[[Any], Any]) -> list[tuple[Any, Any]]:
+    """Each actor that is alive with its answer. Raises the last one's error when none is."""
+    found, lost = [], None
+    for actor, answer in [(actor, call(actor)) for actor in actors]:
+        try:
+            found.append((actor, ray.get(answer)))
+        except RayActorError as error:
+            lost = error
+    if not found:
+        assert lost is not None
+        raise lost
+    return found

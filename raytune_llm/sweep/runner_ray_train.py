@@ -67,7 +67,7 @@ def resources(scaling: Scaling, use_gpu: bool) -> dict[str, float]:
     """What Tune reserves for a trial: its one worker's share, or next to nothing for the driver of several."""
     if scaling.num_workers > 1:
         return {"cpu": 0.01}
-    return {"cpu": scaling.cpus_per_worker, "gpu": 1 if use_gpu else 0}
+    return {name.lower(): share for name, share in scaling.worker_resources(use_gpu=use_gpu).items()}
 
 
 def concurrency(scaling: Scaling, use_gpu: bool) -> int | None:

@@ -102,18 +102,35 @@ class Scaling:
     num_workers: int
     """Data-parallel workers of one trial; ≥ 1. tuning.batch_size is divided among them."""
     use_gpu: bool | None
-    """One GPU per worker; null = use GPUs when the cluster has any."""
+    """Whether workers compute on GPUs; null = if the cluster has any, or its autoscaler can start some."""
+    gpus_per_worker: float
+    """Share of a GPU reserved for each worker; > 0 and ≤ 1. At 0.25 four trials of one worker share a GPU, each with a
+    copy of the base of its own; memory isn't divided, so all of them must fit. Below 1 trials aren't packed."""
+    wait_seconds: float
+    """Longest time to wait for a GPU node that the cluster's autoscaler starts; ≥ 0."""
     cpus_per_worker: float
     """CPUs reserved for each worker; > 0."""
     max_failures: int
     """Times a trial whose worker or node died is resumed from its last checkpoint; -1 = always."""
     gradient_checkpointing: bool
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    trainer: dict[str, Any]
+    """Further arguments of TRL's (transformers') trainer by name, e.g. scaling.trainer.use_liger_kernel=true; of the
+    method's own training, not of its earlier stages. Trials with any aren't packed."""
 
     def __post_init__(self) -> None:
         require(self.num_workers >= 1, "scaling.num_workers", self.num_workers, "≥ 1")
         require(self.cpus_per_worker > 0, "scaling.cpus_per_worker", self.cpus_per_worker, "> 0")
         require(self.max_failures >= -1, "scaling.max_failures", self.max_failures, "≥ -1")
+        require(0 < self.gpus_per_worker <= 1, "scaling.gpus_per_worker", self.gpus_per_worker, "> 0 and ≤ 1")
+        one_each = self.num_workers == 1 or self.gpus_per_worker == 1
+        limit = f"1 with scaling.num_workers={self.num_workers}: data-parallel workers take a GPU each"
+        require(one_each, "scaling.gpus_per_worker", self.gpus_per_worker, limit)
+        require(self.wait_seconds >= 0, "scaling.wait_seconds", self.wait_seconds, "≥ 0")
+
+    def worker_resources(self, *, use_gpu: bool) -> dict[str, float]:
+        """What each worker reserves, by Ray's names."""
+        return {"CPU": self.cpus_per_worker, **({"GPU": self.gpus_per_worker} if use_gpu else {})}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,7 +65,7 @@ def trainer_for(setup: TrialSetup, callbacks: list[Any]) -> TorchTrainer:
         scaling_config=ScalingConfig(
             num_workers=scaling.num_workers,
             use_gpu=setup.use_gpu,
-            resources_per_worker={"CPU": scaling.cpus_per_worker, **({"GPU": 1} if setup.use_gpu else {})},
+            resources_per_worker=scaling.worker_resources(use_gpu=setup.use_gpu),
         ),
         run_config=RunConfig(
             name=spec.trial.id,

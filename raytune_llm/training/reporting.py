@@ -31,26 +31,28 @@ class LiveTrial:
     """A trial while it trains, on any backend: its reports, its log and its checkpoint.
 
     Its folder is a checkpoint: state/ (what resuming needs), best/ (the adapter or model of the best step so far) and
-    history.json (all reports).
+    history.json (all reports). A pack's trial has none: its pack writes checkpoints while it trains on.
     """
 
     def __init__(
         self,
         spec: TrialSpec,
         run: Run,
-        folder: Path,
+        folder: Path | None,
         *,
-        num_gpus: int,
-        resume: Path | None = None,
+        num_gpus: float,
+        resume: Path | str | None = None,
     ) -> None:
-        """`folder`: local, brought up to date with every report. `resume`: a checkpoint's folder to continue from."""
+        """`folder`: local, brought up to date with every report that has a saver. `resume`: a checkpoint to continue
+        from, a folder or, without a folder of its own, a URI."""
         self.spec, self.config, self.run, self.folder = spec, spec.config, run, folder
         self._num_gpus = num_gpus
         self._train_losses: list[float] = []
         self.history = History(spec.config.objective)
         if resume is not None:
             self.history = History.load(resume, spec.config.objective)
-            shutil.copytree(resume / "best", folder / "best", dirs_exist_ok=True)
+            if folder is not None:
+                shutil.copytree(Path(resume, "best"), folder / "best", dirs_exist_ok=True)
 
     @property
     def ended(self) -> str | None:
@@ -58,7 +60,10 @@ class LiveTrial:
         return self.history.why_ended(self.config.tuning.early_stopping, self.config.tuning.steps)
 
     def is_due(self, step: int) -> bool:
-        """Whether the trial reports after so many optimizer steps."""
+        """Whether the trial reports after so many optimizer steps; steps up to the last report, which a resumed trial
+        may repeat, have been reported."""
+        if step <= self.history.last_step:
+            return False
         tuning = self.config.tuning
         return step % tuning.eval_every == 0 or step in self.spec.milestones or step >= tuning.steps
 
@@ -81,8 +86,8 @@ class LiveTrial:
     ) -> Report:
         """Build the report of an evaluation, bring the checkpoint's folder up to date and log it.
 
-        `seconds`: of training over all attempts; `stopped`: why the method itself ends the training; `saver`: None in a
-        worker that keeps no checkpoint.
+        `seconds`: of training over all attempts; `stopped`: why the method itself ends the training; `saver`: None
+        where something else keeps the checkpoint.
         """
         train_loss = math.fsum(self._train_losses) / max(1, len(self._train_losses))
         self._train_losses.clear()
@@ -90,18 +95,19 @@ class LiveTrial:
         report = self.history.add(step, {**metrics, "train/loss": train_loss, **cost}, stopped=stopped)
         self.history.seconds = seconds
         if saver is not None:
-            self._write_checkpoint(step, saver)
+            assert self.folder is not None
+            self._write_checkpoint(self.folder, step, saver)
         self.run.log(step, report.metrics)
         return report
 
-    def _write_checkpoint(self, step: int, saver: Saver) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self.folder / "state", ignore_errors=True)
-        saver.save_state(self.folder / "state")
+    def _write_checkpoint(self, folder: Path, step: int, saver: Saver) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder / "state", ignore_errors=True)
+        saver.save_state(folder / "state")
         if self.history.best.step == step:
-            shutil.rmtree(self.folder / "best", ignore_errors=True)
-            saver.save_weights(self.folder / "best")
-        self.history.save(self.folder)
+            shutil.rmtree(folder / "best", ignore_errors=True)
+            saver.save_weights(folder / "best")
+        self.history.save(folder)
 
 
 def start_run(spec: TrialSpec, group: str | None, *, from_step: int) -> Run:

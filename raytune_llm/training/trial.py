@@ -17,14 +17,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from raytune_llm.data.examples import Example, Examples
 from raytune_llm.data.order import first_indices
-from raytune_llm.errors import InputError
 from raytune_llm.evaluation.loss import evaluate
 from raytune_llm.methods import model_refs
 from raytune_llm.methods.base import Session, TrainerInputs
 from raytune_llm.models.loading import load_trainable
-from raytune_llm.training.config import TrialConfig, TrialSpec, Tuning
+from raytune_llm.training.config import TrialConfig, TrialSpec
+from raytune_llm.training.fits import check_fits
 from raytune_llm.training.reporting import LiveTrial
 from raytune_llm.training.tracking.base import Run
+from raytune_llm.training.trainer_arguments import training_arguments
 
 Reporter = Callable[[dict[str, Any], Path], None]
 """Takes the metrics of a report and the local folder of its checkpoint, which it must copy before it returns."""
@@ -43,26 +44,9 @@ class WorkerContext:
     use_gpu: bool
 
     @property
-    def num_gpus(self) -> int:
-        """GPUs of all workers."""
-        return self.world_size if self.use_gpu else 0
-
-
-def split_batch(tuning: Tuning, num_workers: int) -> tuple[int, int]:
-    """(examples per forward pass of a worker, forward passes per step). Raises InputError when the batch can't be
-    divided."""
-    if tuning.batch_size % num_workers:
-        raise InputError(
-            f"tuning.batch_size={tuning.batch_size} can't be divided among scaling.num_workers={num_workers}; "
-            "make it a multiple"
-        )
-    share = tuning.batch_size // num_workers
-    micro = tuning.micro_batch_size or share
-    if share % micro:
-        raise InputError(
-            f"tuning.micro_batch_size={micro} doesn't divide each worker's {share} examples; choose a divisor"
-        )
-    return micro, share // micro
+    def device(self) -> str:
+        """cpu or cuda."""
+        return "cuda" if self.use_gpu else "cpu"
 
 
 def fit(
@@ -90,9 +74,12 @@ def fit(
             seed=config.seed,
             use_gpu=place.use_gpu,
         ) as session,
-        model_refs.teacher_model(config.method.needs, config.model, config.registry_dir) as teacher,
+        model_refs.teacher_model(
+            config.method.needs, config.model, config.registry_dir, device=place.device
+        ) as teacher,
     ):
-        trial = LiveTrial(spec, run, place.folder / "checkpoint", num_gpus=place.num_gpus, resume=resume)
+        num_gpus = place.world_size * config.scaling.worker_resources(use_gpu=place.use_gpu).get("GPU", 0)
+        trial = LiveTrial(spec, run, place.folder / "checkpoint", num_gpus=num_gpus, resume=resume)
         evaluator = Evaluator(trial, examples.eval, place, report, progress, session)
         trainer = (session or config.method).trainer(trainer_inputs(config, examples.train, place, evaluator, teacher))
         trainer.remove_callback(PrinterCallback)
@@ -106,57 +93,28 @@ def trainer_inputs(
 ) -> TrainerInputs:
     """What the trainer of a trial is made from."""
     return TrainerInputs(
-        model=start_model(config),
+        model=start_model(config, place.device),
         examples=examples,
         indices=first_indices(len(examples), config.seed, config.tuning.steps * config.tuning.batch_size),
         tokenizer=config.model.tokenizer(),
-        arguments=training_arguments(config, place),
+        arguments=training_arguments(
+            config, str(place.folder / "trainer"), num_workers=place.world_size, use_gpu=place.use_gpu
+        ),
         callbacks=[evaluator],
         teacher=teacher,
     )
 
 
-def start_model(config: TrialConfig) -> Any:
-    """What is trained: a new adapter on the base (or all of it), or the adapter that the method starts from."""
-    base = config.model.load(own_dropout=config.adapter.trains_base, score=config.method.needs.score)
+def start_model(config: TrialConfig, device: str = "cpu") -> Any:
+    """What is trained, on a device, cpu or cuda: a new adapter on the base (or all of it), or the adapter that the
+    method starts from."""
+    check_fits(config, lora_rank=config.tuning.adapter_size, device=device)
+    own_dropout, score = config.adapter.trains_base, config.method.needs.score
+    base = config.model.load(own_dropout=own_dropout, score=score, device=device)
     with model_refs.initial_adapter(config.method, config.registry_dir) as folder:
         if folder is not None:
             return load_trainable(folder, base)
     return config.adapter.apply(base, lora_rank=config.tuning.adapter_size, seed=config.seed)
-
-
-def training_arguments(config: TrialConfig, place: WorkerContext) -> dict[str, Any]:
-    """The TrainingArguments that a trial's knobs mean; evaluation and checkpoints are the Evaluator's."""
-    import torch
-
-    micro, accumulation = split_batch(config.tuning, place.world_size)
-    schedules = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
-    return {
-        "output_dir": str(place.folder / "trainer"),
-        "max_steps": config.tuning.steps,
-        "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": accumulation,
-        "learning_rate": config.learning_rate,
-        "lr_scheduler_type": schedules[config.tuning.schedule.value],
-        "warmup_steps": config.tuning.warmup_steps,
-        "weight_decay": config.tuning.weight_decay,
-        "max_grad_norm": config.tuning.max_grad_norm,
-        "optim": "adamw_torch",
-        "seed": config.seed,
-        "data_seed": config.seed,
-        "train_sampling_strategy": "sequential",
-        "bf16": place.use_gpu and torch.cuda.is_bf16_supported(),
-        "use_cpu": not place.use_gpu,
-        "activation_checkpointing": config.scaling.gradient_checkpointing,
-        "logging_steps": max(1, min(10, config.tuning.eval_every)),
-        "logging_nan_inf_filter": False,
-        "save_strategy": "no",
-        "eval_strategy": "no",
-        "report_to": [],
-        "disable_tqdm": True,
-        "dataloader_pin_memory": place.use_gpu,
-        "ddp_find_unused_parameters": False,
-    }
 
 
 class Evaluator(TrainerCallback):
@@ -206,6 +164,7 @@ class Evaluator(TrainerCallback):
             control.should_training_stop = True
         self.progress(step, report.metrics)
         best_step = self.trial.history.best.step
+        assert self.trial.folder is not None
         self.report({"step": step, "best_step": best_step, **report.metrics}, self.trial.folder)
 
     def evaluate(self, model: Any) -> dict[str, float]:

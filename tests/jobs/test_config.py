@@ -62,6 +62,15 @@ def test_a_job_is_typed_and_frozen():
         ("sweep.space.tuning.adapter_size=[a]", "sweep.space.tuning.adapter_size: tuning.adapter_size: Value 'a'"),
         ("sweep.space.tuning.steps=[0]", "sweep.space.tuning.steps: tuning.steps=0 is not allowed"),
         ("serve.host=0.0.0.0", "serve.api_key_env"),
+        ("scaling.trainr.use_liger_kernel=true", "unknown key: scaling.trainr; nearest valid: scaling.trainer"),
+        ("scaling.trainer=null", "scaling.trainer"),
+        ("scaling.trainer=true", "scaling.trainer"),
+        (
+            "model.from_pretrained.device_map=auto",
+            "device_map=auto is not allowed; set scaling.use_gpu",
+        ),
+        ("scaling.gpus_per_worker=2", "scaling.gpus_per_worker=2.0 is not allowed; allowed: > 0 and ≤ 1"),
+        ("scaling.wait_seconds=-1", "scaling.wait_seconds=-1.0 is not allowed; allowed: ≥ 0"),
     ],
 )
 def test_refused_with_full_key_and_remedy(override, message):
@@ -71,6 +80,17 @@ def test_refused_with_full_key_and_remedy(override, message):
 def test_any_key_can_join_the_space_without_a_plus():
     job = load("sweep", [*DEMO, "sweep.space.adapter.dropout=[0.0,0.1]", "sweep.space.tuning.steps=null"])
     assert list(job.sweep.axes()) == ["tuning.learning_rate_multiplier", "tuning.adapter_size", "adapter.dropout"]
+
+
+def test_arguments_of_libraries_need_no_plus():
+    job = load("train", [*DEMO, "scaling.trainer.use_liger_kernel=true", "+scaling.trainer.optim=adafactor"])
+    assert job.scaling.trainer == {"use_liger_kernel": True, "optim": "adafactor"}
+    four_bit = "model.from_pretrained.quantization_config={load_in_4bit: true, bnb_4bit_quant_type: nf4}"
+    expected = {"quantization_config": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}}
+    assert load("train", [*DEMO, four_bit]).model.from_pretrained == expected
+    teacher = ["teacher=local", "teacher.model.name_or_path=org/name", "data.train=x.jsonl"]
+    assert load("annotate", [*teacher, f"teacher.{four_bit}"]).teacher.model.from_pretrained == expected
+    assert load("train", DEMO).scaling.trainer == load("train", DEMO).model.from_pretrained == {}
 
 
 def test_a_range_takes_the_place_of_a_list_of_choices():

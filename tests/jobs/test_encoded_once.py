@@ -5,7 +5,6 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-import ray
 from worlds import write_base, write_records
 
 from raytune_llm import cluster
@@ -65,7 +64,7 @@ def calls(monkeypatch):
     for name in READERS:
         watch(name)
     monkeypatch.setattr(cluster, "as_task", lambda function, *, use_gpu: function)
-    monkeypatch.setattr(ray, "cluster_resources", dict)
+    monkeypatch.setattr(cluster, "uses_gpu", lambda *_, **__: False)
     return counts
 
 

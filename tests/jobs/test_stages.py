@@ -270,7 +270,11 @@ def test_dpo_from_an_adapter_is_the_same_packed_and_alone(world, tmp_path):
     trials = PackedTrials(job.trial_config(), examples, wanted=1, max_lora_rank=4, device="cpu", log=lambda _: None)
     spec = spec_of(job, [1], id="packed")
     trials.join(spec, Silent())
-    packed = [report for _ in range(4) for report, _ in trials.advance().values()]
+    packed = []
+    for _ in range(4):
+        for pending in trials.advance():
+            pending.store()
+            packed.append(pending.report)
     assert [report.metrics["eval/loss"] for report in packed] == pytest.approx(
         [r["eval/loss"] for r in reports], rel=1e-4
     )

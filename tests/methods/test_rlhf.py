@@ -26,7 +26,8 @@ from raytune_llm.methods import model_refs
 from raytune_llm.methods.base import TrainerInputs
 from raytune_llm.models.forward import outputs
 from raytune_llm.training.history import History
-from raytune_llm.training.trial import WorkerContext, fit, start_model, training_arguments
+from raytune_llm.training.trainer_arguments import training_arguments
+from raytune_llm.training.trial import WorkerContext, fit, start_model
 
 OWN = ["method/rewards=function", "method.rewards.function.name=own_rewards:vowels", "allow_modules=[own_rewards]"]
 
@@ -159,7 +160,7 @@ def test_advantages_are_leave_one_out_with_the_divergence_taken_off(base, tmp_pa
                 examples=examples,
                 indices=list(range(16)),
                 tokenizer=job.model.tokenizer(),
-                arguments=training_arguments(job.trial_config(), WorkerContext(tmp_path, 0, 1, False)),
+                arguments=training_arguments(job.trial_config(), str(tmp_path), num_workers=1, use_gpu=False),
                 callbacks=[],
             )
         )

@@ -2,9 +2,12 @@ import pytest
 import torch
 from worlds import write_base
 
+from raytune_llm.errors import InputError
 from raytune_llm.jobs.config import load
-from raytune_llm.models.base import Base
-from raytune_llm.models.loading import load_tuned
+from raytune_llm.models import base as bases
+from raytune_llm.models.base import Base, DType, torch_dtype
+from raytune_llm.models.load_options import check_quantization, device_map
+from raytune_llm.models.loading import load_model, load_tuned
 
 
 def job_at(folder, *overrides):
@@ -138,3 +141,99 @@ def test_the_bases_own_dropout_is_off_where_only_adapters_learn(tmp_path):
     assert first == second
     first, second = two_passes(base.load())
     assert first != second
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A process whose own GPU is the fourth, as far as torch is asked; nothing can be put there."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+
+
+def test_the_dtype_is_that_of_the_device_which_is_used(gpu, tmp_path):
+    """Also in a process that sees a GPU and computes on the CPU."""
+    assert torch_dtype(DType.auto, "cpu") is torch.float32 and torch_dtype(DType.auto, "cuda") is torch.bfloat16
+    assert torch_dtype(DType.float64, "cuda") is torch.float64
+    base = job_at(write_base(tmp_path, "llama"), "model.dtype=auto").model
+    assert base.load().dtype == torch.float32
+    assert (base.resolved("cuda").dtype, base.resolved("cpu").dtype) == (DType.bfloat16, DType.float32)
+    assert base.resolved("cuda").load().dtype == torch.bfloat16
+
+
+def test_a_model_is_loaded_straight_onto_its_device(gpu, tmp_path, monkeypatch):
+    base = job_at(write_base(tmp_path, "llama"), "model.dtype=auto").model
+    assert not base.facts.is_encoder_decoder
+    asked = []
+
+    class Auto:
+        @staticmethod
+        def from_pretrained(place, **options):
+            asked.append(options)
+            raise InterruptedError
+
+    monkeypatch.setattr(bases, "auto_class", lambda *_, **__: Auto)
+    for load_it in (base.load, lambda **_: load_model(base, None, use_gpu=True)):
+        with pytest.raises(InterruptedError):
+            load_it(device="cuda")
+    for options in asked:
+        assert options["device_map"] == {"": torch.device("cuda", 3)} and options["dtype"] is torch.bfloat16
+    assert device_map("cpu") == {} and len(asked) == 2
+
+
+@pytest.mark.parametrize("shape", ["llama", "qwen", "t5"])
+@pytest.mark.parametrize("score", [False, True])
+def test_a_device_map_changes_no_weight(tmp_path, monkeypatch, shape, score):
+    base = job_at(write_base(tmp_path, shape)).model
+    plain = base.load(score=score)
+    monkeypatch.setattr(bases, "device_map", lambda device: {"device_map": {"": torch.device("cpu")}})
+    mapped = base.load(score=score)
+    assert not hasattr(mapped, "hf_device_map")  # a trainer would take it for one that is split over devices
+    found = dict(mapped.named_parameters()) | dict(mapped.named_buffers())
+    expected = dict(plain.named_parameters()) | dict(plain.named_buffers())
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_arguments_of_from_pretrained_are_passed_on(tmp_path):
+    folder = write_base(tmp_path, "llama")
+    base = job_at(folder, "model.from_pretrained.quantization_config.load_in_4bit=true").model
+    assert base.from_pretrained == {"quantization_config": {"load_in_4bit": True}} and base.is_quantized
+    with pytest.raises(ImportError, match="bitsandbytes"):
+        base.load()
+    assert not job_at(folder, "model.from_pretrained.use_kernels=false").model.is_quantized
+    assert Base.from_loading(base.loading()) == base
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("device_map=auto", r"device_map=auto is not allowed; set scaling\.use_gpu"),
+        ("attn_implementation=eager", r"attn_implementation=eager is not allowed; set model\.attention"),
+        ("dtype=bfloat16", r"dtype=bfloat16 is not allowed; set model\.dtype"),
+        ("trust_remote_code=true", r"trust_remote_code=True is not allowed; allowed: quantization_config, "),
+        ("quantization_config=4bit", r"quantization_config=4bit is not allowed; allowed: a mapping, like"),
+    ],
+)
+def test_other_arguments_of_from_pretrained_are_refused(tmp_path, override, message):
+    with pytest.raises(InputError, match=rf"model\.from_pretrained\.{message}"):
+        job_at(tmp_path, f"model.from_pretrained.{override}")
+
+
+def test_a_card_of_before_from_pretrained_is_read(tmp_path):
+    base = job_at(write_base(tmp_path, "llama")).model
+    assert Base.from_loading({k: v for k, v in base.loading().items() if k != "from_pretrained"}) == base
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"quant_method": "nope"}, "Unknown quantization type, got nope"),
+        ({"load_in_4bit": 4}, "load_in_4bit must be a boolean"),
+        ({"load_in_4bit": True}, "pip install bitsandbytes"),
+    ],
+)
+def test_a_quantisation_that_can_not_be_is_refused_before_anything_is_loaded(config, message):
+    check_quantization({})
+    with pytest.raises(InputError, match=r"model\.from_pretrained\.quantization_config=.*" + message):
+        check_quantization({"quantization_config": config})

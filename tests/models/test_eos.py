@@ -15,6 +15,7 @@ def base_at(path, **changed):
         "attention": "sdpa",
         "chat_template": None,
         "eos_token": None,
+        "from_pretrained": {},
     }
     return Base(**{**values, **changed})
 

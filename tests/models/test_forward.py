@@ -2,6 +2,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -17,7 +18,8 @@ from transformers import (
 )
 
 from raytune_llm.data.examples import IGNORED, TokenSequence
-from raytune_llm.models.forward import batches, inference, outputs
+from raytune_llm.models import forward
+from raytune_llm.models.forward import inference, outputs
 
 VOCABULARY = 61
 SMALL = {"vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
@@ -184,14 +186,31 @@ def test_impossible_sequences_are_refused():
         outputs(model, [TokenSequence([4, 5, 6], [5, 6])], pad_id=0)
 
 
-def test_batches_hold_every_index_once_longest_first():
-    lengths = [3, 9, 1, 9, 5, 2, 7]
-    made_batches = batches(lengths, 3)
-    assert [len(batch) for batch in made_batches] == [3, 3, 1]
-    assert sorted(index for batch in made_batches for index in batch) == list(range(7))
-    assert [lengths[index] for batch in made_batches for index in batch] == sorted(lengths, reverse=True)
-    with pytest.raises(ValueError, match="batch_size=0"):
-        batches(lengths, 0)
+class LargestExact(TorchDispatchMode):
+    """Remembers the most rows of fp32 logits that one operation made."""
+
+    rows = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        tensors = [t for t in (made if isinstance(made, tuple | list) else (made,)) if isinstance(t, torch.Tensor)]
+        logits = [t for t in tensors if t.dtype == torch.float32 and t.shape[-1:] == (VOCABULARY,)]
+        self.rows = max([self.rows, *(t.numel() // VOCABULARY for t in logits)])
+        return made
+
+
+@pytest.mark.parametrize("make", [llama, gemma2])
+def test_evaluation_never_holds_a_second_copy_of_all_logits(make, monkeypatch):
+    model = made(make).to(torch.bfloat16).eval()
+    sequences = [causal_sequence(12, 9), causal_sequence(7, 5)]
+    with torch.no_grad():
+        whole = outputs(model, sequences, pad_id=0)
+        monkeypatch.setattr(forward, "ELEMENTS_AT_ONCE", 4 * VOCABULARY)
+        with LargestExact() as largest:
+            found = outputs(model, sequences, pad_id=0)
+    assert whole.mask.sum() > 8 and largest.rows == 4
+    for name in ("logprobs", "mask", "correct"):
+        assert torch.equal(getattr(found, name), getattr(whole, name))
 
 
 def test_inference_restores_each_modules_mode_even_after_an_error():

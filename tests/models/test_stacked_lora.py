@@ -58,8 +58,8 @@ def peft_model(model: PreTrainedModel, weights) -> PreTrainedModel:
     return adapted
 
 
-def filled(model: PreTrainedModel, every) -> AdapterStack:
-    stack = AdapterStack(model, linear_targets(model), capacity=4, max_lora_rank=8)
+def filled(model: PreTrainedModel, every, *, trainable: bool = False) -> AdapterStack:
+    stack = AdapterStack(model, linear_targets(model), capacity=4, max_lora_rank=8, trainable=trainable)
     for slot, weights in enumerate(every):
         rank = next(iter(weights.values()))[0].shape[0]
         stack.write(slot, weights, LORA.alpha / rank)
@@ -153,7 +153,7 @@ def test_a_nan_adapter_spoils_its_own_rows_only():
     found = []
     for poison in (1.0, float("nan")):
         stack = filled(llama(torch.float32), every)
-        stack.theta[1] *= poison
+        stack.table[1] *= poison
         with torch.no_grad(), stack.routed(stack.gather([0, 1, 2, stack.capacity])[0]):
             found.append(stack.model(ids).logits)
     assert torch.equal(found[0][[0, 2, 3]], found[1][[0, 2, 3]]) and found[1][1].isnan().all()
@@ -165,8 +165,8 @@ def test_write_read_clear_and_remove():
     with torch.no_grad():
         plain = model(ids).logits
     every = adapters(llama(torch.float32))
-    stack = filled(model, every)
-    assert stack.theta.dtype == torch.float32
+    stack = filled(model, every, trainable=True)
+    assert stack.theta.dtype == torch.float32 and stack.table.dtype == torch.bfloat16
     for slot, weights in enumerate(every):
         rank = next(iter(weights.values()))[0].shape[0]
         back = stack.read(slot, rank)
@@ -179,6 +179,48 @@ def test_write_read_clear_and_remove():
     assert layer.weight is layer.base.weight and layer.bias is layer.base.bias and layer.in_features == 32
     stack.remove()
     assert type(model.model.layers[0].self_attn.q_proj) is nn.Linear
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_passes_compute_with_b_times_its_scale_rounded_once(trainable):
+    every = adapters(llama(torch.float32))
+    stack = filled(llama(torch.bfloat16), every, trainable=trainable)
+    assert (stack.theta is not None) == trainable
+    for slot, weights in enumerate(every):
+        rank = next(iter(weights.values()))[0].shape[0]
+        layers = stack.span(slot, slot + 1).layers
+        for (a, b), views in zip(weights.values(), layers, strict=True):
+            assert torch.equal(views.a[0, :rank], a.bfloat16())
+            assert torch.equal(views.b[0, :rank], (LORA.alpha / rank * b.T).bfloat16())
+
+
+def test_a_slot_of_a_bf16_base_does_not_depend_on_its_neighbours_scales():
+    every, ids = adapters(llama(torch.float32), ranks=(4, 4, 4)), torch.arange(1, 28).view(3, 9)
+    found = []
+    for scales in ((0.7, 0.7, 0.7), (0.7, 1.3, 1.9)):
+        stack = AdapterStack(llama(torch.bfloat16), linear_targets(llama()), capacity=3, max_lora_rank=4)
+        for slot, (weights, scale) in enumerate(zip(every, scales, strict=True)):
+            stack.write(slot, weights, scale)
+        with torch.no_grad(), stack.routed(stack.span(0, 3)):
+            found.append(stack.model(ids).logits)
+    assert torch.equal(found[0][0], found[1][0]) and not torch.equal(found[0][1], found[1][1])
+
+
+def test_a_bf16_layer_is_nearer_to_fp64_than_when_the_adapter_is_added_last():
+    """The frozen product is never rounded by itself: what the adapter adds to it is rounded, and the sum."""
+    generator = torch.Generator().manual_seed(0)
+    linear = nn.Linear(256, 192, bias=False).requires_grad_(False)
+    model = nn.Sequential(linear).to(torch.bfloat16)
+    a, b = (torch.randn(*shape, generator=generator) * 0.05 for shape in ((8, 256), (192, 8)))
+    x = torch.randn(1, 64, 256, generator=generator).bfloat16()
+    exact_a, exact_b, weight = a.bfloat16().double(), (2.0 * b).bfloat16().double(), linear.weight.double()
+    exact = x.double() @ weight.T + (x.double() @ exact_a.T) @ exact_b.T
+    added_last = torch.nn.functional.linear(x, linear.weight) + (x @ a.bfloat16().T) @ (2.0 * b).bfloat16().T
+    stack = AdapterStack(model, ["0"], capacity=1, max_lora_rank=8)
+    stack.write(0, {"0": (a, b)}, 2.0)
+    with torch.no_grad(), stack.routed(stack.span(0, 1)):
+        found = model(x)
+    assert (found.double() - exact).norm() < 0.9 * (added_last.double() - exact).norm()
 
 
 def test_what_does_not_fit_is_refused():

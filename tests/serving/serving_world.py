@@ -97,6 +97,7 @@ def make_base(folder: Path, *, is_encoder_decoder: bool = False, seed: int = 0) 
         attention="sdpa",
         chat_template=None,
         eos_token=None,
+        from_pretrained={},
     )
 
 

@@ -51,6 +51,47 @@ def test_a_missing_file_is_a_file_not_found_error(storage: Storage) -> None:
         storage.read("nothing")
 
 
+def test_a_copy_has_the_content_and_outlives_the_original(storage: Storage) -> None:
+    storage.write("a/one", b"content")
+    storage.copy("a/one", "b/deep/two")
+    storage.write("a/one", b"changed")
+    assert storage.read("b/deep/two") == b"content"
+    storage.remove("a")
+    assert storage.read("b/deep/two") == b"content"
+    with pytest.raises(FileNotFoundError):
+        storage.copy("nothing", "b/three")
+
+
+def test_without_links_a_copy_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    storage = open_storage(str(tmp_path))
+    storage.write("one", b"content")
+    monkeypatch.setattr(os, "link", refuse)
+    storage.copy("one", "two")
+    assert storage.read("two") == b"content"
+
+
+def test_an_object_too_large_for_the_stores_own_copy_is_copied_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("The specified copy source is larger than the maximum allowable size")
+
+    storage = open_storage(f"memory://test-{uuid.uuid4().hex}/root")
+    storage.write("one", b"content")
+
+    class WithoutCopy:
+        copy_file = staticmethod(refuse)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(original, name)
+
+    original = storage._filesystem
+    monkeypatch.setattr(storage, "_filesystem", WithoutCopy())
+    storage.copy("one", "two")
+    assert storage.read("two") == b"content"
+
+
 def test_upload_and_download_return_the_digest(storage: Storage, tmp_path: Path) -> None:
     source = tmp_path / "source.bin"
     source.write_bytes(os.urandom(5 << 20))

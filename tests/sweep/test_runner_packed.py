@@ -1,5 +1,6 @@
 """Packed sweeps on real Ray: the same results as trials by themselves, also when what carries them dies."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from raytune_llm.evaluation.terms import Better
 from raytune_llm.jobs import commands
 from raytune_llm.jobs.config import load
 from raytune_llm.jobs.prepare import check_sweep, prepare
+from raytune_llm.models.base import Base
 from raytune_llm.sweep import leaderboard, runner_packed, tuner
 from raytune_llm.sweep.plan import make_plan
 from raytune_llm.training.objective import Report
@@ -221,6 +223,22 @@ def test_packed_refuses_what_it_cannot_take_before_anything_starts(world, tmp_pa
     job = job_of(world, tmp_path, "sweep/backend=packed", "adapter=full")
     with pytest.raises(InputError, match="full tuning changes the base itself"):
         check_sweep(job, make_plan(job.trial_config(), job.sweep.axes()))
+
+
+class Crowded(Base):
+    """A base that finds no room."""
+
+    def load(self, **options):
+        raise InputError("it doesn't fit")
+
+
+def test_what_the_actors_refuse_ends_the_sweep_in_one_line(world, tmp_path):
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    job = job_of(world, tmp_path, "sweep/backend=packed")
+    model = Crowded(**{field.name: getattr(job.model, field.name) for field in dataclasses.fields(Base)})
+    with pytest.raises(InputError) as error:
+        outcomes_of(dataclasses.replace(job, model=model))
+    assert str(error.value) == "it doesn't fit"
 
 
 def test_the_packed_winner_is_published_with_its_own_settings(world, tmp_path):

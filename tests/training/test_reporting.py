@@ -76,6 +76,8 @@ def test_without_a_saver_nothing_is_written(spec, tmp_path):
 def test_reports_are_due_at_evaluations_at_milestones_and_at_the_end(spec, tmp_path):
     trial = live(spec, tmp_path / "t")
     assert [step for step in range(1, 32) if trial.is_due(step)] == [5, 10, 20, 30, 31]
+    report(trial, 10, 1.0)
+    assert [step for step in range(1, 32) if trial.is_due(step)] == [20, 30, 31], "what has been reported is not again"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import Trainer
 
-    from raytune_llm.methods.base import TrainerInputs
+    from raytune_llm.methods.base import TrainerConfig, TrainerInputs
 
 
 class LossTermsMethod(ABC):
@@ -32,3 +32,9 @@ class LossTermsMethod(ABC):
         from raytune_llm.methods.trainers.loss_terms import loss_terms_trainer
 
         return loss_terms_trainer(self.terms, inputs, extra_parameters=self.extra_parameters(inputs))
+
+    def trainer_config(self, *, is_encoder_decoder: bool) -> TrainerConfig:
+        """As Method.trainer_config."""
+        from raytune_llm.methods.trainers.loss_terms import terms_config
+
+        return terms_config()

@@ -7,7 +7,8 @@ from typing import Any
 
 from raytune_llm.data.examples import IGNORED, Rollout, TokenSequence
 from raytune_llm.methods.base import ModelRefs
-from raytune_llm.models.forward import batches, inference, outputs
+from raytune_llm.models.batches import run_batches
+from raytune_llm.models.forward import inference, outputs
 from raytune_llm.models.loading import load_tuned
 
 
@@ -28,11 +29,14 @@ class RewardScorer:
     def __call__(self, rollouts: Sequence[Rollout]) -> list[float]:
         read = [[*r.prompt_ids, *r.completion_ids, *([] if r.ended else [self._eos_id])] for r in rollouts]
         found = [0.0] * len(read)
+
+        def score(batch: list[int]) -> None:
+            sequences = [TokenSequence(read[i], [IGNORED] * len(read[i])) for i in batch]
+            scores = outputs(self._model, sequences, pad_id=self._pad_id).score
+            assert scores is not None
+            for i, one in zip(batch, scores.tolist(), strict=True):
+                found[i] = one
+
         with inference(self._model):
-            for batch in batches([len(ids) for ids in read], self._batch_size):
-                sequences = [TokenSequence(read[i], [IGNORED] * len(read[i])) for i in batch]
-                scores = outputs(self._model, sequences, pad_id=self._pad_id).score
-                assert scores is not None
-                for i, score in zip(batch, scores.tolist(), strict=True):
-                    found[i] = score
+            run_batches([len(ids) for ids in read], self._batch_size, score)
         return found

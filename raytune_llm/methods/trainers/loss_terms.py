@@ -18,7 +18,7 @@ from transformers import Trainer, TrainingArguments
 
 from raytune_llm.data.examples import Example
 from raytune_llm.evaluation.terms import Term
-from raytune_llm.methods.base import TrainerInputs
+from raytune_llm.methods.base import TrainerConfig, TrainerInputs
 from raytune_llm.models.forward import blank_outputs, outputs, unwrapped
 from raytune_llm.models.outputs import Outputs
 
@@ -26,6 +26,11 @@ Terms = Callable[[dict[str, Outputs]], dict[str, Term]]
 EXAMPLES = "examples"
 EXTRA_PARAMETERS = "extra_parameters.safetensors"
 """Of a checkpoint: the trainer's parameters that are no part of the tuned model."""
+
+
+def terms_config() -> TrainerConfig:
+    """The config of that trainer."""
+    return TrainerConfig(kind=TrainingArguments, own=frozenset({"remove_unused_columns"}))
 
 
 def loss_terms_trainer(
@@ -43,7 +48,7 @@ def loss_terms_trainer(
     """
     return (kind or LossTermsTrainer)(
         model=inputs.model,
-        args=TrainingArguments(**inputs.arguments | {"remove_unused_columns": False}),
+        args=terms_config().build(inputs.arguments, remove_unused_columns=False),
         train_dataset=[inputs.examples[i] for i in inputs.indices],
         data_collator=lambda batch: {EXAMPLES: batch},
         processing_class=inputs.tokenizer,

@@ -14,7 +14,7 @@ from raytune_llm.data.examples import Example, Rollout
 from raytune_llm.data.tokens import Tokens
 from raytune_llm.evaluation.policy import PolicyPrompt, Sampling, divergence, policy_metrics, roll_out, win_rate
 from raytune_llm.methods.algorithms.base import Algorithm
-from raytune_llm.methods.base import Measurement, ModelRefs, TrainerInputs
+from raytune_llm.methods.base import Measurement, ModelRefs, TrainerConfig, TrainerInputs
 from raytune_llm.methods.common.policy_bounds import PolicyBounds
 from raytune_llm.methods.rewards.base import Array, own_answer
 from raytune_llm.methods.rewards.mixture import Mixture
@@ -92,10 +92,10 @@ class PolicySession:
     def config(self, arguments: dict[str, Any], *, longest_prompt: int) -> Any:
         """TRL's config of this training; longest_prompt in tokens."""
         setup = self.setup
-        config_class: Any = setup.algorithm.config_class()
         per_device = arguments["per_device_train_batch_size"] * setup.num_generations
-        return config_class(
-            **arguments | {"per_device_train_batch_size": per_device},
+        return policy_config(setup.algorithm, setup.sampler).build(
+            arguments,
+            per_device_train_batch_size=per_device,
             num_generations=setup.num_generations,
             max_completion_length=setup.max_completion_tokens,
             temperature=setup.temperature,
@@ -131,8 +131,9 @@ class PolicySession:
     def reference_model(self) -> Any:
         """The reference, on the device, in eval mode."""
         base, folder = self.refs.base, self.setup.init_folder
-        model = base.load() if folder is None else load_tuned(folder, base)
-        return model.to(self.refs.device).eval()
+        device = self.refs.device
+        model = base.load(device=device) if folder is None else load_tuned(folder, base, device=device)
+        return model.eval()
 
     def prompts(self, examples: Sequence[Example]) -> list[PolicyPrompt]:
         """The examples' prompts with their texts."""
@@ -152,6 +153,13 @@ class PolicySession:
         columns = zip(prompts, completion_ids, text, completions, answer, strict=True)
         stops = self.sampling.stop_ids
         return self.setup.reward([Rollout(*column, ended=column[1][-1] in stops) for column in columns]).tolist()
+
+
+def policy_config(algorithm: Algorithm, sampler: Sampler) -> TrainerConfig:
+    """The config of TRL's trainer."""
+    own = {"num_generations", "max_completion_length", "temperature", "beta", "shuffle_dataset", "disable_dropout"}
+    own |= {"per_device_train_batch_size", *sampler.arguments((), 0)}
+    return TrainerConfig(kind=algorithm.config_class(), own=frozenset(own))
 
 
 def _unlearned(model: Any) -> AbstractContextManager[Any]:

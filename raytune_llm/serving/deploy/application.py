@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from raytune_llm import cluster
 from raytune_llm.serving.catalog import Catalog
 from raytune_llm.serving.deploy.config import Serve
 
@@ -22,15 +23,23 @@ QUIET: dict[str, Any] = {"log_level": "WARNING", "enable_access_log": False}
 def make_application(
     serve: Serve, registry_dir: str, catalog: Catalog, key_hashes: tuple[str, ...], *, has_gpu: bool | None = None
 ) -> Any:
-    """The Serve application; has_gpu: whether its cluster has a GPU, None looks it up in the connected cluster."""
-    import ray
-
+    """The Serve application; has_gpu: whether its cluster has a GPU, None looks it up in the connected cluster, whose
+    autoscaler may have to start one."""
     plan = _plan(serve, registry_dir, catalog, key_hashes)
-    has_gpu = ray.cluster_resources().get("GPU", 0) >= 1 if has_gpu is None else has_gpu
+    has_gpu = _has_gpu(serve) if has_gpu is None else has_gpu
     is_guarded = bool(key_hashes) or serve.max_on_demand > 0 or bool(plan.key_limits.limited)
     return serve.engine.application(
         lambda: _deployments(serve, plan, has_gpu=has_gpu), catalog, scaling(serve), is_guarded=is_guarded
     )
+
+
+def _has_gpu(serve: Serve) -> bool:
+    """Whether replicas that want a GPU find one; where they want none, the cluster isn't asked."""
+    wanted = serve.engine.resources(cluster_has_gpu=True)
+    if not wanted.get("num_gpus"):
+        return False
+    bundle = {"CPU": wanted.get("num_cpus", 1), "GPU": min(1, wanted["num_gpus"])}
+    return cluster.uses_gpu(None, key="serve.engine.use_gpu", bundles=[bundle])
 
 
 def _plan(serve: Serve, registry_dir: str, catalog: Catalog, key_hashes: tuple[str, ...]) -> Plan:

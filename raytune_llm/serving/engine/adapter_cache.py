@@ -124,8 +124,6 @@ class AdapterCache:
             kept = {slot: (old.read(slot, old.lora_ranks[slot]), old.lora_ranks[slot]) for slot in self._slots.values()}
             old.remove()
         self._stack = AdapterStack(self.model, names, capacity=self._capacity, max_lora_rank=lora_rank)
-        # B holds the scales; the row that changes nothing may share theirs
-        self._stack.scales[self._capacity] = 1.0
         for slot, (weights, old_rank) in kept.items():
             self._stack.write(slot, self._filled(weights, old_rank), 1.0)
         self.layout_version += 1

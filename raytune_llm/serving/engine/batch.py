@@ -21,6 +21,7 @@ from transformers.cache_utils import DynamicCache
 
 from raytune_llm.compat import attention_implementation, is_stateful
 from raytune_llm.models.adapter_route import Route
+from raytune_llm.models.attention import FULL_ATTENTION, has_full_attention
 from raytune_llm.serving.engine.adapter_cache import AdapterCache
 from raytune_llm.serving.engine.kv_cache import KVCache
 from raytune_llm.serving.engine.request import GenerationRequest
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 PROMPT_TOKENS = 4096
 """Most prompt tokens, padding included, that are read in one pass; running answers wait for it."""
-FULL_ATTENTION, SLIDING_ATTENTION = "full_attention", "sliding_attention"
+SLIDING_ATTENTION = "sliding_attention"
 
 
 def can_batch(model: Any) -> bool:
@@ -49,12 +50,7 @@ def can_batch(model: Any) -> bool:
 
 def has_plain_mask(model: Any) -> bool:
     """Whether all layers take one additive mask; otherwise transformers builds a mask for each layer."""
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or [FULL_ATTENTION])
-    is_full = kinds == {FULL_ATTENTION} and (
-        getattr(config, "layer_types", None) is not None or getattr(config, "sliding_window", None) is None
-    )
-    return is_full and attention_implementation(model) in ("sdpa", "eager")
+    return has_full_attention(model) and attention_implementation(model) in ("sdpa", "eager")
 
 
 class Row:

@@ -41,7 +41,7 @@ class ResidentModels:
     def __init__(self, base: Base, device: str, *, max_rows: int, max_adapters: int, max_lora_rank: int) -> None:
         self._base, self._device = base, device
         self._max_rows, self._max_lora_rank = max_rows, max_lora_rank
-        plain = base.load().to(device).eval()
+        plain = base.load(device=device).eval()
         self._pristine = shared_copy(plain)
         """Never wrapped by PEFT or the stack; references start from copies of it."""
         self._switcher = AdapterSwitcher(plain)
@@ -49,7 +49,7 @@ class ResidentModels:
         """The base's module tree without weights and without PEFT's or the stack's layers."""
         self.adapter_cache: AdapterCache | None = None
         self._batch: Batch | None = None
-        if can_batch(plain):
+        if can_batch(plain) and not base.is_quantized:
             stacked = shared_copy(plain)
             self.adapter_cache = AdapterCache(stacked, capacity=max_adapters)
             self._batch = Batch(stacked, self.adapter_cache, max_rows=max_rows)
@@ -88,7 +88,7 @@ class ResidentModels:
             return Prepared(served, weights=read_scaled_weights(served.folder, config, self._skeleton, served.id))
         if served.kind == "model":
             assert served.folder is not None
-            return Prepared(served, model=load_tuned(served.folder, self._base).to(self._device))
+            return Prepared(served, model=load_tuned(served.folder, self._base, device=self._device))
         return Prepared(served)
 
     def install(self, prepared: Prepared) -> None:

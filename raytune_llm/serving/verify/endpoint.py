@@ -26,7 +26,7 @@ def check_endpoint(
 ) -> list[ParityResult]:
     """One result per served version. Raises ParityError naming the version, the probe and the difference."""
     registry = Registry(registry_dir)
-    base = endpoint.catalog.base
+    base = endpoint.catalog.base.resolved("cuda" if torch.cuda.is_available() else "cpu")
     results = []
     with torch.inference_mode(), tempfile.TemporaryDirectory(prefix="raytune_llm_") as cache_dir:
         for entry in endpoint.catalog.entries[1:]:

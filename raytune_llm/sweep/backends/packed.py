@@ -23,12 +23,23 @@ class Packed:
     """Trials that share one base at a time; ≥ 1, or null for 16 on a GPU and 3 on CPUs, where more would gain little;
     fewer where memory doesn't hold them."""
 
+    compile: bool | None
+    """Whether torch.compile fuses the base's norms, activations, rotary positions and loss, which takes seconds at the
+    start of a sweep; null = on GPUs."""
+
     def __post_init__(self) -> None:
         require(self.slots is None or self.slots >= 1, "sweep.backend.slots", self.slots, "≥ 1 or null")
 
     def why_not(self, config: TrialConfig, plan: Plan) -> str | None:
         if config.scaling.num_workers > 1:
             return f"scaling.num_workers={config.scaling.num_workers}: a packed trial has one worker"
+        scaling = config.scaling
+        if scaling.trainer:
+            return f"scaling.trainer has {', '.join(scaling.trainer)}, of which packed trials have no trainer to tell"
+        if scaling.gpus_per_worker < 1:
+            return f"scaling.gpus_per_worker={scaling.gpus_per_worker}: a pack takes a whole GPU"
+        if config.model.is_quantized:
+            return "model.from_pretrained quantises the base, which packed trials compute with as it is stored"
         for key in plan.axes:
             if key.startswith("scaling.") or key in config.adapter.own_process_keys:
                 return f"{key} is swept, in which trials on one base can't differ"
@@ -42,4 +53,5 @@ class Packed:
     def start(self, inputs: RunnerInputs) -> Runner:
         from raytune_llm.sweep.runner_packed import PackedRunner
 
-        return PackedRunner(inputs, slots=self.slots or (GPU_SLOTS if inputs.use_gpu else CPU_SLOTS))
+        slots = self.slots or (GPU_SLOTS if inputs.use_gpu else CPU_SLOTS)
+        return PackedRunner(inputs, slots=slots, compile=self.compile)

@@ -1,18 +1,22 @@
 """A resident base as a long-lived Ray actor, on one GPU or some CPUs: trials join it, fetch their next report, and
 leave.
 
-One thread trains; it steps all trials together, past an evaluation while its report is being decided on, and waits
-before the next one of a trial whose last report hasn't been accepted. Those steps of a trial that is then stopped are
-lost. Callers hold a lease: a trial that nobody called about for LEASE_SECONDS is freed, so that a lost driver leaves no
-slot taken. An actor that died is restarted by Ray, empty; its trials join again from their checkpoints.
+One thread trains; it steps all trials together, past an evaluation while its report is being stored and decided on,
+and waits before the next one of a trial whose last report hasn't been accepted. Those steps of a trial that is then
+stopped are lost. Another thread stores reports; a caller gets a report once its checkpoint is whole, so none that Ray
+Tune has seen is lost. Callers hold a lease: a trial that nobody called about for LEASE_SECONDS is freed, so that a lost
+driver leaves no slot taken. An actor that died is restarted by Ray, empty; its trials join again from their
+checkpoints. After an error that breaks the GPU's context the actor ends itself, for only a new process can use the GPU.
 
-Three things of a trial meet here, each under one owner: `packed` belongs to the training thread, a TrialHandle to
-whoever holds the lock, and a TrialSpec in `joining` waits for the former.
+Four things of a trial meet here, each under one owner: `packed` belongs to the training thread, a PendingReport to the
+writer's, a TrialHandle to whoever holds the lock, and a TrialSpec in `joining` waits for the training thread.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 import time
 from collections import deque
@@ -23,13 +27,16 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from raytune_llm.cluster import gc_paused
+from raytune_llm.errors import InputError
 from raytune_llm.training import checkpoints
 from raytune_llm.training.config import TrialConfig, TrialSpec
 from raytune_llm.training.history import stored_step
 from raytune_llm.training.objective import Report
+from raytune_llm.training.packed.checkpoint_writer import CheckpointWriter
 from raytune_llm.training.reporting import start_run
 
 if TYPE_CHECKING:
+    from raytune_llm.training.packed.pending_report import PendingReport
     from raytune_llm.training.packed.trials import PackedTrials
 
 LEASE_SECONDS = 60.0
@@ -37,6 +44,12 @@ WAIT_SECONDS = 10.0
 """Longest time a call waits for a report before it is answered with none yet."""
 GATHER_SECONDS = 2.0
 """How long the trials that are to start together wait for the next of them to join."""
+EXIT_SECONDS = 1.0
+"""How long an actor that has lost its GPU still answers, so that its callers learn why."""
+
+
+class DeviceLostError(RuntimeError):
+    """The actor's process can use its GPU no more; it ends, and Ray starts another."""
 
 
 @dataclass
@@ -46,6 +59,10 @@ class TrialHandle:
     reports: deque[Report] = field(default_factory=deque)
     """Not yet fetched."""
     ended: str | None = None
+    admitted: bool = False
+    """Whether the pack trains it on this caller's behalf."""
+    is_stored: bool = True
+    """Whether its last report has been stored; until then callers don't know of it."""
     accepted: bool = False
     """Whether its last report has been accepted and the next one is wanted."""
     contact: float = field(default_factory=time.monotonic)
@@ -65,6 +82,7 @@ class PackActor:
         max_lora_rank: int,
         threads: int,
         use_gpu: bool,
+        compile: bool | None,
         logs_plan: bool,
         start_together: bool,
     ) -> None:
@@ -72,15 +90,22 @@ class PackActor:
         would make Ray warn that it can't outlive its owner. One of several actors `logs_plan`, its planner's choice;
         the others choose alike. For a scheduler that compares reports the first `wanted` trials `start_together`."""
         logging.getLogger("ray.train").setLevel(logging.WARNING)
-        self.packed = load_pack(
-            config,
-            examples,
-            threads,
-            wanted=wanted,
-            max_lora_rank=max_lora_rank,
-            device="cuda" if use_gpu else "cpu",
-            log=partial(print, flush=True) if logs_plan else lambda line: None,
-        )
+        self.refused: InputError | None = None
+        """Why there is no pack; raised by `capacity`, since of an actor that can't be made Ray keeps only the text."""
+        try:
+            self.packed = load_pack(
+                config,
+                examples,
+                threads,
+                wanted=wanted,
+                max_lora_rank=max_lora_rank,
+                device="cuda" if use_gpu else "cpu",
+                compile=compile,
+                log=partial(print, flush=True) if logs_plan else lambda line: None,
+            )
+        except InputError as error:
+            self.refused = error
+            return
         self.group = group
         self.handles: dict[str, TrialHandle] = {}
         self.joining: deque[TrialSpec] = deque()
@@ -90,11 +115,15 @@ class PackActor:
         self.changed = threading.Condition()
         self.failure: BaseException | None = None
         self.stopping = False
+        self.is_lost = False
+        self.writer = CheckpointWriter(self._published, self._fail)
         self.thread = threading.Thread(target=self._train, name="pack", daemon=True)
         self.thread.start()
 
     def capacity(self) -> int:
-        """Slots in all."""
+        """Slots in all. Raises InputError when there is no memory for the base or a slot."""
+        if self.refused is not None:
+            raise self.refused
         return self.packed.capacity
 
     def num_free(self) -> int:
@@ -105,10 +134,9 @@ class PackActor:
         """Admit a trial at the next step; False when no slot is free. A trial that is in already starts over from its
         checkpoint."""
         trial_id = spec.trial.id
+        self.leave(trial_id)
         with self.changed:
             self._check()
-            if trial_id in self.handles:
-                self._drop(trial_id)
             if len(self.handles) >= self.packed.capacity:
                 return False
             self.handles[trial_id] = TrialHandle(accepted=True)
@@ -130,7 +158,7 @@ class PackActor:
                 handle.contact = time.monotonic()
                 if handle.reports or handle.ended or time.monotonic() >= deadline:
                     break
-                if not handle.accepted:
+                if not handle.accepted and handle.is_stored:
                     handle.accepted = True  # notifying wakes this call too: to repeat it would never end
                     self.changed.notify_all()
                 self.changed.wait(deadline - time.monotonic())
@@ -142,13 +170,14 @@ class PackActor:
             return reports, handle.ended
 
     def leave(self, trial_id: str) -> None:
-        """Free the trial's slot, if it has one."""
+        """Free the trial's slot, if it has one. From then on nothing here touches its checkpoint."""
         with self.changed:
             self._drop(trial_id)
             self.changed.notify_all()
+        self.writer.flush(trial_id)
 
     def stop(self) -> None:
-        """End training and close every tracker."""
+        """End training, write what is left and close every tracker."""
         with self.changed:
             self.stopping = True
             self.changed.notify_all()
@@ -156,7 +185,8 @@ class PackActor:
 
     def _check(self) -> None:
         if self.failure is not None:
-            raise RuntimeError(f"packed training failed: {self.failure}") from self.failure
+            kind = DeviceLostError if self.is_lost else RuntimeError
+            raise kind(f"packed training failed: {self.failure}") from self.failure
 
     def _drop(self, trial_id: str) -> None:
         self.handles.pop(trial_id, None)
@@ -165,19 +195,31 @@ class PackActor:
     def _train(self) -> None:
         try:
             while self._wait():
-                self._deliver(self.packed.advance())
+                self._submit(self.packed.advance())
         except BaseException as error:
-            logging.getLogger(__name__).exception("packed training failed")
-            self.failure = error
+            self._fail(error)
         finally:
+            self.writer.close()
             self.packed.close()
-            with self.changed:
-                self.changed.notify_all()
+
+    def _fail(self, error: BaseException) -> None:
+        """End training, and have every call raise the error. When only a new process can use the GPU, end this one."""
+        from raytune_llm.models.device_errors import is_device_lost
+
+        logging.getLogger(__name__).error("packed training failed", exc_info=error)
+        with self.changed:
+            self.failure, self.is_lost = error, is_device_lost(error)
+            self.changed.notify_all()
+        if self.is_lost:
+            time.sleep(EXIT_SECONDS)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
 
     def _wait(self) -> bool:
         """Bring the pack's trials up to date; return when all of them may take a step, or False to end."""
         with self.changed:
-            while not self.stopping:
+            while not self.stopping and self.failure is None:
                 self._update_trials()
                 ids = list(self.packed.trials)
                 decided = all(self.handles[id].accepted or not self.packed.reports_next(id) for id in ids)
@@ -211,27 +253,29 @@ class PackActor:
         reports, ended = self.packed.join(spec, run)
         handle = self.handles[trial_id]
         handle.reports.extend(reports)
-        handle.accepted = not reports
-        if ended is not None:
-            self._end(trial_id, ended)
+        handle.admitted, handle.accepted, handle.ended = True, not reports, ended
 
-    def _deliver(self, reports: dict[str, tuple[Report, str | None]]) -> None:
+    def _submit(self, reports: list[PendingReport]) -> None:
+        """Have the reports stored, of trials that haven't left meanwhile. One that has ended frees its slot."""
         if not reports:
             return
         with self.changed:
-            for trial_id, (report, ended) in reports.items():
-                handle = self.handles.get(trial_id)
-                if handle is not None:
-                    handle.reports.append(report)
-                    handle.accepted = False
-                if ended is not None:
-                    self._end(trial_id, ended)
-            self.changed.notify_all()
+            for pending in reports:
+                handle = self.handles.get(pending.trial_id)
+                if handle is not None and handle.admitted:
+                    handle.accepted = handle.is_stored = False
+                    self.writer.submit(pending)
+                if pending.ended is not None:
+                    self.packed.leave(pending.trial_id)
 
-    def _end(self, trial_id: str, why: str) -> None:
-        self.packed.leave(trial_id)
-        if trial_id in self.handles:
-            self.handles[trial_id].ended = why
+    def _published(self, pending: PendingReport) -> None:
+        """Let the trial's caller have a report that has been stored."""
+        with self.changed:
+            handle = self.handles.get(pending.trial_id)
+            if handle is not None and handle.admitted:
+                handle.reports.append(pending.report)
+                handle.is_stored, handle.ended = True, pending.ended
+                self.changed.notify_all()
 
 
 def load_pack(config: TrialConfig, examples: bytes, threads: int, **options: Any) -> PackedTrials:

@@ -23,7 +23,7 @@ from raytune_llm.models.stacked_lora import AdapterStack
 
 def set_checkpointing(model: PreTrainedModel, stack: AdapterStack, enabled: bool) -> None:
     """Switch it on or off. Raises InputError when the model has no blocks to checkpoint."""
-    blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    blocks = _blocks(model)
     if enabled and not blocks:
         raise InputError(
             f"{type(model).__name__} has no blocks that can be checkpointed; set scaling.gradient_checkpointing=false"
@@ -43,6 +43,15 @@ def set_checkpointing(model: PreTrainedModel, stack: AdapterStack, enabled: bool
         block.gradient_checkpointing = enabled
         block.training = enabled
         set_checkpoint_function(block, run)
+
+
+def num_blocks(model: PreTrainedModel) -> int:
+    """Blocks that are recomputed one by one."""
+    return len(_blocks(model))
+
+
+def _blocks(model: PreTrainedModel) -> list[GradientCheckpointingLayer]:
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor
 from raytune_llm.models.lora_folder import WEIGHTS_FILE, tensor_name
 from raytune_llm.models.lora_weights import Weights
 from raytune_llm.training.packed.hyperparameters import Hyperparameters
-from raytune_llm.training.packed.pack import Pack
+from raytune_llm.training.packed.snapshot import Snapshot
 
 
 def export_adapter(
@@ -56,20 +56,19 @@ def peft_config(spec: Hyperparameters, names: Sequence[str], *, is_encoder_decod
 
 @dataclass(frozen=True)
 class SlotSaver:
-    """A slot as LiveTrial saves it."""
+    """A snapshot of a slot as a checkpoint's folders."""
 
-    pack: Pack
-    spec: Hyperparameters
+    snapshot: Snapshot
     config: LoraConfig
     """Of the pack: what the slots' adapters have in common."""
     base: str
 
     def save_state(self, folder: Path) -> None:
-        self.pack.state(self.spec.trial_id).save(folder)
+        """The snapshot must have moments."""
+        self.snapshot.state().save(folder)
 
     def save_weights(self, folder: Path) -> None:
-        spec, config = self.spec, copy.deepcopy(self.config)
+        spec, config = self.snapshot.spec, copy.deepcopy(self.config)
         config.r, config.lora_alpha, config.lora_dropout = spec.lora_rank, spec.alpha, spec.dropout
         config.use_rslora = spec.rslora
-        weights, heads = self.pack.weights(spec.trial_id), self.pack.heads(spec.trial_id)
-        export_adapter(folder, weights, config, base=self.base, heads=heads)
+        export_adapter(folder, self.snapshot.weights(), config, base=self.base, heads=self.snapshot.heads())

@@ -12,6 +12,7 @@ is the identity or what a few architectures do after the head: a factor, a soft 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from raytune_llm.errors import InputError
+from raytune_llm.models.fp32_head import fp32_linear
 from raytune_llm.models.outputs import Outputs
+from raytune_llm.models.pointwise import compiled_and_compared
 from raytune_llm.training.packed.batches import Batch
 
+AfterHead = tuple[float, float | None]
+"""What f does: a factor, then a soft cap."""
 CHUNK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 26}
 """Logits held at once."""
 
@@ -31,17 +36,23 @@ CHUNK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 26}
 class LabelHead:
     """The output head of a model, used only where labels count."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        """Raises InputError when the head isn't linear, or the model does more to its logits than is known here."""
+    def __init__(self, model: PreTrainedModel, *, fused: bool = False) -> None:
+        """`fused`: what follows the product is one compiled kernel. Raises InputError when the head isn't linear, or
+        the model does more to its logits than is known here."""
         head = model.get_output_embeddings()
         if not isinstance(head, nn.Linear):
             raise InputError(f"{type(model).__name__}'s output head is a {type(head).__name__}, not nn.Linear")
         self._model, self._head = model, head
-        self._factor, self._cap = _after_head(model.config.get_text_config())
+        self._after_head = _after_head(model.config.get_text_config())
+        self._chunk: Callable[..., Any] = _label_chunk
         self._where: Tensor | None = None
         self._hidden: Tensor | None = None
         self._hook = head.register_forward_pre_hook(self._narrow)
         self._check()
+        if fused:
+            logits = torch.randn(2, self.vocabulary, device=head.weight.device, dtype=_exact(head.weight))
+            labels = torch.zeros(2, 1, dtype=torch.long, device=logits.device)
+            self._chunk = compiled_and_compared(_label_chunk, logits, labels, self._after_head, True)
 
     def remove(self) -> None:
         self._hook.remove()
@@ -64,12 +75,12 @@ class LabelHead:
             # Right padding under causal attention: no token that counts can see it, so no attention mask is needed.
             hidden = self._run(flat - 1, input_ids=batch.input_ids)
         weight, bias = self._head.weight, self._head.bias
-        logprobs, correct = _LabelLogprobs.apply(hidden, weight, bias, labels, self._factor, self._cap)
+        logprobs, correct = _LabelLogprobs.apply(hidden, weight, bias, labels, self._after_head, self._chunk)
         size, shape = batch.mask.numel(), batch.mask.shape
         top_k: dict[str, Tensor] = {}
         if batch.top_k_ids is not None and batch.teacher_logprobs is not None:
             ids = batch.top_k_ids.long()
-            student = _TopKLogprobs.apply(hidden, weight, bias, ids, self._factor, self._cap)
+            student = _TopKLogprobs.apply(hidden, weight, bias, ids, *self._after_head)
             for name, values in (
                 ("top_k_logprobs", student),
                 ("teacher_logprobs", batch.teacher_logprobs.to(student.dtype)),
@@ -120,7 +131,7 @@ class LabelHead:
             )
 
 
-def _after_head(config: Any) -> tuple[float, float | None]:
+def _after_head(config: Any) -> AfterHead:
     """(factor, soft cap) that architectures apply to logits: Cohere multiplies, Granite divides, Gemma caps."""
     factor = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
     return factor, getattr(config, "final_logit_softcapping", None)
@@ -138,35 +149,25 @@ class _LabelLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, factor: float, cap: float | None
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        after_head: AfterHead,
+        chunk: Callable[..., Any],
     ) -> tuple[Tensor, Tensor]:
-        exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        logprobs = torch.empty(len(labels), dtype=exact, device=hidden.device)
+        logprobs = torch.empty(len(labels), dtype=_exact(hidden), device=hidden.device)
         correct = torch.empty_like(logprobs)
         slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         rows = max(1, CHUNK_ELEMENTS[hidden.device.type] // weight.shape[0])
         for start in range(0, len(labels), rows):
             part = slice(start, start + rows)
-            logits = F.linear(hidden[part], weight, bias).to(exact)
-            if factor != 1.0:
-                logits *= factor
-            if cap is not None:
-                logits = logits.div_(cap).tanh_().mul_(cap)
-            label = labels[part].unsqueeze(1)
-            chosen, first = logits.gather(1, label), logits.amax(1, keepdim=True)
-            probabilities = torch.softmax(logits, dim=1)
-            # log Σ exp z = max z − log max p: no second pass of exponentials.
-            logprobs[part] = (chosen - first + probabilities.amax(1, keepdim=True).log_()).squeeze(1)
-            correct[part] = (chosen >= first).squeeze(1)
-            if slope is None:
-                continue
-            change = probabilities.neg_()
-            change.scatter_add_(1, label, torch.ones_like(chosen))
-            if cap is not None:
-                change *= 1 - (logits / cap).square_()
-            if factor != 1.0:
-                change *= factor
-            torch.mm(change.to(weight.dtype), weight, out=slope[part])
+            logits = _logits(hidden[part], weight, bias)
+            chosen = labels[part].unsqueeze(1)
+            logprobs[part], correct[part], change = chunk(logits, chosen, after_head, slope is not None)
+            if slope is not None:
+                torch.mm(change.to(weight.dtype), weight, out=slope[part])
         ctx.mark_non_differentiable(correct)
         if slope is not None:
             ctx.save_for_backward(slope)
@@ -178,6 +179,42 @@ class _LabelLogprobs(torch.autograd.Function):
         return (slope * grad.unsqueeze(1).to(slope.dtype), None, None, None, None, None)
 
 
+def _label_chunk(
+    logits: Tensor, label: Tensor, after_head: AfterHead, wants_change: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """log p of the labels (K, 1) and whether each is the first choice, (K,) both, from what the head gave, (K, V); and
+    d log p / d of that, (K, V), where it is wanted."""
+    factor, cap = after_head
+    if factor != 1.0:
+        logits = logits * factor
+    if cap is not None:
+        logits = (logits / cap).tanh_().mul_(cap)
+    chosen, first = logits.gather(1, label), logits.amax(1, keepdim=True)
+    probabilities = torch.softmax(logits, dim=1)
+    # log Σ exp z = max z − log max p: no second pass of exponentials.
+    logprobs = (chosen - first + probabilities.amax(1, keepdim=True).log_()).squeeze(1)
+    correct = (chosen >= first).squeeze(1)
+    if not wants_change:
+        return logprobs, correct, None
+    change = probabilities.neg_().scatter_add_(1, label, torch.ones_like(chosen))
+    if cap is not None:
+        change *= 1 - (logits / cap).square_()
+    if factor != 1.0:
+        change *= factor
+    return logprobs, correct, change
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """W h + b in fp32 (fp64), (K, V). On a GPU its sums are not rounded on the way; a CPU has no such product."""
+    if hidden.is_cuda:
+        return fp32_linear(hidden, weight, bias)
+    return F.linear(hidden, weight, bias).to(_exact(hidden))
+
+
+def _exact(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
 class _TopKLogprobs(torch.autograd.Function):
     """log p of k tokens at each position, (K, k), from hidden states (K, H) and ids (K, k)."""
 
@@ -185,14 +222,13 @@ class _TopKLogprobs(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, factor: float, cap: float | None
     ) -> Tensor:
-        exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        logprobs = torch.empty(ids.shape, dtype=exact, device=hidden.device)
+        logprobs = torch.empty(ids.shape, dtype=_exact(hidden), device=hidden.device)
         gains = torch.full_like(logprobs, factor)
         mean = torch.empty_like(hidden)
         rows = max(1, CHUNK_ELEMENTS[hidden.device.type] // weight.shape[0])
         for start in range(0, len(ids), rows):
             part = slice(start, start + rows)
-            logits = F.linear(hidden[part], weight, bias).to(exact) * factor
+            logits = _logits(hidden[part], weight, bias) * factor
             if cap is not None:
                 logits = (logits / cap).tanh() * cap
             logprobs[part] = logits.gather(1, ids[part]) - logits.logsumexp(1, keepdim=True)

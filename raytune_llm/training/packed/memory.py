@@ -13,8 +13,9 @@ from torch import Tensor
 from raytune_llm.data.examples import TokenSequence
 from raytune_llm.errors import InputError
 from raytune_llm.models.reward_head import head_sizes
+from raytune_llm.training.packed.adapted_base import AdaptedBase
 from raytune_llm.training.packed.batches import TokenTable
-from raytune_llm.training.packed.pack import Pack
+from raytune_llm.training.packed.checkpointing import num_blocks
 
 SHARE_FOR_ACTIVATIONS = 0.8
 """Of what the slots leave free; the rest is for logits, workspaces and the allocator's holes."""
@@ -35,12 +36,12 @@ def free_bytes(device: torch.device) -> int:
 
 
 def slot_bytes(model: torch.nn.Module, names: Sequence[str], max_lora_rank: int) -> int:
-    """Weights, gradient and two moments of one slot, and its copy in the base's dtype."""
+    """Weights, gradient and two moments of one slot, and what passes compute with."""
     layers: list[Any] = [model.get_submodule(name) for name in names]
     scalars = max_lora_rank * sum(layer.in_features + layer.out_features for layer in layers)
     scalars += sum(head_sizes(model).values())
     itemsize = layers[0].weight.element_size()
-    return scalars * (4 * max(itemsize, 4) + (itemsize if itemsize < 4 else 0))
+    return scalars * (4 * max(itemsize, 4) + itemsize)
 
 
 def choose_capacity(
@@ -57,14 +58,25 @@ def choose_capacity(
     return min(wanted, fitting)
 
 
-def token_bytes(pack: Pack) -> float:
-    """Bytes kept for the backward pass per token, measured on a short sequence through one slot."""
-    ids = [(7919 * i + 1) % pack.head.vocabulary for i in range(PROBE_TOKENS)]
+def token_bytes(base: AdaptedBase) -> float:
+    """Bytes per token at the most that a pass holds for the backward pass, measured on a short sequence through one
+    slot; with checkpointing, of the blocks' inputs and of the one block that is being recomputed."""
+    if not base.checkpointing:
+        return _kept_bytes(base)
+    base.checkpointing = False
+    whole = _kept_bytes(base)
+    base.checkpointing = True
+    return _kept_bytes(base) + whole / num_blocks(base.model)
+
+
+def _kept_bytes(base: AdaptedBase) -> float:
+    """Bytes per token that are kept between the forward and the backward pass."""
+    ids = [(7919 * i + 1) % base.head.vocabulary for i in range(PROBE_TOKENS)]
     table = TokenTable(
-        [{"probe": TokenSequence(ids, ids)}], is_encoder_decoder=bool(pack.model.config.is_encoder_decoder)
+        [{"probe": TokenSequence(ids, ids)}], is_encoder_decoder=bool(base.model.config.is_encoder_decoder)
     )
-    own = {parameter.untyped_storage().data_ptr() for parameter in pack.model.parameters()}
-    own.add(pack.stack.theta.untyped_storage().data_ptr())
+    own = {parameter.untyped_storage().data_ptr() for parameter in base.model.parameters()}
+    own.add(base.stack.table.untyped_storage().data_ptr())
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -74,22 +86,23 @@ def token_bytes(pack: Pack) -> float:
         return tensor
 
     with (
-        pack.stack.routed(pack.stack.span(0, 1)),
+        base.stack.routed(base.stack.span(0, 1)),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
-        outputs = pack.head.outputs(table.batch("probe", np.zeros(1, dtype=np.int64), pack.stack.device))
+        outputs = base.head.outputs(table.batch("probe", np.zeros(1, dtype=np.int64), base.stack.device))
         del outputs
     return sum(kept.values()) / int(table.lengths[0])
 
 
-def fit_tokens(pack: Pack, longest_pass: int, *, budget_bytes: int) -> int:
-    """Padded tokens of one pass that fit into what the pack's slots leave of the budget.
+def fit_tokens(base: AdaptedBase, longest_pass: int, *, budget_bytes: int) -> int:
+    """Padded tokens of one pass that fit into what the pack's slots leave of the budget, which is all that was free
+    before the pack was made.
 
     Switches the pack's checkpointing on when the longest pass that can't be split, in tokens, would not fit without it.
     """
-    room = budget_bytes * SHARE_FOR_ACTIVATIONS
-    tokens = int(room / token_bytes(pack))
-    if tokens < longest_pass and not pack.checkpointing:
-        pack.checkpointing = True
-        tokens = int(room / token_bytes(pack))
+    room = (budget_bytes - base.num_bytes) * SHARE_FOR_ACTIVATIONS
+    tokens = int(room / token_bytes(base))
+    if tokens < longest_pass and not base.checkpointing:
+        base.checkpointing = True
+        tokens = int(room / token_bytes(base))
     return max(tokens, longest_pass)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -23,52 +24,47 @@ from raytune_llm.data.order import data_order
 from raytune_llm.evaluation.loss import Scores
 from raytune_llm.models.adapter_route import Route
 from raytune_llm.models.lora_weights import Weights, initial_weights
-from raytune_llm.models.reward_head import head_sizes
-from raytune_llm.models.stacked_lora import AdapterStack
+from raytune_llm.models.out_of_memory import free_cached_memory, is_out_of_memory
+from raytune_llm.training.packed.adapted_base import AdaptedBase
 from raytune_llm.training.packed.batches import Batch, MicroPack, PassBudget, StepRows, Terms, TokenTable, split_step
-from raytune_llm.training.packed.checkpointing import set_checkpointing
 from raytune_llm.training.packed.dropout import SlotNoise
 from raytune_llm.training.packed.hyperparameters import Hyperparameters
-from raytune_llm.training.packed.label_head import LabelHead
 from raytune_llm.training.packed.losses import Metrics, StepLosses
-from raytune_llm.training.packed.optimizer import RowAdamW
-from raytune_llm.training.packed.score_head import ScoreHead
 from raytune_llm.training.packed.scoring import score
 from raytune_llm.training.packed.slot import Slot, StepReport
+from raytune_llm.training.packed.snapshot import Snapshot, take_snapshot
 from raytune_llm.training.packed.trial_state import TrialState
 
+INITIAL_WEIGHTS_KEPT = 4
+"""Trials of one rank and seed start from the same weights, which take seconds to draw for a large base."""
 SMALLEST_EVAL_PASS = 4096
 """Tokens: evaluation runs passes of this size, or of the last step's largest pass if that is larger."""
 
 
-class Pack:
-    """Up to `capacity` trials of rank ≤ `max_lora_rank` on the layers `names` of `model`, which is changed in place
-    until close()."""
+class Pack(AdaptedBase):
+    """Up to `capacity` trials on the layers of a base."""
 
     def __init__(
-        self, model: PreTrainedModel, names: Sequence[str], *, capacity: int, max_lora_rank: int, budget: PassBudget
+        self,
+        model: PreTrainedModel,
+        names: Sequence[str],
+        *,
+        capacity: int,
+        max_lora_rank: int,
+        budget: PassBudget,
+        compiled: bool = False,
     ) -> None:
-        self.model = model.eval()
-        self.names, self.capacity, self.budget = list(names), capacity, budget
-        heads = head_sizes(model)
-        self.stack = AdapterStack(
-            model, names, capacity=capacity, max_lora_rank=max_lora_rank, trainable=True, heads=heads
+        super().__init__(model, names, capacity=capacity, max_lora_rank=max_lora_rank, compiled=compiled)
+        self.budget = budget
+        self._initial_weights = lru_cache(INITIAL_WEIGHTS_KEPT)(
+            lambda lora_rank, seed: initial_weights(model, names, lora_rank=lora_rank, seed=seed)
         )
-        self.head = ScoreHead(model, self.stack) if heads else LabelHead(model)
-        self.optimizer = RowAdamW(self.stack.theta[:capacity])
         self._slots: list[Slot] = []
-        self._checkpointing = False
         self.num_passes = 0
         """Passes through the model in the last step or probe."""
         self.padded_tokens = 0
         """Tokens that went through it, padding counted."""
         self._largest_pass = SMALLEST_EVAL_PASS
-
-    def close(self) -> None:
-        """Give the model back as it was."""
-        self.checkpointing = False
-        self.head.remove()
-        self.stack.remove()
 
     @property
     def trial_ids(self) -> list[str]:
@@ -82,17 +78,6 @@ class Pack:
     def longest(self) -> int:
         """Tokens of the longest example of any slot."""
         return max(int(slot.table.lengths.max()) for slot in self._slots)
-
-    @property
-    def checkpointing(self) -> bool:
-        """Whether activations are computed again in the backward pass instead of kept."""
-        return self._checkpointing
-
-    @checkpointing.setter
-    def checkpointing(self, enabled: bool) -> None:
-        if enabled != self._checkpointing:
-            set_checkpointing(self.model, self.stack, enabled)
-            self._checkpointing = enabled
 
     # Membership
 
@@ -120,7 +105,7 @@ class Pack:
             weights, heads = state.adapter("theta", self.names), state.heads("theta", heads)
             generator.set_state(state.tensors["generator"])
         elif weights is None:
-            weights = initial_weights(self.model, self.names, lora_rank=spec.lora_rank, seed=spec.seed)
+            weights = self._initial_weights(spec.lora_rank, spec.seed)
         lora_rank = next(iter(weights.values()))[0].shape[0]
         if lora_rank != spec.lora_rank:
             raise ValueError(f"trial {spec.trial_id} has lora_rank={spec.lora_rank}, its weights have {lora_rank}")
@@ -135,7 +120,7 @@ class Pack:
         self._arrange()
 
     def _restore_moments(self, row: int, state: TrialState, heads: Iterable[str]) -> None:
-        layout, dtype = self.stack.layout, self.stack.theta.dtype
+        layout, dtype = self.stack.layout, self.theta.dtype
         for key, moments in (("m", self.optimizer.m), ("v", self.optimizer.v)):
             packed = layout.pack(state.adapter(key, self.names), dtype, state.heads(key, heads))
             moments[row].copy_(packed)
@@ -152,24 +137,21 @@ class Pack:
 
     def state(self, trial_id: str) -> TrialState:
         """A copy of a trial, on the CPU."""
+        return self.snapshot(trial_id, moments=True).state()
+
+    def snapshot(self, trial_id: str, *, moments: bool) -> Snapshot:
+        """A trial's rows as they are now, copied to the host without waiting for the device."""
         row = self._row(trial_id)
-        slot = self._slots[row]
-        tensors = {"generator": slot.generator.get_state()}
-        for key, table in (("theta", self.stack.theta), ("m", self.optimizer.m), ("v", self.optimizer.v)):
-            for name, (a, b) in self.stack.read(row, slot.spec.lora_rank, table).items():
-                tensors[f"{key}.a.{name}"], tensors[f"{key}.b.{name}"] = a, b
-            for name, head in self.stack.read_heads(row, table).items():
-                tensors[f"{key}.head.{name}"] = head
-        return TrialState(spec=slot.spec, step=slot.step, tensors=tensors)
+        tables = {"theta": self.theta, **({"m": self.optimizer.m, "v": self.optimizer.v} if moments else {})}
+        return take_snapshot(self._slots[row], self.stack.layout, {key: table[row] for key, table in tables.items()})
 
     def weights(self, trial_id: str) -> Weights:
         """A trial's adapter, on the CPU, in fp32 (fp64)."""
-        row = self._row(trial_id)
-        return self.stack.read(row, self._slots[row].spec.lora_rank)
+        return self.snapshot(trial_id, moments=False).weights()
 
     def heads(self, trial_id: str) -> dict[str, Tensor]:
         """What a trial trained in addition to its adapter, flat, on the CPU, in fp32 (fp64)."""
-        return self.stack.read_heads(self._row(trial_id))
+        return self.snapshot(trial_id, moments=False).heads()
 
     # Training
 
@@ -187,12 +169,12 @@ class Pack:
                 if not is_out_of_memory(error) or smaller is None:
                     raise
                 self.budget = smaller
+            free_cached_memory()
             for slot, stream in zip(slots, streams, strict=True):
                 if stream is not None:
                     slot.generator.set_state(stream)
         specs, steps = [slot.spec for slot in slots], [slot.step for slot in slots]
-        assert self.stack.grad is not None
-        norms = self.optimizer.step(self.stack.theta, self.stack.grad, specs, steps).tolist()
+        norms = self.optimizer.step(self.theta, self.grad, specs, steps).tolist()
         self.stack.refresh(0, len(slots))
         reports = {}
         for slot, rows, values, norm in zip(slots, indices, metrics, norms, strict=True):
@@ -209,15 +191,13 @@ class Pack:
         micro_pack = MicroPack([0], slot.table, rows[None])
         self._backward(micro_pack, StepLosses([dict.fromkeys(slot.weights, 1.0)]))
         slot.generator.set_state(stream)
-        assert self.stack.grad is not None
-        self.stack.grad[0].sum().item()
+        self.grad[0].sum().item()
         self.num_passes, self.padded_tokens = 1, micro_pack.padded_tokens
         return micro_pack.padded_tokens
 
     def _gradients(self, indices: Sequence[np.ndarray]) -> list[Metrics]:
         """Fill grad for one step of every slot; returns their metrics."""
-        assert self.stack.grad is not None
-        self.stack.grad[: len(self._slots)].zero_()
+        self.grad[: len(self._slots)].zero_()
         weights, steps = [], []
         for row, (slot, rows) in enumerate(zip(self._slots, indices, strict=True)):
             weights.append({name: float(weight[rows].sum()) for name, weight in slot.weights.items()})
@@ -230,6 +210,7 @@ class Pack:
             self.num_passes += 1
             self.padded_tokens += micro_pack.padded_tokens
             self._largest_pass = max(self._largest_pass, micro_pack.padded_tokens)
+        self.stack.scale_grad(len(self._slots))
         return losses.metrics()
 
     def _backward(self, micro_pack: MicroPack, losses: StepLosses) -> None:
@@ -264,9 +245,20 @@ class Pack:
 
     @torch.no_grad()
     def evaluate(self, table: TokenTable, trial_ids: Sequence[str] | None = None) -> dict[str, Scores]:
-        """Scores of these trials (None = all) on all of a table's examples; every batch is shared by all of them."""
+        """Scores of these trials (None = all) on all of a table's examples; every batch is shared by all of them. When
+        memory runs out, it begins again with smaller passes."""
         rows = list(range(len(self._slots))) if trial_ids is None else sorted(map(self._row, trial_ids))
-        budget = replace(self.budget, max_tokens=min(self.budget.max_tokens, self._largest_pass))
+        while True:
+            budget = replace(self.budget, max_tokens=min(self.budget.max_tokens, self._largest_pass))
+            try:
+                return self._evaluate(table, rows, budget)
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or budget.max_tokens <= int(table.lengths.max()):
+                    raise
+                self._largest_pass = budget.max_tokens // 2
+            free_cached_memory()
+
+    def _evaluate(self, table: TokenTable, rows: Sequence[int], budget: PassBudget) -> dict[str, Scores]:
         at_once = max(1, min(budget.slots_per_pass, budget.max_tokens // int(table.lengths.max())))
         found: dict[str, Scores] = {}
         for start in range(0, len(rows), at_once):
@@ -294,11 +286,11 @@ class Pack:
     def _swap(self, one: int, other: int) -> None:
         if one == other:
             return
-        for table in (self.stack.theta, self.optimizer.m, self.optimizer.v):
+        for table in (self.theta, self.stack.scales, self.optimizer.m, self.optimizer.v):
             kept = table[one].clone()
             table[one].copy_(table[other])
             table[other].copy_(kept)
-        for items in (self.stack.scales, self.stack.lora_ranks, self._slots):
+        for items in (self.stack.lora_ranks, self._slots):
             _exchange(items, one, other)
         self.stack.refresh(one, one + 1)
         self.stack.refresh(other, other + 1)
@@ -313,8 +305,3 @@ class Pack:
 
 def _exchange(items: list[Any], one: int, other: int) -> None:
     items[one], items[other] = items[other], items[one]
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether the device (or the host's allocator) had no more memory to give."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -3,31 +3,35 @@ logged.
 
 The part of packed training that knows trials' configs, but not Ray: actor.py runs it in a Ray actor, a test runs it in
 place. A trial's checkpoint has the parts of training/reporting.py and is kept in its own folder, from which any pack on
-the same base resumes it.
+the same base resumes it. Writing it is left to the caller, who may do so while the pack steps on.
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import contextlib
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
 from raytune_llm.data.examples import Examples
+from raytune_llm.errors import InputError
 from raytune_llm.methods import model_refs
 from raytune_llm.models.adapters.lora import LoRA
 from raytune_llm.models.lora_folder import read_weights, target_names
+from raytune_llm.models.out_of_memory import free_cached_memory, is_out_of_memory
+from raytune_llm.models.pointwise import CompileError
 from raytune_llm.training import checkpoints
 from raytune_llm.training.config import TrialConfig, TrialSpec
+from raytune_llm.training.fits import check_fits
 from raytune_llm.training.objective import Report
 from raytune_llm.training.packed.batches import PassBudget, TokenTable
 from raytune_llm.training.packed.export import SlotSaver
 from raytune_llm.training.packed.hyperparameters import hyperparameters_of
 from raytune_llm.training.packed.memory import choose_capacity, fit_tokens, free_bytes
 from raytune_llm.training.packed.pack import Pack
+from raytune_llm.training.packed.pending_report import PendingReport, StateTimer
 from raytune_llm.training.packed.planner import Planner
 from raytune_llm.training.packed.slot import StepReport
 from raytune_llm.training.packed.trial_state import TrialState
@@ -52,13 +56,16 @@ class PackedTrials:
         max_lora_rank: int,
         device: str,
         log: Callable[[str], None],
+        compile: bool | None = None,
     ) -> None:
         """`config`: what the trials have in common. `wanted` slots of rank ≤ `max_lora_rank`, fewer where memory
-        doesn't hold them. `log` receives the planner's lines. Raises InputError when memory holds no slot."""
+        doesn't hold them. `log` receives the planner's lines. `compile`: the base's pointwise parts; None = on a GPU,
+        if that works there. Raises InputError when memory holds no slot, or compiling is asked for and fails."""
         assert isinstance(config.adapter, LoRA)
         self.config, self.log = config, log
-        self.model = config.model.load(own_dropout=config.adapter.trains_base, score=config.method.needs.score)
-        self.model = self.model.to(device)
+        check_fits(config, lora_rank=max_lora_rank, device=device)
+        own_dropout, score = config.adapter.trains_base, config.method.needs.score
+        self.model = config.model.load(own_dropout=own_dropout, score=score, device=device)
         self.lora_config = config.adapter.config(self.model, lora_rank=max_lora_rank)
         names = target_names(self.lora_config, self.model)
         is_encoder_decoder = bool(self.model.config.is_encoder_decoder)
@@ -68,33 +75,58 @@ class PackedTrials:
         self.capacity = choose_capacity(
             self.model, names, max_lora_rank, wanted=wanted, budget_bytes=self._budget_bytes
         )
-        budget = PassBudget(self.capacity, 1 << 30, 128)
-        self.pack = Pack(self.model, names, capacity=self.capacity, max_lora_rank=max_lora_rank, budget=budget)
+        self.pack = self._make_pack(names, max_lora_rank, compile)
         with model_refs.initial_adapter(config.method, config.registry_dir) as folder:
             self._initial = None if folder is None else read_weights(folder, names)
         self._planner: Planner | None = None
         self._most_at_once = 0
         self.trials: dict[str, LiveTrial] = {}
-        self.scratch = tempfile.TemporaryDirectory(prefix="pack-")
+        self._timers: dict[str, StateTimer] = {}
+
+    def _make_pack(self, names: Sequence[str], max_lora_rank: int, compile: bool | None) -> Pack:
+        compiled = compiles_by_itself(self.model.device) if compile is None else compile
+        budget = PassBudget(self.capacity, 1 << 30, 128)
+        sizes = {"capacity": self.capacity, "max_lora_rank": max_lora_rank}
+        try:
+            return Pack(self.model, names, **sizes, budget=budget, compiled=compiled)
+        except CompileError as error:
+            if compile:
+                raise InputError(f"sweep.backend.compile=true: {error}; set it to null or false") from error
+            self.log(f"packing: {error}; continuing without")
+        return self._make_pack(names, max_lora_rank, False)
 
     def join(self, spec: TrialSpec, run: Run) -> tuple[list[Report], str | None]:
-        """Admit a trial, from its stored checkpoint if it has one; its reports so far, and why it has ended
-        already."""
-        trial_id = spec.trial.id
-        folder = Path(self.scratch.name, trial_id)
-        shutil.rmtree(folder, ignore_errors=True)
+        """Admit a trial, from its stored checkpoint if it has one; its reports so far and, if it doesn't train on,
+        why: it has ended before, or there is no memory for it ('failed: …'). Such a trial takes no slot."""
+        trial_id, stored = spec.trial.id, checkpoints.latest(spec.directory)
         num_gpus = 0 if self.pack.stack.device.type == "cpu" else 1
-        stored = checkpoints.latest(spec.directory)
-        if stored is None:
-            trial, state = LiveTrial(spec, run, folder, num_gpus=num_gpus), None
+        trial = LiveTrial(spec, run, None, num_gpus=num_gpus, resume=stored)
+        ended = trial.ended
+        if ended is None and not (self._takes_slot(spec, stored) or self._takes_slot(spec, stored)):
+            ended = f"failed: out of memory when the trial joined {len(self.trials)} others; try fewer slots"
+        if ended is None:
+            self.trials[trial_id], self._timers[trial_id] = trial, StateTimer()
         else:
-            with checkpoints.fetch(stored) as resume:
-                trial = LiveTrial(spec, run, folder, num_gpus=num_gpus, resume=Path(resume))
-                state = TrialState.load(Path(resume, "state"))
-        terms = spec.config.method.terms
-        self.pack.join(hyperparameters_of(spec), self.train, terms, weights=self._initial, state=state)
-        self.trials[trial_id] = trial
-        return list(trial.history.reports), trial.ended
+            run.finish({}, ended.startswith("failed"))
+        return list(trial.history.reports), ended
+
+    def _takes_slot(self, spec: TrialSpec, stored: str | None) -> bool:
+        """Put a trial in a slot as its checkpoint's state says, or as new; False when there was no memory for it, of
+        which all that is only cached has then been freed."""
+        settings, terms = hyperparameters_of(spec), spec.config.method.terms
+        try:
+            with contextlib.ExitStack() as files:
+                folder = None if stored is None else files.enter_context(checkpoints.open_state(stored))
+                state = None if folder is None else TrialState.load(folder)
+                self.pack.join(settings, self.train, terms, weights=self._initial, state=state)
+            return True
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        free_cached_memory()
+        if spec.trial.id in self.pack.trial_ids:
+            self.pack.leave(spec.trial.id)
+        return False
 
     def reports_next(self, trial_id: str) -> bool:
         """Whether the trial's next step ends in a report."""
@@ -103,13 +135,13 @@ class PackedTrials:
     def leave(self, trial_id: str, *, failed: bool = False) -> None:
         """Free a trial's slot; its checkpoint stays."""
         trial = self.trials.pop(trial_id)
+        del self._timers[trial_id]
         self.pack.leave(trial_id)
         trial.run.finish({}, failed)
-        shutil.rmtree(trial.folder, ignore_errors=True)
 
-    def advance(self) -> dict[str, tuple[Report, str | None]]:
-        """One step of every trial. Of those that were due for an evaluation: the report, and why the trial has
-        ended."""
+    def advance(self) -> list[PendingReport]:
+        """One step of every trial. Of those that were due for an evaluation: the report, which counts once the caller
+        has published it; not before, the trial may take the step to its next report."""
         started = time.monotonic()
         steps = self._plan().step()
         due = [trial_id for trial_id, report in steps.items() if self.trials[trial_id].is_due(report.step)]
@@ -119,14 +151,13 @@ class PackedTrials:
         elapsed = (time.monotonic() - started) / len(steps)
         for trial in self.trials.values():
             trial.history.seconds += elapsed
-        return {trial_id: self._report(trial_id, steps[trial_id].step, scores[trial_id].metrics()) for trial_id in due}
+        return [self._report(trial_id, steps[trial_id].step, scores[trial_id].metrics()) for trial_id in due]
 
     def close(self) -> None:
         """Free everything, trials as they are."""
         for trial_id in list(self.trials):
             self.leave(trial_id, failed=True)
         self.pack.close()
-        self.scratch.cleanup()
 
     def _plan(self) -> Planner:
         """The planner, made at the first step, when there is a slot to measure. On a CPU it counts the process's own
@@ -141,19 +172,32 @@ class PackedTrials:
         return self._planner
 
     def _log_step(self, trial: LiveTrial, report: StepReport) -> None:
+        if report.step <= trial.history.last_step:
+            return  # repeated after a crash
         loss = report.metrics["loss"]
         trial.add_loss(loss)
         if report.step % LOG_EVERY == 0:
             metrics = {"loss": loss, "learning_rate": report.learning_rate, "grad_norm": report.grad_norm}
             trial.log_step(report.step, metrics)
 
-    def _report(self, trial_id: str, step: int, metrics: dict[str, float]) -> tuple[Report, str | None]:
-        trial = self.trials[trial_id]
-        base = self.config.model.name_or_path
-        saver = SlotSaver(self.pack, hyperparameters_of(trial.spec), self.lora_config, base)
-        report = trial.report(step, metrics, seconds=trial.history.seconds, saver=saver)
-        checkpoints.save(trial.spec.directory, step, trial.folder)
-        return report, trial.ended
+    def _report(self, trial_id: str, step: int, metrics: dict[str, float]) -> PendingReport:
+        trial, timer = self.trials[trial_id], self._timers[trial_id]
+        report = trial.report(step, metrics, seconds=trial.history.seconds, saver=None)
+        has_state = trial.ended is None and timer.is_due()
+        saver = None
+        if has_state or trial.history.best.step == step:
+            snapshot = self.pack.snapshot(trial_id, moments=has_state)
+            saver = SlotSaver(snapshot, self.lora_config, self.config.model.name_or_path)
+        return PendingReport(
+            trial_id=trial_id,
+            directory=trial.spec.directory,
+            report=report,
+            ended=trial.ended,
+            history=replace(trial.history, reports=list(trial.history.reports)),
+            saver=saver,
+            timer=timer if has_state else None,
+            num_trials=len(self.trials),
+        )
 
     def _log_plan(self, line: str) -> None:
         """Pass on the first choice and those for more trials per pass; as trials end, the planner chooses over and over
@@ -162,3 +206,8 @@ class PackedTrials:
         if at_once > self._most_at_once:
             self._most_at_once = at_once
             self.log(line)
+
+
+def compiles_by_itself(device: torch.device) -> bool:
+    """Whether a pack compiles its base's pointwise parts when nobody says so: on a CPU it gains nothing."""
+    return device.type != "cpu"

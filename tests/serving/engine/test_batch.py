@@ -76,6 +76,7 @@ def shaped_base(folder, shape):
         attention=attention,
         chat_template=None,
         eos_token=None,
+        from_pretrained={},
     )
 
 
@@ -247,7 +248,7 @@ def test_logits_that_are_not_finite_end_only_their_own_answer(world):
     expected = asyncio.run(answer(engine, "one", prompt, GREEDY))
     cache = engine._resident.adapter_cache
     with torch.inference_mode():
-        cache._stack.theta[cache._slots["two"]] = float("nan")
+        cache._stack.table[cache._slots["two"]] = float("nan")
 
     async def both():
         good, bad = answer(engine, "one", prompt, GREEDY), answer(engine, "two", prompt, GREEDY)

@@ -5,8 +5,9 @@ import torch
 from packed_oracle import make_examples, make_model, plain_outputs, table_of
 from torch import nn
 
+from raytune_llm.models.pointwise import compiled
 from raytune_llm.training.packed import label_head
-from raytune_llm.training.packed.label_head import LabelHead, _LabelLogprobs
+from raytune_llm.training.packed.label_head import LabelHead, _label_chunk, _LabelLogprobs
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2", "t5"])
@@ -40,16 +41,28 @@ def test_gradients_equal_autograd(monkeypatch, chunk_elements, factor, cap):
     logits = logits if cap is None else cap * torch.tanh(logits / cap)
     expected = logits.log_softmax(-1).gather(1, labels.unsqueeze(1)).squeeze(1)
     (slope,) = torch.autograd.grad((expected * upstream).sum(), hidden)
-    found, correct = _LabelLogprobs.apply(hidden, weight, bias, labels, factor, cap)
+    found, correct = _LabelLogprobs.apply(hidden, weight, bias, labels, (factor, cap), _label_chunk)
     torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
     assert torch.equal(correct, (logits.argmax(1) == labels).double())
     (found_slope,) = torch.autograd.grad((found * upstream).sum(), hidden)
     torch.testing.assert_close(found_slope, slope, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("after_head", [(1.0, None), (2.0, 1.5)])
+def test_compiled_it_equals_itself_uncompiled(after_head):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 301, generator=generator) * 8
+    labels = torch.randint(0, 301, (6, 1), generator=generator)
+    kept = logits.clone()
+    torch.testing.assert_close(
+        compiled(_label_chunk)(logits, labels, after_head, True), _label_chunk(logits, labels, after_head, True)
+    )
+    assert torch.equal(logits, kept) and _label_chunk(logits, labels, after_head, False)[2] is None
+
+
 def test_fp32_stays_accurate_at_extreme_logits():
     hidden = torch.tensor([[300.0, 0.0], [0.0, 1e-4]])
-    found, _ = _LabelLogprobs.apply(hidden, torch.eye(2), None, torch.tensor([1, 1]), 1.0, None)
+    found, _ = _LabelLogprobs.apply(hidden, torch.eye(2), None, torch.tensor([1, 1]), (1.0, None), _label_chunk)
     torch.testing.assert_close(found.double(), hidden.double().log_softmax(1)[:, 1], rtol=1e-6, atol=0)
 
 

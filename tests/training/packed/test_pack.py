@@ -123,7 +123,8 @@ def test_a_nan_trial_leaves_its_neighbours_bitwise_unchanged():
         table = table_of(examples, pack.model)
         for spec in SPECS:
             pack.join(spec, table, sft_terms)
-        pack.stack.theta[1] *= poison
+        pack.theta[1] *= poison
+        pack.stack.refresh(1, 2)
         reports = [pack.step() for _ in range(3)]
         metrics = {name: scores.metrics() for name, scores in pack.evaluate(table).items()}
         found.append(
@@ -312,10 +313,42 @@ def test_evaluation_of_slots_and_of_the_base(budget):
         assert expected["eval/loss"] != pytest.approx(base["eval/loss"], rel=1e-6)
 
 
+def test_evaluation_out_of_memory_takes_smaller_passes_and_changes_no_result(monkeypatch):
+    pack = make_pack(make_model())
+    table = table_of(make_examples(20), pack.model)
+    run(pack, SPECS, table, 2)
+    expected = {name: scores.metrics() for name, scores in pack.evaluate(table).items()}
+    outputs, largest = pack.head.outputs, [0]
+
+    def scarce(batch):
+        if batch.input_ids.numel() > 60:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        largest[0] = max(largest[0], batch.input_ids.numel())
+        return outputs(batch)
+
+    monkeypatch.setattr(pack.head, "outputs", scarce)
+    found = pack.evaluate(table)
+    assert 0 < largest[0] <= 60
+    for name, metrics in expected.items():
+        assert found[name].metrics() == pytest.approx(metrics, rel=1e-12)
+
+
+def test_evaluation_of_one_example_that_does_not_fit_is_an_error(monkeypatch):
+    def refuse(batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    pack = make_pack(make_model())
+    table = table_of(make_examples(4), pack.model)
+    pack.join(SPECS[0], table, sft_terms)
+    monkeypatch.setattr(pack.head, "outputs", refuse)
+    with pytest.raises(torch.OutOfMemoryError):
+        pack.evaluate(table)
+
+
 def test_bf16_base_keeps_fp32_masters_near_an_fp32_run():
     examples = make_examples(20)
     pack = make_pack(make_model(dtype=torch.bfloat16))
-    assert pack.stack.theta.dtype == torch.float32 == pack.stack.grad.dtype
+    assert pack.theta.dtype == torch.float32 == pack.grad.dtype
     spec = make_spec(
         "t", lora_rank=8, learning_rate=1e-4, seed=3
     )  # updates far below bf16's resolution of most weights

@@ -1,0 +1,111 @@
+"""The pointwise parts of a base, each fused into one kernel by torch.compile: norms, activations, rotary positions.
+
+Between its matrix products a block of a Llama-like base runs some thirty small kernels, which read and write all hidden
+states again and again. Only these parts are compiled: matrix products, attention and adapters run as they are. Left
+out: bases that are built otherwise, whose parts stay as they are.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raytune_llm.errors import first_line
+
+Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
+Forward = Callable[[Any, Tensor], Tensor]
+ROTARY = "apply_rotary_pos_emb"
+"""A function of the file that a rotary model of transformers is in."""
+GATED_MLP = ("gate_proj", "up_proj", "down_proj", "act_fn")
+TRIED_ROWS = 3
+
+
+class CompileError(RuntimeError):
+    """A part can't be compiled here, or isn't the same then."""
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as one kernel for any number of rows."""
+    return torch.compile(function, dynamic=True)
+
+
+def compiled_and_compared(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
+    """The function compiled, once it has given the same on these arguments. Raises CompileError."""
+    fused = compiled(function)
+    try:
+        torch.testing.assert_close(fused(*arguments), function(*arguments))
+    except Exception as error:  # whatever the compiler's backend raises
+        raise CompileError(f"torch.compile of {function.__name__} failed: {first_line(error)}") from error
+    return fused
+
+
+def fuse_pointwise(model: nn.Module, compile: Compile = compiled) -> ExitStack:
+    """Replace these parts of a model until the returned stack is closed.
+
+    One part of each kind is compiled and compared with what it replaces first. Raises CompileError, with nothing
+    replaced, when that fails.
+    """
+    kinds = {type(module): module for module in model.modules()}
+    found = {kind: _fused(module, compile) for kind, module in kinds.items()}
+    fused = {kind: forward for kind, forward in found.items() if forward is not None}
+    for kind, forward in fused.items():
+        try:
+            _check(kinds[kind], forward)
+        except Exception as error:  # whatever the compiler's backend raises
+            raise CompileError(f"torch.compile of {kind.__name__} failed: {first_line(error)}") from error
+    undo = ExitStack()
+    for module in model.modules():
+        if type(module) in fused:
+            module.forward = MethodType(fused[type(module)], module)
+            undo.callback(delattr, module, "forward")
+    file = sys.modules[type(model).__module__]
+    rotary = getattr(file, ROTARY, None)
+    if rotary is not None:
+        setattr(file, ROTARY, compile(rotary))
+        undo.callback(setattr, file, ROTARY, rotary)
+    return undo
+
+
+def _fused(module: nn.Module, compile: Compile) -> Forward | None:
+    """The forward pass of a kind of module with its pointwise part compiled; None where it isn't a known one."""
+    if type(module).__name__.endswith("RMSNorm"):
+        norm = compile(type(module).forward)
+        # Rows of one matrix: shapes of fewer kinds are compiled.
+        return lambda self, x: norm(self, x.reshape(-1, x.shape[-1])).view(x.shape)
+    if not all(isinstance(getattr(module, name, None), nn.Module) for name in GATED_MLP):
+        return None
+    gated = compile(_gated)
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        mixed = gated(self.act_fn, gate.view(-1, gate.shape[-1]), up.view(-1, up.shape[-1]))
+        return self.down_proj(mixed.view(gate.shape))
+
+    return forward
+
+
+def _gated(activation: nn.Module, gate: Tensor, up: Tensor) -> Tensor:
+    return activation(gate) * up
+
+
+def _check(module: Any, fused: Forward) -> None:
+    """Compare a module's own forward and backward pass with the fused ones on a few random rows."""
+    weight = next(module.parameters())
+    generator = torch.Generator(weight.device).manual_seed(0)
+    shape = (2, 1, TRIED_ROWS, weight.shape[-1])
+    x, upstream = torch.randn(shape, generator=generator, device=weight.device, dtype=weight.dtype)
+    found = []
+    for forward in (type(module).forward, fused):
+        inputs = x.clone().requires_grad_()
+        y = forward(module, inputs)
+        found.append((y.detach(), *torch.autograd.grad(y, inputs, upstream)))
+    for name, own, other in zip(("values", "gradients"), *found, strict=True):
+        distance, allowed = float((other - own).norm() / own.norm()), 4 * torch.finfo(weight.dtype).eps
+        if not distance <= allowed:
+            raise ValueError(f"its {name} differ by {distance:.2g} of their size")
