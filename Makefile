@@ -1,4 +1,5 @@
 # make demo: the whole journey on the embedded base. make test: lint, types, tests. make soak: the long campaigns.
+# make bundle: files to install from where there is no internet (docs/offline.md).
 # Each makes .venv from pinned requirements if it is not there, or when a pin changed.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -6,7 +7,7 @@ READY := .venv/ready
 export HF_HUB_OFFLINE ?= 1
 export RAY_AUTH_MODE ?= disabled
 
-.PHONY: demo test lint soak clean
+.PHONY: demo test lint soak bundle clean
 
 $(READY): constraints.txt pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -27,6 +28,16 @@ test: lint
 
 soak: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+BUNDLE_PYTHON ?= 3.12
+BUNDLE_PLATFORM ?= manylinux_2_28_x86_64
+BUNDLE_DIR ?= outputs/bundle
+BUNDLE_MAX_MB ?= 60
+BUNDLE_HAVE ?= torch
+
+bundle: $(READY)
+	$(BIN)/python offline/bundle.py --python $(BUNDLE_PYTHON) --platform $(BUNDLE_PLATFORM) --out $(BUNDLE_DIR) \
+		--max-mb $(BUNDLE_MAX_MB) --have '$(BUNDLE_HAVE)'
 
 clean:
 	rm -rf .venv outputs

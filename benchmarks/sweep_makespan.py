@@ -255,8 +255,16 @@ def run_tune(task: dict[str, Any]) -> None:
     give(task, trials=len(results), trial_steps=steps_done, adapter=checkpoint.path)
 
 
-def trl_trial(config: dict[str, Any], base: str, data: str, tokens: dict[str, list[Any]] | None) -> None:
-    """One trial: SFTTrainer on a LoRA adapter, evaluated, saved and reported every EVAL_EVERY steps."""
+def trl_trial(
+    config: dict[str, Any],
+    base: str,
+    data: str,
+    tokens: dict[str, list[Any]] | None,
+    dtype: str = "float32",
+    arguments: dict[str, Any] | None = None,
+) -> None:
+    """One trial: SFTTrainer on a LoRA adapter, evaluated, saved and reported every EVAL_EVERY steps, on a CPU unless
+    `arguments`, further ones of its SFTConfig, choose otherwise."""
     import torch
     from datasets import Dataset, load_dataset
     from peft import LoraConfig
@@ -279,32 +287,32 @@ def trl_trial(config: dict[str, Any], base: str, data: str, tokens: dict[str, li
     else:
         splits = {split: Dataset.from_list(rows) for split, rows in tokens.items()}
     with tempfile.TemporaryDirectory() as output:
-        arguments = SFTConfig(
-            output_dir=output,
-            max_steps=config["steps"],
-            learning_rate=config["learning_rate"],
-            lr_scheduler_type="constant_with_warmup",
-            warmup_steps=WARMUP,
-            per_device_train_batch_size=BATCH_SIZE,
-            per_device_eval_batch_size=4 * BATCH_SIZE,
-            eval_strategy="steps",
-            eval_steps=EVAL_EVERY,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
-            dataloader_pin_memory=False,
-            max_length=MAX_TOKENS,
-            seed=0,
-            dataset_kwargs={"skip_prepare_dataset": tokens is not None},
-        )
+        settings = {
+            "output_dir": output,
+            "max_steps": config["steps"],
+            "learning_rate": config["learning_rate"],
+            "lr_scheduler_type": "constant_with_warmup",
+            "warmup_steps": WARMUP,
+            "per_device_train_batch_size": BATCH_SIZE,
+            "per_device_eval_batch_size": 4 * BATCH_SIZE,
+            "eval_strategy": "steps",
+            "eval_steps": EVAL_EVERY,
+            "save_strategy": "no",
+            "report_to": [],
+            "disable_tqdm": True,
+            "use_cpu": True,
+            "bf16": False,
+            "gradient_checkpointing": False,
+            "dataloader_pin_memory": False,
+            "max_length": MAX_TOKENS,
+            "seed": 0,
+            "dataset_kwargs": {"skip_prepare_dataset": tokens is not None},
+        }
         tokenizer = AutoTokenizer.from_pretrained(base)
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         trainer = SFTTrainer(
-            model=AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
-            args=arguments,
+            model=AutoModelForCausalLM.from_pretrained(base, dtype=dtype),
+            args=SFTConfig(**settings | (arguments or {})),
             train_dataset=splits["train"],
             eval_dataset=splits["eval"],
             processing_class=tokenizer,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 from raytune_llm.evaluation.terms import Term
 from raytune_llm.models.outputs import Outputs
 from raytune_llm.training.config import Schedule
@@ -14,9 +17,9 @@ def terms(outputs: dict[str, Outputs]) -> dict[str, Term]:
     return {"loss": Term(-completion.logprobs.sum(-1), completion.mask.sum(-1))}
 
 
-def trial(index: int, *, lora_rank: int, batch_size: int) -> Hyperparameters:
-    """A trial without warm-up, decay and dropout."""
-    return Hyperparameters(
+def trial(index: int, *, lora_rank: int, batch_size: int, **changes: Any) -> Hyperparameters:
+    """A trial without warm-up, decay and dropout; `changes`: other values of its fields."""
+    plain = Hyperparameters(
         trial_id=str(index),
         lora_rank=lora_rank,
         alpha=16.0,
@@ -32,3 +35,4 @@ def trial(index: int, *, lora_rank: int, batch_size: int) -> Hyperparameters:
         micro_batch_size=None,
         seed=index,
     )
+    return dataclasses.replace(plain, **changes)

@@ -13,9 +13,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 TESTS = Path(__file__).parent
 sys.path[:0] = [str(TESTS), *(str(folder) for folder in TESTS.rglob("*") if folder.is_dir())]
+sys.path += [str(TESTS.parent / "benchmarks"), str(TESTS.parent / "offline")]
 
 
 LONG_FILES = (
+    "test_gpu_session.py",
     "test_errors.py",
     "test_journey.py",
     "test_rlhf_journey.py",

@@ -1,0 +1,120 @@
+"""Decoding 64 answers at once over 8, 32 and 64 adapters of a 1 B base, by the local engine in this process, against
+the bound of memory bandwidth and against the same load on one model without adapters (as if one were merged).
+
+Rank 16, prompts of 448 tokens, greedy. A rate is the difference of two lengths of answers over the difference of their
+times, so that reading the prompts doesn't count. Sides take turns; medians.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from token_trials import trial
+
+from raytune_llm.data.tokens import Tokens
+from raytune_llm.jobs.config import load
+from raytune_llm.models.base import Base, linear_targets, skeleton
+from raytune_llm.serving.engine.base import Engine, Sampling, ServedModel
+from raytune_llm.training.packed.export import export_adapter, peft_config
+
+from .llama import write_base
+from .paper import BANDWIDTH, SHAPES, decode_tokens_per_second
+from .served import load_engine
+from .step import Step, main
+
+RANK = 16
+SAMPLING = Sampling(max_tokens=0, temperature=0.0, top_p=1.0, seed=None, stop=(), num_logprobs=None, stream=False)
+
+
+def run(step: Step) -> None:
+    shape = "tiny" if step.smoke else "1b"
+    rows, counts, prompt, short, long = (8, (8,), 20, 2, 6) if step.smoke else (64, (8, 32, 64), 448, 16, 112)
+    folder = write_base(step.scratch / shape, shape, step.device)
+    base: Base = load(
+        "train", ["model=hub", f"model.name_or_path={folder}", "model.dtype=bfloat16", "data.train=-"]
+    ).model
+    adapters = write_adapters(base, step.scratch / "adapters", max(counts))
+    engine = make_engine(base, adapters, rows, step)
+    merged = make_engine(base, [], rows, step)
+    prompts = [torch.randint(3, 1000, (prompt,)).tolist() for _ in range(rows)]
+    sides = {f"adapters_{count}": (engine, [f"adapter{i % count}" for i in range(rows)]) for count in counts}
+    sides["merged"] = merged, ["base"] * rows
+    try:
+        for name, rate in rates(sides, prompts, short, long, rounds=1 if step.smoke else 3).items():
+            step.add(**{f"{name}_tokens_per_second": rate})
+    finally:
+        engine.close()
+        merged.close()
+    bandwidth = step.seen("machine").get("copy_bytes_per_second", BANDWIDTH)
+    load_of = {"rows": rows, "lora_rank": RANK, "context": prompt + (short + long) // 2, "bandwidth": bandwidth}
+    for count in counts:
+        step.add(**{f"adapters_{count}_bound": decode_tokens_per_second(SHAPES[shape], adapters=count, **load_of)})
+
+
+def write_adapters(base: Base, folder: Path, count: int) -> list[Path]:
+    """Folders of one random adapter: each is loaded by itself, and its values make no difference to speed."""
+    model = skeleton(base)
+    names = linear_targets(model)
+    weights = {}
+    for name in names:
+        layer: Any = model.get_submodule(name)
+        a, b = torch.randn(RANK, layer.in_features), torch.randn(layer.out_features, RANK)
+        weights[name] = (a * 0.02).bfloat16(), (b * 0.02).bfloat16()
+    config = peft_config(trial(0, lora_rank=RANK, batch_size=1), names, is_encoder_decoder=False)
+    first = folder / "0"
+    export_adapter(first, weights, config, base=base.name_or_path)
+    base.tokenizer().save_pretrained(first)
+    for index in range(1, count):
+        other = folder / str(index)
+        other.mkdir()
+        for file in first.iterdir():
+            os.link(file, other / file.name)
+    return [folder / str(index) for index in range(count)]
+
+
+def make_engine(base: Base, adapters: list[Path], rows: int, step: Step) -> Engine:
+    engine = load_engine(base, step, rows=rows, adapters=max(1, len(adapters)), lora_rank=RANK)
+    tokens = Tokens(base.tokenizer(), max_tokens=None, is_encoder_decoder=False)
+    engine.add(ServedModel("base", "base", None, tokens, ()))
+    for index, folder in enumerate(adapters):
+        engine.add(ServedModel(f"adapter{index}", "adapter", folder, tokens, ()))
+    return engine
+
+
+def rates(
+    sides: dict[str, tuple[Engine, list[str]]], prompts: list[list[int]], short: int, long: int, *, rounds: int
+) -> dict[str, float]:
+    """Tokens a second of each side while all rows decode."""
+    found: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(rounds + 1):
+        for name, (engine, models) in sides.items():
+            few, few_seconds = decoded(engine, models, prompts, short)
+            many, many_seconds = decoded(engine, models, prompts, long)
+            if turn:  # the first turn warms up
+                found[name].append((many - few) / (many_seconds - few_seconds))
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def decoded(engine: Engine, models: list[str], prompts: list[list[int]], length: int) -> tuple[int, float]:
+    """Tokens of all answers, asked for at once, and wall seconds."""
+
+    async def answer(model: str, prompt: list[int]) -> int:
+        stream = engine.generate(model, prompt, replace(SAMPLING, max_tokens=length))
+        return sum([delta.num_tokens async for delta in stream])
+
+    async def together() -> int:
+        return sum(await asyncio.gather(*map(answer, models, prompts)))
+
+    start = time.perf_counter()
+    return asyncio.run(together()), time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main(run)
