@@ -36,7 +36,7 @@ BUNDLE_MAX_MB ?= 60
 BUNDLE_HAVE ?= torch
 
 bundle: $(READY)
-	$(BIN)/python offline/bundle.py --python $(BUNDLE_PYTHON) --platform $(BUNDLE_PLATFORM) --out $(BUNDLE_DIR) \
+	$(BIN)/python deploy/offline/bundle.py --python $(BUNDLE_PYTHON) --platform $(BUNDLE_PLATFORM) --out $(BUNDLE_DIR) \
 		--max-mb $(BUNDLE_MAX_MB) --have '$(BUNDLE_HAVE)'
 
 clean:

@@ -13,7 +13,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 TESTS = Path(__file__).parent
 sys.path[:0] = [str(TESTS), *(str(folder) for folder in TESTS.rglob("*") if folder.is_dir())]
-sys.path += [str(TESTS.parent / "benchmarks"), str(TESTS.parent / "offline")]
+sys.path += [str(TESTS.parent / "benchmarks"), str(TESTS.parent / "deploy/offline")]
 
 
 LONG_FILES = (

@@ -37,7 +37,7 @@ FOLDERS = {
     "docs": "*.md",
     "jobs": "*.py",
     "benchmarks": "*.py",
-    "offline": "*.py",
+    "deploy": "*.py",
     "tests": "*.py",
 }
 FILES = [
@@ -50,7 +50,7 @@ DOCS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-PATH = re.compile(r"(?<![\w./~$:-])(?:raytune_llm|benchmarks|tests|conf|jobs|docs|offline)/[\w./*…<>{}-]*")
+PATH = re.compile(r"(?<![\w./~$:-])(?:raytune_llm|benchmarks|tests|conf|jobs|docs|deploy)/[\w./*…<>{}-]*")
 PLACEHOLDER = re.compile(r"[*…<>{}]|\b(?!README\b)[A-Z][A-Z_]+\b")
 TO_BE_ADDED = ("focal", "brevity", "shared_gpu", "text")  # the files of CONTRIBUTING's examples
 
