@@ -1,6 +1,6 @@
 """The project and all that it needs, as files for a cluster without internet: `make bundle`, docs/offline.md.
 
-    python deploy/offline/bundle.py --python 3.12 --platform manylinux_2_28_x86_64 --out FOLDER --max-mb 60 --have torch,numpy
+    python deploy/offline/bundle.py --python 3.12 --platform manylinux_2_28_x86_64 --out FOLDER --max-mb 60 --have torch
 
 Runs where there is internet, in an environment made from constraints.txt, whose metadata says what needs what. Writes
 the wheels as an archive in parts, install.sh, check.py, and lists of what is inside. Left out: torch, and what the
