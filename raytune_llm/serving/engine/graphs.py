@@ -22,13 +22,15 @@ MAX_GRAPHS = 24
 
 Step = Callable[[], Tensor]
 """A decoding step: returns logits; running it twice is the same as running it once."""
+Capture = Callable[[Step, bool], Step]
+"""Makes the replay of a step; the flag says that no other replay exists."""
 
 
 class Graphs:
     """The least recently used graphs are dropped. Without graphs a step runs as it is."""
 
-    def __init__(self, capture: Callable[[Step], Step] | None) -> None:
-        """capture: makes the replay of a step; None, or one that fails, leaves all steps as they are."""
+    def __init__(self, capture: Capture | None) -> None:
+        """capture: None, or one that fails, leaves all steps as they are."""
         self._capture = capture
         self._replays: dict[Hashable, Step] = {}
 
@@ -46,7 +48,7 @@ class Graphs:
         if self._capture is None:
             return
         try:
-            replay = self._capture(step)
+            replay = self._capture(step, not self._replays)
         except Exception as error:  # a step that can't be recorded is run without
             self.clear()
             if not is_out_of_memory(error):
@@ -63,14 +65,16 @@ class Graphs:
 
 
 class CUDACapture:
-    """Records steps on a GPU, in one memory pool."""
+    """Records steps on a GPU; graphs that exist together share a memory pool."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream(device)
 
-    def __call__(self, step: Step) -> Step:
+    def __call__(self, step: Step, is_first: bool) -> Step:
+        if is_first:  # a pool whose graphs are all gone takes no more
+            self._pool = torch.cuda.graph_pool_handle()
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):  # libraries make their workspaces here, outside of the graph

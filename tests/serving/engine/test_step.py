@@ -32,7 +32,7 @@ SAMPLINGS = [
 ]
 
 
-def recorded(step):
+def recorded(step, is_first):
     """What a CUDA graph is, on the CPU: the step's operations on the addresses that it had when it was recorded."""
     traced = make_fx(step)()
     return lambda: traced()
@@ -133,7 +133,7 @@ def test_recorded_steps_of_every_shape(tmp_path, shape, dtype):
 def test_a_step_that_can_not_be_recorded_is_run_and_reported_once(world, caplog):
     base, models, work, expected = world
 
-    def fails(step):
+    def fails(step, is_first):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     engine = decoder(base, models, is_bucketed=True, capture=fails)
@@ -144,10 +144,11 @@ def test_a_step_that_can_not_be_recorded_is_run_and_reported_once(world, caplog)
 
 
 def test_graphs_are_bounded_and_the_latest_used_are_kept():
-    captured = []
+    captured, firsts = [], []
 
-    def capture(step):
+    def capture(step, is_first):
         captured.append(step())
+        firsts.append(is_first)
         return step
 
     graphs = Graphs(capture)
@@ -160,12 +161,15 @@ def test_graphs_are_bounded_and_the_latest_used_are_kept():
     assert len(captured) == MAX_GRAPHS + 1
     graphs.run(1, lambda: torch.zeros(1))
     assert len(captured) == MAX_GRAPHS + 2
+    graphs.clear()
+    graphs.run(1, lambda: torch.zeros(1))
+    assert firsts == [True, *[False] * (MAX_GRAPHS + 1), True]
 
 
 def test_no_memory_for_a_graph_keeps_the_step_and_the_next_try():
     tries = []
 
-    def capture(step):
+    def capture(step, is_first):
         tries.append(step)
         if len(tries) == 1:
             raise torch.OutOfMemoryError("no memory")
