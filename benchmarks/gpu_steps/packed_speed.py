@@ -104,8 +104,8 @@ def solo_seconds(base: PreTrainedModel, load: tuple[int, int], device: torch.dev
 def packed(
     base: PreTrainedModel, load: tuple[int, int], device: torch.device, compiled: bool | None = None
 ) -> Iterator[tuple[Pack, bool]]:
-    """A pack of all slots, one pass for as much as memory holds, and whether it is compiled: as wanted, None = as sweeps
-    do it by themselves. Leaves the base as it was."""
+    """A pack of all slots, one pass for what memory holds, and whether it is compiled: as wanted, None = as sweeps
+    do it. Leaves the base as it was."""
     batch_size, length = load
     examples = random_examples(64, shortest=length, longest=length, vocabulary=base.config.vocab_size)
     table = TokenTable(examples, is_encoder_decoder=False)
