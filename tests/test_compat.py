@@ -384,6 +384,10 @@ def test_overridden_methods_of_transformers(model, tmp_path):
     assert calls == [("save", "checkpoint-1"), ("load", "checkpoint-1"), ("save", "checkpoint-2")]
 
 
+DOCUMENTED = {"_exit"}
+"""Public in spite of its name: os._exit."""
+
+
 def test_no_other_module_makes_private_calls():
     """Private names are used on self, or were defined in the same module."""
     for file in sorted(PACKAGE.rglob("*.py")):
@@ -398,7 +402,7 @@ def test_no_other_module_makes_private_calls():
             for node in attributes
             if node.attr.startswith("_") and not node.attr.startswith("__") and not is_own(node)
         }
-        found = foreign - defined
+        found = foreign - defined - DOCUMENTED
         assert not found, f"{file} uses {found}; such calls belong in compat.py"
         modules = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
         assert not [name for name in modules if "._" in str(name)], f"{file} imports a private module"

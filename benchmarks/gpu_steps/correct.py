@@ -129,7 +129,8 @@ def gradients(pack: Pack) -> dict[str, list[Tensor]]:
     """What the last step left, by trial."""
     found = {}
     for row, trial_id in enumerate(pack.trial_ids):
-        pairs = pack.stack.read(row, pack.stack.lora_ranks[row], pack.stack.grad)
+        assert pack.stack.grad is not None
+        pairs = pack.stack.layout.unpack(pack.stack.grad[row].cpu(), pack.stack.lora_ranks[row])
         found[trial_id] = [part.double() for pair in pairs.values() for part in pair]
     return found
 

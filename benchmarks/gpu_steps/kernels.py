@@ -26,7 +26,8 @@ def largest_kernels(base: Any, step: Step) -> list[dict[str, Any]]:
     """Name, calls and milliseconds of the kernels (on the CPU: operators) of one step of all slots."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     activities += [torch.profiler.ProfilerActivity.CUDA] if step.on_gpu else []
-    with packed(base, SMOKE_LOADS[0] if step.smoke else COMPARED_LOAD, step.device) as pack:
+    load = SMOKE_LOADS[0] if step.smoke else COMPARED_LOAD
+    with packed(base, load, step.device) as (pack, _):
         for _ in range(2):
             pack.step()
         with torch.profiler.profile(activities=activities) as profile:

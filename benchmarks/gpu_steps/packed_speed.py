@@ -8,7 +8,6 @@ of the time in which the GPU runs kernels.
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,11 +21,14 @@ from transformers import PreTrainedModel
 
 from raytune_llm.models.base import linear_targets
 from raytune_llm.models.memory import free_bytes
+from raytune_llm.models.out_of_memory import is_out_of_memory
+from raytune_llm.models.pointwise import CompileError
 from raytune_llm.training.packed.batches import PassBudget, TokenTable
 from raytune_llm.training.packed.export import peft_config
 from raytune_llm.training.packed.memory import fit_tokens
 from raytune_llm.training.packed.pack import Pack
 from raytune_llm.training.packed.planner import Planner
+from raytune_llm.training.packed.trials import MEMORY_SHARE, compiles_by_itself
 
 from .llama import make_base, make_config, random_examples
 from .paper import MATMUL_RATE, SHAPES, flop_per_token
@@ -38,7 +40,7 @@ LOADS = ((8, 128), (1, 128), (1, 512), (1, 2048))
 """(batch size, tokens), in order of interest."""
 SMOKE_LOADS = ((8, 16), (1, 16))
 COMPARED_LOAD = LOADS[0]
-"""Where switches of the pack are compared."""
+"""Where compiled and eager packs are compared."""
 TIMED_SECONDS = 2.5
 PLANNING_SECONDS = 10.0
 MEASURING = "still measuring"
@@ -57,16 +59,10 @@ def run(step: Step) -> None:
         if "packed_seconds" in figures:
             figures["share"] = work / rate / figures["packed_seconds"]
         step.add(load="×".join(map(str, name)), **figures)
-    for options in [] if step.smoke else switches():
-        found = held(lambda options=options: packed_figures(base, COMPARED_LOAD, step.device, **options), step.device)
-        step.add(switch=str(options), compared=found)
-
-
-def switches() -> list[dict[str, Any]]:
-    """What a pack can be built with to be compared: compilation on and off."""
-    if "compiled" not in inspect.signature(Pack).parameters:
-        return []
-    return [{"compiled": False}, {"compiled": True}]
+    load = SMOKE_LOADS[0] if step.smoke else COMPARED_LOAD
+    for name, compiled in (("eager", False), ("compiled", True)):
+        found = held(lambda compiled=compiled: packed_figures(base, load, step.device, compiled), step.device)
+        step.add(**{name: found})
 
 
 def held(function: Any, device: torch.device) -> Any:
@@ -74,7 +70,9 @@ def held(function: Any, device: torch.device) -> Any:
     fresh_memory(device)
     try:
         return function()
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return None
 
 
@@ -104,32 +102,45 @@ def solo_seconds(base: PreTrainedModel, load: tuple[int, int], device: torch.dev
 
 
 @contextmanager
-def packed(base: PreTrainedModel, load: tuple[int, int], device: torch.device, **options: Any) -> Iterator[Pack]:
-    """A pack of all slots, one pass for as much as memory holds; leaves the base as it was."""
+def packed(
+    base: PreTrainedModel, load: tuple[int, int], device: torch.device, compiled: bool | None = None
+) -> Iterator[tuple[Pack, bool]]:
+    """A pack of all slots, one pass for what memory holds, and whether it is compiled: as wanted, None = as sweeps
+    do it. Leaves the base as it was."""
     batch_size, length = load
     examples = random_examples(64, shortest=length, longest=length, vocabulary=base.config.vocab_size)
     table = TokenTable(examples, is_encoder_decoder=False)
-    budget, free = PassBudget(SLOTS, 1 << 20, 128), free_bytes(device)
-    pack = Pack(base, linear_targets(base), capacity=SLOTS, max_lora_rank=RANK, budget=budget, **options)
+    free = free_bytes(device)
+    pack, compiled = make_pack(base, compiles_by_itself(device) if compiled is None else compiled)
     try:
-        tokens = fit_tokens(pack, length, budget_bytes=free)
+        tokens = fit_tokens(pack, length, budget_bytes=int(free * MEMORY_SHARE))
         pack.budget = PassBudget(SLOTS, tokens, 128)
         for index in range(SLOTS):
             pack.join(trial(index, lora_rank=RANK, batch_size=batch_size), table, terms)
-        yield pack
+        yield pack, compiled
     finally:
         pack.close()
 
 
+def make_pack(base: PreTrainedModel, compiled: bool) -> tuple[Pack, bool]:
+    """Also whether it is compiled, which fails where PyTorch finds no compiler, say."""
+    sizes = {"capacity": SLOTS, "max_lora_rank": RANK, "budget": PassBudget(SLOTS, 1 << 20, 128)}
+    try:
+        return Pack(base, linear_targets(base), **sizes, compiled=compiled), compiled
+    except CompileError as error:
+        print(f"not compiled: {error}", flush=True)
+        return Pack(base, linear_targets(base), **sizes), False
+
+
 def packed_figures(
-    base: PreTrainedModel, load: tuple[int, int], device: torch.device, **options: Any
+    base: PreTrainedModel, load: tuple[int, int], device: torch.device, compiled: bool | None = None
 ) -> dict[str, Any]:
     """Seconds of one step of all slots, as the planner chooses where there is time for it."""
-    with packed(base, load, device, **options) as pack:
+    with packed(base, load, device, compiled) as (pack, is_compiled):
         first = seconds_of(pack.step, device)
         seconds = median_seconds(pack.step, device, warm_up=1, at_most=TIMED_SECONDS)
         found = {"together_seconds": seconds, "first_seconds": first, "passes": pack.num_passes}
-        found["padded_tokens"] = pack.padded_tokens
+        found |= {"padded_tokens": pack.padded_tokens, "is_compiled": is_compiled}
         together = pack.budget
         planner = Planner(pack, max_tokens=together.max_tokens, log=lambda line: None)
         if settled(planner, seconds):

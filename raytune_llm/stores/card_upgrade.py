@@ -94,6 +94,14 @@ def _scaling(fields: dict[str, Any]) -> dict[str, Any]:
     return fields | {"gpus_per_worker": 1.0, "wait_seconds": 900.0, "trainer": {}}
 
 
+def _packed(fields: dict[str, Any]) -> dict[str, Any]:
+    return fields | {"compile": False}
+
+
+def _local_engine(fields: dict[str, Any]) -> dict[str, Any]:
+    return fields | {"cache_bytes": None}
+
+
 def _top_k(fields: dict[str, Any]) -> dict[str, Any]:
     return _renamed(fields, num_candidates="teacher_top_k")
 
@@ -135,6 +143,9 @@ def _renamed(fields: dict[str, Any], **names: str) -> dict[str, Any]:
 UPGRADES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "Base": _base,
     "Scaling": _scaling,
+    "Auto": _packed,
+    "Packed": _packed,
+    "LocalEngine": _local_engine,
     "Distill": _top_k,
     "DistillAverage": _top_k,
     "DistillOnPolicy": _top_k,

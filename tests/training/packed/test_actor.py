@@ -48,6 +48,7 @@ def world(job, examples, tmp_path):
         max_lora_rank=4,
         threads=1,
         use_gpu=False,
+        compile=None,
         logs_plan=False,
         start_together=False,
     )
