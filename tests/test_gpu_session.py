@@ -33,6 +33,8 @@ def test_every_step_gives_its_figures_and_the_table_is_printed(tmp_path):
         "bf16: error",
         "a trial alone",
         "a step that runs out",
+        "served adapters",
+        "the same with large",
         "a pack actor",
     ):
         (row,) = [row for name, row in cells.items() if name.startswith(f"| {what}")]

@@ -1,5 +1,5 @@
 """Served against PEFT in bf16: the project's own parity check over adapters of a real small base, and of the same with
-logits four times as large, where a bf16 head's rounding is far above the check's tolerance."""
+logits twice as large, up to 35, where a bf16 head would round them to multiples of 0.25."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from raytune_llm.serving.verify.parity import ParityError
 from .step import Step, main
 
 RANKS = (1, 4, 8, 16)
-LOGIT_FACTOR = 4.0
+LOGIT_FACTOR = 2.0
 PROBES = ["Ana missed the bus and stood in the rain. She wrote: what a day.", "Is glad a good or a bad feeling?"]
 
 
