@@ -33,6 +33,7 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # hides the GPUs from a worker that reserves none, as use_gpu=false does
+    "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",  # torch 2.11 prefers cuDNN's attention, which plans each new shape anew
     "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # batches of changing shapes leave fewer holes in GPU memory
 }
 """Set before Ray starts, for the driver and, through it, for every worker; a value that the user has set stays."""

@@ -35,6 +35,9 @@ def test_every_step_gives_its_figures_and_the_table_is_printed(tmp_path):
         "a step that runs out",
         "served adapters",
         "the same with large",
+        "the same in fp32",
+        "mixed adapters: nats off without CUDA",
+        "mixed adapters: nats off without grouped",
         "a pack actor",
     ):
         (row,) = [row for name, row in cells.items() if name.startswith(f"| {what}")]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import statistics
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from .served import load_engine
 from .step import Step, main
 
 RANK = 16
+WAIT_SECONDS = 60.0
 SAMPLING = Sampling(max_tokens=0, temperature=0.0, top_p=1.0, seed=None, stop=(), num_logprobs=None, stream=False)
 
 
@@ -49,6 +51,9 @@ def run(step: Step) -> None:
     try:
         for name, rate in rates(sides, prompts, short, long, rounds=1 if step.smoke else 3).items():
             step.add(**{f"{name}_tokens_per_second": rate})
+        step.add(
+            graphs=len(engine._resident._batch._step.graphs), is_grouped=engine._resident.adapter_cache._is_grouped
+        )
     finally:
         engine.close()
         merged.close()
@@ -103,17 +108,31 @@ def rates(
 
 
 def decoded(engine: Engine, models: list[str], prompts: list[list[int]], length: int) -> tuple[int, float]:
-    """Tokens of all answers, asked for at once, and wall seconds."""
+    """Tokens of all answers, and wall seconds. The engine is held until all have been asked for, so that they join at
+    once and every turn has steps of the same shapes."""
 
     async def answer(model: str, prompt: list[int]) -> int:
         stream = engine.generate(model, prompt, replace(SAMPLING, max_tokens=length))
         return sum([delta.num_tokens async for delta in stream])
 
-    async def together() -> int:
-        return sum(await asyncio.gather(*map(answer, models, prompts)))
+    released = threading.Event()
+    holder = threading.Thread(target=engine._between_steps, args=(lambda: released.wait(WAIT_SECONDS),))
+    started = 0.0
 
-    start = time.perf_counter()
-    return asyncio.run(together()), time.perf_counter() - start
+    async def together() -> int:
+        nonlocal started
+        answers = [asyncio.ensure_future(answer(*each)) for each in zip(models, prompts, strict=True)]
+        while engine.num_waiting < len(answers):
+            await asyncio.sleep(0.001)
+        started = time.perf_counter()
+        released.set()
+        return sum(await asyncio.gather(*answers))
+
+    holder.start()
+    tokens = asyncio.run(together())
+    seconds = time.perf_counter() - started
+    holder.join()
+    return tokens, seconds
 
 
 if __name__ == "__main__":

@@ -34,7 +34,9 @@ def largest_kernels(base: Any, step: Step) -> list[dict[str, Any]]:
             pack.step()
             synchronize(step.device)
     key = "self_device_time_total" if step.on_gpu else "self_cpu_time_total"
-    averages = sorted(profile.key_averages(), key=lambda average: -getattr(average, key))[:ROWS]
+    kind = torch.autograd.DeviceType.CUDA if step.on_gpu else torch.autograd.DeviceType.CPU
+    own = [average for average in profile.key_averages() if average.device_type == kind]
+    averages = sorted(own, key=lambda average: -getattr(average, key))[:ROWS]
     return [
         {"name": average.key[:90], "calls": average.count, "milliseconds": round(getattr(average, key) / 1e3, 3)}
         for average in averages

@@ -157,6 +157,9 @@ ROWS = [
     Row("a step that runs out of memory", "correct", survived, "", at_most=1e-5),
     Row("served adapters that pass the parity check", "served", count("plain_passed", "plain_of"), "", 1.0),
     Row("the same with large logits", "served", count("larger_logits_passed", "larger_logits_of"), "", 1.0),
+    Row("the same in fp32, all tokens", "served", count("exact_passed", "exact_of"), "", 1.0),
+    Row("mixed adapters: nats off without CUDA graphs", "served", number("without_graphs_nats"), "", at_most=0.1),
+    Row("mixed adapters: nats off without grouped products", "served", number("without_groups_nats"), "", at_most=0.1),
     *packed_rows(),
     Row("1 B sweep: TRL one at a time over ours", "sweep", share("trl_1_seconds", "ours_seconds", "{:.2f}×"), "7", 3.0),
     Row(

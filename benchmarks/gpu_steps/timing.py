@@ -58,7 +58,7 @@ def busy_seconds(function: Callable[[], Any], device: torch.device) -> float | N
     spans = sorted(
         (event.time_range.start, event.time_range.end)
         for event in profile.events()
-        if event.device_type == torch.autograd.DeviceType.CUDA
+        if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation
     )
     return covered(spans) / 1e6
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -18,6 +19,12 @@ from raytune_llm.compat import attention_implementation
 FULL_ATTENTION = "full_attention"
 MASKLESS = "maskless_sdpa"
 AttentionInterface.register(MASKLESS, sdpa_attention_forward)
+
+
+def avoid_planned_attention() -> None:
+    """Have sdpa take flash or memory-efficient attention on a GPU, in this process: cuDNN's plans each new shape anew,
+    which takes about half a second, and batches, prompts and key-value caches have new shapes all the time."""
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def has_full_attention(model: Any) -> bool:

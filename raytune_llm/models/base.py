@@ -122,6 +122,9 @@ class Base:
         from transformers import AutoConfig
         from transformers.utils import logging
 
+        from raytune_llm.models.attention import avoid_planned_attention
+
+        avoid_planned_attention()
         logging.disable_progress_bar()
         config = AutoConfig.from_pretrained(self.name_or_path, revision=self.revision)
         options: dict[str, Any] = {"revision": self.revision, **self.weight_options(device)}

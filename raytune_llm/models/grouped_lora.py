@@ -22,13 +22,15 @@ from raytune_llm.models.fp32_head import FP32Head
 
 ALIGNMENT_BYTES = 16
 """grouped_mm wants strides in multiples of this."""
+MOST_GROUPS = 1024
+"""grouped_mm takes fewer."""
 GROUPED_CAPABILITIES = (9, 10)
 """Major compute capabilities with a kernel of its own; elsewhere CUDA's grouped_mm reads the offsets on the host."""
 
 
 def can_group(table: Tensor, layers: Sequence[LayerViews]) -> bool:
     """Whether a grouped product over the rows of a table, (S, P), is one kernel: bf16 on a recent GPU, and aligned."""
-    if table.dtype != torch.bfloat16 or table.device.type != "cuda":
+    if table.dtype != torch.bfloat16 or table.device.type != "cuda" or len(table) >= MOST_GROUPS:
         return False
     return torch.cuda.get_device_capability(table.device)[0] in GROUPED_CAPABILITIES and is_aligned(layers)
 

@@ -33,6 +33,11 @@ class Graphs:
         """capture: None, or one that fails, leaves all steps as they are."""
         self._capture = capture
         self._replays: dict[Hashable, Step] = {}
+        self._too_large: set[Hashable] = set()
+        """Steps for whose graphs there was no memory."""
+
+    def __len__(self) -> int:
+        return len(self._replays)
 
     def run(self, key: Hashable, step: Step) -> Tensor:
         """The step's logits, valid until the next call. key: all that the step's operations depend on, but not the
@@ -45,12 +50,13 @@ class Graphs:
         return replay()
 
     def _record(self, key: Hashable, step: Step) -> None:
-        if self._capture is None:
+        if self._capture is None or key in self._too_large:
             return
         try:
             replay = self._capture(step, not self._replays)
         except Exception as error:  # a step that can't be recorded is run without
             self.clear()
+            self._too_large.add(key)
             if not is_out_of_memory(error):
                 logger.warning("decoding steps can't be recorded as CUDA graphs and run without", exc_info=True)
                 self._capture = None
@@ -62,6 +68,7 @@ class Graphs:
     def clear(self) -> None:
         """Drop all graphs: the tensors that they read have moved."""
         self._replays.clear()
+        self._too_large.clear()
 
 
 class CUDACapture:
@@ -82,7 +89,8 @@ class CUDACapture:
         current.wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
         # other threads may use the device meanwhile
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+        options = {"pool": self._pool, "stream": self._stream, "capture_error_mode": "thread_local"}
+        with torch.cuda.stream(self._stream), torch.cuda.graph(graph, **options):  # which leaves the stream on failure
             logits = step()
 
         def replay() -> Tensor:
