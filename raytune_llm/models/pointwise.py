@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -55,20 +56,19 @@ def fuse_pointwise(model: nn.Module, compile: Compile = compiled) -> ExitStack:
     found = {kind: _fused(module, compile) for kind, module in kinds.items()}
     fused = {kind: forward for kind, forward in found.items() if forward is not None}
     for kind, forward in fused.items():
-        try:
-            _check(kinds[kind], forward)
-        except Exception as error:  # whatever the compiler's backend raises
-            raise CompileError(f"torch.compile of {kind.__name__} failed: {first_line(error)}") from error
+        module, weight = kinds[kind], next(kinds[kind].parameters())
+        x = _random((1, TRIED_ROWS, weight.shape[-1]), weight)
+        _compare(kind.__name__, partial(kind.forward, module), partial(forward, module), (x,))
+    file = sys.modules[type(model).__module__]
+    rotary = getattr(file, ROTARY, None)
     undo = ExitStack()
+    if rotary is not None:
+        setattr(file, ROTARY, _fused_rotary(rotary, next(model.parameters()), compile))
+        undo.callback(setattr, file, ROTARY, rotary)
     for module in model.modules():
         if type(module) in fused:
             module.forward = MethodType(fused[type(module)], module)
             undo.callback(delattr, module, "forward")
-    file = sys.modules[type(model).__module__]
-    rotary = getattr(file, ROTARY, None)
-    if rotary is not None:
-        setattr(file, ROTARY, compile(rotary))
-        undo.callback(setattr, file, ROTARY, rotary)
     return undo
 
 
@@ -94,18 +94,37 @@ def _gated(activation: nn.Module, gate: Tensor, up: Tensor) -> Tensor:
     return activation(gate) * up
 
 
-def _check(module: Any, fused: Forward) -> None:
-    """Compare a module's own forward and backward pass with the fused ones on a few random rows."""
-    weight = next(module.parameters())
-    generator = torch.Generator(weight.device).manual_seed(0)
-    shape = (2, 1, TRIED_ROWS, weight.shape[-1])
-    x, upstream = torch.randn(shape, generator=generator, device=weight.device, dtype=weight.dtype)
-    found = []
-    for forward in (type(module).forward, fused):
-        inputs = x.clone().requires_grad_()
-        y = forward(module, inputs)
-        found.append((y.detach(), *torch.autograd.grad(y, inputs, upstream)))
-    for name, own, other in zip(("values", "gradients"), *found, strict=True):
-        distance, allowed = float((other - own).norm() / own.norm()), 4 * torch.finfo(weight.dtype).eps
-        if not distance <= allowed:
-            raise ValueError(f"its {name} differ by {distance:.2g} of their size")
+def _fused_rotary(rotary: Callable[..., Any], like: Tensor, compile: Compile) -> Callable[..., Any]:
+    """The function compiled, and compared on queries and keys of a few heads."""
+    fused = compile(rotary)
+    q, k = _random((2, 2, TRIED_ROWS, 16), like), _random((2, 1, TRIED_ROWS, 16), like)
+    angles = _random((2, TRIED_ROWS, 16), like)
+    cos, sin = angles.cos(), angles.sin()
+    _compare(rotary.__name__, lambda q, k: rotary(q, k, cos, sin), lambda q, k: fused(q, k, cos, sin), (q, k))
+    return fused
+
+
+def _compare(name: str, own: Callable[..., Any], fused: Callable[..., Any], inputs: tuple[Tensor, ...]) -> None:
+    """Compare the values and gradients of two functions. Raises CompileError where they differ by more than rounding,
+    or the compiled one can't be run."""
+    allowed = 4 * torch.finfo(inputs[0].dtype).eps
+    try:
+        for one, other in zip(*(_values_and_gradients(function, inputs) for function in (own, fused)), strict=True):
+            distance = float((other - one).norm() / one.norm())
+            if not distance <= allowed:
+                raise ValueError(f"it differs by {distance:.2g} of its size")
+    except Exception as error:  # whatever the compiler's backend raises
+        raise CompileError(f"torch.compile of {name} failed: {first_line(error)}") from error
+
+
+def _values_and_gradients(function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    leaves = [each.clone().requires_grad_() for each in inputs]
+    outputs = function(*leaves)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    upstream = [_random(tuple(output.shape), output, seed=1) for output in outputs]
+    return [*(output.detach() for output in outputs), *torch.autograd.grad(outputs, leaves, upstream)]
+
+
+def _random(shape: tuple[int, ...], like: Tensor, seed: int = 0) -> Tensor:
+    generator = torch.Generator(like.device).manual_seed(seed)
+    return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from raytune_llm.models.lora_weights import RowLayout, Weights
 
 RANK_STEP = 8
 """Passes compute ranks in multiples of this, as matrix units like them."""
+INDICES_KEPT = 512
 
 
 class StackedLinear(nn.Module):
@@ -172,6 +174,8 @@ class AdapterStack:
         self.grouped: GroupedRoute | None = None
         """Taken in place of a route."""
         self._spans: dict[tuple[int, int, int], Views] = {}
+        # kept: each copy to the device is waited for
+        self._index = lru_cache(INDICES_KEPT)(lambda slots: torch.tensor(slots, device=self.device))
         for name, layer in self.layers.items():
             _replace(model, name, layer)
 
@@ -240,7 +244,7 @@ class AdapterStack:
         slots nor weights change. Returns
         the route and, of a trainable stack, the gradients that a backward pass leaves, (S, P), for `scatter_grad`.
         """
-        index = torch.tensor(slots, device=self.device)
+        index = self._index(tuple(slots))
         grad = None
         if self.grad is not None and torch.is_grad_enabled():
             grad = torch.zeros(len(slots), self.layout.size, dtype=self.grad.dtype, device=self.device)
@@ -250,7 +254,7 @@ class AdapterStack:
     def scatter_grad(self, slots: Sequence[int], grad: Tensor) -> None:
         """Add gathered gradients to their rows."""
         assert self.grad is not None
-        self.grad.index_add_(0, torch.tensor(slots, device=self.device), grad)
+        self.grad.index_add_(0, self._index(tuple(slots)), grad)
 
     @contextmanager
     def routed(self, route: Route | GroupedRoute | None) -> Iterator[None]:

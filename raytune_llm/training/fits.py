@@ -82,9 +82,10 @@ def check_fits(config: TrialConfig, *, lora_rank: int, device: str) -> None:
     quantised bases aren't checked."""
     import torch
 
+    from raytune_llm.models.memory import free_bytes
+
     if torch.device(device).type == "cuda" and not config.model.is_quantized:
-        free_bytes, _ = torch.cuda.mem_get_info(device)
-        footprint(config, lora_rank=lora_rank, device=device).check(free_bytes)
+        footprint(config, lora_rank=lora_rank, device=device).check(free_bytes(torch.device(device)))
 
 
 def footprint(config: TrialConfig, *, lora_rank: int, device: str) -> Footprint:

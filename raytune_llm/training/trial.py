@@ -21,6 +21,7 @@ from raytune_llm.evaluation.loss import evaluate
 from raytune_llm.methods import model_refs
 from raytune_llm.methods.base import Session, TrainerInputs
 from raytune_llm.models.loading import load_trainable
+from raytune_llm.models.out_of_memory import free_cached_memory
 from raytune_llm.training.config import TrialConfig, TrialSpec
 from raytune_llm.training.fits import check_fits
 from raytune_llm.training.reporting import LiveTrial
@@ -108,6 +109,7 @@ def trainer_inputs(
 def start_model(config: TrialConfig, device: str = "cpu") -> Any:
     """What is trained, on a device, cpu or cuda: a new adapter on the base (or all of it), or the adapter that the
     method starts from."""
+    free_cached_memory()  # of the trial that this process ran before
     check_fits(config, lora_rank=config.tuning.adapter_size, device=device)
     own_dropout, score = config.adapter.trains_base, config.method.needs.score
     base = config.model.load(own_dropout=own_dropout, score=score, device=device)

@@ -89,8 +89,9 @@ class CUDACapture:
         current.wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
         # other threads may use the device meanwhile
-        options = {"pool": self._pool, "stream": self._stream, "capture_error_mode": "thread_local"}
-        with torch.cuda.stream(self._stream), torch.cuda.graph(graph, **options):  # which leaves the stream on failure
+        record = torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local")
+        # a recording that fails doesn't leave its stream by itself
+        with torch.cuda.stream(self._stream), record:
             logits = step()
 
         def replay() -> Tensor:

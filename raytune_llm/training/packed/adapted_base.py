@@ -59,6 +59,11 @@ class AdaptedBase:
         return sum(table.nbytes for table in tables)
 
     @property
+    def gathered_bytes(self) -> int:
+        """Bytes of a pass over all slots in any order: a copy of what it computes with, and gradients."""
+        return self.stack.table[: self.capacity].nbytes + self.grad.nbytes
+
+    @property
     def checkpointing(self) -> bool:
         """Whether activations are computed again in the backward pass instead of kept."""
         return self._checkpointing

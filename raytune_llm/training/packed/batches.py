@@ -12,7 +12,7 @@ found exactly by dynamic programming over rows (slots) sorted by length.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -81,11 +81,9 @@ class TokenTable:
         if not self.is_encoder_decoder:
             mask[:, 0] = False
         arrays = (ids.padded(rows, width, 0), targets, mask, np.flatnonzero(mask))
-        input_ids, labels_of, counts, where = (
-            torch.from_numpy(array).to(device, non_blocking=True) for array in arrays
-        )
+        input_ids, labels_of, counts, where = (uploaded(array, device) for array in arrays)
         references = self._references[name]
-        reference = None if references is None else torch.from_numpy(references[rows]).to(device, non_blocking=True)
+        reference = None if references is None else uploaded(references[rows], device)
         table = self._top_k[name]
         top_k = (None, None) if table is None else table.batch(rows, device)
         return Batch(input_ids, labels_of, counts, where, lengths, label_lengths, reference, *top_k)
@@ -110,6 +108,15 @@ class TokenTable:
             for name, term in terms(outputs).items():
                 found.setdefault(name, []).append(term.weight.detach().double().numpy())
         return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def uploaded(array: np.ndarray, device: torch.device | None) -> Tensor:
+    """A copy on the device, which the host doesn't wait for; by pinned memory, as a larger one of ordinary memory is
+    waited for."""
+    tensor = torch.from_numpy(array)
+    if device is not None and device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def _references(sequences: Sequence[TokenSequence]) -> np.ndarray | None:
@@ -137,10 +144,7 @@ class TopKTable:
     def batch(self, rows: np.ndarray, device: torch.device | None) -> tuple[Tensor, Tensor]:
         """Ids (K, k) and log-probabilities (K, k + 1) of these sequences, in their order."""
         index = np.concatenate([np.arange(self._starts[row], self._ends[row]) for row in rows])
-        ids, logprobs = (
-            torch.from_numpy(array[index]).to(device, non_blocking=True) for array in (self._ids, self._logprobs)
-        )
-        return ids, logprobs
+        return uploaded(self._ids[index], device), uploaded(self._logprobs[index], device)
 
 
 class _Ragged:
@@ -178,14 +182,6 @@ class PassBudget:
     overhead_tokens: int
     """Fixed cost of a pass, in tokens."""
 
-    def halved(self) -> PassBudget | None:
-        """Half as much, None when nothing smaller is left to try."""
-        if self.slots_per_pass > 1:
-            return replace(self, slots_per_pass=self.slots_per_pass // 2)
-        if self.max_tokens > 1:
-            return replace(self, max_tokens=self.max_tokens // 2)
-        return None
-
 
 @dataclass(frozen=True)
 class StepRows:
@@ -212,6 +208,8 @@ class MicroPack:
     table: TokenTable
     rows: np.ndarray = field(repr=False)
     """(S, C) indices into the table."""
+    is_whole: bool
+    """Whether it can't be split: one example, or one micro-batch, of one slot."""
 
     @property
     def padded_tokens(self) -> int:
@@ -242,19 +240,21 @@ def _split_group(group: Sequence[StepRows], budget: PassBudget) -> Iterator[Micr
         ends = [*range(per_pass, rows.shape[1], per_pass), rows.shape[1]]
     start = 0
     for end in ends:
-        yield from _split_slots(table, slots, rows[:, start:end], lengths[:, start:end].max(1), budget)
+        longest = lengths[:, start:end].max(1)
+        yield from _split_slots(table, slots, rows[:, start:end], longest, budget, keeps_rows=per_pass is not None)
         start = end
 
 
 def _split_slots(
-    table: TokenTable, slots: np.ndarray, rows: np.ndarray, lengths: np.ndarray, budget: PassBudget
+    table: TokenTable, slots: np.ndarray, rows: np.ndarray, lengths: np.ndarray, budget: PassBudget, *, keeps_rows: bool
 ) -> Iterator[MicroPack]:
     order = np.argsort(-lengths, kind="stable")
     ends = cheapest_splits(lengths[order], rows.shape[1], budget)
     start = 0
     for end in ends:
         part = np.sort(order[start:end])
-        yield MicroPack(slots[part].tolist(), table, rows[part])
+        is_whole = len(part) == 1 and (keeps_rows or rows.shape[1] == 1)
+        yield MicroPack(slots[part].tolist(), table, rows[part], is_whole)
         start = end
 
 

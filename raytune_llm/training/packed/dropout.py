@@ -13,6 +13,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from raytune_llm.training.packed.batches import Batch
+from raytune_llm.training.packed.slot import Slot
+
 
 class SlotNoise:
     """The noise of one forward pass. `replay` draws it again for activation checkpointing."""
@@ -59,3 +62,22 @@ class SlotNoise:
             self._replaying = False
             for generator, state in zip(self._generators, after, strict=True):
                 generator.set_state(state)
+
+
+def slot_noise(slots: Sequence[Slot], batch: Batch, *, replayable: bool) -> SlotNoise | None:
+    """Of a pass over equal numbers of rows for each of these slots; None where they have no dropout."""
+    if slots[0].spec.rows_per_pass is None:
+        return None
+    lengths = {}
+    for own, width in ((batch.label_lengths, batch.labels.shape[1]), (batch.lengths, batch.input_ids.shape[1])):
+        lengths[width] = own.reshape(len(slots), -1).max(1).tolist()
+    rates, generators = [slot.spec.dropout for slot in slots], [slot.generator for slot in slots]
+    return SlotNoise(rates, generators, lengths, replayable=replayable)
+
+
+def resume_stream(generator: torch.Generator, saved: Tensor, *, seed: int) -> None:
+    """Continue a saved stream; that of another kind of device starts anew, from the seed."""
+    if len(saved) == len(generator.get_state()):
+        generator.set_state(saved)
+    else:
+        generator.manual_seed(seed)

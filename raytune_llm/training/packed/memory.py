@@ -86,7 +86,7 @@ def fit_tokens(base: AdaptedBase, longest_pass: int, *, budget_bytes: int) -> in
 
     Switches the pack's checkpointing on when the longest pass that can't be split, in tokens, would not fit without it.
     """
-    room = (budget_bytes - base.num_bytes) * SHARE_FOR_ACTIVATIONS
+    room = (budget_bytes - base.num_bytes - base.gathered_bytes) * SHARE_FOR_ACTIVATIONS
     tokens = int(room / token_bytes(base))
     if tokens < longest_pass and not base.checkpointing:
         base.checkpointing = True

@@ -32,7 +32,8 @@ class RowAdamW:
         """
         count = len(specs)
         norms = torch.linalg.vector_norm(grad[:count], dim=1)
-        limits = torch.tensor([spec.max_grad_norm for spec in specs], dtype=torch.float64, device=norms.device)
+        limits = torch.tensor([spec.max_grad_norm for spec in specs], dtype=torch.float64)
+        limits = limits.to(norms.device, non_blocking=True)
         factors = (limits / (norms.double() + 1e-6)).clamp(max=1.0).to(grad.dtype)
         for row, (spec, step) in enumerate(zip(specs, steps, strict=True)):
             adamw(

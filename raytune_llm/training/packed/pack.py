@@ -26,10 +26,11 @@ from raytune_llm.models.adapter_route import Route
 from raytune_llm.models.lora_weights import Weights, initial_weights
 from raytune_llm.models.out_of_memory import free_cached_memory, is_out_of_memory
 from raytune_llm.training.packed.adapted_base import AdaptedBase
-from raytune_llm.training.packed.batches import Batch, MicroPack, PassBudget, StepRows, Terms, TokenTable, split_step
-from raytune_llm.training.packed.dropout import SlotNoise
+from raytune_llm.training.packed.batches import MicroPack, PassBudget, StepRows, Terms, TokenTable, split_step
+from raytune_llm.training.packed.checkpointing import num_blocks
+from raytune_llm.training.packed.dropout import resume_stream, slot_noise
 from raytune_llm.training.packed.hyperparameters import Hyperparameters
-from raytune_llm.training.packed.losses import Metrics, StepLosses
+from raytune_llm.training.packed.losses import StepLosses
 from raytune_llm.training.packed.scoring import score
 from raytune_llm.training.packed.slot import Slot, StepReport
 from raytune_llm.training.packed.snapshot import Snapshot, take_snapshot
@@ -65,6 +66,10 @@ class Pack(AdaptedBase):
         self.padded_tokens = 0
         """Tokens that went through it, padding counted."""
         self._largest_pass = SMALLEST_EVAL_PASS
+        self._most_eval_tokens = 1 << 62
+        """What memory has been found to hold in an evaluation."""
+        self._attempted: MicroPack | None = None
+        """What went through the model last in this step."""
 
     @property
     def trial_ids(self) -> list[str]:
@@ -103,7 +108,7 @@ class Pack(AdaptedBase):
         heads = self.head.initial()
         if state is not None:
             weights, heads = state.adapter("theta", self.names), state.heads("theta", heads)
-            generator.set_state(state.tensors["generator"])
+            resume_stream(generator, state.tensors["generator"], seed=spec.seed + state.step)
         elif weights is None:
             weights = self._initial_weights(spec.lora_rank, spec.seed)
         lora_rank = next(iter(weights.values()))[0].shape[0]
@@ -156,47 +161,61 @@ class Pack(AdaptedBase):
     # Training
 
     def step(self) -> dict[str, StepReport]:
-        """One optimizer step of every slot; out of memory, it is split into smaller passes and done again."""
+        """One optimizer step of every slot. Out of memory, it is done again in smaller passes; where one can't be
+        split, by recomputing activations."""
         slots = self._slots
         indices = [np.fromiter(islice(slot.order, slot.spec.batch_size), dtype=np.int64) for slot in slots]
         streams = [slot.generator.get_state() if slot.spec.dropout else None for slot in slots]
         while True:
             try:
-                metrics = self._gradients(indices)
+                losses = self._gradients(indices)
                 break
             except RuntimeError as error:
-                smaller = self.budget.halved()
-                if not is_out_of_memory(error) or smaller is None:
+                if not is_out_of_memory(error) or not self._takes_less_memory():
                     raise
-                self.budget = smaller
             free_cached_memory()
             for slot, stream in zip(slots, streams, strict=True):
                 if stream is not None:
                     slot.generator.set_state(stream)
         specs, steps = [slot.spec for slot in slots], [slot.step for slot in slots]
-        norms = self.optimizer.step(self.theta, self.grad, specs, steps).tolist()
+        norms = self.optimizer.step(self.theta, self.grad, specs, steps)
         self.stack.refresh(0, len(slots))
         reports = {}
-        for slot, rows, values, norm in zip(slots, indices, metrics, norms, strict=True):
+        # only here does the host wait for the device
+        for slot, rows, values, norm in zip(slots, indices, losses.metrics(), norms.tolist(), strict=True):
             rate, num_tokens = slot.spec.rate(slot.step), int(slot.table.lengths[rows].sum())
             slot.step += 1
             reports[slot.spec.trial_id] = StepReport(slot.step, values, norm, rate, num_tokens)
         return reports
+
+    def _takes_less_memory(self) -> bool:
+        """Make the next try's passes half of the one that was attempted, or recompute its activations; False when
+        nothing is left to try."""
+        attempted = self._attempted
+        if attempted is not None and not attempted.is_whole:
+            self.budget = replace(self.budget, max_tokens=max(1, attempted.padded_tokens // 2))
+            return True
+        if self.checkpointing or not num_blocks(self.model):
+            return False
+        self.checkpointing = True
+        return True
 
     def probe(self, num_rows: int) -> int:
         """Run this many examples of the first slot forward and backward in one pass, to time it, and wait for its end;
         changes no trial. Returns their padded tokens."""
         slot, rows = self._slots[0], np.arange(num_rows) % self._slots[0].table.num_examples
         stream = slot.generator.get_state()
-        micro_pack = MicroPack([0], slot.table, rows[None])
-        self._backward(micro_pack, StepLosses([dict.fromkeys(slot.weights, 1.0)]))
-        slot.generator.set_state(stream)
+        micro_pack = MicroPack([0], slot.table, rows[None], is_whole=num_rows == 1)
+        try:
+            self._backward(micro_pack, StepLosses([dict.fromkeys(slot.weights, 1.0)]))
+        finally:
+            slot.generator.set_state(stream)
         self.grad[0].sum().item()
         self.num_passes, self.padded_tokens = 1, micro_pack.padded_tokens
         return micro_pack.padded_tokens
 
-    def _gradients(self, indices: Sequence[np.ndarray]) -> list[Metrics]:
-        """Fill grad for one step of every slot; returns their metrics."""
+    def _gradients(self, indices: Sequence[np.ndarray]) -> StepLosses:
+        """Fill grad for one step of every slot; returns their losses."""
         self.grad[: len(self._slots)].zero_()
         weights, steps = [], []
         for row, (slot, rows) in enumerate(zip(self._slots, indices, strict=True)):
@@ -204,14 +223,15 @@ class Pack(AdaptedBase):
             steps.append(StepRows(row, slot.table, rows, slot.spec.rows_per_pass))
         losses = StepLosses(weights)
         self.num_passes = self.padded_tokens = 0
-        self._largest_pass = SMALLEST_EVAL_PASS
+        self._largest_pass, self._attempted = SMALLEST_EVAL_PASS, None
         for micro_pack in split_step(steps, self.budget):
+            self._attempted = micro_pack
             self._backward(micro_pack, losses)
             self.num_passes += 1
             self.padded_tokens += micro_pack.padded_tokens
             self._largest_pass = max(self._largest_pass, micro_pack.padded_tokens)
         self.stack.scale_grad(len(self._slots))
-        return losses.metrics()
+        return losses
 
     def _backward(self, micro_pack: MicroPack, losses: StepLosses) -> None:
         slots, table = micro_pack.slots, micro_pack.table
@@ -219,7 +239,8 @@ class Pack(AdaptedBase):
         outputs = {}
         for name in table.names:
             batch = table.batch(name, micro_pack.rows.ravel(), self.stack.device)
-            with self.stack.routed(replace(route, noise=self._noise(slots, batch))):
+            noise = slot_noise([self._slots[slot] for slot in slots], batch, replayable=self.checkpointing)
+            with self.stack.routed(replace(route, noise=noise)):
                 outputs[name] = self.head.outputs(batch)
         losses.add(slots, [self._slots[slot].terms for slot in slots], outputs).backward()
         if gathered is not None:
@@ -231,16 +252,6 @@ class Pack(AdaptedBase):
             return self.stack.span(slots[0], slots[-1] + 1), None
         return self.stack.gather(slots)
 
-    def _noise(self, slots: Sequence[int], batch: Batch) -> SlotNoise | None:
-        routed = [self._slots[slot] for slot in slots]
-        if routed[0].spec.rows_per_pass is None:
-            return None
-        lengths = {}
-        for own, width in ((batch.label_lengths, batch.labels.shape[1]), (batch.lengths, batch.input_ids.shape[1])):
-            lengths[width] = own.reshape(len(slots), -1).max(1).tolist()
-        rates, generators = [slot.spec.dropout for slot in routed], [slot.generator for slot in routed]
-        return SlotNoise(rates, generators, lengths, replayable=self._checkpointing)
-
     # Evaluation
 
     @torch.no_grad()
@@ -249,13 +260,14 @@ class Pack(AdaptedBase):
         memory runs out, it begins again with smaller passes."""
         rows = list(range(len(self._slots))) if trial_ids is None else sorted(map(self._row, trial_ids))
         while True:
-            budget = replace(self.budget, max_tokens=min(self.budget.max_tokens, self._largest_pass))
+            limits = (self.budget.max_tokens, self._largest_pass, self._most_eval_tokens)
+            budget = replace(self.budget, max_tokens=min(limits))
             try:
                 return self._evaluate(table, rows, budget)
             except RuntimeError as error:
                 if not is_out_of_memory(error) or budget.max_tokens <= int(table.lengths.max()):
                     raise
-                self._largest_pass = budget.max_tokens // 2
+                self._most_eval_tokens = budget.max_tokens // 2
             free_cached_memory()
 
     def _evaluate(self, table: TokenTable, rows: Sequence[int], budget: PassBudget) -> dict[str, Scores]:

@@ -9,7 +9,7 @@ for which a and b already predict a step that is clearly slower isn't measured: 
 one slot at a time would cost as much as many packed ones. Now and then the next larger or smaller k is measured
 again, so that a choice made while the machine was busy doesn't last, as long as all such measuring took at most 2 % of
 the time. Every measured step is a real one: how a step is split changes no result. Out of memory, the pack halves its
-budget and the planner stays below it.
+passes and the planner stays below that.
 
 a / b weighs padding against passes (batches.py). Steps show little of it, because the numbers of passes and of tokens
 change with k together; so each measured step is followed by two probes, passes of one example and of a few, and a and b
@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from raytune_llm.models.out_of_memory import is_out_of_memory
 from raytune_llm.training.packed.batches import PassBudget
 from raytune_llm.training.packed.pack import Pack
 from raytune_llm.training.packed.slot import StepReport
@@ -74,13 +75,13 @@ class Planner:
         """One step of every slot, split into passes as is best so far."""
         at_once, is_measured = self._next(len(self.pack.trial_ids))
         budget = PassBudget(at_once, self._max_tokens, self._overhead_tokens)
-        self.pack.budget = budget
+        self.pack.budget, recomputed = budget, self.pack.checkpointing
         start = self._clock()
         reports = self.pack.step()
         seconds = self._clock() - start
         self._num_tokens = sum(report.num_tokens for report in reports.values())
         self._seconds_spent += seconds
-        if self.pack.budget != budget:
+        if self.pack.budget != budget or self.pack.checkpointing != recomputed:
             self._shrink()
         elif is_measured and self._num_steps > 0:
             self._timings.setdefault(at_once, deque(maxlen=KEPT_MEASURES)).append(seconds / self._num_tokens)
@@ -163,12 +164,17 @@ class Planner:
         """Update a and b, where more than one example fits into a pass."""
         for num_rows in (1, min(PROBE_ROWS, self._max_tokens // self.pack.longest)):
             start = self._clock()
-            tokens = self.pack.probe(max(1, num_rows))
+            try:
+                tokens = self.pack.probe(max(1, num_rows))
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                break
             seconds = self._clock() - start
             self._seconds_spent += seconds
             self._seconds_measuring += seconds if self._chosen is not None else 0.0
             self._probes[tokens] = min(seconds, self._probes.get(tokens, seconds))
-        few, many = min(self._probes), max(self._probes)
+        few, many = min(self._probes, default=0), max(self._probes, default=0)
         if few < many:
             self._per_token = (self._probes[many] - self._probes[few]) / (many - few)
             self._per_pass = self._probes[few] - self._per_token * few
@@ -176,12 +182,12 @@ class Planner:
             self._overhead_tokens = self._max_tokens if costly else max(0, round(self._per_pass / self._per_token))
 
     def _shrink(self) -> None:
-        """Adopt the budget that the pack halved when it ran out of memory."""
-        self._max_tokens, self._ceiling = self.pack.budget.max_tokens, self.pack.budget.slots_per_pass
-        for at_once in [at_once for at_once in self._timings if at_once > self._ceiling]:
-            del self._timings[at_once]
+        """Adopt what the pack changed when it ran out of memory, and measure anew."""
+        self._max_tokens = self.pack.budget.max_tokens
+        self._timings.clear()
         self._chosen = None
-        self._log(f"packing: out of memory; now max {self._ceiling} trials and {self._max_tokens} tokens per pass")
+        kept = "; activations recomputed" if self.pack.checkpointing else ""
+        self._log(f"packing: out of memory; now max {self._max_tokens} tokens per pass{kept}")
 
     def _seconds(self, at_once: int) -> float:
         """Per own token, of the fastest step; predicted where none was measured."""

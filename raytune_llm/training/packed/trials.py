@@ -164,7 +164,7 @@ class PackedTrials:
         """The planner, made at the first step, when there is a slot to measure. On a CPU it counts the process's own
         seconds: other processes there, as the proxies that start during its first measurements, would mislead it."""
         if self._planner is None:
-            largest = max(trial.config.tuning.micro_batch_size or 1 for trial in self.trials.values())
+            largest = max(hyperparameters_of(trial.spec).rows_per_pass or 1 for trial in self.trials.values())
             longest_pass = int(self.train.lengths.max()) * largest
             tokens = fit_tokens(self.pack, longest_pass, budget_bytes=self._budget_bytes)
             on_cpu = self.pack.stack.device.type == "cpu"

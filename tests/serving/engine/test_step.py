@@ -166,7 +166,7 @@ def test_graphs_are_bounded_and_the_latest_used_are_kept():
     assert firsts == [True, *[False] * (MAX_GRAPHS + 1), True]
 
 
-def test_no_memory_for_a_graph_keeps_the_step_and_the_next_try():
+def test_no_memory_for_a_graph_keeps_the_step_until_memory_was_freed():
     tries = []
 
     def capture(step, is_first):
@@ -177,5 +177,7 @@ def test_no_memory_for_a_graph_keeps_the_step_and_the_next_try():
 
     graphs = Graphs(capture)
     assert graphs.run(0, lambda: torch.ones(1)) == 1
+    assert len(tries) == 1 and len(graphs) == 0
+    graphs.clear()
     assert graphs.run(0, lambda: torch.ones(1)) == 1
-    assert len(tries) == 2 and 0 in graphs._replays
+    assert len(tries) == 2 and len(graphs) == 1

@@ -368,3 +368,16 @@ def test_wrong_use_is_refused():
         pack.join(make_spec("u"), table, sft_terms)
     with pytest.raises(ValueError, match=r"trial u is not in the pack; it holds \['t'\]"):
         pack.leave("u")
+
+
+def test_a_dropout_stream_of_another_kind_of_device_starts_anew():
+    pack = make_pack(make_model())
+    table = table_of(make_examples(8), pack.model)
+    spec = make_spec("t", dropout=0.3)
+    pack.join(spec, table, sft_terms)
+    pack.step()
+    state = pack.state("t")
+    state.tensors["generator"] = torch.zeros(16, dtype=torch.uint8)  # as long as CUDA's
+    other = make_pack(make_model())
+    other.join(spec, table, sft_terms, state=state)
+    assert other.step()["t"].step == 2

@@ -115,33 +115,63 @@ def test_measuring_again_takes_a_fiftieth_of_the_time(monkeypatch):
     assert len(again) <= 0.05 * len(passes)
 
 
-def test_out_of_memory_halves_and_changes_no_result(monkeypatch):
-    expected, _, _ = plan(lambda pack: float(pack.num_passes), steps=9)
-    gradients = Pack._gradients
+def scarce(monkeypatch, room, recomputed_room=None):
+    """Passes of more padded tokens than `room` run out of memory; with recomputation, of more than that."""
+    backward = Pack._backward
 
-    def scarce(self, indices):
-        metrics = gradients(self, indices)
-        if self.budget.slots_per_pass > 2:
+    def run(self, micro_pack, losses):
+        if micro_pack.padded_tokens > (recomputed_room if self.checkpointing and recomputed_room else room):
             raise torch.OutOfMemoryError("out of memory")
-        return metrics
+        backward(self, micro_pack, losses)
 
-    monkeypatch.setattr(Pack, "_gradients", scarce)
-    pack, passes, logged = plan(lambda pack: float(pack.num_passes), steps=9)
-    assert max(passes) == 2 and passes[-1] == 2
-    assert logged[0] == "packing: out of memory; now max 2 trials and 1000 tokens per pass"
+    monkeypatch.setattr(Pack, "_backward", run)
+
+
+def test_out_of_memory_halves_passes_and_changes_no_result(monkeypatch):
+    cost = lambda pack: float(pack.num_passes)  # noqa: E731
+    expected, _, _ = plan(cost, steps=9)
+    scarce(monkeypatch, room=30)
+    pack, _, logged = plan(cost, steps=9)
+    assert not pack.checkpointing and pack.budget.max_tokens <= 30
+    assert logged[0] == f"packing: out of memory; now max {pack.budget.max_tokens} tokens per pass"
     for name in expected.trial_ids:
         assert distance(pack.weights(name), expected.weights(name)) < 1e-12
 
 
-def test_out_of_memory_with_nothing_left_to_halve_is_an_error(monkeypatch):
-    def scarce(self, indices):
-        raise torch.OutOfMemoryError("out of memory")
+def test_a_pass_that_can_not_be_split_is_recomputed(monkeypatch):
+    cost = lambda pack: float(pack.num_passes)  # noqa: E731
+    expected, _, _ = plan(cost, steps=4)
+    scarce(monkeypatch, room=5, recomputed_room=1000)
+    pack, _, logged = plan(cost, steps=4)
+    assert pack.checkpointing and logged[0].endswith("tokens per pass; activations recomputed")
+    for name in expected.trial_ids:
+        assert distance(pack.weights(name), expected.weights(name)) < 1e-12
 
-    monkeypatch.setattr(Pack, "_gradients", scarce)
+
+def test_out_of_memory_with_nothing_left_to_try_is_an_error(monkeypatch):
+    scarce(monkeypatch, room=1)
     pack = make_pack(make_model(), budget=BUDGET)
     pack.join(make_spec("t"), table_of(make_examples(4), pack.model), sft_terms)
     with pytest.raises(torch.OutOfMemoryError):
         pack.step()
+
+
+def test_a_probe_without_memory_is_left_out(monkeypatch):
+    probe = Pack.probe
+
+    def refuse(self, num_rows):
+        if num_rows > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return probe(self, num_rows)
+
+    monkeypatch.setattr(Pack, "probe", refuse)
+    pack = make_pack(make_model())
+    planner = Planner(pack, max_tokens=1000, log=lambda line: None)
+    table = table_of(make_examples(20), pack.model)
+    for name in "ab":
+        pack.join(make_spec(name), table, sft_terms)
+    assert all(planner.step().keys() == {"a", "b"} for _ in range(9))
+    assert pack.budget.overhead_tokens == planner_module.FIRST_OVERHEAD_TOKENS
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
