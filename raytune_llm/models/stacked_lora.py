@@ -46,6 +46,7 @@ class StackedLinear(nn.Module):
         self.base = base
         self.in_features, self.out_features = base.in_features, base.out_features
         self.index = index
+        self._is_fp32 = isinstance(base, FP32Head)
         # A plain attribute of a list keeps the stack out of the module tree.
         self._stack = [stack]
 
@@ -59,18 +60,17 @@ class StackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, T, in_features) or (B·T, in_features), rows in the order of the route."""
-        stack = self._stack[0]
+        stack, base = self._stack[0], self.base
         route = stack.route
         if stack.grouped is not None:
-            return stack.grouped.linear(x, self.base, self.index)
+            return stack.grouped.linear(x, base, self.index)
         if route is None:
-            return self.base(x)
+            return base(x)
         if torch.is_grad_enabled():
-            return _Stacked.apply(x, stack.anchor, self.base.weight, self.base.bias, route, self.index)
-        if isinstance(self.base, FP32Head):
-            return self.base(x) + _fp32_product(x, route.layers[self.index])
-        noise = None if route.noise is None else route.noise.draw(self.index, x)
-        return _forward(x, self.base.weight, self.base.bias, route.layers[self.index], noise)[0]
+            return _Stacked.apply(x, stack.anchor, base.weight, base.bias, route, self.index)
+        if self._is_fp32:
+            return base(x) + _fp32_product(x, route.layers[self.index])
+        return _forward(x, base.weight, base.bias, route, self.index)[0]
 
 
 def _fp32_product(x: Tensor, views: LayerViews) -> Tensor:
@@ -80,14 +80,16 @@ def _fp32_product(x: Tensor, views: LayerViews) -> Tensor:
 
 
 def _forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, views: LayerViews, noise: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """y of x's shape, and h = x Aᵀ, (S, C·T, R)."""
+    x: Tensor, weight: Tensor, bias: Tensor | None, route: Route, index: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """y of x's shape, h = x Aᵀ, (S, C·T, R), and the noise of x's shape that was drawn for it."""
+    views = route.layers[index]
+    noise = None if route.noise is None else route.noise.draw(index, x)
     dropped = x if noise is None else x * noise
-    h = torch.bmm(dropped.reshape(len(views.a), -1, x.shape[-1]), views.a.transpose(1, 2))
+    h = torch.bmm(dropped.reshape(route.num_slots, -1, x.shape[-1]), views.a.transpose(1, 2))
     y = torch.bmm(h, views.b) if bias is None else torch.baddbmm(bias, h, views.b)
     y.view(-1, y.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]), weight.T)
-    return y.view(*x.shape[:-1], y.shape[-1]), h
+    return y.view(*x.shape[:-1], y.shape[-1]), h, noise
 
 
 class _Stacked(torch.autograd.Function):
@@ -97,8 +99,7 @@ class _Stacked(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, anchor: Tensor, weight: Tensor, bias: Tensor | None, route: Route, index: int
     ) -> Tensor:
-        noise = None if route.noise is None else route.noise.draw(index, x)
-        y, h = _forward(x, weight, bias, route.layers[index], noise)
+        y, h, noise = _forward(x, weight, bias, route, index)
         ctx.save_for_backward(x, h, *(() if noise is None else (noise,)))
         ctx.weight, ctx.views = weight, route.layers[index]
         return y

@@ -41,9 +41,11 @@ class Masks:
         # the lowest finite number: softmax of a row of only -inf is NaN
         self._hidden = torch.full_like(self._zero, torch.finfo(model.dtype).min)
 
-    def __call__(self, positions: Tensor, columns: int) -> Any:
-        """positions: (rows, 1). A bias (rows, 1, 1, columns), where layers differ one by kind of attention; or
-        (rows, columns) of 0 and 1."""
+    def __call__(self, positions: Tensor, columns: int, *, sees_all: bool) -> Any:
+        """positions: (rows, 1); sees_all: whether all are that of the last column. A bias (rows, 1, 1, columns), where
+        layers differ one by kind of attention; or (rows, columns) of 0 and 1."""
+        if sees_all and self.is_additive and self._kinds == [FULL_ATTENTION]:
+            return self._zero.expand(len(positions), 1, 1, columns)
         places = torch.arange(columns, device=positions.device)
         if not self.is_additive:
             return (places <= positions).long()

@@ -72,13 +72,16 @@ class DecodingStep:
         if self._versions != (self._kv_cache.version, layout):
             self.graphs.clear()
             self._versions = self._kv_cache.version, layout
-        step = partial(self._forward, rows, columns)
+        lengths = self._kv_cache.lengths
+        column = lengths[0] if not self._is_bucketed and min(lengths) == max(lengths) else None
+        step = partial(self._forward, rows, columns, column)
         return self.graphs.run((rows, columns, self._rank), step)[:count]
 
-    def _forward(self, rows: int, columns: int) -> Tensor:
+    def _forward(self, rows: int, columns: int, column: int | None) -> Tensor:
+        """column: where all rows write, the last of those they see; None where they differ, or may."""
         positions = self._positions[:rows]
-        self._kv_cache.begin(positions, columns)
-        mask = self._masks(positions, columns)
+        self._kv_cache.begin(positions, columns, column)
+        mask = self._masks(positions, columns, sees_all=column is not None)
         cache = self._kv_cache.cache
         return forward(self._model, self._adapters, self._route, self._ids[:rows], positions, mask, cache)
 
