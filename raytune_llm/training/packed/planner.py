@@ -68,6 +68,8 @@ class Planner:
         """a and b, seconds; 0 until probes of two sizes have run."""
         self._ceiling = 1 << (pack.capacity - 1).bit_length()
         self._chosen: int | None = None
+        self._measured_for = 0
+        """The largest k of which the first measurements are done; measuring again has a share of the time."""
         self._num_steps = self._num_tokens = 0
         """Steps so far, and own tokens of the last one."""
         self._seconds_spent = self._seconds_measuring = 0.0
@@ -113,9 +115,11 @@ class Planner:
             self._choose(1)
             return 1, False
         candidates = self._candidates(count)
-        unmeasured = self._unmeasured(candidates)
-        if unmeasured is not None:
-            return unmeasured, True
+        if candidates[0] != self._measured_for:
+            unmeasured = self._unmeasured(candidates)
+            if unmeasured is not None:
+                return unmeasured, True
+            self._measured_for = candidates[0]
         measured = [at_once for at_once in candidates if at_once in self._timings]
         best = min(measured, key=self._seconds)
         if self._chosen in measured and self._seconds(self._chosen) <= CLEARLY_SLOWER * self._seconds(best):
@@ -187,7 +191,7 @@ class Planner:
         """Adopt what the pack changed when it ran out of memory, and measure anew."""
         self._max_tokens = self.pack.budget.max_tokens
         self._timings.clear()
-        self._chosen = None
+        self._chosen, self._measured_for = None, 0
         kept = "; activations recomputed" if self.pack.checkpointing else ""
         self._log(f"packing: out of memory; now max {self._max_tokens} tokens per pass{kept}")
 

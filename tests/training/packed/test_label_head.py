@@ -5,6 +5,7 @@ import torch
 from packed_oracle import make_examples, make_model, plain_outputs, table_of
 from torch import nn
 
+from raytune_llm.models.fp32_head import fp32_linear
 from raytune_llm.models.pointwise import compiled
 from raytune_llm.training.packed import label_head
 from raytune_llm.training.packed.label_head import LabelHead, _label_chunk, _LabelLogprobs
@@ -64,6 +65,22 @@ def test_fp32_stays_accurate_at_extreme_logits():
     hidden = torch.tensor([[300.0, 0.0], [0.0, 1e-4]])
     found, _ = _LabelLogprobs.apply(hidden, torch.eye(2), None, torch.tensor([1, 1]), (1.0, None), _label_chunk)
     torch.testing.assert_close(found.double(), hidden.double().log_softmax(1)[:, 1], rtol=1e-6, atol=0)
+
+
+def test_a_bf16_model_with_large_logits_is_not_refused_for_its_own_rounding(monkeypatch):
+    """As on a GPU, where only the model's own head rounds its logits."""
+    monkeypatch.setattr(label_head, "_logits", fp32_linear)
+    model = make_model(dtype=torch.bfloat16)
+    head = model.get_output_embeddings()
+    head.weight = nn.Parameter(torch.zeros_like(head.weight), requires_grad=False)
+    ids = (torch.arange(8) * 7919 + 1) % head.out_features  # those that are compared
+    with torch.no_grad():
+        hidden = model.model(input_ids=ids.view(1, -1)).last_hidden_state[0, :-1].float()
+        targets = torch.full((len(hidden), head.out_features), 116.2).scatter_(1, ids[1:, None], 119.9)
+        head.weight.copy_(torch.linalg.lstsq(hidden, targets).solution.T)
+        logits = model(input_ids=ids.view(1, -1)).logits
+    assert logits.abs().max() > 100
+    LabelHead(model).remove()
 
 
 def test_a_model_that_does_more_to_its_logits_is_refused():
