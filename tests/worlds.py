@@ -23,8 +23,13 @@ from transformers import (
 from raytune_llm.data.records import Preference, Rationale, Supervised
 from raytune_llm.jobs.precompute import FrozenModels, Precomputed, precompute
 from raytune_llm.jobs.prepare import prepare
+from raytune_llm.jobs.publish import make_card
 from raytune_llm.jobs.schema import TrainJob
-from raytune_llm.training.config import Trial, TrialSpec
+from raytune_llm.stores.card import Version
+from raytune_llm.stores.registry import Registry
+from raytune_llm.training.config import Outcome, Trial, TrialSpec
+from raytune_llm.training.objective import Report
+from raytune_llm.training.trial import WorkerContext, fit
 
 WORDS = [
     "red",
@@ -179,3 +184,35 @@ def precomputed(job: TrainJob) -> Precomputed:
         max_examples=job.evaluation.max_examples,
         seed=job.seed,
     )
+
+
+class Silent:
+    """A tracker's run that keeps nothing."""
+
+    def log(self, step, metrics): ...
+
+    def finish(self, summary, failed): ...
+
+
+def trained(job: TrainJob, folder: Path) -> Path:
+    """What a trial of the job leaves as its best."""
+    folder.mkdir(parents=True)
+    fit(
+        spec_of(job),
+        precomputed(job).examples,
+        WorkerContext(folder, 0, 1, False),
+        report=lambda *_: None,
+        run=Silent(),
+        progress=lambda *_: None,
+        resume=None,
+    )
+    return folder / "checkpoint" / "best"
+
+
+def published(job: TrainJob, files: Path) -> Version:
+    """A version of a job's name with these files, as if it had been compared."""
+    best = Report(step=1, metrics={job.method.metric: 0.5, "train/loss": 0.5})
+    outcome = Outcome(
+        trial=Trial(id="t", values={}), reports=(best,), best=best, checkpoint=str(files), seconds=0.0, ended="complete"
+    )
+    return Registry(job.registry_dir).publish(job.name, files, make_card(job, prepare(job), outcome, {}, None))
