@@ -18,6 +18,8 @@ from transformers import (
     Qwen2ForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
+    T5GemmaConfig,
+    T5GemmaForConditionalGeneration,
 )
 
 from raytune_llm.data.records import Preference, Rationale, Supervised
@@ -120,7 +122,17 @@ def t5(vocab_size: int) -> T5ForConditionalGeneration:
     )
 
 
-SHAPES = {"llama": llama, "qwen": qwen, "t5": t5}
+def t5gemma(vocab_size: int) -> T5GemmaForConditionalGeneration:
+    """An encoder-decoder base without sdpa, that names no token to start the decoder with but its BOS."""
+    sizes = {"vocab_size": vocab_size, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "query_pre_attn_scalar": 8}
+    limits = {"max_position_embeddings": 128, "sliding_window": 10, "initializer_range": 0.2}
+    ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+    half = sizes | heads | limits | ids
+    return T5GemmaForConditionalGeneration(T5GemmaConfig(encoder=half, decoder=half, vocab_size=vocab_size, **ids))
+
+
+SHAPES = {"llama": llama, "qwen": qwen, "t5": t5, "t5gemma": t5gemma}
 
 
 def write_base(folder: Path, shape: str) -> Path:

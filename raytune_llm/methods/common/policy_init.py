@@ -54,7 +54,7 @@ class PolicyInit(AdapterInit):
         return (stage,)
 
     def check(self, context: CheckContext) -> None:
-        """Refuse two starting points, none of two that are named, and settings that the first adapter decides. Raises
+        """Refuse two starting points, one that is never read, and settings that the first adapter decides. Raises
         InputError."""
         if context.adapter is None:
             return
