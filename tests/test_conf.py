@@ -100,15 +100,15 @@ PRESETS = sorted(file.stem for file in (CONF / "model").glob("*.yaml") if file.s
 def test_a_base_of_the_hub_says_what_it_is(name):
     """Parameters, hidden size, context, licence, and the rate that its hidden size gives."""
     text = (CONF / "model" / f"{name}.yaml").read_text()
-    said = re.match(
+    stated = re.match(
         r"# [\d.]+ [MB] parameters, (?:encoder-decoder, )?hidden size (\d+), context [\d,]+ tokens; "
         r".+, (?:open to all|gated on the hub)\.\n",
         text,
     )
     rate = re.search(r"^# Recommended rate by hidden size: (\S+)\.$", text, re.MULTILINE)
-    assert said and rate, text
+    assert stated and rate, text
     base = load("train", [f"model={name}", "data=demo_sarcasm"]).model
-    base.__dict__["facts"] = SimpleNamespace(hidden_size=int(said[1]))
+    base.__dict__["facts"] = SimpleNamespace(hidden_size=int(stated[1]))
     assert float(rate[1]) == float(f"{base.recommended_rate():.1e}")
 
 

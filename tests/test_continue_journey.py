@@ -32,6 +32,7 @@ def test_a_packed_sweep_continues_in_a_version(arguments, tmp_path, ray_session,
     published(first, trained(first, tmp_path / "first"))
     commands.run_sweep(load("sweep", [*arguments, *SPACE, "method.init_adapter=wit@1", "promote=always"]))
     printed = capsys.readouterr().out
+    assert "continuing in wit@1, whose size and settings are inherited: adapter_size=2\n" in printed
     assert "packed: " in printed and "not packed" not in printed
     registry = Registry(f"{tmp_path}/registry")
     card = registry.resolve("wit@2").card
