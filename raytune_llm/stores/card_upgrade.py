@@ -3,7 +3,7 @@
 Format 1 named each dataclass by its class path (`_target_`); format 2 names only choices, by short names (`type`).
 Keys that were renamed are brought to their new names here, so nothing else knows an old one, and keys that were added
 get the value that means what was done before. To rename or add a key of a component, add a function to UPGRADES under
-the component's class name of format 1.
+the component's class name of format 1; one that is added to a method belongs into ADDED, too.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def upgraded(content: dict[str, Any]) -> dict[str, Any]:
     """The content of a card.json in the present format. Raises ValueError for a format that isn't known here."""
     match content.get("format", 1):
         case 2:
-            return content
+            return content | {"config": _completed(content["config"])}
         case 1:
             return _from_1(content)
         case other:
@@ -84,6 +84,14 @@ def upgraded_config(value: Any) -> Any:
     name = str(value.get(TARGET, "")).rpartition(".")[2]
     fields = UPGRADES.get(name, lambda same: same)(fields)
     return {"type": NAMES[name], **fields} if name in NAMES else fields
+
+
+def _completed(config: dict[str, Any]) -> dict[str, Any]:
+    """A config of format 2 with the keys of its method that were added since."""
+    if "method" not in config:
+        return config
+    method = config["method"]
+    return config | {"method": ADDED.get(method["type"], {}) | method}
 
 
 def _base(fields: dict[str, Any]) -> dict[str, Any]:
@@ -144,6 +152,8 @@ def _renamed(fields: dict[str, Any], **names: str) -> dict[str, Any]:
     return {names.get(name, name): value for name, value in fields.items()}
 
 
+ADDED: dict[str, dict[str, Any]] = {"sft": {"init_adapter": None}, "dss": {"init_adapter": None}}
+"""By the short name of a method: keys that were added since format 2, as they were meant before."""
 UPGRADES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "Base": _base,
     "Scaling": _scaling,

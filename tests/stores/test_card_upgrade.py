@@ -124,6 +124,15 @@ def test_every_name_of_format_1_is_in_the_fixtures():
     assert [name for name in NAMES if f'.{name}"' not in text] == []
 
 
+@pytest.mark.parametrize("method", ["sft", "dss"])
+def test_keys_that_were_added_since_a_card_was_written_mean_what_was_done_then(version, method):
+    content = json.loads(card_json(version.card, version.files))
+    kept = described(load("train", [f"method={method}", "model=demo", "data=demo_rationale"]).method)
+    assert kept.pop("init_adapter") is None
+    found, _ = parse_card(json.dumps(content | {"config": content["config"] | {"method": kept}}).encode())
+    assert build(Method, found.config["method"]).init_adapter is None
+
+
 def test_a_later_format_is_refused(tmp_path):
     folder = tmp_path / "registry" / "sft" / "v1"
     folder.mkdir(parents=True)
