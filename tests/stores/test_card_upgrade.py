@@ -127,7 +127,7 @@ def test_every_name_of_format_1_is_in_the_fixtures():
 @pytest.mark.parametrize("method", ["sft", "dss"])
 def test_keys_that_were_added_since_a_card_was_written_mean_what_was_done_then(version, method):
     content = json.loads(card_json(version.card, version.files))
-    kept = described(load("train", [f"method={method}", "model=demo", "data=demo_rationale"]).method)
+    kept = described(load("train", [f"method={method}", "model=demo", "data=demo_rationale"]))["method"]
     assert kept.pop("init_adapter") is None
     found, _ = parse_card(json.dumps(content | {"config": content["config"] | {"method": kept}}).encode())
     assert build(Method, found.config["method"]).init_adapter is None
