@@ -123,6 +123,14 @@ def resume_trial(tune_controller: Any, trial: Any) -> None:
 # TRL
 
 
+def score_labels_only() -> None:
+    """Have TRL's trainers in this process project to the vocabulary only where a label is due, also on a CPU, where
+    they would project every position to keep shapes static for compilers. trl 1.16."""
+    from trl.trainer import utils
+
+    utils._use_triton = lambda device: True
+
+
 def using_adapter(model: Any, name: str | None) -> AbstractContextManager[None]:
     """A PeftModel with this adapter active, None = without any; afterwards the previous one is active again.
     trl 1.16."""

@@ -40,6 +40,35 @@ def logits(model):
         return model(PROMPT).logits
 
 
+def test_trl_scores_labels_only(model, monkeypatch):
+    """The same log-probabilities and gradients, from as many rows of the head as there are labels."""
+    from trl.trainer import utils
+
+    labels = torch.tensor([[-100, -100, 7, -100, 6]])
+    utils.add_fused_lm_head(model)
+    upstream, function, rows = utils._use_triton, utils._ChunkedLogProbFunction, []
+    weight = model.model.layers[0].self_attn.q_proj.weight
+
+    class Counting:
+        @staticmethod
+        def apply(hidden, *others):
+            rows.append(len(hidden))
+            return function.apply(hidden, *others)
+
+    def run():
+        found = model(PROMPT, labels=labels, fused_lm_head=True).log_probs
+        return found.detach(), *torch.autograd.grad(found.sum(), weight)
+
+    monkeypatch.setattr(utils, "_ChunkedLogProbFunction", Counting)
+    monkeypatch.setattr(utils, "_use_triton", upstream)
+    expected = run()
+    compat.score_labels_only()
+    found = run()
+    assert rows == [4, 2]
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_importing_it_imports_no_library():
     heavy = ("torch", "ray", "transformers", "trl", "peft", "wandb", "omegaconf")
     code = f"import sys, raytune_llm.compat; sys.exit(any(name in sys.modules for name in {heavy}))"

@@ -15,6 +15,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from raytune_llm.compat import score_labels_only
 from raytune_llm.data.examples import Example, Examples
 from raytune_llm.data.order import first_indices
 from raytune_llm.evaluation.loss import evaluate
@@ -63,6 +64,7 @@ def fit(
     """Train one trial to its end and return why it ended. `resume`: a checkpoint's folder to continue from."""
     from transformers import PrinterCallback, set_seed
 
+    score_labels_only()
     config = spec.config
     set_seed(config.seed)
     with (
