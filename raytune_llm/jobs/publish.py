@@ -13,6 +13,7 @@ from typing import Any
 from raytune_llm.data.records import Record
 from raytune_llm.errors import InputError
 from raytune_llm.evaluation.compare import Verdict, VerdictKind, better
+from raytune_llm.evaluation.report import contradiction
 from raytune_llm.jobs.compare import ComparisonResult, Systems, compare_on_cluster
 from raytune_llm.jobs.precompute import FrozenModels
 from raytune_llm.jobs.prepare import Prepared
@@ -40,6 +41,8 @@ class PublishResult:
     """test or eval: the set that `result` is about."""
     verdicts: tuple[Verdict, ...]
     """On the eval set, against each of the other systems: they decide the promotion."""
+    contradiction: str | None
+    """What on the eval set contradicts the first of them, where another measure is worse."""
     promoted: bool
 
 
@@ -66,7 +69,7 @@ def publish(job: TrainJob, prepared: Prepared, outcome: Outcome, *, parent: str 
         title = f"{version.reference}: base against tuned, {split} set"
         write_report(job.run_dir, split, result, version, title=title, metric=metric)
     split = "test" if "test" in results else "eval"
-    return PublishResult(version, results[split], split, verdicts, promoted)
+    return PublishResult(version, results[split], split, verdicts, contradiction(comparison, metric), promoted)
 
 
 def systems_of(job: TrainJob, registry: Registry, tuned: str) -> Systems:

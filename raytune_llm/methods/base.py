@@ -104,6 +104,12 @@ class Needs:
     """It learns from completions of the model itself: it is a SamplingMethod, without terms, and runs on ray_train."""
 
     @property
+    def answers(self) -> bool:
+        """Whether what it tunes may be judged by greedy answers: no reward model, and no policy, whose completions are
+        sampled and have metrics of their own."""
+        return not self.score and not self.sampling
+
+    @property
     def precomputes_teacher(self) -> bool:
         """Whether a teacher runs on the examples before training."""
         return bool(self.teacher_top_k or self.teacher_layers)
@@ -279,12 +285,23 @@ class ModelRefs:
     device: str
 
 
-def metric_directions(method: Method, example: Example, *, is_encoder_decoder: bool) -> dict[str, Better]:
+def metric_directions(
+    method: Method, example: Example, *, is_encoder_decoder: bool, references: Sequence[str] = ()
+) -> dict[str, Better]:
     """The direction of each eval metric of a training, by full name, from any one of its examples: the only source of
-    directions. A metric whose term has no weight on any eval example isn't reported although it is named here."""
+    directions. A metric whose term has no weight on any eval example isn't reported although it is named here.
+
+    `references`: the right answers to all eval records that are compared, where answers are to be counted too; a term
+    goes before a metric of answers of the same name.
+    """
     if isinstance(method, SamplingMethod):
         return method.directions()
-    return blank_eval_scores(method, example, is_encoder_decoder=is_encoder_decoder).directions()
+    terms = blank_eval_scores(method, example, is_encoder_decoder=is_encoder_decoder).directions()
+    if not references or not method.needs.answers:
+        return terms
+    from raytune_llm.evaluation.metrics import answer_directions, label_set
+
+    return answer_directions(label_set(references)) | terms
 
 
 def blank_eval_scores(method: Method, example: Example, *, is_encoder_decoder: bool) -> Scores:

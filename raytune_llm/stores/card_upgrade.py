@@ -98,6 +98,10 @@ def _packed(fields: dict[str, Any]) -> dict[str, Any]:
     return fields | {"compile": False}
 
 
+def _evaluation(fields: dict[str, Any]) -> dict[str, Any]:
+    return fields | {"answers_per_eval": 64}
+
+
 def _local_engine(fields: dict[str, Any]) -> dict[str, Any]:
     return fields | {"cache_bytes": None}
 
@@ -146,6 +150,7 @@ UPGRADES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "Auto": _packed,
     "Packed": _packed,
     "LocalEngine": _local_engine,
+    "Evaluation": _evaluation,
     "Distill": _top_k,
     "DistillAverage": _top_k,
     "DistillOnPolicy": _top_k,
