@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from raytune_llm.models.adapter_route import Route
+from raytune_llm.models.decoding.step import AnyRoute
 from raytune_llm.models.grouped_lora import GroupedRoute, can_group
 from raytune_llm.models.lora_weights import Weights
 from raytune_llm.models.stacked_lora import RANK_STEP, AdapterStack
-
-AnyRoute = Route | GroupedRoute | None
 
 
 class AdapterCache:

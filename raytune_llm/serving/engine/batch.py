@@ -21,15 +21,15 @@ from transformers.cache_utils import DynamicCache
 
 from raytune_llm.compat import is_stateful
 from raytune_llm.models.attention import FULL_ATTENTION
+from raytune_llm.models.decoding.kv_cache import CacheBudget, KVCache
+from raytune_llm.models.decoding.masks import SLIDING_ATTENTION, attention_kinds
+from raytune_llm.models.decoding.step import DecodingStep, forward
 from raytune_llm.models.device_errors import is_device_lost
 from raytune_llm.models.out_of_memory import free_cached_memory, is_out_of_memory
 from raytune_llm.serving.engine.adapter_cache import AdapterCache
 from raytune_llm.serving.engine.base import TokenLogprob
-from raytune_llm.serving.engine.kv_cache import CacheBudget, KVCache
-from raytune_llm.serving.engine.masks import SLIDING_ATTENTION, attention_kinds
 from raytune_llm.serving.engine.request import GenerationRequest
 from raytune_llm.serving.engine.sampling import LogitsProcessors, Sampler, SamplingState
-from raytune_llm.serving.engine.step import DecodingStep, forward
 
 logger = logging.getLogger(__name__)
 
