@@ -8,6 +8,7 @@ are exact, which is faster where each operation costs by its size.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -16,13 +17,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from raytune_llm.compat import is_stateful
 from raytune_llm.models.adapter_route import Route
+from raytune_llm.models.attention import FULL_ATTENTION
 from raytune_llm.models.decoding.graphs import CUDACapture, Graphs
 from raytune_llm.models.decoding.kv_cache import COLUMN_STEP, KVCache, power_of_two
-from raytune_llm.models.decoding.masks import Masks
+from raytune_llm.models.decoding.masks import SLIDING_ATTENTION, Masks, attention_kinds
 from raytune_llm.models.grouped_lora import GroupedRoute
+from raytune_llm.models.masked_lora import MaskedRoute
 
-AnyRoute = Route | GroupedRoute | None
+AnyRoute = Route | GroupedRoute | MaskedRoute | None
 
 
 class Adapters(Protocol):
@@ -42,6 +46,18 @@ class Adapters(Protocol):
     def routed(self, route: AnyRoute) -> AbstractContextManager[None]:
         """Forward passes inside the context take this route."""
         ...
+
+
+def can_batch(model: Any) -> bool:
+    """Whether a model's rows may have different lengths in one pass: it is causal and takes positions and a plain
+    cache as arguments."""
+    takes = inspect.signature(model.forward).parameters
+    return (
+        not model.config.is_encoder_decoder
+        and not is_stateful(model)
+        and attention_kinds(model) <= {FULL_ATTENTION, SLIDING_ATTENTION}
+        and {"position_ids", "past_key_values", "logits_to_keep"} <= takes.keys()
+    )
 
 
 class DecodingStep:
@@ -83,7 +99,7 @@ class DecodingStep:
         self._kv_cache.advance()
 
     def logits(self) -> Tensor:
-        """Of each row's next token, (rows, V), in fp32 or better; valid until the next call."""
+        """Of each row's next token, (rows, V), in the dtype that the model gives; valid until the next call."""
         count, rows = self._kv_cache.num_rows, len(self._names)
         columns = max(self._kv_cache.lengths) + 1
         self._kv_cache.reserve(rows, columns)
@@ -128,7 +144,7 @@ def forward(
     cache: Any,
     last: Tensor | int = 1,
 ) -> Tensor:
-    """Logits of one token of each row, (B, V), in fp32 or better.
+    """Logits of one token of each row, (B, V), in the dtype that the model gives.
 
     ids: (B, T); positions: (B, T) or (1, T); last: which token, (B, 1), else the last one.
     """
@@ -138,5 +154,5 @@ def forward(
     else:
         with adapters.routed(route):
             output = model(**inputs, use_cache=True, logits_to_keep=last)
-    logits = output.logits[:, -1]
-    return logits if logits.dtype == torch.float64 else logits.float()
+    logits: Tensor = output.logits[:, -1]
+    return logits

@@ -11,8 +11,8 @@ from test_batch import adapter, answer, drawn_prompts, served, shaped_base
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from raytune_llm.models.base import DType
+from raytune_llm.models.decoding import routes
 from raytune_llm.models.decoding.graphs import Graphs
-from raytune_llm.serving.engine import adapter_cache
 from raytune_llm.serving.engine.base import Sampling
 from raytune_llm.serving.engine.decoder import LocalDecoder
 from raytune_llm.serving.engine.resident_models import ResidentModels
@@ -86,12 +86,12 @@ def world(tmp_path_factory):
 @pytest.mark.parametrize("capture", [None, recorded], ids=["run", "recorded"])
 def test_bucketed_steps_give_the_answers_of_exact_ones(world, monkeypatch, capture, is_grouped):
     base, models, work, expected = world
-    monkeypatch.setattr(adapter_cache, "can_group", lambda table, layers: is_grouped)
+    monkeypatch.setattr(routes, "can_group", lambda table, layers: is_grouped)
     engine = decoder(base, models, is_bucketed=True, capture=capture)
     for seed in range(2):
         assert answers(engine, work, seed) == expected
     steps = [batch._step for batch in engine._resident.batches]
-    assert engine._resident.adapter_cache._is_grouped == is_grouped
+    assert engine._resident.adapter_cache._routes.is_grouped == is_grouped
     if capture is not None:
         shapes = {key[:2] for step in steps for key in step.graphs._replays}
         assert shapes and shapes <= {(rows, 128) for rows in (1, 2, 4, 6)}
@@ -101,7 +101,7 @@ def test_bucketed_steps_give_the_answers_of_exact_ones(world, monkeypatch, captu
 
 def test_recorded_steps_follow_adapters_that_are_evicted_and_buffers_that_move(world, monkeypatch):
     base, models, work, expected = world
-    monkeypatch.setattr(adapter_cache, "can_group", lambda table, layers: True)
+    monkeypatch.setattr(routes, "can_group", lambda table, layers: True)
     engine = decoder(base, models, is_bucketed=True, capture=recorded, max_adapters=2)
     for seed in range(2):
         assert answers(engine, work, seed) == expected
