@@ -9,8 +9,8 @@ from serving_world import ENGINE, make_base, write_adapter
 from test_batch import GREEDY, answer, drawn_prompts, served
 
 from raytune_llm.errors import InputError
+from raytune_llm.models.decoding.kv_cache import COLUMN_STEP
 from raytune_llm.serving.engine import batch as batch_module
-from raytune_llm.serving.engine.kv_cache import COLUMN_STEP
 
 LONG = dataclasses.replace(GREEDY, max_tokens=100)
 
