@@ -48,5 +48,7 @@ def test_a_model_without_numbers_has_every_metric_undefined(labels):
 
 
 def test_it_costs_a_process_no_torch():
-    code = "import sys, raytune_llm.evaluation.answering; sys.exit(bool({'torch', 'transformers'} & sys.modules.keys()))"
+    code = (
+        "import sys, raytune_llm.evaluation.answering; sys.exit(bool({'torch', 'transformers'} & sys.modules.keys()))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
