@@ -45,7 +45,8 @@ def test_a_trial_that_would_have_won_by_its_loss_is_named():
     first, second = outcome("a", 0.5, 1, size=4), outcome("b", 0.9, 2, size=8)
     ((_, line),) = summary._another_winner([first, second], second, DIRECTIONS, "eval/accuracy")
     assert line == (
-        "eval/accuracy and eval/loss disagree: by eval/loss size 4 (trial a) would have won, 1.5000 at step 20 against 2.5000"
+        "eval/accuracy and eval/loss disagree: by eval/loss size 4 (trial a) would have won, "
+        "1.5000 at step 20 against 2.5000"
     )
 
 

@@ -1,4 +1,4 @@
-"""A sweep that chooses by answers, from the command to the published winner, on real Ray."""
+"""Trials that are chosen by their answers, from the command to the published winner, on real Ray."""
 
 import csv
 import json
@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from worlds import write_base, write_records
 
 from raytune_llm.jobs import commands
 from raytune_llm.jobs.config import load
@@ -45,3 +46,24 @@ def test_the_winner_answers_best(backend, tmp_path, capsys):
                 assert twelfths == pytest.approx(round(twelfths)) and "eval/loss" in report.metrics
     page = json.loads(Path(job.run_dir, "evaluation-eval.json").read_text())
     assert METRIC in page["metrics"]
+
+
+def test_two_workers_share_the_questions_and_come_to_the_same(tmp_path):
+    base, (train, evaluation) = write_base(tmp_path / "base", "llama"), write_records(tmp_path)
+    given = [f"model.name_or_path={base}", f"data.train={train}", f"data.eval={evaluation}", f"home={tmp_path}"]
+    found = []
+    for workers in (1, 2):
+        job = load(
+            "train",
+            [
+                *(*given, "method.metric=eval/rougeL", "evaluation.answers_per_eval=7", "evaluation.max_new_tokens=4"),
+                *("evaluation.bootstrap_draws=20", "tuning.steps=24", "tuning.eval_every=12", "tuning.batch_size=4"),
+                *("model.learning_rate=1e-2", "name=t", f"run=w{workers}", f"scaling.num_workers={workers}"),
+            ],
+        )
+        assert commands.train(job) == 0
+        checkpoint = max(Path(job.run_dir, "trials", "train").glob("checkpoint_*/history.json")).parent
+        found.append(read_reports(str(checkpoint)))
+    for one, both in zip(*found, strict=True):
+        for name in ("exact_match", "token_f1", "rougeL", "bleu", "answer_words"):
+            assert both.metrics[f"eval/{name}"] == pytest.approx(one.metrics[f"eval/{name}"]), name
