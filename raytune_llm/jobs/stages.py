@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
+from raytune_llm import cluster
 from raytune_llm.errors import worker_input_errors
 from raytune_llm.jobs import summary
 from raytune_llm.jobs.schema import TrainJob
@@ -78,6 +79,7 @@ def train_version(started: Started[J]) -> tuple[Outcome, PublishResult]:
             use_gpu=started.use_gpu,
             group=None,
             interactive=started.interactive,
+            cpus=job.scaling.cpus_per_worker or cluster.cpus_for_a_run(job.scaling.num_workers, started.use_gpu),
         )
         outcome = run_trial(setup)
         parent = job.method.needs.init_adapter

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from worlds import write_base
@@ -5,7 +7,7 @@ from worlds import write_base
 from raytune_llm.errors import InputError
 from raytune_llm.jobs.config import load
 from raytune_llm.models import base as bases
-from raytune_llm.models.base import Base, DType, torch_dtype
+from raytune_llm.models.base import Base, DType
 from raytune_llm.models.load_options import check_quantization, device_map
 from raytune_llm.models.loading import load_model, load_tuned
 
@@ -153,9 +155,9 @@ def gpu(monkeypatch):
 
 def test_the_dtype_is_that_of_the_device_which_is_used(gpu, tmp_path):
     """Also in a process that sees a GPU and computes on the CPU."""
-    assert torch_dtype(DType.auto, "cpu") is torch.float32 and torch_dtype(DType.auto, "cuda") is torch.bfloat16
-    assert torch_dtype(DType.float64, "cuda") is torch.float64
     base = job_at(write_base(tmp_path, "llama"), "model.dtype=auto").model
+    assert base.torch_dtype("cpu") is torch.float32 and base.torch_dtype("cuda") is torch.bfloat16
+    assert replace(base, dtype=DType.float64).torch_dtype("cuda") is torch.float64
     assert base.load().dtype == torch.float32
     assert (base.resolved("cuda").dtype, base.resolved("cpu").dtype) == (DType.bfloat16, DType.float32)
     assert base.resolved("cuda").load().dtype == torch.bfloat16
