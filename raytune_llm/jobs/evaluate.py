@@ -11,8 +11,9 @@ from raytune_llm.data.records import Record
 from raytune_llm.data.tokens import Tokens
 from raytune_llm.evaluation import report
 from raytune_llm.evaluation.compare import better
+from raytune_llm.evaluation.systems import Systems
 from raytune_llm.evaluation.terms import LOSS
-from raytune_llm.jobs.compare import ComparisonResult, Systems, compare_systems
+from raytune_llm.jobs.compare import ComparisonResult, compare_systems
 from raytune_llm.jobs.precompute import FrozenModels
 from raytune_llm.jobs.reports import write_report
 from raytune_llm.jobs.schema import EvaluateJob, Evaluation

@@ -14,7 +14,8 @@ from raytune_llm.data.records import Record
 from raytune_llm.errors import InputError
 from raytune_llm.evaluation.compare import Verdict, VerdictKind, better
 from raytune_llm.evaluation.report import contradiction
-from raytune_llm.jobs.compare import ComparisonResult, Systems, compare_on_cluster
+from raytune_llm.evaluation.systems import Systems
+from raytune_llm.jobs.compare import ComparisonResult, compare_on_cluster
 from raytune_llm.jobs.precompute import FrozenModels
 from raytune_llm.jobs.prepare import Prepared
 from raytune_llm.jobs.reports import write_report

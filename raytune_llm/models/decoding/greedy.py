@@ -114,7 +114,7 @@ class _Rows:
                 start += len(joining)
                 self._join(joining)
             if self._answers:
-                tokens = self._step.logits().argmax(-1)
+                tokens = self._step.logits().max(-1).indices
                 self._step.feed(tokens)
                 self._drop(self._add(self._answers, tokens))
 
@@ -144,7 +144,7 @@ class _Rows:
             self._kv_cache.insert(filled, lengths, [self._need(answer) for answer in part])
             first = len(self._answers)
             self._answers += part
-            self._drop([first + place for place in self._add(part, logits.argmax(-1))], is_new=True)
+            self._drop([first + place for place in self._add(part, logits.max(-1).indices)], is_new=True)
 
     def _add(self, answers: Sequence[_Answer], tokens: Tensor) -> list[int]:
         """Give each answer its token, (B,); returns the places of those that ended."""

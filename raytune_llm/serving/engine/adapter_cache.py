@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-import torch
 from torch import nn
 
+from raytune_llm.models.adapter_set import filled_up, lora_rank
 from raytune_llm.models.decoding.routes import StackRoutes
 from raytune_llm.models.decoding.step import AnyRoute
 from raytune_llm.models.lora_weights import Weights
@@ -100,24 +100,15 @@ class AdapterCache:
         return None if unused is None else self._slots.pop(unused)
 
     def _write(self, slot: int, weights: Weights) -> None:
-        lora_rank = next(iter(weights.values()))[0].shape[0]
+        rank = lora_rank(weights)
         held = {} if self._stack is None else self._stack.layers
-        if self._stack is None or lora_rank > self._stack.max_lora_rank or not weights.keys() <= held.keys():
-            self._widen([*held, *(name for name in weights if name not in held)], lora_rank)
+        if self._stack is None or rank > self._stack.max_lora_rank or not weights.keys() <= held.keys():
+            self._widen([*held, *(name for name in weights if name not in held)], rank)
         assert self._stack is not None
         assert self._routes is not None
         self._routes.forget()
-        self._stack.write(slot, self._filled(weights, lora_rank), 1.0)
+        self._stack.write(slot, filled_up(weights, self._stack.layers), 1.0)
         self.num_loads += 1
-
-    def _filled(self, weights: Weights, lora_rank: int) -> Weights:
-        """With zeros for the modules that only other adapters adapt."""
-        assert self._stack is not None
-        whole = {}
-        for name, layer in self._stack.layers.items():
-            empty = (torch.zeros(lora_rank, layer.in_features), torch.zeros(layer.out_features, lora_rank))
-            whole[name] = weights.get(name, empty)
-        return whole
 
     def _widen(self, names: Sequence[str], lora_rank: int) -> None:
         """Rebuild the stack with these modules and room for this rank; where memory doesn't suffice, as it was."""
@@ -126,7 +117,7 @@ class AdapterCache:
             self._build(names, lora_rank, {})
             return
         lora_rank, old_names, old_rank = max(lora_rank, old.max_lora_rank), list(old.layers), old.max_lora_rank
-        kept = {slot: (old.read(slot, old.lora_ranks[slot]), old.lora_ranks[slot]) for slot in self._slots.values()}
+        kept = {slot: old.read(slot, old.lora_ranks[slot]) for slot in self._slots.values()}
         old.remove()
         # both tables needn't fit next to each other
         del old
@@ -137,12 +128,12 @@ class AdapterCache:
             self._build(old_names, old_rank, kept)
             raise
 
-    def _build(self, names: Sequence[str], lora_rank: int, kept: dict[int, tuple[Weights, int]]) -> None:
+    def _build(self, names: Sequence[str], lora_rank: int, kept: dict[int, Weights]) -> None:
         self._routes = None
         self.layout_version += 1
         if next(self.model.parameters()).device.type == "cuda":
             lora_rank = -(-lora_rank // RANK_STEP) * RANK_STEP  # grouped_mm wants it
         self._stack = AdapterStack(self.model, names, capacity=self._capacity, max_lora_rank=lora_rank)
         self._routes = StackRoutes(self._stack)
-        for slot, (weights, rank) in kept.items():
-            self._stack.write(slot, self._filled(weights, rank), 1.0)
+        for slot, weights in kept.items():
+            self._stack.write(slot, filled_up(weights, self._stack.layers), 1.0)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from raytune_llm.evaluation.answering import Answering
-from raytune_llm.evaluation.generate import generate
+from raytune_llm.evaluation.generate import answer_text, generate
 from raytune_llm.models.decoding.greedy import greedy_answers
 from raytune_llm.models.decoding.step import can_batch
 from raytune_llm.training.packed.pack import Pack
@@ -37,7 +37,7 @@ class PackedAnswers:
             max_new_tokens=self.answering.max_new_tokens,
             max_rows=self.batch_size * len(rows),
         )
-        texts = [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in found]
+        texts = [answer_text(self.tokenizer, ids) for ids in found]
         return [texts[start : start + count] for start in range(0, len(texts), count)]
 
     def _alone(self, row: int) -> list[str]:
