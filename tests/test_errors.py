@@ -215,6 +215,9 @@ def test_a_task_computes_on_the_cpus_that_are_free_and_waits_for_no_others(ray_s
         return torch.get_num_threads()
 
     monkeypatch.setattr(cluster, "RELEASE_SECONDS", 0.5)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert cluster.as_task(threads, use_gpu=False)() == 1
+    monkeypatch.delenv("OMP_NUM_THREADS")
     assert cluster.as_task(threads, use_gpu=False)() == 2
 
     @ray.remote(num_cpus=1)

@@ -64,8 +64,8 @@ def compare_on_cluster(
     seed: int,
     allow_modules: Sequence[str],
 ) -> ComparisonResult:
-    """`compare_systems` in a Ray task, where the accelerators are; only the records that it compares travel there. Prints a
-    line with what it took."""
+    """`compare_systems` in a Ray task, where the accelerators are; only the records that it compares travel there.
+    Prints what it took."""
     split = split.drawn(evaluation.max_examples, seed)
     *others, newest = systems
     names = f"{', '.join(others)} and {newest}" if others else newest
