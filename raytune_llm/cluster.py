@@ -243,9 +243,8 @@ def _no_gpu_came(report: AutoscalerReport | None, key: str, wait_seconds: float)
 
 
 def as_task(function: Callable[P, T], *, use_gpu: bool) -> Callable[P, T]:
-    """The function as a Ray task, where the accelerators are; calling it waits for its result. Without a GPU it takes
-    the CPUs of a node that are free when it is called, at most OMP_NUM_THREADS where that is set, and computes on as many
-    threads.
+    """The function as a Ray task, where the accelerators are; calling it waits for its result. Without a GPU it reserves
+    the CPUs of a node that are free by then and computes on as many threads, at most OMP_NUM_THREADS where that is set.
 
     Raises:
         InputError: the function's own.
@@ -267,16 +266,17 @@ def as_task(function: Callable[P, T], *, use_gpu: bool) -> Callable[P, T]:
 
 
 def free_cpus() -> int:
-    """The most CPUs that are free on one node, from 1 to OMP_NUM_THREADS; waits a moment for those that ended actors still hold. No
-    more is reserved than what is free, as a CPU that an endpoint holds may never be."""
+    """The most CPUs that are free on one node, from 1 to OMP_NUM_THREADS; waits a moment for those of ended actors. No
+    more are counted than are free, as one that an endpoint holds may never be."""
     import ray
 
-    most = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=1)
-    deadline = time.monotonic() + RELEASE_SECONDS
-    while (found := max(free_cpus_by_node(), default=0)) < most and time.monotonic() < deadline:
-        time.sleep(RELEASE_SECONDS / 20)
+    most = int(max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=1))
     wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, min(int(found), int(wanted) if wanted.isdecimal() else int(found)))
+    most = min(most, int(wanted)) if wanted.isdecimal() else most
+    deadline = time.monotonic() + RELEASE_SECONDS
+    while (found := int(max(free_cpus_by_node(), default=0))) < most and time.monotonic() < deadline:
+        time.sleep(RELEASE_SECONDS / 20)
+    return max(1, min(found, most))
 
 
 def on_threads(function: Callable[P, T], count: int) -> Callable[P, T]:
