@@ -7,6 +7,7 @@ a small base, in a Ray task with a GPU for a large one.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,16 +64,25 @@ def compare_on_cluster(
     seed: int,
     allow_modules: Sequence[str],
 ) -> ComparisonResult:
-    """`compare_systems` in a Ray task, where the accelerators are; only the records that it compares travel there."""
-    return cluster.as_task(compare_systems, use_gpu=models.use_gpu)(
-        models,
-        dict(systems),
-        split.drawn(evaluation.max_examples, seed),
-        evaluation,
-        tokens=tokens,
-        seed=seed,
-        allow_modules=list(allow_modules),
-    )
+    """`compare_systems` in a Ray task, where the accelerators are; only the records that it compares travel there.
+    Prints what it took."""
+    split = split.drawn(evaluation.max_examples, seed)
+    *others, newest = systems
+    names = f"{', '.join(others)} and {newest}" if others else newest
+    print(f"comparing {names} on {len(split.records)} records …", end="", flush=True)
+    started = time.monotonic()
+    try:
+        return cluster.as_task(compare_systems, use_gpu=models.use_gpu)(
+            models,
+            dict(systems),
+            split,
+            evaluation,
+            tokens=tokens,
+            seed=seed,
+            allow_modules=list(allow_modules),
+        )
+    finally:
+        print(f" {time.monotonic() - started:.0f} s", flush=True)
 
 
 def compare_systems(

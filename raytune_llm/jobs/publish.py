@@ -54,7 +54,6 @@ def publish(job: TrainJob, prepared: Prepared, outcome: Outcome, *, parent: str 
         raise InputError(
             f"nothing to publish: no evaluation gave a finite {metric}; the run ended with {outcome.ended}"
         )
-    print("comparing with the base …", flush=True)
     registry = Registry(job.registry_dir)
     tuned = f"{outcome.checkpoint}/best"
     results = compare_splits(job, prepared, systems_of(job, registry, tuned), use_gpu=use_gpu)

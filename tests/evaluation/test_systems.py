@@ -50,7 +50,7 @@ def adapter(base, folder, seed, **options):
     adapted = get_peft_model(base.load(), LoraConfig(task_type="CAUSAL_LM", **options))
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
+            torch.nn.init.normal_(parameter, std=0.3)
     adapted.save_pretrained(str(folder))
     return str(folder)
 
