@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from raytune_llm.data.examples import Example
 from raytune_llm.data.groups import GROUP_MEMBER
+from raytune_llm.evaluation.metrics import Metric, answer_directions, label_set
 from raytune_llm.evaluation.terms import Better, Term
 from raytune_llm.models.outputs import Outputs
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from raytune_llm.data.records import Record, Text
     from raytune_llm.data.tokens import Tokens
     from raytune_llm.evaluation.loss import Scores
-    from raytune_llm.evaluation.metrics import Metric
     from raytune_llm.models.adapters.base import Adapter
     from raytune_llm.models.base import Base
 
@@ -105,8 +105,7 @@ class Needs:
 
     @property
     def answers(self) -> bool:
-        """Whether what it tunes may be judged by greedy answers: no reward model, and no policy, whose completions are
-        sampled and have metrics of their own."""
+        """Whether what it tunes is judged by greedy answers: neither scores nor sampled completions."""
         return not self.score and not self.sampling
 
     @property
@@ -290,18 +289,11 @@ def metric_directions(
 ) -> dict[str, Better]:
     """The direction of each eval metric of a training, by full name, from any one of its examples: the only source of
     directions. A metric whose term has no weight on any eval example isn't reported although it is named here.
-
-    `references`: the right answers to all eval records that are compared, where answers are to be counted too; a term
-    goes before a metric of answers of the same name.
-    """
+    `references`: the right answers to the eval records, where answers count too; terms go before them by name."""
     if isinstance(method, SamplingMethod):
         return method.directions()
     terms = blank_eval_scores(method, example, is_encoder_decoder=is_encoder_decoder).directions()
-    if not references or not method.needs.answers:
-        return terms
-    from raytune_llm.evaluation.metrics import answer_directions, label_set
-
-    return answer_directions(label_set(references)) | terms
+    return answer_directions(label_set(references)) | terms if references else terms
 
 
 def blank_eval_scores(method: Method, example: Example, *, is_encoder_decoder: bool) -> Scores:
