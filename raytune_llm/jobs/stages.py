@@ -40,6 +40,8 @@ def after_stages(started: Started[J]) -> Started[J]:
     from raytune_llm.jobs.stage_jobs import finished, inherited, stage_job
 
     job, earlier = inherited(started.job), []
+    if (initial := job.method.needs.init_adapter) is not None:
+        print(f"continuing in {initial}, whose size and settings are inherited: adapter_size={job.tuning.adapter_size}")
     stages = job.method.needs.stages
     for place, stage in enumerate(stages, start=1):
         own = stage_job(job, stage)

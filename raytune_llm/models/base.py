@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raytune_llm.compat import has_architecture, hub_commit
+from raytune_llm.compat import has_architecture, hub_commit, supports_sdpa
 from raytune_llm.data.demo import path as demo_path
 from raytune_llm.errors import InputError, first_line
 from raytune_llm.models.eos import EosToken, find_eos
@@ -242,7 +242,7 @@ def read_facts(base: Base) -> Facts:
 
 def skeleton(base: Base, *, score: bool = False) -> PreTrainedModel:
     """The model without weights, with `score` as a reward model. Raises InputError naming model.name_or_path when there
-    is none, or none of a known shape."""
+    is none, or none of a known shape, and for sdpa where it has none."""
     import torch
     from transformers import AutoConfig
 
@@ -268,7 +268,10 @@ def skeleton(base: Base, *, score: bool = False) -> PreTrainedModel:
     if score:
         config.num_labels = 1
     with torch.device("meta"):
-        return auto.from_config(config)
+        model = auto.from_config(config)
+    if base.attention == "sdpa" and not supports_sdpa(model):
+        raise InputError(f"model.attention=sdpa: transformers has none for {type(model).__name__}; set it to eager")
+    return model
 
 
 def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
@@ -295,9 +298,8 @@ def _num_layers(config: PretrainedConfig) -> int:
 
 
 def _context(config: PretrainedConfig) -> int | None:
-    if config.is_encoder_decoder and not hasattr(config, "max_position_embeddings"):
-        return getattr(config, "n_positions", None)
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+    found = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return getattr(config, "n_positions", None) if found is None else found
 
 
 def _require_model_folder(name_or_path: str) -> None:

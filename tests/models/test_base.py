@@ -16,13 +16,23 @@ def job_at(folder, *overrides):
     return load("train", [f"model.name_or_path={folder}", "data.train=x.jsonl", "model.dtype=float32", *overrides])
 
 
-@pytest.mark.parametrize(("shape", "encoder_decoder"), [("llama", False), ("qwen", False), ("t5", True)])
+@pytest.mark.parametrize(
+    ("shape", "encoder_decoder"), [("llama", False), ("qwen", False), ("t5", True), ("t5gemma", True)]
+)
 def test_facts_are_read_without_weights(shape, encoder_decoder, tmp_path):
-    facts = job_at(write_base(tmp_path, shape)).model.facts
+    eager = ["model.attention=eager"] if shape == "t5gemma" else []
+    facts = job_at(write_base(tmp_path, shape), *eager).model.facts
+    assert (facts.num_layers, facts.context_tokens) == (2, None if shape == "t5" else 128)
     assert facts.is_encoder_decoder is encoder_decoder and facts.hidden_size == 32
-    assert facts.num_parameters == sum(p.numel() for p in job_at(tmp_path).model.load().parameters())
-    assert facts.max_lora_rank == {"llama": 32, "qwen": 16, "t5": 32}[shape]
+    assert facts.num_parameters == sum(p.numel() for p in job_at(tmp_path, *eager).model.load().parameters())
+    assert facts.max_lora_rank == {"llama": 32, "qwen": 16, "t5": 32, "t5gemma": 16}[shape]
     assert len(facts.revision_hash) == 64
+
+
+def test_an_attention_that_the_base_does_not_have_is_refused(tmp_path):
+    job = job_at(write_base(tmp_path, "t5gemma"))
+    with pytest.raises(InputError, match=r"model\.attention=sdpa: .* none for T5GemmaFor.*; set it to eager"):
+        _ = job.model.facts
 
 
 def test_the_hash_changes_with_the_weights(tmp_path):

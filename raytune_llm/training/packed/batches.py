@@ -86,10 +86,8 @@ class TokenTable:
     def batch(
         self, name: str, rows: np.ndarray, device: torch.device | None = None, *, share_among: int | None = None
     ) -> Batch:
-        """The named sequence of these examples. Padding is token 0, which nothing ever attends to or learns from.
-
-        share_among: number of slots, each with equally many neighbouring rows; those of a slot may share their prefix.
-        """
+        """The named sequence of these examples; padding is token 0, which nothing ever attends to or learns from.
+        share_among: number of slots, each with equally many neighbouring rows, which may share their prefix."""
         ids, labels = self._ids[name], self._labels[name]
         lengths, label_lengths = ids.lengths[rows], labels.lengths[rows]
         width, label_width = int(lengths.max()), int(label_lengths.max())
@@ -101,13 +99,12 @@ class TokenTable:
         if not self.is_encoder_decoder:
             mask[:, 0] = False
         padded, where = ids.padded(rows, width, 0), np.flatnonzero(mask)
-        predicts, prefix, positions = where - 1, None, None
-        if share_among is not None:
-            each = padded.reshape(share_among, -1, width)
-            prefix = SharedPrefix.of(each)
-            if prefix is not None:
-                padded, positions = prefix.long_rows(each), uploaded(prefix.positions(), device)
-                predicts = prefix.places(*np.divmod(predicts, width))
+        predicts, positions = where - 1, None
+        each = padded.reshape(share_among or len(rows), -1, width)
+        prefix = SharedPrefix.of(each)
+        if prefix is not None:
+            padded, positions = prefix.long_rows(each), uploaded(prefix.positions(), device)
+            predicts = prefix.places(*np.divmod(predicts, width))
         arrays = (padded, targets, mask, where, predicts)
         input_ids, labels_of, counts, where_of, predicts_of = (uploaded(array, device) for array in arrays)
         references, table = self._references[name], self._top_k[name]
