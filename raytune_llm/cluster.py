@@ -14,7 +14,13 @@ from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from raytune_llm.compat import AutoscalerReport, autoscaler_report, ray_gpu_count, running_ray_address
+from raytune_llm.compat import (
+    AutoscalerReport,
+    autoscaler_report,
+    free_cpus_by_node,
+    ray_gpu_count,
+    running_ray_address,
+)
 from raytune_llm.errors import InputError
 
 P = ParamSpec("P")
@@ -43,6 +49,8 @@ REACTION_SECONDS = 20.0
 """How long an autoscaler may take to start a node for a request; it looks at requests every 5 s."""
 MESSAGE_SECONDS = 60.0
 POLL_SECONDS = 1.0
+RELEASE_SECONDS = 3.0
+"""How long ended actors may take to give their CPUs back."""
 
 _is_own = False
 """Whether this process started its session."""
@@ -246,23 +254,55 @@ def _no_gpu_came(report: AutoscalerReport | None, key: str, wait_seconds: float)
 
 
 def as_task(function: Callable[P, T], *, use_gpu: bool) -> Callable[P, T]:
-    """The function as a Ray task, where the accelerators are; calling it waits for its result.
+    """The function as a Ray task, where the accelerators are; calling it waits for its result. Without a GPU it reserves
+    the CPUs of a node that are free by then and computes on as many threads, at most OMP_NUM_THREADS where that is set.
 
     Raises:
         InputError: the function's own.
     """
     import ray
 
-    task = ray.remote(num_cpus=1, num_gpus=1 if use_gpu else 0)(function)
-
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        num_cpus = 1 if use_gpu else free_cpus()
+        task = ray.remote(num_cpus=num_cpus, num_gpus=1 if use_gpu else 0)(on_threads(function, num_cpus))
         try:
             return ray.get(task.remote(*args, **kwargs))
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, InputError):
                 raise InputError(str(error.cause)) from error
             raise
+
+    return run
+
+
+def free_cpus() -> int:
+    """The most CPUs that are free on one node, from 1 to OMP_NUM_THREADS; waits a moment for those of ended actors. No
+    more are counted than are free, as one that an endpoint holds may never be."""
+    import ray
+
+    most = int(max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=1))
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    most = min(most, int(wanted)) if wanted.isdecimal() else most
+    deadline = time.monotonic() + RELEASE_SECONDS
+    while (found := int(max(free_cpus_by_node(), default=0))) < most and time.monotonic() < deadline:
+        time.sleep(RELEASE_SECONDS / 20)
+    return max(1, min(found, most))
+
+
+def on_threads(function: Callable[P, T], count: int) -> Callable[P, T]:
+    """The function with so many threads for torch's operations; afterwards the process has as many as before."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(count)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            torch.set_num_threads(before)
 
     return run
 

@@ -46,6 +46,13 @@ def ray_gpu_count() -> int:
     return NvidiaGPUAcceleratorManager.get_current_node_num_accelerators()
 
 
+def free_cpus_by_node() -> list[float]:
+    """CPUs that nothing reserves at present, of each live node of the connected cluster. ray 2.60."""
+    from ray._private.state import available_resources_per_node
+
+    return [float(resources.get("CPU", 0)) for resources in available_resources_per_node().values()]
+
+
 @dataclass(frozen=True)
 class AutoscalerReport:
     """What the autoscaler of the connected cluster reported last."""

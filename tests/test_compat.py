@@ -87,6 +87,16 @@ def test_ray_gpu_count():
     assert compat.ray_gpu_count() >= 0
 
 
+def test_free_cpus_by_node(ray_session):
+    import ray
+
+    def seen():
+        return compat.free_cpus_by_node()
+
+    assert compat.free_cpus_by_node() == [2.0]
+    assert ray.get(ray.remote(num_cpus=1)(seen).remote()) == [1.0]
+
+
 def test_a_cluster_of_fixed_nodes_has_no_autoscaler(ray_session):
     """Its monitor must have reported for that to be seen."""
     from ray.experimental.internal_kv import _internal_kv_get

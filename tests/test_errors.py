@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
 from worlds import write_base, write_records
 
 from raytune_llm import cluster
@@ -203,6 +204,39 @@ def test_what_a_task_refuses_and_what_fails_in_it(ray_session):
     with pytest.raises(KeyError, match="answers"):
         cluster.as_task(task, use_gpu=False)(KeyError("answers"))
     assert cluster.as_task(lambda one, *, two: one + two, use_gpu=False)(1, two=2) == 3
+
+
+def test_a_task_computes_on_the_cpus_that_are_free_and_waits_for_no_others(ray_session, monkeypatch):
+    import ray
+
+    def threads():
+        import torch
+
+        return torch.get_num_threads()
+
+    monkeypatch.setattr(cluster, "RELEASE_SECONDS", 0.5)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert cluster.as_task(threads, use_gpu=False)() == 1
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert cluster.as_task(threads, use_gpu=False)() == 2
+
+    @ray.remote(num_cpus=1)
+    class Endpoint:
+        def is_up(self):
+            return True
+
+    endpoint = Endpoint.remote()
+    assert ray.get(endpoint.is_up.remote())
+    while cluster.free_cpus() != 1:  # what a node holds is reported with a delay
+        pass
+    assert cluster.as_task(threads, use_gpu=False)() == 1
+    ray.kill(endpoint)
+
+
+def test_a_function_leaves_its_process_with_the_threads_that_it_had():
+    before = torch.get_num_threads()
+    assert cluster.on_threads(torch.get_num_threads, before + 2)() == before + 2
+    assert torch.get_num_threads() == before
 
 
 @pytest.fixture

@@ -183,9 +183,9 @@ def write_records(folder: Path, count: int = 24, kinds: Sequence[type] = (Superv
 
 def spec_of(job: TrainJob, milestones: Sequence[int] = (), id: str = "t") -> TrialSpec:
     """The one trial of a job."""
-    return TrialSpec(
-        config=job.trial_config(prepare(job).better), trial=Trial(id=id, values={}), milestones=tuple(milestones)
-    )
+    prepared = prepare(job)
+    config = job.trial_config(prepared.better, prepared.answering)
+    return TrialSpec(config=config, trial=Trial(id=id, values={}), milestones=tuple(milestones))
 
 
 def precomputed(job: TrainJob) -> Precomputed:

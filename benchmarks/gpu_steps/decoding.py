@@ -52,7 +52,8 @@ def run(step: Step) -> None:
         for name, rate in rates(sides, prompts, short, long, rounds=1 if step.smoke else 3).items():
             step.add(**{f"{name}_tokens_per_second": rate})
         step.add(
-            graphs=len(engine._resident._batch._step.graphs), is_grouped=engine._resident.adapter_cache._is_grouped
+            graphs=len(engine._resident._batch._step.graphs),
+            is_grouped=engine._resident.adapter_cache._routes.is_grouped,
         )
     finally:
         engine.close()

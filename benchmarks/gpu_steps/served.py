@@ -70,10 +70,10 @@ def mixed_differences(engine: Engine, base: Base) -> dict[str, Any]:
     """Root mean square of the differences, nats, and how much was recorded and grouped."""
     batch, cache = engine._resident._batch, engine._resident.adapter_cache
     own = mixed_answers(engine, base)
-    found = {"graphs": len(batch._step.graphs), "is_grouped": cache._is_grouped}
+    found = {"graphs": len(batch._step.graphs), "is_grouped": cache._routes.is_grouped}
     for name, owner, switch, off in (
         ("without_graphs", batch._step.graphs, "_capture", None),
-        ("without_groups", cache, "_is_grouped", False),
+        ("without_groups", cache._routes, "is_grouped", False),
     ):
         batch._step.graphs.clear()
         setattr(owner, switch, off)

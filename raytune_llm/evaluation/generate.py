@@ -37,7 +37,7 @@ def generate(
         InputError: max_new_tokens < 1, or a prompt too long for the base's context to hold both.
         ValueError: a prompt is empty.
     """
-    _check(prompts, max_new_tokens, model.config)
+    check_prompts(prompts, max_new_tokens, model.config)
     pad_id = tokenizer.pad_token_id
     if pad_id is None:
         pad_id = stop_ids[0] if stop_ids else 0
@@ -49,7 +49,13 @@ def generate(
         pad_token_id=pad_id,
     )
     rows = _rows(model, prompts, rule, batch_size)
-    return [tokenizer.decode(_until(row, stop_ids), skip_special_tokens=True).strip() for row in rows]
+    return [answer_text(tokenizer, _until(row, stop_ids)) for row in rows]
+
+
+def answer_text(tokenizer: Any, tokens: Sequence[int]) -> str:
+    """The text of an answer's tokens, without special ones and surrounding white space."""
+    text: str = tokenizer.decode(tokens, skip_special_tokens=True)
+    return text.strip()
 
 
 def sample(
@@ -70,7 +76,7 @@ def sample(
     The same seed, prompts and batch size give the same draws, as long as memory holds the batches; the process's own
     random streams are left as they were. Raises InputError as `generate` does.
     """
-    _check(prompts, max_new_tokens, model.config)
+    check_prompts(prompts, max_new_tokens, model.config)
     rule = GenerationConfig(
         do_sample=True,
         temperature=temperature,
@@ -138,7 +144,8 @@ def _until(row: list[int], stop_ids: Sequence[int]) -> list[int]:
     return row[:end]
 
 
-def _check(prompts: Sequence[list[int]], max_new_tokens: int, config: Any) -> None:
+def check_prompts(prompts: Sequence[list[int]], max_new_tokens: int, config: Any) -> None:
+    """Raises InputError and ValueError as `generate` does; config: the model's."""
     if max_new_tokens < 1:
         raise InputError(f"evaluation.max_new_tokens={max_new_tokens} is not allowed; allowed: ≥ 1")
     context = getattr(config.get_text_config(), "max_position_embeddings", None)

@@ -5,14 +5,16 @@ metric. Means, ratios of sums, F1 and corpus BLEU all have this form, so that a 
 product.
 
 A task is a label task when its references are at most 20 distinct strings that repeat 3 times on average; then accuracy
-and F1 are reported, else exact match, ROUGE-L (Lin, 2004; rouge_score, F-measure, no stemming: its tokenizer knows only
-a-z and 0-9) and BLEU (Papineni et al., 2002; sacrebleu's corpus BLEU with its default 13a tokenizer and exponential
-smoothing, 0 to 100). Answers are compared as strings without surrounding white space. Leaves out: numeric answers and
-judged quality.
+and F1 are reported, else exact match, token F1 (Rajpurkar et al., 2016: overlap of words, as SQuAD counts it), ROUGE-L
+(Lin, 2004; rouge_score, F-measure, no stemming: its tokenizer knows only a-z and 0-9) and BLEU (Papineni et al., 2002;
+sacrebleu's corpus BLEU with its default 13a tokenizer and exponential smoothing, 0 to 100). Answers are compared as
+strings without surrounding white space. Leaves out: numeric answers and judged quality.
 """
 
 from __future__ import annotations
 
+import re
+import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +29,10 @@ Array = NDArray[np.float64]
 MOST_LABELS = 20
 FEWEST_REPEATS = 3
 BLEU_ORDER = 4
+MAIN_ANSWER_METRICS = ("accuracy", "f1_macro", "exact_match", "token_f1", "rougeL", "bleu")
+"""Those that say how good all answers are; others look at one label, or at no reference."""
+PUNCTUATION = str.maketrans("", "", string.punctuation)
+ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 
 @dataclass(frozen=True)
@@ -76,10 +82,21 @@ def divide(totals: Array) -> Array:
 
 def answers(references: Sequence[str], predictions: Sequence[str], *, prefix: str = "eval") -> dict[str, Metric]:
     """Every metric that suits these references; see the module. Raises ValueError when the lengths differ or are 0."""
-    references, predictions = _stripped(references, predictions)
-    labels = label_set(references)
+    return task_answers(references, predictions, label_set(references), prefix=prefix)
+
+
+def task_answers(
+    references: Sequence[str], predictions: Sequence[str], labels: Sequence[str] | None, *, prefix: str = "eval"
+) -> dict[str, Metric]:
+    """The metrics of a label task with these labels, or of a text task (None), on any part of its records. Raises
+    ValueError as `answers`."""
     chosen = text_metrics(references, predictions) if labels is None else label_metrics(references, predictions, labels)
     return {f"{prefix}/{name}": metric for name, metric in chosen.items()}
+
+
+def answer_directions(labels: Sequence[str] | None, *, prefix: str = "eval") -> dict[str, Better]:
+    """The direction of each metric of `task_answers`, by full name."""
+    return {name: metric.better for name, metric in task_answers(["a"], ["a"], labels, prefix=prefix).items()}
 
 
 def after(text: str, mark: str | None) -> str:
@@ -119,14 +136,32 @@ def label_metrics(references: Sequence[str], predictions: Sequence[str], labels:
 
 
 def text_metrics(references: Sequence[str], predictions: Sequence[str]) -> dict[str, Metric]:
-    """exact_match and rougeL (0 to 1), bleu (0 to 100) and answer_words, the mean number of words in an answer."""
+    """exact_match, token_f1 and rougeL (0 to 1), bleu (0 to 100) and answer_words, the mean number of words in an
+    answer."""
     references, predictions = _stripped(references, predictions)
     return {
         "exact_match": mean(exact_match(references, predictions), Better.higher),
+        "token_f1": mean(token_f1(references, predictions), Better.higher),
         "rougeL": mean(rouge_l(references, predictions), Better.higher),
         "bleu": Metric(bleu_statistics(references, predictions), bleu, Better.higher),
         "answer_words": mean([len(p.split()) for p in predictions], Better.neither),
     }
+
+
+def token_f1(references: Sequence[str], predictions: Sequence[str]) -> Array:
+    """F1 of the words that answer and reference share, each as often as both have it, 0 to 1; (n,). Words are
+    lower-cased, without ASCII punctuation and English articles, as in SQuAD's script; two texts without words agree."""
+    return np.array([_word_f1(_words(r), _words(p)) for r, p in zip(references, predictions, strict=True)])
+
+
+def _words(text: str) -> list[str]:
+    return ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split()
+
+
+def _word_f1(reference: list[str], answer: list[str]) -> float:
+    if not reference or not answer:
+        return float(reference == answer)
+    return 2 * (Counter(reference) & Counter(answer)).total() / (len(reference) + len(answer))
 
 
 def rouge_l(references: Sequence[str], predictions: Sequence[str]) -> Array:

@@ -20,8 +20,8 @@ from raytune_llm.evaluation.compare import (
     number,
     verdict_kind,
 )
-from raytune_llm.evaluation.metrics import Confusion
-from raytune_llm.evaluation.terms import Better
+from raytune_llm.evaluation.metrics import MAIN_ANSWER_METRICS, Confusion
+from raytune_llm.evaluation.terms import LOSS, Better
 
 LONGEST_SAMPLE = 600
 """Characters shown of a prompt or an answer."""
@@ -66,6 +66,8 @@ def markdown(
         tables: further ones by their titles, the header first.
     """
     verdicts = [better(comparison, metric, reference=reference).text for reference in comparison.systems[:-1]]
+    if (contradicting := contradiction(comparison, metric)) is not None:
+        verdicts.append(contradicting)
     parts = [f"# {_cell(title)}", *(f"**{_cell(text[0].upper() + text[1:])}.**" for text in verdicts)]
     if facts:
         parts.append("\n".join(f"- {_cell(key)}: {_cell(value)}" for key, value in facts.items()))
@@ -78,6 +80,23 @@ def markdown(
     if samples:
         parts += ["## Samples", _grid(_sample_rows(comparison, samples))]
     return "\n\n".join(parts) + "\n"
+
+
+def contradiction(comparison: Comparison, metric: str) -> str | None:
+    """A sentence where the newest system beats the first one on `metric` but is worse on the loss, or on one of the
+    main metrics of answers; None where nothing contradicts."""
+    newest, first = comparison.systems[-1], comparison.systems[0]
+    if better(comparison, metric).outcome is not VerdictKind.better:
+        return None
+    others = [name for name in (LOSS, *(f"eval/{name}" for name in MAIN_ANSWER_METRICS)) if name != metric]
+    worse = [
+        f"{name} ({number(comparison.metrics[name][first].value)} to {number(comparison.metrics[name][newest].value)})"
+        for name in others
+        if name in comparison.metrics and verdict_kind(comparison.difference(name)) is VerdictKind.worse
+    ]
+    if not worse:
+        return None
+    return f"{metric} and other measures disagree: {newest} is worse than {first} on {', '.join(worse)}"
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+LOSS = "eval/loss"
+"""The metric that every training without sampling has."""
+
 
 class Better(Enum):
     """The direction in which a metric improves."""

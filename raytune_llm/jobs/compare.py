@@ -7,6 +7,7 @@ a small base, in a Ray task with a GPU for a large one.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,20 +21,16 @@ from raytune_llm.data.tokens import Tokens
 from raytune_llm.errors import InputError
 from raytune_llm.evaluation.calibration import calibration_error, reliability
 from raytune_llm.evaluation.compare import Comparison, compare
-from raytune_llm.evaluation.generate import generate
 from raytune_llm.evaluation.loss import evaluate
 from raytune_llm.evaluation.metrics import Array, Confusion, Metric, after, answers, label_set
 from raytune_llm.evaluation.report import Sample
+from raytune_llm.evaluation.systems import Systems, Task, measure_systems
 from raytune_llm.evaluation.throughput import side_by_side
 from raytune_llm.jobs.precompute import FrozenModels
 from raytune_llm.jobs.schema import Evaluation
 from raytune_llm.methods import model_refs
 from raytune_llm.methods.base import Method, Session
 from raytune_llm.models.loading import load_model
-
-Systems = Mapping[str, str | None]
-"""Name → folder or URI of a tuned model, None for the base itself; what is compared against comes first, the newest
-last."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +64,25 @@ def compare_on_cluster(
     seed: int,
     allow_modules: Sequence[str],
 ) -> ComparisonResult:
-    """`compare_systems` in a Ray task, where the accelerators are; only the records that it compares travel there."""
-    return cluster.as_task(compare_systems, use_gpu=models.use_gpu)(
-        models,
-        dict(systems),
-        split.drawn(evaluation.max_examples, seed),
-        evaluation,
-        tokens=tokens,
-        seed=seed,
-        allow_modules=list(allow_modules),
-    )
+    """`compare_systems` in a Ray task, where the accelerators are; only the records that it compares travel there.
+    Prints what it took."""
+    split = split.drawn(evaluation.max_examples, seed)
+    *others, newest = systems
+    names = f"{', '.join(others)} and {newest}" if others else newest
+    print(f"comparing {names} on {len(split.records)} records …", end="", flush=True)
+    started = time.monotonic()
+    try:
+        return cluster.as_task(compare_systems, use_gpu=models.use_gpu)(
+            models,
+            dict(systems),
+            split,
+            evaluation,
+            tokens=tokens,
+            seed=seed,
+            allow_modules=list(allow_modules),
+        )
+    finally:
+        print(f" {time.monotonic() - started:.0f} s", flush=True)
 
 
 def compare_systems(
@@ -89,8 +95,8 @@ def compare_systems(
     seed: int,
     allow_modules: Sequence[str],
 ) -> ComparisonResult:
-    """Compare systems on a split's records, at most evaluation.max_examples of them, whose examples have all that the
-    method needs of frozen models (jobs/precompute.py).
+    """Compare systems, the newest last, on a split's records, at most evaluation.max_examples of them, whose examples
+    have all that the method needs of frozen models (jobs/precompute.py).
 
     Raises InputError when no record can be compared on.
     """
@@ -126,30 +132,43 @@ def compare_answers(
     questions = questions_of(split, models.method, tokens, max_new_tokens)
     if not questions:
         raise InputError(f"none of the {len(split.records)} records has an answer to compare with")
-    examples = [question.example for question in questions]
-    prompts = [question.prompt_ids for question in questions]
     references = [after(question.reference, evaluation.answer_after) for question in questions]
-    batches: dict[str, Any] = {"batch_size": evaluation.batch_size}
-    generating: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop_ids": tokens.stop_ids()}
-    metrics: dict[str, dict[str, Metric]] = {}
-    completions: dict[str, list[str]] = {}
-    answered: dict[str, list[str]] = {}
-    for name, location in systems.items():
-        model = load_model(models.base, location, use_gpu=models.use_gpu)
-        scores = evaluate(model, examples, models.method.terms, pad_id=tokens.tokenizer.pad_token_id, **batches)
-        completions[name] = generate(model, tokens.tokenizer, prompts, **batches, **generating)
-        answered[name] = [after(text, evaluation.answer_after) for text in completions[name]]
-        metrics[name] = {**scores.resamplable(), **answers(references, answered[name])}
+    task = Task(
+        examples=[question.example for question in questions],
+        terms=models.method.terms,
+        prompts=[question.prompt_ids for question in questions],
+        tokenizer=tokens.tokenizer,
+        stop_ids=tokens.stop_ids(),
+        max_new_tokens=max_new_tokens,
+        batch_size=evaluation.batch_size,
+    )
+    measured = measure_systems(models.base, systems, task, use_gpu=models.use_gpu)
+    completions = {name: found.completions for name, found in measured.items()}
+    answered = {name: [after(text, evaluation.answer_after) for text in texts] for name, texts in completions.items()}
+    metrics = {
+        name: {**found.scores.resamplable(), **answers(references, answered[name])} for name, found in measured.items()
+    }
     tables = None
     if models.method.needs.precomputes_teacher:
-        pair = {"teacher": models.teacher, "student": model}
-        tables = {"Student and teacher": side_by_side(pair, tokens.tokenizer, prompts, references, **generating)}
+        student = load_model(models.base, list(systems.values())[-1], use_gpu=models.use_gpu)
+        tables = {"Student and teacher": _speeds(models, student, task, references)}
     labels = label_set(references)
     return ComparisonResult(
         compare(metrics, num_draws=evaluation.bootstrap_draws, seed=seed),
         [_sample(question, place, completions) for place, question in enumerate(questions[: evaluation.num_samples])],
         {name: Confusion.of(references, texts, labels) for name, texts in answered.items()} if labels else None,
         tables,
+    )
+
+
+def _speeds(models: FrozenModels, student: Any, task: Task, references: Sequence[str]) -> list[list[str]]:
+    return side_by_side(
+        {"teacher": models.teacher, "student": student},
+        task.tokenizer,
+        task.prompts,
+        references,
+        max_new_tokens=task.max_new_tokens,
+        stop_ids=task.stop_ids,
     )
 
 

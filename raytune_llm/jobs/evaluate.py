@@ -11,7 +11,9 @@ from raytune_llm.data.records import Record
 from raytune_llm.data.tokens import Tokens
 from raytune_llm.evaluation import report
 from raytune_llm.evaluation.compare import better
-from raytune_llm.jobs.compare import ComparisonResult, Systems, compare_systems
+from raytune_llm.evaluation.systems import Systems
+from raytune_llm.evaluation.terms import LOSS
+from raytune_llm.jobs.compare import ComparisonResult, compare_systems
 from raytune_llm.jobs.precompute import FrozenModels
 from raytune_llm.jobs.reports import write_report
 from raytune_llm.jobs.schema import EvaluateJob, Evaluation
@@ -42,9 +44,12 @@ def evaluate_version(job: EvaluateJob) -> str:
         allow_modules=job.allow_modules,
     )
     title = f"{version.reference} on {name} set"
-    path = write_report(job.run_dir, name, result, version, title=title, metric=method.metric)
-    verdict = better(result.comparison, method.metric)
-    return f"{report.table(result.comparison)}\n\n{verdict.text}\nreport  {path}"
+    has_metric = method.metric in result.comparison.metrics
+    metric = method.metric if has_metric else LOSS
+    path = write_report(job.run_dir, name, result, version, title=title, metric=metric)
+    verdict = better(result.comparison, metric).text
+    note = "" if has_metric else f" ({version.reference} was chosen by {method.metric}, which these records don't have)"
+    return f"{report.table(result.comparison)}\n\n{verdict}{note}\nreport  {path}"
 
 
 def compare_records(

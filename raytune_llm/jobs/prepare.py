@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from raytune_llm.data.diagnosis import Diagnosis
 from raytune_llm.data.doctor import examine
 from raytune_llm.data.encode import EncodedSplit, EncodedSplits, encode_splits
-from raytune_llm.data.examples import Example, Examples
+from raytune_llm.data.examples import Examples
 from raytune_llm.data.files import Splits, load
 from raytune_llm.data.tokens import Tokens
 from raytune_llm.errors import InputError, require
+from raytune_llm.evaluation.answering import Answering
 from raytune_llm.evaluation.terms import Better
+from raytune_llm.jobs.metric import choose_metric
 from raytune_llm.jobs.schema import CheckJob, SweepJob, TrainJob
-from raytune_llm.methods.base import CheckContext, blank_eval_scores, metric_directions
+from raytune_llm.methods.base import CheckContext
 from raytune_llm.models.load_options import check_quantization
 from raytune_llm.stores.choices import name_of
 from raytune_llm.sweep.backends.base import Backend
@@ -37,6 +38,8 @@ class Prepared:
     diagnosis: Diagnosis
     better: Better | None
     """The direction of method.metric; None without eval records."""
+    answering: Answering | None
+    """What trials answer at each evaluation; None where method.metric isn't one of answers."""
 
 
 def prepare(job: CheckJob, read: Splits | None = None) -> Prepared:
@@ -54,7 +57,8 @@ def prepare(job: CheckJob, read: Splits | None = None) -> Prepared:
     if diagnosis.problems:
         raise InputError(diagnosis.text())
     examples = Examples(encoded.train.examples, encoded.eval.examples)
-    return Prepared(splits, tokens, encoded, examples, diagnosis, metric_direction(job, examples.eval))
+    better, answering = choose_metric(job, encoded, tokens)
+    return Prepared(splits, tokens, encoded, examples, diagnosis, better, answering)
 
 
 def check_method(job: CheckJob, train: EncodedSplit, tokens: Tokens) -> None:
@@ -72,24 +76,6 @@ def check_method(job: CheckJob, train: EncodedSplit, tokens: Tokens) -> None:
             swept=frozenset(job.sweep.axes()) if isinstance(job, SweepJob) else frozenset(),
         )
     )
-
-
-def metric_direction(job: CheckJob, examples: Sequence[Example]) -> Better | None:
-    """The direction of method.metric; None without examples. Raises InputError for a metric that no evaluation on them
-    will report, or that has no direction."""
-    method, is_encoder_decoder = job.method, job.model.facts.is_encoder_decoder
-    if not examples:
-        return None
-    directions = metric_directions(method, examples[0], is_encoder_decoder=is_encoder_decoder)
-    allowed = [name for name, better in directions.items() if better is not Better.neither]
-    require(method.metric in allowed, "method.metric", method.metric, f"a metric with a direction: {allowed}")
-    reported = method.needs.sampling or any(
-        method.metric in blank_eval_scores(method, example, is_encoder_decoder=is_encoder_decoder).resamplable()
-        for example in examples
-    )
-    if not reported:
-        raise InputError(f"method.metric={method.metric}: no eval example has it; choose another of {allowed}")
-    return directions[method.metric]
 
 
 def check_knobs(job: TrainJob) -> None:

@@ -13,7 +13,9 @@ from typing import Any
 from raytune_llm.data.records import Record
 from raytune_llm.errors import InputError
 from raytune_llm.evaluation.compare import Verdict, VerdictKind, better
-from raytune_llm.jobs.compare import ComparisonResult, Systems, compare_on_cluster
+from raytune_llm.evaluation.report import contradiction
+from raytune_llm.evaluation.systems import Systems
+from raytune_llm.jobs.compare import ComparisonResult, compare_on_cluster
 from raytune_llm.jobs.precompute import FrozenModels
 from raytune_llm.jobs.prepare import Prepared
 from raytune_llm.jobs.reports import write_report
@@ -40,6 +42,8 @@ class PublishResult:
     """test or eval: the set that `result` is about."""
     verdicts: tuple[Verdict, ...]
     """On the eval set, against each of the other systems: they decide the promotion."""
+    contradiction: str | None
+    """What on the eval set contradicts the first of them, where another measure is worse."""
     promoted: bool
 
 
@@ -50,7 +54,6 @@ def publish(job: TrainJob, prepared: Prepared, outcome: Outcome, *, parent: str 
         raise InputError(
             f"nothing to publish: no evaluation gave a finite {metric}; the run ended with {outcome.ended}"
         )
-    print("comparing with the base …", flush=True)
     registry = Registry(job.registry_dir)
     tuned = f"{outcome.checkpoint}/best"
     results = compare_splits(job, prepared, systems_of(job, registry, tuned), use_gpu=use_gpu)
@@ -66,7 +69,7 @@ def publish(job: TrainJob, prepared: Prepared, outcome: Outcome, *, parent: str 
         title = f"{version.reference}: base against tuned, {split} set"
         write_report(job.run_dir, split, result, version, title=title, metric=metric)
     split = "test" if "test" in results else "eval"
-    return PublishResult(version, results[split], split, verdicts, promoted)
+    return PublishResult(version, results[split], split, verdicts, contradiction(comparison, metric), promoted)
 
 
 def systems_of(job: TrainJob, registry: Registry, tuned: str) -> Systems:

@@ -18,6 +18,7 @@ from raytune_llm.annotation.prompt import Prompt
 from raytune_llm.annotation.teachers.base import Teacher
 from raytune_llm.data.files import Data
 from raytune_llm.errors import check_name, require
+from raytune_llm.evaluation.answering import Answering
 from raytune_llm.evaluation.terms import Better
 from raytune_llm.methods.base import Method
 from raytune_llm.models.adapters.base import Adapter
@@ -72,6 +73,7 @@ class CheckJob(Job):
     model: Base
     data: Data
     method: Method
+    evaluation: Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,6 @@ class TrainJob(RunJob, CheckJob):
     scaling: Scaling
     tracking: dict[str, Tracker]
     """Trackers in addition to metrics.jsonl, which is always written."""
-    evaluation: Evaluation
     promote: Promotion
     """Whether the published version becomes champion: proven (it beats base and champion by more than chance), always,
     never."""
@@ -102,8 +103,9 @@ class TrainJob(RunJob, CheckJob):
         """Whether its trials, or stages before them, are jobs of Ray Train."""
         return True
 
-    def trial_config(self, better: Better | None = None) -> TrialConfig:
-        """What its trials need of it; to train them also the direction of method.metric, which `prepare` finds."""
+    def trial_config(self, better: Better | None = None, answering: Answering | None = None) -> TrialConfig:
+        """What its trials need of it; to train them also the direction of method.metric and what they answer for it,
+        which `prepare` finds."""
         return TrialConfig(
             name=self.name,
             run=self.run,
@@ -118,6 +120,7 @@ class TrainJob(RunJob, CheckJob):
             tracking=self.tracking,
             eval_batch_size=self.evaluation.batch_size,
             better=better,
+            answering=answering,
         )
 
     def with_values(self, values: Mapping[str, Any]) -> Self:
@@ -205,7 +208,7 @@ class Promotion(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """How versions are compared."""
+    """How versions are compared, and trials by their answers."""
 
     max_examples: int | None
     """Examples used, drawn with the job's seed; null = all."""
@@ -220,6 +223,17 @@ class Evaluation:
     answer_after: str | None
     """Text after whose last occurrence the answer begins, in outputs and references alike, e.g. after reasoning written
     out; null = the whole output is the answer."""
+    answers_per_eval: int
+    """Eval records that a trial answers greedily at each of its evaluations where method.metric is a metric of answers
+    (eval/accuracy, eval/token_f1 …), drawn with the job's seed from those of the comparison, the same for all trials;
+    ≥ 1. Where method.metric is a loss term, none are answered."""
+
+    def __post_init__(self) -> None:
+        require(self.answers_per_eval >= 1, "evaluation.answers_per_eval", self.answers_per_eval, "≥ 1")
+
+    def longest_answer(self, max_tokens: int) -> int:
+        """Tokens of the longest answer by a base whose sequences have at most max_tokens: half is left to prompts."""
+        return min(self.max_new_tokens, max_tokens // 2)
 
 
 JOBS: dict[str, type[Job]] = {

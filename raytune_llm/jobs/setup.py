@@ -83,7 +83,14 @@ def read_stage_data(job: CheckJob) -> dict[str, tuple[CheckJob, Splits]]:
     for stage in job.method.needs.stages:
         if stage.data is not None:
             data = stage.records_of(job.data)
-            own = CheckJob(home=job.home, seed=job.seed, model=job.model, data=data, method=stage.method)
+            own = CheckJob(
+                home=job.home,
+                seed=job.seed,
+                model=job.model,
+                data=data,
+                method=stage.method,
+                evaluation=job.evaluation,
+            )
             read = load(data, stage.method.records, job.seed, train_key=stage.data_key or "data.train")
             found[stage.name] = own, read
     return found

@@ -70,12 +70,14 @@ def train_version(started: Started[J]) -> tuple[Outcome, PublishResult]:
         from raytune_llm.training.ray_train import TrialSetup
         from raytune_llm.training.ray_train import train as run_trial
 
-        trial = Trial(id="train", values={})
+        prepared = started.prepared
         setup = TrialSetup(
             spec=TrialSpec(
-                config=job.trial_config(started.prepared.better), trial=trial, milestones=(job.tuning.steps,)
+                config=job.trial_config(prepared.better, prepared.answering),
+                trial=Trial(id="train", values={}),
+                milestones=(job.tuning.steps,),
             ),
-            examples=ray.put(started.prepared.examples),
+            examples=ray.put(prepared.examples),
             use_gpu=started.use_gpu,
             group=None,
             interactive=started.interactive,
@@ -83,4 +85,4 @@ def train_version(started: Started[J]) -> tuple[Outcome, PublishResult]:
         )
         outcome = run_trial(setup)
         parent = job.method.needs.init_adapter
-        return outcome, publish(job, started.prepared, outcome, parent=parent, use_gpu=started.use_gpu)
+        return outcome, publish(job, prepared, outcome, parent=parent, use_gpu=started.use_gpu)

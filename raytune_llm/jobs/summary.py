@@ -6,12 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from raytune_llm.evaluation import report
+from raytune_llm.evaluation.terms import LOSS, Better
 from raytune_llm.jobs.help import called
 from raytune_llm.jobs.schema import Promotion, TrainJob
+from raytune_llm.sweep.leaderboard import lowest_loss
 from raytune_llm.sweep.tables import cell, short_key
 from raytune_llm.training.config import Outcome
+from raytune_llm.training.objective import ANSWER_SECONDS
 
 if TYPE_CHECKING:
+    from raytune_llm.evaluation.answering import Answering
     from raytune_llm.jobs.publish import PublishResult
     from raytune_llm.serving.catalog import Endpoint
     from raytune_llm.stores.card import Version
@@ -30,9 +34,15 @@ NEXT = {
 """The next command, its overrides and what it does, by the kind of the published version."""
 
 
-def of_training(job: TrainJob, outcome: Outcome, published: PublishResult, earlier: Sequence[Version] = ()) -> str:
-    """The end of a single run, with the versions of its earlier stages."""
-    lines = [*_stages(earlier), ("trained", _ending(outcome))]
+def of_training(
+    job: TrainJob,
+    outcome: Outcome,
+    published: PublishResult,
+    earlier: Sequence[Version] = (),
+    answering: Answering | None = None,
+) -> str:
+    """The end of a single run, with what it answered and the versions of its earlier stages."""
+    lines = [*_stages(earlier), ("trained", _ending(outcome)), *_answers([outcome], answering)]
     return _text(job, published, lines) + _following(job, published)
 
 
@@ -42,16 +52,22 @@ def of_stage(job: TrainJob, outcome: Outcome, published: PublishResult) -> str:
 
 
 def of_sweep(
-    job: TrainJob, outcomes: Sequence[Outcome], won: Outcome, published: PublishResult, earlier: Sequence[Version] = ()
+    job: TrainJob,
+    outcomes: Sequence[Outcome],
+    won: Outcome,
+    published: PublishResult,
+    earlier: Sequence[Version] = (),
+    answering: Answering | None = None,
 ) -> str:
-    """The end of a sweep, with the versions of its earlier stages."""
+    """The end of a sweep, with what its trials answered and the versions of its earlier stages."""
     assert won.best is not None
     trained = sum(outcome.reports[-1].step for outcome in outcomes if outcome.reports)
-    values = ", ".join(f"{short_key(key)} {cell(value)}" for key, value in won.trial.values.items())
     lines = [
         *_stages(earlier),
-        ("winner", f"{values}, best at step {won.best.step} (trial {won.trial.id})"),
+        ("winner", f"{_values(won)}, best at step {won.best.step} (trial {won.trial.id})"),
+        *_another_winner(outcomes, won, published.result.comparison.directions, job.method.metric),
         ("trained", f"{len(outcomes)} trials, {trained} steps in all"),
+        *_answers(outcomes, answering),
         ("leaderboard", f"{job.run_dir}/leaderboard.csv"),
     ]
     return _text(job, published, lines) + _following(job, published)
@@ -84,6 +100,39 @@ def _ending(outcome: Outcome) -> str:
     return f"best at step {best} of {last} ({outcome.ended}), {outcome.seconds:.0f} s of training"
 
 
+def _values(outcome: Outcome) -> str:
+    """What makes a trial of a sweep."""
+    return ", ".join(f"{short_key(key)} {cell(value)}" for key, value in outcome.trial.values.items())
+
+
+def _another_winner(
+    outcomes: Sequence[Outcome], won: Outcome, directions: Mapping[str, Better], metric: str
+) -> list[tuple[str, str]]:
+    """A line where another trial than that of a metric that isn't itself a loss would have won by the loss; none where
+    trials' losses can't be compared, because their methods differ."""
+    found = lowest_loss(outcomes)
+    methods_differ = any(key.startswith("method.") for key in won.trial.values)
+    if directions[metric] is not Better.higher or methods_differ or found is None or found[0] is won:
+        return []
+    outcome, report = found
+    own = min(report.metrics[LOSS] for report in won.reports)
+    line = (
+        f"{metric} and {LOSS} disagree: by {LOSS} {_values(outcome)} (trial {outcome.trial.id}) would have won, "
+        f"{report.metrics[LOSS]:.4f} at step {report.step} against {own:.4f}"
+    )
+    return [("", line)]
+
+
+def _answers(outcomes: Sequence[Outcome], answering: Answering | None) -> list[tuple[str, str]]:
+    """A line with the cost of choosing trials by their answers."""
+    if answering is None:
+        return []
+    last = [outcome.reports[-1].metrics for outcome in outcomes if outcome.reports]
+    share = sum(found[ANSWER_SECONDS] for found in last) / sum(found["time/seconds"] for found in last)
+    whose = "the training's" if len(outcomes) == 1 else "the trials'"
+    return [("answers", f"{len(answering.prompts)} records at each evaluation, {100 * share:.0f} % of {whose} time")]
+
+
 def _stages(earlier: Sequence[Version]) -> list[tuple[str, str]]:
     """A line for each version of an earlier stage, with the metric that it was selected by."""
     lines = []
@@ -108,6 +157,7 @@ def _text(job: TrainJob, published: PublishResult, lines: list[tuple[str, str]])
             ("comparison" if i == 0 else "", verdict.text + " (eval set)")
             for i, verdict in enumerate(published.verdicts)
         ],
+        *([] if published.contradiction is None else [("", published.contradiction + " (eval set)")]),
         ("registered", f"{version.reference} ({state})"),
         ("report", f"{job.run_dir}/evaluation-{published.split}.md"),
     ]

@@ -35,7 +35,8 @@ def run_sweep(job: SweepJob) -> PublishResult:
         from raytune_llm.sweep.tables import leaderboard_csv, leaderboard_table
 
         prepared = started.prepared
-        config, examples = job.trial_config(prepared.better), ray.put(prepared.examples)
+        config = job.trial_config(prepared.better, prepared.answering)
+        examples = ray.put(prepared.examples)
         outcomes = tuner.run(job.sweep, config, planned, examples, started.use_gpu, started.interactive)
         rows = leaderboard.leaderboard(outcomes, planned, config.objective)
         open_storage(job.run_dir).write("leaderboard.csv", leaderboard_csv(rows).encode())
@@ -48,5 +49,5 @@ def run_sweep(job: SweepJob) -> PublishResult:
             parent=job.method.needs.init_adapter or f"{job.name}/{job.run}",
             use_gpu=started.use_gpu,
         )
-    print(summary.of_sweep(job, outcomes, won, published, started.earlier), flush=True)
+    print(summary.of_sweep(job, outcomes, won, published, started.earlier, prepared.answering), flush=True)
     return published

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from raytune_llm.data.examples import Example
 from raytune_llm.data.groups import GROUP_MEMBER
+from raytune_llm.evaluation.metrics import Metric, answer_directions, label_set
 from raytune_llm.evaluation.terms import Better, Term
 from raytune_llm.models.outputs import Outputs
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from raytune_llm.data.records import Record, Text
     from raytune_llm.data.tokens import Tokens
     from raytune_llm.evaluation.loss import Scores
-    from raytune_llm.evaluation.metrics import Metric
     from raytune_llm.models.adapters.base import Adapter
     from raytune_llm.models.base import Base
 
@@ -102,6 +102,11 @@ class Needs:
     """The setting that needs a GPU, as the user writes it; None = a CPU will do."""
     sampling: bool = False
     """It learns from completions of the model itself: it is a SamplingMethod, without terms, and runs on ray_train."""
+
+    @property
+    def answers(self) -> bool:
+        """Whether what it tunes is judged by greedy answers: neither scores nor sampled completions."""
+        return not self.score and not self.sampling
 
     @property
     def precomputes_teacher(self) -> bool:
@@ -279,12 +284,16 @@ class ModelRefs:
     device: str
 
 
-def metric_directions(method: Method, example: Example, *, is_encoder_decoder: bool) -> dict[str, Better]:
+def metric_directions(
+    method: Method, example: Example, *, is_encoder_decoder: bool, references: Sequence[str] = ()
+) -> dict[str, Better]:
     """The direction of each eval metric of a training, by full name, from any one of its examples: the only source of
-    directions. A metric whose term has no weight on any eval example isn't reported although it is named here."""
+    directions. A metric whose term has no weight on any eval example isn't reported although it is named here.
+    `references`: the right answers to the eval records, where answers count too; terms go before them by name."""
     if isinstance(method, SamplingMethod):
         return method.directions()
-    return blank_eval_scores(method, example, is_encoder_decoder=is_encoder_decoder).directions()
+    terms = blank_eval_scores(method, example, is_encoder_decoder=is_encoder_decoder).directions()
+    return answer_directions(label_set(references)) | terms if references else terms
 
 
 def blank_eval_scores(method: Method, example: Example, *, is_encoder_decoder: bool) -> Scores:

@@ -94,9 +94,9 @@ def maskless_sdpa(
     shared_prefix: SharedPrefix | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """The same without masks, also over rows of the layout `shared_prefix`."""
+    """The same, masked only as decoding asks for, also over rows of the layout `shared_prefix`."""
     if shared_prefix is None:
-        return fast_sdpa(module, query, key, value, None, **options)
+        return fast_sdpa(module, query, key, value, attention_mask, **options)
     scaling = options.get("scaling")
     (query, row_query), (key, row_key), (value, row_value) = map(shared_prefix.split, (query, key, value))
     row_keys, row_values = shared_prefix.lengthened(key, row_key), shared_prefix.lengthened(value, row_value)

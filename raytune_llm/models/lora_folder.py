@@ -76,6 +76,18 @@ def can_stack(config: Any, model: nn.Module) -> bool:
     return all(type(model.get_submodule(name)) is nn.Linear for name in target_names(config, model))
 
 
+def stackable_config(folder: Path, model: nn.Module) -> Any:
+    """PEFT's config of the adapter of a folder, if its forward pass is plain LoRA on linear layers of the model; None
+    when it isn't, or the folder has no adapter."""
+    from peft import PeftConfig
+
+    if not (folder / "adapter_config.json").is_file():
+        return None
+    config = PeftConfig.from_pretrained(str(folder))
+    is_lora = str(config.peft_type.value) == "LORA" and not getattr(config, "modules_to_save", None)
+    return config if is_lora and can_stack(config, model) else None
+
+
 def target_names(config: Any, model: Any) -> list[str]:
     """Full names of the modules that PEFT adapts by this config, in the model's order."""
     return linear_targets(model) if config.target_modules == "all-linear" else target_modules(config, model)

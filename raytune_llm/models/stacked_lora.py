@@ -32,6 +32,7 @@ from raytune_llm.models.adapter_route import HeadViews, LayerViews, Noise, Route
 from raytune_llm.models.fp32_head import FP32Head
 from raytune_llm.models.grouped_lora import GroupedRoute
 from raytune_llm.models.lora_weights import RowLayout, Weights
+from raytune_llm.models.masked_lora import MaskedRoute
 
 RANK_STEP = 8
 """Passes compute ranks in multiples of this, as matrix units like them."""
@@ -62,8 +63,8 @@ class StackedLinear(nn.Module):
         """x: (B, T, in_features) or (B·T, in_features), rows in the order of the route."""
         stack, base = self._stack[0], self.base
         route = stack.route
-        if stack.grouped is not None:
-            return stack.grouped.linear(x, base, self.index)
+        if stack.mixed is not None:
+            return stack.mixed.linear(x, base, self.index)
         if route is None:
             return base(x)
         if torch.is_grad_enabled():
@@ -172,7 +173,7 @@ class AdapterStack:
         self.lora_ranks = [0] * (capacity + 1)
         self.anchor = torch.zeros((), device=self.device, requires_grad=trainable)
         self.route: Route | None = None
-        self.grouped: GroupedRoute | None = None
+        self.mixed: GroupedRoute | MaskedRoute | None = None
         """Taken in place of a route."""
         self._spans: dict[tuple[int, int, int], Views] = {}
         # kept: each copy to the device is waited for
@@ -258,17 +259,14 @@ class AdapterStack:
         self.grad.index_add_(0, self._index(tuple(slots)), grad)
 
     @contextmanager
-    def routed(self, route: Route | GroupedRoute | None) -> Iterator[None]:
+    def routed(self, route: Route | GroupedRoute | MaskedRoute | None) -> Iterator[None]:
         """Forward passes inside go through this route."""
-        before = self.route, self.grouped
-        if isinstance(route, GroupedRoute):
-            self.route, self.grouped = None, route
-        else:
-            self.route, self.grouped = route, None
+        before = self.route, self.mixed
+        self.route, self.mixed = (route, None) if route is None or isinstance(route, Route) else (None, route)
         try:
             yield
         finally:
-            self.route, self.grouped = before
+            self.route, self.mixed = before
 
     def _views(self, theta: Tensor, grad: Tensor | None, lora_rank: int) -> Views:
         weights, heads = self.layout.views(theta, lora_rank), self.layout.head_views(theta)

@@ -106,6 +106,10 @@ def _packed(fields: dict[str, Any]) -> dict[str, Any]:
     return fields | {"compile": False}
 
 
+def _evaluation(fields: dict[str, Any]) -> dict[str, Any]:
+    return fields | {"answers_per_eval": 64}
+
+
 def _local_engine(fields: dict[str, Any]) -> dict[str, Any]:
     return fields | {"cache_bytes": None}
 
@@ -160,6 +164,7 @@ UPGRADES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "Auto": _packed,
     "Packed": _packed,
     "LocalEngine": _local_engine,
+    "Evaluation": _evaluation,
     "SFT": _new_adapter,
     "DSS": _new_adapter,
     "Distill": _top_k,

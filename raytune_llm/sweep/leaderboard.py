@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raytune_llm.errors import InputError
+from raytune_llm.evaluation.terms import LOSS
 from raytune_llm.sweep.plan import STEPS, Plan
 from raytune_llm.training.config import Outcome
 from raytune_llm.training.objective import Objective, Report
@@ -24,16 +25,24 @@ class Row:
 
 
 def winner(outcomes: Sequence[Outcome], objective: Objective) -> Outcome:
-    """The trial with the best value of the metric. Raises InputError when none has a finite one, RuntimeError
-    when that is because a trial failed."""
-    costs = [math.inf if outcome.best is None else objective.cost_of(outcome.best) for outcome in outcomes]
-    if not math.isfinite(min(costs, default=math.inf)):
+    """The trial with the best value of the metric, of equals the one with the lowest loss. Raises InputError when none
+    has a finite one, RuntimeError when that is because a trial failed."""
+    worst = (math.inf, math.inf)
+    orders = [worst if outcome.best is None else objective.order_of(outcome.best) for outcome in outcomes]
+    if not math.isfinite(min(orders, default=worst)[0]):
         endings = "; ".join(f"{outcome.trial.id} {outcome.ended}" for outcome in outcomes)
         found = f"no trial reached a finite {objective.metric}: {endings}"
         if any(outcome.ended.startswith("failed") for outcome in outcomes):
             raise RuntimeError(found)
         raise InputError(f"{found}; try smaller values of tuning.learning_rate_multiplier")
-    return outcomes[costs.index(min(costs))]
+    return outcomes[orders.index(min(orders))]
+
+
+def lowest_loss(outcomes: Sequence[Outcome]) -> tuple[Outcome, Report] | None:
+    """The trial with the lowest eval/loss of all reports, and that report; None where no report has a finite one."""
+    found = [(outcome, report) for outcome in outcomes for report in outcome.reports]
+    finite = [pair for pair in found if math.isfinite(pair[1].metrics.get(LOSS, math.inf))]
+    return min(finite, key=lambda pair: pair[1].metrics[LOSS], default=None)
 
 
 def leaderboard(outcomes: Sequence[Outcome], plan: Plan, objective: Objective) -> list[Row]:
@@ -51,4 +60,4 @@ def leaderboard(outcomes: Sequence[Outcome], plan: Plan, objective: Objective) -
             reached = outcome.reports[-1].step >= steps or outcome.ended != "scheduler"
             if best is not None and reached:
                 rows.append(Row(outcome.trial.id, {**outcome.trial.values, STEPS: steps}, best, outcome.ended))
-    return sorted(rows, key=lambda row: (objective.cost_of(row.best), row.values.get(STEPS, 0)))
+    return sorted(rows, key=lambda row: (objective.order_of(row.best), row.values.get(STEPS, 0)))

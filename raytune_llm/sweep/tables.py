@@ -7,6 +7,8 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from raytune_llm.evaluation.terms import LOSS
+
 if TYPE_CHECKING:
     from raytune_llm.sweep.leaderboard import Row
 
@@ -27,18 +29,19 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def leaderboard_table(rows: Sequence[Row], metric: str, shown: int) -> str:
-    """The best points of a sweep."""
+    """The best points of a sweep, with their losses."""
     if not rows:
         return "no trial came to a result"
     keys = list(rows[0].values)
-    columns = ["", *map(short_key, keys), metric, "at step", "train/loss", "trial", "ended"]
+    losses = [name for name in (LOSS, "train/loss") if name != metric and name in rows[0].best.metrics]
+    columns = ["", *map(short_key, keys), metric, "at step", *losses, "trial", "ended"]
     lines = [
         [
             str(place),
             *[cell(row.values[key]) for key in keys],
             f"{row.best.metrics[metric]:.4f}",
             str(row.best.step),
-            f"{row.best.metrics['train/loss']:.4f}",
+            *[f"{row.best.metrics[name]:.4f}" for name in losses],
             row.trial,
             row.ended.split(":")[0],
         ]

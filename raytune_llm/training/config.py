@@ -16,6 +16,7 @@ from raytune_llm.evaluation.terms import Better
 from raytune_llm.training.objective import Objective, Report
 
 if TYPE_CHECKING:
+    from raytune_llm.evaluation.answering import Answering
     from raytune_llm.methods.base import Method
     from raytune_llm.models.adapters.base import Adapter
     from raytune_llm.models.base import Base
@@ -161,9 +162,11 @@ class TrialConfig:
     tracking: Mapping[str, Tracker]
     """In addition to metrics.jsonl, which is always written."""
     eval_batch_size: int
-    """Prompts that a method which samples generates or scores at once."""
+    """Prompts that are answered at once, and that a method which samples generates or scores at once."""
     better: Better | None
     """Direction of the method's metric, which its examples show; None = they haven't been read."""
+    answering: Answering | None
+    """What is answered at each evaluation; None where the method's metric isn't one of answers."""
 
     @property
     def run_dir(self) -> str:

@@ -6,6 +6,11 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from raytune_llm.evaluation.terms import LOSS
+
+ANSWER_SECONDS = "time/answer_seconds"
+"""Of time/seconds, what answering eval records took."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
@@ -41,7 +46,13 @@ class Objective:
     def cost_of(self, report: Report) -> float:
         return self.cost(report.metrics[self.metric])
 
+    def order_of(self, report: Report) -> tuple[float, float]:
+        """By which reports are ordered, the best first: the metric's cost and, where that is equal, as answers to a few
+        records often are, the loss."""
+        return self.cost_of(report), report.metrics.get(LOSS, 0.0)
+
     def best(self, reports: Iterable[Report], *, up_to: float = math.inf) -> Report | None:
         """The report with the best finite value at or before step `up_to` (what a trial of that many steps would have
-        kept), the earliest of equals; the first when none is finite, None when there is none."""
-        return min((report for report in reports if report.step <= up_to), key=self.cost_of, default=None)
+        kept), of equals that with the lowest loss, then the earliest; the first when none is finite, None when there is
+        none."""
+        return min((report for report in reports if report.step <= up_to), key=self.order_of, default=None)

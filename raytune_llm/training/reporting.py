@@ -10,7 +10,7 @@ from typing import Protocol
 
 from raytune_llm.training.config import TrialSpec
 from raytune_llm.training.history import History
-from raytune_llm.training.objective import Report
+from raytune_llm.training.objective import ANSWER_SECONDS, Report
 from raytune_llm.training.tracking.base import Run, RunInfo, start_all
 from raytune_llm.training.tracking.jsonl import JSONL
 
@@ -48,9 +48,12 @@ class LiveTrial:
         self.spec, self.config, self.run, self.folder = spec, spec.config, run, folder
         self._num_gpus = num_gpus
         self._train_losses: list[float] = []
+        self.answer_seconds = 0.0
+        """Of the training's seconds, those in which it answered eval records."""
         self.history = History(spec.config.objective)
         if resume is not None:
             self.history = History.load(resume, spec.config.objective)
+            self.answer_seconds = self.history.last.metrics.get(ANSWER_SECONDS, 0.0)
             if folder is not None:
                 shutil.copytree(Path(resume, "best"), folder / "best", dirs_exist_ok=True)
 
@@ -92,6 +95,8 @@ class LiveTrial:
         train_loss = math.fsum(self._train_losses) / max(1, len(self._train_losses))
         self._train_losses.clear()
         cost = {"time/seconds": seconds, "cost/gpu_hours": self._num_gpus * seconds / 3600}
+        if self.config.answering is not None:
+            cost[ANSWER_SECONDS] = self.answer_seconds
         report = self.history.add(step, {**metrics, "train/loss": train_loss, **cost}, stopped=stopped)
         self.history.seconds = seconds
         if saver is not None:

@@ -7,18 +7,24 @@ reporting.py's.
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from raytune_llm.compat import score_labels_only
 from raytune_llm.data.examples import Example, Examples
 from raytune_llm.data.order import first_indices
+from raytune_llm.evaluation.generate import generate
 from raytune_llm.evaluation.loss import evaluate
+from raytune_llm.evaluation.terms import LOSS
 from raytune_llm.methods import model_refs
 from raytune_llm.methods.base import Session, TrainerInputs
 from raytune_llm.models.loading import load_trainable
@@ -187,7 +193,37 @@ class Evaluator(TrainerCallback):
                 rank=self.place.rank,
                 world_size=self.place.world_size,
             )
-        return scores.metrics("eval")
+        metrics = scores.metrics("eval")
+        return metrics | self.answer(model, is_finite=math.isfinite(metrics.get(LOSS, 0.0)))
+
+    def answer(self, model: Any, *, is_finite: bool) -> dict[str, float]:
+        """Metrics of greedy answers, where trials are chosen by them; each worker answers its share. NaN from a model
+        whose loss isn't finite."""
+        answering = self.trial.config.answering
+        if answering is None:
+            return {}
+        if not is_finite:
+            return answering.undefined()
+        started, world_size = time.monotonic(), self.place.world_size
+        with self.trainer.accelerator.autocast():
+            outputs = generate(
+                self.trainer.accelerator.unwrap_model(model),
+                self.trainer.processing_class,
+                answering.prompts[self.place.rank :: world_size],
+                max_new_tokens=answering.max_new_tokens,
+                stop_ids=answering.stop_ids,
+                batch_size=self.trial.config.eval_batch_size,
+            )
+        metrics = answering.metrics(outputs if world_size == 1 else gathered(outputs, world_size))
+        self.trial.answer_seconds += time.monotonic() - started
+        return metrics
+
+
+def gathered(texts: list[str], world_size: int) -> list[str]:
+    """The texts of all workers, of which each has every world_size-th, in order; on every worker."""
+    shares: list[list[str]] = [[] for _ in range(world_size)]
+    torch.distributed.all_gather_object(shares, texts)
+    return [text for row in itertools.zip_longest(*shares) for text in row if text is not None]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from raytune_llm.evaluation.metrics import (
     label_set,
     mean,
     ratio,
+    token_f1,
 )
 from raytune_llm.evaluation.terms import Better
 
@@ -85,7 +86,8 @@ def test_label_tasks_are_few_strings_that_repeat():
     assert label_set([str(i % 20) for i in range(60)]) is not None
     assert label_set([str(i % 21) for i in range(210)]) is None
     assert label_set(["a", "b", "a", "b", "a"]) is None
-    assert set(answers(["a", "b"], ["a", "c"])) == {"eval/exact_match", "eval/rougeL", "eval/bleu", "eval/answer_words"}
+    found = answers(["a", "b"], ["a", "c"])
+    assert set(found) == {f"eval/{name}" for name in ("exact_match", "token_f1", "rougeL", "bleu", "answer_words")}
 
 
 def test_white_space_around_an_answer_does_not_matter_but_letters_do():
@@ -125,6 +127,23 @@ def test_rouge_is_rouge_scores_mean_without_stemming():
     expected = [scorer.score(r, p)["rougeL"].fmeasure for r, p in zip(references, predictions, strict=True)]
     assert answers(references, predictions)["eval/rougeL"].whole() == pytest.approx(np.mean(expected))
     assert expected == pytest.approx([2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4), 1.0])
+
+
+def test_token_f1_is_that_of_the_words_both_have_as_squad_counts_them():
+    pairs = {
+        ("the Denver Broncos", "Denver Broncos!"): 1.0,
+        ("a b b c", "b b b d"): 2 * 2 / (3 + 4),  # "a" is an article
+        ("July 4, 1999", "in July 1999"): 2 * 2 / (3 + 3),
+        ("x", "y"): 0.0,
+        ("x", ""): 0.0,
+        ("The", "..."): 1.0,
+        ("theory", "ory"): 0.0,
+    }
+    references, predictions = zip(*pairs, strict=True)
+    assert token_f1(references, predictions) == pytest.approx(list(pairs.values()))
+    metric, index = answers(references, predictions)["eval/token_f1"], np.array([[0, 1, 1, 2], [3, 4, 5, 6]])
+    assert metric.whole() == pytest.approx(np.mean(list(pairs.values())))
+    assert metric.at(index) == pytest.approx(np.array(list(pairs.values()))[index].mean(-1))
 
 
 def test_every_label_metric_on_an_index_is_the_metric_of_those_examples():

@@ -6,7 +6,7 @@ import pytest
 
 from raytune_llm.evaluation.compare import Comparison, compare
 from raytune_llm.evaluation.metrics import Confusion, mean
-from raytune_llm.evaluation.report import Sample, as_json, markdown, table
+from raytune_llm.evaluation.report import Sample, as_json, contradiction, markdown, table
 from raytune_llm.evaluation.terms import Better
 
 LABELS = ["yes", "no"]
@@ -72,6 +72,37 @@ def test_the_page_has_verdict_facts_tables_labels_and_samples():
     assert r"| Is it?<br>a \| b &lt;b&gt; \*c\* [d]\(e) \_f\_ g_h | yes |   | yes |" in lines
     for start in [i for i, line in enumerate(lines) if line.startswith("| --- ") or line.startswith("|---")]:
         assert len(cells(lines[start - 1])) == len(cells(lines[start + 1])) == lines[start].count("---")
+
+
+def contradicted(loss, accuracy, valid):
+    """Changes of three metrics from the base to the tuned model, on 30 examples."""
+    noise = np.random.default_rng(1).normal(0, 0.1, size=(3, 30))
+    changes = {"base": (0, 0, 0), "tuned": (loss, accuracy, valid)}
+    directions = {"eval/loss": Better.lower, "eval/accuracy": Better.higher, "eval/valid_answers": Better.higher}
+    systems = {
+        system: {
+            name: mean(1 + row * (1 if system == "base" else 0.5) + change, better)
+            for (name, better), row, change in zip(directions.items(), noise, change, strict=True)
+        }
+        for system, change in changes.items()
+    }
+    return compare(systems, num_draws=100, seed=0)
+
+
+def test_a_better_loss_with_worse_answers_is_called_a_contradiction_and_so_is_the_reverse():
+    worse_answers = contradicted(-0.5, -0.5, 0)
+    sentence = contradiction(worse_answers, "eval/loss")
+    assert sentence.startswith("eval/loss and other measures disagree: tuned is worse than base on eval/accuracy (")
+    page = markdown(worse_answers, "t", {}, metric="eval/loss").split("\n")
+    assert f"**{sentence[0].upper()}{sentence[1:].replace('_', '_')}.**" in page
+    assert "worse than base on eval/loss" in contradiction(contradicted(0.5, 0.5, 0), "eval/accuracy")
+
+
+def test_nothing_contradicts_without_a_gain_or_by_metrics_of_another_kind():
+    assert contradiction(contradicted(-0.5, 0.5, 0.5), "eval/loss") is None
+    assert contradiction(contradicted(-0.5, 0, -0.5), "eval/loss") is None  # not one that says how good answers are
+    assert contradiction(contradicted(0, -0.5, 0), "eval/loss") is None  # the verdict says already that it isn't better
+    assert contradiction(contradicted(0.5, -0.5, 0), "eval/loss") is None
 
 
 def test_long_samples_are_cut_and_say_so():

@@ -98,7 +98,8 @@ def published(job, folder) -> tuple[Outcome, PublishResult]:
     prepared = replace(prepared, encoded=found.encoded, examples=found.examples)
     folder.mkdir()
     reports = []
-    spec = TrialSpec(config=job.trial_config(prepared.better), trial=Trial(id="t", values={}), milestones=())
+    config = job.trial_config(prepared.better, prepared.answering)
+    spec = TrialSpec(config=config, trial=Trial(id="t", values={}), milestones=())
     fit(
         spec,
         prepared.examples,
@@ -161,6 +162,21 @@ def test_evaluating_the_version_comes_to_what_was_published(method, calls, tmp_p
     reports = [tmp_path / "runs" / name / "evaluation-test.json" for name in (f"once/{job.run}", f"{again.name}/again")]
     first, second = (file.read_text() for file in reports)
     assert first == second
+
+
+def test_a_version_chosen_by_its_labels_is_judged_by_its_loss_where_there_are_none(calls, tmp_path):
+    job = job_of("sft", tmp_path)
+    labelled = tmp_path / "labelled.jsonl"
+    labelled.write_text('{"input_text": "red cat", "output_text": "cat"}\n' * 9)
+    data = replace(job.data, train=str(labelled), eval=str(labelled), test=None)
+    job = replace(job.with_values({"method.metric": "eval/f1_macro"}), data=data)
+    _, result = published(job, tmp_path / "trial")
+    assert " on eval/f1_macro" in result.verdicts[0].text
+    again = load("evaluate", ["adapter=once@1", f"data.test={tmp_path / 'test/train.jsonl'}", f"home={tmp_path}"])
+    text = evaluate_version(replace(again, evaluation=job.evaluation))
+    assert " on eval/loss" in text.splitlines()[-2]
+    assert "(once@1 was chosen by eval/f1_macro, which these records don't have)" in text
+    assert "eval/token_f1" in text
 
 
 @pytest.mark.parametrize("method", ["distill_feature", "distill_relation"])

@@ -51,7 +51,7 @@ def test_grouped_rows_equal_gathered_ones(dtype, slots, length):
     found = logits(stack, GroupedRoute(layers, slots), ids)
     expected = logits(stack, stack.gather(slots)[0], ids)
     torch.testing.assert_close(found, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
-    assert stack.route is None and stack.grouped is None
+    assert stack.route is None and stack.mixed is None
 
 
 def test_a_route_changes_in_place():

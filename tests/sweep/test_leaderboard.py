@@ -5,7 +5,7 @@ import math
 import pytest
 
 from raytune_llm.errors import InputError
-from raytune_llm.sweep.leaderboard import leaderboard, winner
+from raytune_llm.sweep.leaderboard import leaderboard, lowest_loss, winner
 from raytune_llm.sweep.plan import Axis, Plan
 from raytune_llm.sweep.tables import leaderboard_csv, leaderboard_table
 from raytune_llm.training.config import Outcome, Trial
@@ -13,6 +13,7 @@ from raytune_llm.training.history import History
 from raytune_llm.training.objective import Objective
 
 LOSS = Objective("eval/loss", lower_is_better=True)
+ACCURACY = Objective("eval/accuracy", lower_is_better=False)
 FREE = Plan({"tuning.adapter_size": Axis(choices=(1, 4))}, (20, 40))
 
 
@@ -35,6 +36,39 @@ def test_the_winner_has_the_best_finite_value():
     a, b, c = outcome("a", [2, 1]), outcome("b", [3, 0.5]), outcome("c", [math.nan])
     assert winner([a, b, c], LOSS) is b
     assert winner([a, b], Objective("eval/loss", lower_is_better=False)) is a
+
+
+def answered(id, accuracies, losses, **values):
+    history = History(ACCURACY)
+    for step, (accuracy, loss) in enumerate(zip(accuracies, losses, strict=True), 1):
+        history.add(10 * step, {"eval/accuracy": accuracy, "eval/loss": loss, "train/loss": loss})
+    trial, reports = Trial(id=id, values=values), tuple(history.reports)
+    rest = {"checkpoint": None, "seconds": 1.0, "ended": "complete"}
+    return Outcome(trial=trial, reports=reports, best=history.best, **rest)
+
+
+def test_of_equal_answers_the_lower_loss_wins_among_trials_and_among_steps():
+    a, b = answered("a", [0.5, 0.9, 0.9], [3, 2, 2.5]), answered("b", [0.9, 0.2, 0.9], [2, 1, 1.5])
+    assert (a.best.step, b.best.step) == (20, 30)
+    assert winner([a, b], ACCURACY) is b
+    rows = leaderboard([a, b], Plan({"tuning.adapter_size": Axis(choices=(1, 4))}, (30,)), ACCURACY)
+    assert [row.trial for row in rows] == ["b", "a"]
+
+
+def test_the_lowest_loss_is_looked_for_in_all_reports():
+    a, b = answered("a", [0.5, 0.9], [3, 2]), answered("b", [0.9, 0.2], [2, 1])
+    found, report = lowest_loss([a, b])
+    assert (found, report.step) == (b, 20)
+    assert lowest_loss([answered("c", [0.1], [math.nan])]) is None
+
+
+def test_the_table_of_a_sweep_by_answers_has_the_losses_too():
+    rows = leaderboard([answered("a", [0.5], [3], size=4)], Plan({}, (10,)), ACCURACY)
+    header, _, line = leaderboard_table(rows, "eval/accuracy", shown=10).split("\n")
+    assert header.split()[:6] == ["size", "eval/accuracy", "at", "step", "eval/loss", "train/loss"]
+    assert line.split()[:6] == ["1", "4", "0.5000", "10", "3.0000", "3.0000"]
+    by_loss = leaderboard_table(leaderboard([outcome("a", [1])], Plan({}, (10,)), LOSS), "eval/loss", shown=10)
+    assert by_loss.split("\n")[0].split().count("eval/loss") == 1
 
 
 def test_no_winner_says_how_each_trial_ended():

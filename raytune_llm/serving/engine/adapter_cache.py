@@ -5,19 +5,16 @@ The stack is as wide as the adapters loaded so far; one with further modules or 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from raytune_llm.models.adapter_route import Route
-from raytune_llm.models.grouped_lora import GroupedRoute, can_group
+from raytune_llm.models.adapter_set import filled_up, lora_rank
+from raytune_llm.models.decoding.routes import StackRoutes
+from raytune_llm.models.decoding.step import AnyRoute
 from raytune_llm.models.lora_weights import Weights
 from raytune_llm.models.stacked_lora import RANK_STEP, AdapterStack
-
-AnyRoute = Route | GroupedRoute | None
 
 
 class AdapterCache:
@@ -35,11 +32,7 @@ class AdapterCache:
         """Adapters written to a row so far."""
         self.layout_version = 0
         """Routes of earlier versions are invalid."""
-        self._is_grouped = False
-        self._grouped: dict[tuple[int, int], GroupedRoute] = {}
-        """Routes that stay where they are, by number of rows and rank."""
-        self._gathered: dict[int, Tensor] = {}
-        """The memory of such routes where they are copies, by number of rows."""
+        self._routes: StackRoutes | None = None
 
     def __contains__(self, id: str) -> bool:
         return id in self._slots
@@ -84,50 +77,19 @@ class AdapterCache:
 
     def route(self, ids: Sequence[str | None]) -> AnyRoute:
         """For rows through these adapters, None for the base. All of them must be pinned."""
-        if not any(ids):
-            return None
-        assert self._stack is not None
-        slots = self._slots_of(ids)
-        runs = [(slot, len(list(run))) for slot, run in itertools.groupby(slots)]
-        if len(runs) == 1:
-            return self._stack.span(slots[0], slots[0] + 1)
-        if self._is_grouped:
-            return GroupedRoute(self._all_layers().layers, slots)
-        # equal runs of neighbours share one copy of their adapter
-        is_even = len({length for _, length in runs}) == 1
-        return self._stack.gather([slot for slot, _ in runs] if is_even else slots)[0]
+        return None if self._routes is None else self._routes.route(self._slots_of(ids))
 
     def fixed_route(self, ids: Sequence[str | None]) -> tuple[AnyRoute, int]:
         """The same at addresses that stay while the number of rows and the rank do, the rank with it; 0 without
         adapters. Valid until the next call."""
-        if not any(ids):
-            return None, 0
-        assert self._stack is not None
-        slots = self._slots_of(ids)
-        if not self._is_grouped:
-            if len(ids) not in self._gathered:
-                self._gathered[len(ids)] = self._stack.table.new_empty(len(ids), self._stack.layout.size)
-            route = self._stack.gather(slots, out=self._gathered[len(ids)])[0]
-            return route, route.layers[0].a.shape[1]
-        layers = self._all_layers().layers
-        key = len(ids), layers[0].a.shape[1]
-        if key in self._grouped:
-            self._grouped[key].update(slots)
-        else:
-            self._grouped[key] = GroupedRoute(layers, slots)
-        return self._grouped[key], key[1]
+        return (None, 0) if self._routes is None else self._routes.fixed_route(self._slots_of(ids))
 
     def routed(self, route: AnyRoute) -> AbstractContextManager[None]:
         """Forward passes inside the context take this route."""
         return nullcontext() if self._stack is None else self._stack.routed(route)
 
-    def _slots_of(self, ids: Sequence[str | None]) -> list[int]:
-        return [self._capacity if id is None else self._slots[id] for id in ids]
-
-    def _all_layers(self) -> Route:
-        """All slots and the base, of the largest rank among them."""
-        assert self._stack is not None
-        return self._stack.span(0, self._capacity + 1)
+    def _slots_of(self, ids: Sequence[str | None]) -> list[int | None]:
+        return [None if id is None else self._slots[id] for id in ids]
 
     def _free_slot(self) -> int | None:
         taken = set(self._slots.values())
@@ -138,22 +100,15 @@ class AdapterCache:
         return None if unused is None else self._slots.pop(unused)
 
     def _write(self, slot: int, weights: Weights) -> None:
-        lora_rank = next(iter(weights.values()))[0].shape[0]
+        rank = lora_rank(weights)
         held = {} if self._stack is None else self._stack.layers
-        if self._stack is None or lora_rank > self._stack.max_lora_rank or not weights.keys() <= held.keys():
-            self._widen([*held, *(name for name in weights if name not in held)], lora_rank)
+        if self._stack is None or rank > self._stack.max_lora_rank or not weights.keys() <= held.keys():
+            self._widen([*held, *(name for name in weights if name not in held)], rank)
         assert self._stack is not None
-        self._stack.write(slot, self._filled(weights, lora_rank), 1.0)
+        assert self._routes is not None
+        self._routes.forget()
+        self._stack.write(slot, filled_up(weights, self._stack.layers), 1.0)
         self.num_loads += 1
-
-    def _filled(self, weights: Weights, lora_rank: int) -> Weights:
-        """With zeros for the modules that only other adapters adapt."""
-        assert self._stack is not None
-        whole = {}
-        for name, layer in self._stack.layers.items():
-            empty = (torch.zeros(lora_rank, layer.in_features), torch.zeros(layer.out_features, lora_rank))
-            whole[name] = weights.get(name, empty)
-        return whole
 
     def _widen(self, names: Sequence[str], lora_rank: int) -> None:
         """Rebuild the stack with these modules and room for this rank; where memory doesn't suffice, as it was."""
@@ -162,7 +117,7 @@ class AdapterCache:
             self._build(names, lora_rank, {})
             return
         lora_rank, old_names, old_rank = max(lora_rank, old.max_lora_rank), list(old.layers), old.max_lora_rank
-        kept = {slot: (old.read(slot, old.lora_ranks[slot]), old.lora_ranks[slot]) for slot in self._slots.values()}
+        kept = {slot: old.read(slot, old.lora_ranks[slot]) for slot in self._slots.values()}
         old.remove()
         # both tables needn't fit next to each other
         del old
@@ -173,12 +128,12 @@ class AdapterCache:
             self._build(old_names, old_rank, kept)
             raise
 
-    def _build(self, names: Sequence[str], lora_rank: int, kept: dict[int, tuple[Weights, int]]) -> None:
-        self._grouped, self._gathered = {}, {}
+    def _build(self, names: Sequence[str], lora_rank: int, kept: dict[int, Weights]) -> None:
+        self._routes = None
         self.layout_version += 1
         if next(self.model.parameters()).device.type == "cuda":
             lora_rank = -(-lora_rank // RANK_STEP) * RANK_STEP  # grouped_mm wants it
         self._stack = AdapterStack(self.model, names, capacity=self._capacity, max_lora_rank=lora_rank)
-        self._is_grouped = can_group(self._stack.table, self._all_layers().layers)
-        for slot, (weights, rank) in kept.items():
-            self._stack.write(slot, self._filled(weights, rank), 1.0)
+        self._routes = StackRoutes(self._stack)
+        for slot, weights in kept.items():
+            self._stack.write(slot, filled_up(weights, self._stack.layers), 1.0)

@@ -10,43 +10,24 @@ Shape letters: B answers, T tokens, V vocabulary.
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
 
-from raytune_llm.compat import is_stateful
-from raytune_llm.models.attention import FULL_ATTENTION
+from raytune_llm.models.decoding.kv_cache import CacheBudget, KVCache
+from raytune_llm.models.decoding.prompts import in_passes, read_prompts, read_token
+from raytune_llm.models.decoding.step import DecodingStep
 from raytune_llm.models.device_errors import is_device_lost
 from raytune_llm.models.out_of_memory import free_cached_memory, is_out_of_memory
 from raytune_llm.serving.engine.adapter_cache import AdapterCache
 from raytune_llm.serving.engine.base import TokenLogprob
-from raytune_llm.serving.engine.kv_cache import CacheBudget, KVCache
-from raytune_llm.serving.engine.masks import SLIDING_ATTENTION, attention_kinds
 from raytune_llm.serving.engine.request import GenerationRequest
 from raytune_llm.serving.engine.sampling import LogitsProcessors, Sampler, SamplingState
-from raytune_llm.serving.engine.step import DecodingStep, forward
 
 logger = logging.getLogger(__name__)
-
-PROMPT_TOKENS = 4096
-"""Most prompt tokens, padding included, that are read in one pass; running answers wait for it."""
-
-
-def can_batch(model: Any) -> bool:
-    """Whether a model's rows may have different lengths in one pass: it is causal and takes positions and a plain
-    cache as arguments."""
-    takes = inspect.signature(model.forward).parameters
-    return (
-        not model.config.is_encoder_decoder
-        and not is_stateful(model)
-        and attention_kinds(model) <= {FULL_ATTENTION, SLIDING_ATTENTION}
-        and {"position_ids", "past_key_values", "logits_to_keep"} <= takes.keys()
-    )
 
 
 class Row:
@@ -72,7 +53,7 @@ class Batch:
     ) -> None:
         """is_bucketed: whether steps have one of few shapes (step.py)."""
         self._model, self._adapters = model, adapters
-        self._kv_cache = KVCache(_read_token(model), budget, max_rows=max_rows)
+        self._kv_cache = KVCache(read_token(model), budget, max_rows=max_rows)
         self._step = DecodingStep(model, adapters, self._kv_cache, max_rows=max_rows, is_bucketed=is_bucketed)
         self._rows: list[Row] = []
         self._sampler = Sampler([], model.device)
@@ -135,7 +116,7 @@ class Batch:
 
     def step(self) -> list[GenerationRequest]:
         """One more token for each answer; returns those that ended."""
-        logits = self._step.logits()
+        logits = _exact(self._step.logits())
         tokens = _sampled(self._rows, self._sampler, logits)
         logprobs = self._sampler.logprobs(logits, tokens, [row.request.tokenizer for row in self._rows])
         self._step.feed(tokens)
@@ -157,20 +138,13 @@ class Batch:
         return dropped
 
     def _join(self, rows: Sequence[Row]) -> list[GenerationRequest]:
-        lengths = [row.length for row in rows]
-        width, device = max(lengths), self._model.device
-        padded = [row.request.prompt + [0] * (width - row.length) for row in rows]
-        ids = torch.tensor(padded, device=device)
-        positions = torch.arange(width, device=device)[None]
-        last = torch.tensor(lengths, device=device)[:, None] - 1
-        filled = DynamicCache()
-        route = None if self._adapters is None else self._adapters.route([row.adapter for row in rows])
-        # right padding under causal attention: no token can see it, so no mask is needed
-        logits = forward(self._model, self._adapters, route, ids, positions, None, filled, last)
-        sampler = Sampler([row.sampling for row in rows], device)
+        prompts, names = [row.request.prompt for row in rows], [row.adapter for row in rows]
+        filled, logits = read_prompts(self._model, self._adapters, prompts, names)
+        logits = _exact(logits)
+        sampler = Sampler([row.sampling for row in rows], self._model.device)
         tokens = _sampled(rows, sampler, logits)
         logprobs = sampler.logprobs(logits, tokens, [row.request.tokenizer for row in rows])
-        self._kv_cache.insert(filled, lengths, [row.request.num_tokens for row in rows])
+        self._kv_cache.insert(filled, [row.length for row in rows], [row.request.num_tokens for row in rows])
         first = len(self._rows)
         self._rows += rows
         ended = [first + i for i in _add_tokens(rows, tokens, logprobs)]
@@ -195,24 +169,10 @@ class Batch:
         self._sampler = Sampler([row.sampling for row in self._rows], self._model.device)
 
 
-def _read_token(model: Any) -> DynamicCache:
-    """A cache of the model's own shapes, filled with one token."""
-    filled = DynamicCache()
-    ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-    with torch.inference_mode():
-        model(input_ids=ids, past_key_values=filled, use_cache=True)
-    return filled
-
-
 def _groups(rows: Sequence[Row]) -> list[list[Row]]:
     """Rows whose prompts are read in one pass: of similar lengths, within the bound, and sorted by adapter."""
-    groups: list[list[Row]] = []
-    for row in sorted(rows, key=lambda row: row.length):
-        if groups and (len(groups[-1]) + 1) * row.length <= PROMPT_TOKENS:
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-    return [sorted(group, key=lambda row: row.adapter or "") for group in groups]
+    groups = in_passes([row.length for row in rows])
+    return [sorted((rows[i] for i in group), key=lambda row: row.adapter or "") for group in groups]
 
 
 def _parts(rows: Sequence[Row], size: int) -> list[Sequence[Row]]:
@@ -225,6 +185,11 @@ def _failed(request: GenerationRequest, error: Exception) -> GenerationRequest:
     logger.error("reading a prompt for %s failed", request.served.id, exc_info=error)
     request.fail(error.with_traceback(None))
     return request
+
+
+def _exact(logits: Tensor) -> Tensor:
+    """In fp32, or fp64 if they are."""
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _sampled(rows: Sequence[Row], sampler: Sampler, logits: Tensor) -> Tensor:

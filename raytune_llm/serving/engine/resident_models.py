@@ -13,14 +13,15 @@ from typing import Any
 
 from raytune_llm.errors import InputError
 from raytune_llm.models.base import Base, skeleton
+from raytune_llm.models.decoding.kv_cache import CacheBudget, default_budget
+from raytune_llm.models.decoding.step import can_batch
 from raytune_llm.models.fp32_head import use_fp32_head
 from raytune_llm.models.loading import load_tuned
 from raytune_llm.models.lora_folder import can_stack, largest_lora_rank, read_config, read_scaled_weights
 from raytune_llm.models.lora_weights import Weights
 from raytune_llm.serving.engine.adapter_cache import AdapterCache
 from raytune_llm.serving.engine.base import ServedModel
-from raytune_llm.serving.engine.batch import Batch, can_batch
-from raytune_llm.serving.engine.kv_cache import CacheBudget, default_budget
+from raytune_llm.serving.engine.batch import Batch
 from raytune_llm.serving.engine.unbatched import AdapterSwitcher
 from raytune_llm.stores.weight_checks import check_folder
 

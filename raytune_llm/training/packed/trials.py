@@ -9,6 +9,7 @@ the same base resumes it. Writing it is left to the caller, who may do so while 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ import torch
 
 from raytune_llm.data.examples import Examples
 from raytune_llm.errors import InputError
+from raytune_llm.evaluation.terms import LOSS
 from raytune_llm.methods import model_refs
 from raytune_llm.models.adapters.lora import LoRA
 from raytune_llm.models.lora_folder import read_weights, target_names
@@ -27,6 +29,7 @@ from raytune_llm.training import checkpoints
 from raytune_llm.training.config import TrialConfig, TrialSpec
 from raytune_llm.training.fits import check_fits
 from raytune_llm.training.objective import Report
+from raytune_llm.training.packed.answers import PackedAnswers
 from raytune_llm.training.packed.batches import PassBudget, TokenTable
 from raytune_llm.training.packed.export import SlotSaver
 from raytune_llm.training.packed.hyperparameters import hyperparameters_of
@@ -81,6 +84,7 @@ class PackedTrials:
             self._initial = None if folder is None else read_weights(folder, names)
         self._planner: Planner | None = None
         self._most_at_once = 0
+        self._answers = self._make_answers()
         self.trials: dict[str, LiveTrial] = {}
         self._timers: dict[str, StateTimer] = {}
 
@@ -95,6 +99,13 @@ class PackedTrials:
                 raise InputError(f"sweep.backend.compile=true: {error}; set it to null or false") from error
             self.log(f"packing: {error}; continuing without")
         return self._make_pack(names, max_lora_rank, False)
+
+    def _make_answers(self) -> PackedAnswers | None:
+        """What answers eval records, where trials are chosen by their answers."""
+        config = self.config
+        if config.answering is None:
+            return None
+        return PackedAnswers(self.pack, config.answering, config.model.tokenizer(), batch_size=config.eval_batch_size)
 
     def join(self, spec: TrialSpec, run: Run) -> tuple[list[Report], str | None]:
         """Admit a trial, from its stored checkpoint if it has one; its reports so far and, if it doesn't train on,
@@ -148,11 +159,28 @@ class PackedTrials:
         due = [trial_id for trial_id, report in steps.items() if self.trials[trial_id].is_due(report.step)]
         for trial_id, report in steps.items():
             self._log_step(self.trials[trial_id], report)
-        scores = self.pack.evaluate(self.eval, due) if due else {}
-        elapsed = (time.monotonic() - started) / len(steps)
+        metrics = self._evaluate(due)
+        answering, metrics = time.monotonic(), self._with_answers(metrics)
+        ended = time.monotonic()
         for trial in self.trials.values():
-            trial.history.seconds += elapsed
-        return [self._report(trial_id, steps[trial_id].step, scores[trial_id].metrics()) for trial_id in due]
+            trial.history.seconds += (ended - started) / len(steps)
+            trial.answer_seconds += (ended - answering) / len(steps)
+        return [self._report(trial_id, steps[trial_id].step, metrics[trial_id]) for trial_id in due]
+
+    def _evaluate(self, due: Sequence[str]) -> dict[str, dict[str, float]]:
+        """The eval metrics of these trials by the method's terms."""
+        scores = self.pack.evaluate(self.eval, due) if due else {}
+        return {trial_id: found.metrics() for trial_id, found in scores.items()}
+
+    def _with_answers(self, metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+        """Trials' metrics and, where they are chosen by them, those of their answers: NaN where the loss isn't
+        finite."""
+        if self._answers is None:
+            return metrics
+        sound = [trial_id for trial_id, found in metrics.items() if math.isfinite(found.get(LOSS, 0.0))]
+        answered = self._answers.metrics(sound) if sound else {}
+        undefined = self._answers.answering.undefined() if len(sound) < len(metrics) else {}
+        return {trial_id: found | answered.get(trial_id, undefined) for trial_id, found in metrics.items()}
 
     def close(self) -> None:
         """Free everything, trials as they are."""

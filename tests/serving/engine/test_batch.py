@@ -21,9 +21,9 @@ from transformers import (
 
 from raytune_llm.data.tokens import Tokens
 from raytune_llm.models.base import Base, DType
+from raytune_llm.models.decoding.step import can_batch
 from raytune_llm.models.loading import load_tuned
 from raytune_llm.serving.engine.base import Sampling, ServedModel
-from raytune_llm.serving.engine.batch import can_batch
 
 SMALL = {
     "hidden_size": 32,

@@ -9,8 +9,8 @@ from serving_world import ENGINE, make_base, write_adapter
 from test_batch import GREEDY, answer, drawn_prompts, served
 
 from raytune_llm.errors import InputError
-from raytune_llm.serving.engine import batch as batch_module
-from raytune_llm.serving.engine.kv_cache import COLUMN_STEP
+from raytune_llm.models.decoding import prompts as prompts_module
+from raytune_llm.models.decoding.kv_cache import COLUMN_STEP
 
 LONG = dataclasses.replace(GREEDY, max_tokens=100)
 
@@ -105,7 +105,7 @@ def test_a_step_without_memory_ends_the_longest_answer(world, caplog):
 @pytest.mark.parametrize("most_rows", [1, 2, 3])
 def test_prompts_that_are_too_many_at_once_are_read_in_parts(world, monkeypatch, most_rows):
     base, models, work, expected, _ = world
-    engine, forward, read = loaded(base, models), batch_module.forward, []
+    engine, forward, read = loaded(base, models), prompts_module.forward, []
 
     def short_of_memory(model, adapters, route, ids, *rest):
         if len(ids) > most_rows:
@@ -113,7 +113,7 @@ def test_prompts_that_are_too_many_at_once_are_read_in_parts(world, monkeypatch,
         read.append(len(ids))
         return forward(model, adapters, route, ids, *rest)
 
-    monkeypatch.setattr(batch_module, "forward", short_of_memory)
+    monkeypatch.setattr(prompts_module, "forward", short_of_memory)
     assert all_at_once(engine, work) == expected
     assert max(read) <= most_rows and sum(read) == len(work)
     engine.close()
@@ -121,7 +121,7 @@ def test_prompts_that_are_too_many_at_once_are_read_in_parts(world, monkeypatch,
 
 def test_a_prompt_that_finds_no_memory_ends_only_its_own_answer(world, monkeypatch):
     base, models, work, expected, _ = world
-    engine, forward = loaded(base, models), batch_module.forward
+    engine, forward = loaded(base, models), prompts_module.forward
     prompt = work[7][1]
 
     def short_of_memory(model, adapters, route, ids, *rest):
@@ -129,7 +129,7 @@ def test_a_prompt_that_finds_no_memory_ends_only_its_own_answer(world, monkeypat
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(model, adapters, route, ids, *rest)
 
-    monkeypatch.setattr(batch_module, "forward", short_of_memory)
+    monkeypatch.setattr(prompts_module, "forward", short_of_memory)
     found = all_at_once(engine, work)
     assert isinstance(found.pop(7), RuntimeError)
     assert found == expected[:7] + expected[8:]
@@ -166,7 +166,7 @@ def test_a_lost_device_ends_the_engine_so_that_the_replica_is_replaced(world, mo
     if place == "step":
         engine._resident._batch._step.logits = lost
     else:
-        monkeypatch.setattr(batch_module, "forward", lost)
+        monkeypatch.setattr(prompts_module, "forward", lost)
     found = all_at_once(engine, work[:3])
     assert all(isinstance(error, RuntimeError) for error in found)
     engine._thread.join(10)

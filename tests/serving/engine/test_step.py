@@ -6,16 +6,15 @@ import logging
 import random
 
 import pytest
-import torch
 from serving_world import make_base, write_adapter, write_model
 from test_batch import adapter, answer, drawn_prompts, served, shaped_base
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from raytune_llm.models.base import DType
-from raytune_llm.serving.engine import adapter_cache
+from raytune_llm.models.decoding import routes
+from raytune_llm.models.decoding.graphs import Graphs
 from raytune_llm.serving.engine.base import Sampling
 from raytune_llm.serving.engine.decoder import LocalDecoder
-from raytune_llm.serving.engine.graphs import MAX_GRAPHS, Graphs
 from raytune_llm.serving.engine.resident_models import ResidentModels
 
 SAMPLINGS = [
@@ -87,12 +86,12 @@ def world(tmp_path_factory):
 @pytest.mark.parametrize("capture", [None, recorded], ids=["run", "recorded"])
 def test_bucketed_steps_give_the_answers_of_exact_ones(world, monkeypatch, capture, is_grouped):
     base, models, work, expected = world
-    monkeypatch.setattr(adapter_cache, "can_group", lambda table, layers: is_grouped)
+    monkeypatch.setattr(routes, "can_group", lambda table, layers: is_grouped)
     engine = decoder(base, models, is_bucketed=True, capture=capture)
     for seed in range(2):
         assert answers(engine, work, seed) == expected
     steps = [batch._step for batch in engine._resident.batches]
-    assert engine._resident.adapter_cache._is_grouped == is_grouped
+    assert engine._resident.adapter_cache._routes.is_grouped == is_grouped
     if capture is not None:
         shapes = {key[:2] for step in steps for key in step.graphs._replays}
         assert shapes and shapes <= {(rows, 128) for rows in (1, 2, 4, 6)}
@@ -102,7 +101,7 @@ def test_bucketed_steps_give_the_answers_of_exact_ones(world, monkeypatch, captu
 
 def test_recorded_steps_follow_adapters_that_are_evicted_and_buffers_that_move(world, monkeypatch):
     base, models, work, expected = world
-    monkeypatch.setattr(adapter_cache, "can_group", lambda table, layers: True)
+    monkeypatch.setattr(routes, "can_group", lambda table, layers: True)
     engine = decoder(base, models, is_bucketed=True, capture=recorded, max_adapters=2)
     for seed in range(2):
         assert answers(engine, work, seed) == expected
@@ -141,43 +140,3 @@ def test_a_step_that_can_not_be_recorded_is_run_and_reported_once(world, caplog)
         assert answers(engine, work[:8], 0) == expected[:8]
     assert caplog.text.count("run without") == 2  # the base's batch and the tuned model's
     engine.close()
-
-
-def test_graphs_are_bounded_and_the_latest_used_are_kept():
-    captured, firsts = [], []
-
-    def capture(step, is_first):
-        captured.append(step())
-        firsts.append(is_first)
-        return step
-
-    graphs = Graphs(capture)
-    for key in range(MAX_GRAPHS):
-        graphs.run(key, lambda: torch.zeros(1))
-    graphs.run(0, lambda: torch.zeros(1))
-    graphs.run("one more", lambda: torch.zeros(1))
-    assert len(captured) == MAX_GRAPHS + 1 and len(graphs._replays) == MAX_GRAPHS
-    graphs.run(0, lambda: torch.zeros(1))
-    assert len(captured) == MAX_GRAPHS + 1
-    graphs.run(1, lambda: torch.zeros(1))
-    assert len(captured) == MAX_GRAPHS + 2
-    graphs.clear()
-    graphs.run(1, lambda: torch.zeros(1))
-    assert firsts == [True, *[False] * (MAX_GRAPHS + 1), True]
-
-
-def test_no_memory_for_a_graph_keeps_the_step_until_memory_was_freed():
-    tries = []
-
-    def capture(step, is_first):
-        tries.append(step)
-        if len(tries) == 1:
-            raise torch.OutOfMemoryError("no memory")
-        return step
-
-    graphs = Graphs(capture)
-    assert graphs.run(0, lambda: torch.ones(1)) == 1
-    assert len(tries) == 1 and len(graphs) == 0
-    graphs.clear()
-    assert graphs.run(0, lambda: torch.ones(1)) == 1
-    assert len(tries) == 2 and len(graphs) == 1

@@ -8,24 +8,63 @@ are exact, which is faster where each operation costs by its size.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from raytune_llm.serving.engine.adapter_cache import AdapterCache, AnyRoute
-from raytune_llm.serving.engine.graphs import CUDACapture, Graphs
-from raytune_llm.serving.engine.kv_cache import COLUMN_STEP, KVCache, power_of_two
-from raytune_llm.serving.engine.masks import Masks
+from raytune_llm.compat import is_stateful
+from raytune_llm.models.adapter_route import Route
+from raytune_llm.models.attention import FULL_ATTENTION
+from raytune_llm.models.decoding.graphs import CUDACapture, Graphs
+from raytune_llm.models.decoding.kv_cache import COLUMN_STEP, KVCache, power_of_two
+from raytune_llm.models.decoding.masks import SLIDING_ATTENTION, Masks, attention_kinds
+from raytune_llm.models.grouped_lora import GroupedRoute
+from raytune_llm.models.masked_lora import MaskedRoute
+
+AnyRoute = Route | GroupedRoute | MaskedRoute | None
+
+
+class Adapters(Protocol):
+    """The adapters on a model, by names of the caller's choice; None is the base."""
+
+    layout_version: int
+    """Routes of earlier versions are invalid."""
+
+    def route(self, ids: Sequence[Any]) -> AnyRoute:
+        """For rows through these adapters, in order."""
+        ...
+
+    def fixed_route(self, ids: Sequence[Any]) -> tuple[AnyRoute, int]:
+        """The same at addresses that stay while the number of rows and the rank do, the rank with it."""
+        ...
+
+    def routed(self, route: AnyRoute) -> AbstractContextManager[None]:
+        """Forward passes inside the context take this route."""
+        ...
+
+
+def can_batch(model: Any) -> bool:
+    """Whether a model's rows may have different lengths in one pass: it is causal and takes positions and a plain
+    cache as arguments."""
+    takes = inspect.signature(model.forward).parameters
+    return (
+        not model.config.is_encoder_decoder
+        and not is_stateful(model)
+        and attention_kinds(model) <= {FULL_ATTENTION, SLIDING_ATTENTION}
+        and {"position_ids", "past_key_values", "logits_to_keep"} <= takes.keys()
+    )
 
 
 class DecodingStep:
     """Steps of the rows of a KVCache."""
 
     def __init__(
-        self, model: Any, adapters: AdapterCache | None, kv_cache: KVCache, *, max_rows: int, is_bucketed: bool
+        self, model: Any, adapters: Adapters | None, kv_cache: KVCache, *, max_rows: int, is_bucketed: bool
     ) -> None:
         self._model, self._adapters, self._kv_cache = model, adapters, kv_cache
         self._masks = Masks(model)
@@ -34,13 +73,13 @@ class DecodingStep:
         self.graphs = Graphs(CUDACapture(model.device) if has_graphs else None)
         self._state = torch.zeros(2, max_rows, 1, dtype=torch.long, device=model.device)
         self._ids, self._positions = self._state
-        self._names: list[str | None] = []
+        self._names: list[Any] = []
         self._route: AnyRoute = None
         self._has_route = False
         self._rank = 0
         self._versions = (-1, -1)
 
-    def set_rows(self, tokens: Sequence[int], names: Sequence[str | None]) -> None:
+    def set_rows(self, tokens: Sequence[int], names: Sequence[Any]) -> None:
         """The rows after some joined or left: the token that each reads next, and its adapter, None for the base."""
         if not names:
             return
@@ -60,7 +99,7 @@ class DecodingStep:
         self._kv_cache.advance()
 
     def logits(self) -> Tensor:
-        """Of each row's next token, (rows, V), in fp32 or better; valid until the next call."""
+        """Of each row's next token, (rows, V), in the dtype that the model gives; valid until the next call."""
         count, rows = self._kv_cache.num_rows, len(self._names)
         columns = max(self._kv_cache.lengths) + 1
         self._kv_cache.reserve(rows, columns)
@@ -97,7 +136,7 @@ class DecodingStep:
 
 def forward(
     model: Any,
-    adapters: AdapterCache | None,
+    adapters: Adapters | None,
     route: AnyRoute,
     ids: Tensor,
     positions: Tensor,
@@ -105,7 +144,7 @@ def forward(
     cache: Any,
     last: Tensor | int = 1,
 ) -> Tensor:
-    """Logits of one token of each row, (B, V), in fp32 or better.
+    """Logits of one token of each row, (B, V), in the dtype that the model gives.
 
     ids: (B, T); positions: (B, T) or (1, T); last: which token, (B, 1), else the last one.
     """
@@ -115,5 +154,5 @@ def forward(
     else:
         with adapters.routed(route):
             output = model(**inputs, use_cache=True, logits_to_keep=last)
-    logits = output.logits[:, -1]
-    return logits if logits.dtype == torch.float64 else logits.float()
+    logits: Tensor = output.logits[:, -1]
+    return logits

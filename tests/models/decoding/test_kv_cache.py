@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicCache
 
-from raytune_llm.serving.engine import kv_cache as module
-from raytune_llm.serving.engine.kv_cache import COLUMN_STEP, CacheBudget, KVCache, power_of_two
+from raytune_llm.models.decoding import kv_cache as module
+from raytune_llm.models.decoding.kv_cache import COLUMN_STEP, CacheBudget, KVCache, power_of_two
 
 HEADS, SIZE, LAYERS = 2, 3, 2
 TOKEN_BYTES = LAYERS * 2 * HEADS * SIZE * 4

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from raytune_llm.compat import attention_implementation
-from raytune_llm.models.attention import FULL_ATTENTION
+from raytune_llm.models.attention import FULL_ATTENTION, MASKLESS
 
 SLIDING_ATTENTION = "sliding_attention"
 
@@ -35,7 +35,7 @@ class Masks:
     def __init__(self, model: Any) -> None:
         self._kinds = sorted(attention_kinds(model))
         self._window: Any = getattr(model.config.get_text_config(), "sliding_window", None)
-        self.is_additive = attention_implementation(model) in ("sdpa", "eager")
+        self.is_additive = attention_implementation(model) in ("sdpa", "eager", MASKLESS)
         """Whether the model takes a bias; other implementations want 0 and 1, and read them on the host."""
         self._zero = torch.zeros((), dtype=model.dtype, device=model.device)
         # the lowest finite number: softmax of a row of only -inf is NaN
