@@ -3,8 +3,9 @@ what HTTP and Ray Serve cost on top of it.
 
     python benchmarks/serve.py                  all of it, in interleaved rounds of one run; about two minutes
     python benchmarks/serve.py --engine-only    without HTTP and Ray Serve
+    python benchmarks/serve.py --base FOLDER    another base than the embedded one
 
-16 requests at once over 8 random adapters of rank 8 on the embedded base, 32 tokens each, no early end, greedy.
+16 requests at once over 8 random adapters of rank 8, 32 tokens each, no early end, greedy.
 
     adapters        this engine, all adapters in one batch
     merged          the same load on one merged model through the same engine without adapters
@@ -27,6 +28,7 @@ import asyncio
 import json
 import os
 import platform
+import resource
 import statistics
 import sys
 import tempfile
@@ -81,8 +83,9 @@ def write_adapters(base: Base, root: Path) -> list[Path]:
 class World:
     """The base, its adapters, and what each side needs."""
 
-    def __init__(self, root: Path) -> None:
-        self.base: Base = config.load("train", ["model=demo", "data=demo_sarcasm"]).model
+    def __init__(self, root: Path, base: Path) -> None:
+        chosen = ["model=demo"] if base == demo_path("base") else ["model=hub", f"model.name_or_path={base}"]
+        self.base: Base = config.load("train", [*chosen, "data=demo_sarcasm"]).model
         self.folders = write_adapters(self.base, root)
         merged = root / "merged"
         load_tuned(self.folders[0], self.base).merge_and_unload().save_pretrained(merged)
@@ -250,8 +253,8 @@ def card(base: Base) -> Card:
     )
 
 
-def run(folder: Path, *, rounds: int, threads: int, engine_only: bool) -> dict[str, Any]:
-    world = World(folder)
+def run(folder: Path, base: Path, *, rounds: int, threads: int, engine_only: bool) -> dict[str, Any]:
+    world = World(folder, base)
     torch.set_num_threads(threads)
     if engine_only:
         return compare(world, {}, rounds)
@@ -272,13 +275,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="alternations of the sides")
     parser.add_argument("--threads", type=int, default=1, help="torch's threads in this process")
     parser.add_argument("--engine-only", action="store_true", help="without HTTP and Ray Serve")
+    parser.add_argument("--base", type=Path, default=demo_path("base"))
     options = parser.parse_args()
-    print(f"base: {demo_path('base')}", file=sys.stderr)
+    print(f"base: {options.base}", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="raytune_llm_", ignore_cleanup_errors=True) as folder:
-        found = run(Path(folder), rounds=options.rounds, threads=options.threads, engine_only=options.engine_only)
+        sizes = {"rounds": options.rounds, "threads": options.threads, "engine_only": options.engine_only}
+        found = run(Path(folder), options.base, **sizes)
     print(tables(found))
     about = {
         "benchmark": "serve",
+        "base": options.base.name,
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "machine": platform.machine(),
         "threads": options.threads,
         "torch": torch.__version__,

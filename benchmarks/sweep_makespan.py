@@ -3,17 +3,18 @@
     python benchmarks/sweep_makespan.py                                   the embedded base and data
     python benchmarks/sweep_makespan.py --base stories260K=PATH --data TRAIN.jsonl EVAL.jsonl
     python benchmarks/sweep_makespan.py --base random-10m                 a random Llama of about 10 M parameters
+    python benchmarks/sweep_makespan.py --base smollm2=PATH --data … --steps 25 50 100 --dtype bfloat16
     python benchmarks/sweep_makespan.py --decompose                       the steps between the sides, too
 
-16 configurations (adapter sizes 1, 4, 8, 16 × four learning rates) × steps 50, 100, 200; batch 8; at most 128 tokens;
-64 eval rows every 25 steps; ASHA from 25 steps on, by 3; constant rate after 10 steps; 2 cores in all.
+16 configurations (adapter sizes 1, 4, 8, 16 × four learning rates) × steps 50, 100, 200 (--steps); batch 8; at most 128
+tokens; 64 eval rows every 25 steps; ASHA from 25 steps on, by 3; constant rate after 10 steps; 2 cores in all.
 
     usual     Ray Tune + ASHA, one process a trial, two at a time with one thread each: TRL's SFTTrainer on a PEFT
               model, given the records as its documentation does, an adapter saved at every evaluation, steps an axis
               of the grid (48 trials)
-    careful   the same with warm processes (reuse_actors), records tokenized once for all, and the steps folded into one
-              run of each configuration
-    ours      jobs/sweep.py up to its leaderboard
+    careful   the same with warm processes (reuse_actors), records tokenized once for all, the steps folded into one
+              run of each configuration, and the base in --dtype
+    ours      jobs/sweep.py up to its leaderboard, the base in --dtype
 
 Each run is a fresh process, from the interpreter's start to the last trial's end, Ray's start included; sides take
 turns. CPU seconds are those of all its processes. The best adapter of each side is scored once more by one scorer on
@@ -37,16 +38,16 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "RAYTUNE_LLM_BENCHMARK_RUN"
-SIZES, RATES, STEPS = (1, 4, 8, 16), (0.3, 1.0, 3.0, 10.0), (50, 100, 200)
+SIZES, RATES = (1, 4, 8, 16), (0.3, 1.0, 3.0, 10.0)
 BATCH_SIZE, MAX_TOKENS, EVAL_ROWS, EVAL_EVERY, WARMUP = 8, 128, 64, 25, 10
 GRACE_STEPS, REDUCTION_FACTOR = 25, 3
 SIDES = {
-    "usual": {"side": "tune"},
+    "usual": {"side": "tune", "dtype": "float32"},
     "careful": {"side": "tune", "warm": True, "tokenized": True, "folded": True},
     "ours": {"side": "ours"},
 }
 BETWEEN = {
-    "warm": {"side": "tune", "warm": True},
+    "warm": {"side": "tune", "dtype": "float32", "warm": True},
     "ours, not packed": {"side": "ours", "own_overrides": ["sweep/backend=ray_train"]},
     "ours, no early stopping": {"side": "ours", "own_overrides": ["sweep/scheduler=none"]},
 }
@@ -57,6 +58,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", default="demo", help="demo, random-10m, or NAME=FOLDER")
     parser.add_argument("--data", nargs=2, metavar=("TRAIN", "EVAL"), default=None)
+    parser.add_argument("--steps", nargs="+", type=int, default=[50, 100, 200], help="steps in the grid, ascending")
+    parser.add_argument("--dtype", default="float32", help="of the frozen base, but for the usual set-up")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--sides", nargs="+", choices=[*SIDES, *BETWEEN], default=None)
     parser.add_argument("--decompose", action="store_true")
@@ -68,7 +71,8 @@ def main() -> None:
     sides = arguments.sides or [*SIDES, *(BETWEEN if arguments.decompose else ())]
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory(prefix="makespan-") as folder:
-        common = prepared(arguments.base, arguments.data, Path(folder))
+        common = prepared(arguments.base, arguments.data, arguments.steps, Path(folder))
+        common["dtype"] = arguments.dtype
         for index in range(arguments.rounds):
             for place, side in enumerate(sides):
                 task = {**common, **{**SIDES, **BETWEEN}[side], "home": f"{folder}/{index}-{place}"}
@@ -77,7 +81,7 @@ def main() -> None:
     conclude(arguments.base, runs)
 
 
-def prepared(base: str, data: list[str] | None, folder: Path) -> dict[str, Any]:
+def prepared(base: str, data: list[str] | None, steps: list[int], folder: Path) -> dict[str, Any]:
     """What every side is given: the base, the records, and for TRL's sake their tokens."""
     from raytune_llm.data.demo import path as demo
     from raytune_llm.jobs.config import load
@@ -95,7 +99,7 @@ def prepared(base: str, data: list[str] | None, folder: Path) -> dict[str, Any]:
         *("model=demo" if name == "demo" else "model=hub", f"model.name_or_path={path}", "model.dtype=float32"),
         *(f"data.train={train}", f"data.eval={folder}/eval.jsonl", f"data.max_tokens={MAX_TOKENS}"),
         *(f"tuning.batch_size={BATCH_SIZE}", f"tuning.eval_every={EVAL_EVERY}", f"tuning.warmup_steps={WARMUP}"),
-        *("tuning.early_stopping.patience=null", f"tuning.steps={STEPS[-1]}"),
+        *("tuning.early_stopping.patience=null", f"tuning.steps={steps[-1]}"),
     ]
     job = load("train", overrides)
     examples = prepare(job).examples
@@ -110,7 +114,7 @@ def prepared(base: str, data: list[str] | None, folder: Path) -> dict[str, Any]:
         lines = [json.dumps({"prompt": r["input_text"] + "\n", "completion": r["output_text"]}) for r in records]
         (folder / f"{split}-texts.jsonl").write_text("\n".join(lines))
     rate = job.model.recommended_rate()
-    return {"base": path, "data": str(folder), "overrides": overrides, "rate": rate}
+    return {"base": path, "data": str(folder), "overrides": overrides, "rate": rate, "steps": steps}
 
 
 def random_llama(folder: Path, tokenizer: Path) -> Path:
@@ -194,12 +198,13 @@ def run_ours(task: dict[str, Any]) -> None:
     from raytune_llm.sweep.plan import make_plan
     from raytune_llm.sweep.tables import leaderboard_table
 
-    space = {"steps": STEPS, "learning_rate_multiplier": RATES, "adapter_size": SIZES}
+    space = {"steps": task["steps"], "learning_rate_multiplier": RATES, "adapter_size": SIZES}
     axes = [f"sweep.space.tuning.{key}={list(values)}" for key, values in space.items()]
     asha = [f"sweep.scheduler.grace_steps={GRACE_STEPS}", f"sweep.scheduler.reduction_factor={REDUCTION_FACTOR}"]
     own = task.get("own_overrides", [])
     scheduler = [] if any("scheduler" in override for override in own) else asha
-    job = load("sweep", [*task["overrides"], *axes, *scheduler, f"home={task['home']}", *own])
+    dtype = f"model.dtype={task['dtype']}"
+    job = load("sweep", [*task["overrides"], dtype, *axes, *scheduler, f"home={task['home']}", *own])
     planned = make_plan(job.trial_config(), job.sweep.axes())
     started = prepare_job(job)
     prepared = started.prepared
@@ -220,8 +225,9 @@ def run_tune(task: dict[str, Any]) -> None:
 
     tokens = json.loads(Path(task["data"], "tokens.json").read_text()) if task.get("tokenized") else None
     ray.init("local", num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
-    trainable = tune.with_parameters(trl_trial, base=task["base"], data=task["data"], tokens=tokens)
-    steps = STEPS[-1:] if task.get("folded") else STEPS
+    sources = {"base": task["base"], "data": task["data"], "dtype": task["dtype"]}
+    trainable = tune.with_parameters(trl_trial, tokens=tokens, **sources)
+    steps = task["steps"][-1:] if task.get("folded") else task["steps"]
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": 1}),
         param_space={
@@ -233,7 +239,10 @@ def run_tune(task: dict[str, Any]) -> None:
             metric="eval_loss",
             mode="min",
             scheduler=ASHAScheduler(
-                time_attr="step", max_t=STEPS[-1] + 1, grace_period=GRACE_STEPS, reduction_factor=REDUCTION_FACTOR
+                time_attr="step",
+                max_t=task["steps"][-1] + 1,
+                grace_period=GRACE_STEPS,
+                reduction_factor=REDUCTION_FACTOR,
             ),
             reuse_actors=bool(task.get("warm")),
         ),

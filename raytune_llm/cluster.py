@@ -159,6 +159,17 @@ def total_gpus() -> float:
     return float(ray.cluster_resources().get("GPU", 0))
 
 
+def cpus_for_a_run(num_workers: int, use_gpu: bool) -> float:
+    """CPUs for each worker of a run that has the cluster to itself: all of the smallest node's, shared out among the
+    workers; 1 next to a GPU."""
+    import ray
+
+    if use_gpu:
+        return 1.0
+    counts = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    return float(max(1, min((count for count in counts if count >= 1), default=1) // num_workers))
+
+
 def uses_gpu(
     requested: bool | None,
     *,

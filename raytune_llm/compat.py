@@ -160,6 +160,11 @@ def attention_implementation(model: PreTrainedModel) -> str | None:
     return model.config._attn_implementation
 
 
+def supports_sdpa(model: PreTrainedModel) -> bool:
+    """Whether transformers runs a model's attention by torch's scaled_dot_product_attention. transformers 5.23."""
+    return bool(model._supports_sdpa)
+
+
 def is_stateful(model: Any) -> bool:
     """Whether a model keeps a recurrent state in place of a key-value cache. transformers 5.23."""
     return bool(getattr(model, "_is_stateful", False))

@@ -186,6 +186,15 @@ def test_has_architecture():
     assert compat.has_architecture(AutoModelForSeq2SeqLM, T5Config())
 
 
+def test_supports_sdpa():
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, T5GemmaConfig, T5GemmaForConditionalGeneration
+
+    with torch.device("meta"):
+        assert compat.supports_sdpa(LlamaForCausalLM(LlamaConfig(num_hidden_layers=1)))
+        assert not compat.supports_sdpa(T5GemmaForConditionalGeneration(T5GemmaConfig()))
+
+
 def test_hub_commit(tmp_path, monkeypatch):
     from transformers import LlamaConfig
 

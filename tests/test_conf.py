@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
@@ -89,6 +90,26 @@ def test_every_root_has_a_job_and_loads(root):
 def test_every_option_loads(group, option):
     job = load("sweep", given("sweep", f"{group}={option}", *EXTRA.get((group, option), [])))
     assert build(JOBS["sweep"], describe(job)) == job
+
+
+PRESETS = sorted(file.stem for file in (CONF / "model").glob("*.yaml") if file.stem not in ("hub", "demo"))
+"""Bases of the hub."""
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_base_of_the_hub_says_what_it_is(name):
+    """Parameters, hidden size, context, licence, and the rate that its hidden size gives."""
+    text = (CONF / "model" / f"{name}.yaml").read_text()
+    stated = re.match(
+        r"# [\d.]+ [MB] parameters, (?:encoder-decoder, )?hidden size (\d+), context [\d,]+ tokens; "
+        r".+, (?:open to all|gated on the hub)\.\n",
+        text,
+    )
+    rate = re.search(r"^# Recommended rate by hidden size: (\S+)\.$", text, re.MULTILINE)
+    assert stated and rate, text
+    base = load("train", [f"model={name}", "data=demo_sarcasm"]).model
+    base.__dict__["facts"] = SimpleNamespace(hidden_size=int(stated[1]))
+    assert float(rate[1]) == float(f"{base.recommended_rate():.1e}")
 
 
 def reachable(declared, seen):

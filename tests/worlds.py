@@ -18,13 +18,20 @@ from transformers import (
     Qwen2ForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
+    T5GemmaConfig,
+    T5GemmaForConditionalGeneration,
 )
 
 from raytune_llm.data.records import Preference, Rationale, Supervised
 from raytune_llm.jobs.precompute import FrozenModels, Precomputed, precompute
 from raytune_llm.jobs.prepare import prepare
+from raytune_llm.jobs.publish import make_card
 from raytune_llm.jobs.schema import TrainJob
-from raytune_llm.training.config import Trial, TrialSpec
+from raytune_llm.stores.card import Version
+from raytune_llm.stores.registry import Registry
+from raytune_llm.training.config import Outcome, Trial, TrialSpec
+from raytune_llm.training.objective import Report
+from raytune_llm.training.trial import WorkerContext, fit
 
 WORDS = [
     "red",
@@ -115,7 +122,17 @@ def t5(vocab_size: int) -> T5ForConditionalGeneration:
     )
 
 
-SHAPES = {"llama": llama, "qwen": qwen, "t5": t5}
+def t5gemma(vocab_size: int) -> T5GemmaForConditionalGeneration:
+    """An encoder-decoder base without sdpa, that names no token to start the decoder with but its BOS."""
+    sizes = {"vocab_size": vocab_size, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "query_pre_attn_scalar": 8}
+    limits = {"max_position_embeddings": 128, "sliding_window": 10, "initializer_range": 0.2}
+    ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+    half = sizes | heads | limits | ids
+    return T5GemmaForConditionalGeneration(T5GemmaConfig(encoder=half, decoder=half, vocab_size=vocab_size, **ids))
+
+
+SHAPES = {"llama": llama, "qwen": qwen, "t5": t5, "t5gemma": t5gemma}
 
 
 def write_base(folder: Path, shape: str) -> Path:
@@ -179,3 +196,35 @@ def precomputed(job: TrainJob) -> Precomputed:
         max_examples=job.evaluation.max_examples,
         seed=job.seed,
     )
+
+
+class Silent:
+    """A tracker's run that keeps nothing."""
+
+    def log(self, step, metrics): ...
+
+    def finish(self, summary, failed): ...
+
+
+def trained(job: TrainJob, folder: Path) -> Path:
+    """What a trial of the job leaves as its best."""
+    folder.mkdir(parents=True)
+    fit(
+        spec_of(job),
+        precomputed(job).examples,
+        WorkerContext(folder, 0, 1, False),
+        report=lambda *_: None,
+        run=Silent(),
+        progress=lambda *_: None,
+        resume=None,
+    )
+    return folder / "checkpoint" / "best"
+
+
+def published(job: TrainJob, files: Path) -> Version:
+    """A version of a job's name with these files, as if it had been compared."""
+    best = Report(step=1, metrics={job.method.metric: 0.5, "train/loss": 0.5})
+    outcome = Outcome(
+        trial=Trial(id="t", values={}), reports=(best,), best=best, checkpoint=str(files), seconds=0.0, ended="complete"
+    )
+    return Registry(job.registry_dir).publish(job.name, files, make_card(job, prepare(job), outcome, {}, None))

@@ -31,9 +31,11 @@ def run_trl(task: dict[str, Any]) -> None:
     arguments = {"eval_steps": task["every"], "use_cpu": not on_gpu, "bf16": on_gpu, "warmup_steps": 10}
     arguments |= {"dataloader_pin_memory": on_gpu}
     trainable = tune.with_parameters(
-        trl_trial, base=task["base"], data=task["data"], tokens=tokens, dtype="bfloat16", arguments=arguments
+        trl_trial, base=task["base"], data=task["data"], tokens=tokens, dtype=task["dtype"], arguments=arguments
     )
-    configs = [{"rank": rank, "learning_rate": rate * task["rate"], "steps": task["steps"]} for rank, rate in points]
+    configs = [
+        {"rank": rank, "learning_rate": rate * task["rate"], "steps": task["steps"][-1]} for rank, rate in points
+    ]
     resources = {"cpu": CORES_A_TRIAL} | ({"gpu": 1 / at_once} if on_gpu else {})
     results = tune.Tuner(
         tune.with_resources(lambda point: trainable(point["trial"]), resources),

@@ -60,7 +60,7 @@ def prepared(step: Step) -> dict[str, Any]:
     write_records(step.scratch, base, length)
     steps, every = (4, 2) if step.smoke else (STEPS, EVAL_EVERY)
     overrides = [
-        *("model=hub", f"model.name_or_path={base}", "model.dtype=bfloat16"),
+        *("model=hub", f"model.name_or_path={base}"),
         *(f"data.train={step.scratch}/train.jsonl", f"data.eval={step.scratch}/eval.jsonl"),
         *(f"data.max_tokens={length}", "tuning.batch_size=8", f"tuning.steps={steps}", f"tuning.eval_every={every}"),
         *("tuning.warmup_steps=10", "tuning.early_stopping.patience=null"),
@@ -80,7 +80,8 @@ def prepared(step: Step) -> dict[str, Any]:
         "rate": job.model.recommended_rate(),
         "overrides": overrides,
         "own_overrides": own_overrides(step, steps),
-        "steps": steps,
+        "steps": [steps],
+        "dtype": "bfloat16",
         "every": every,
         "trials": 2 if step.smoke else TRIALS,
         "waves": 1 if step.smoke else 2,

@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 
 from raytune_llm.errors import InputError
 from raytune_llm.models.batches import run_batches
-from raytune_llm.models.forward import inference, unwrapped
+from raytune_llm.models.forward import decoder_start, inference, unwrapped
 
 
 def generate(
@@ -129,12 +129,11 @@ def _plain(model: Any) -> Iterator[dict[str, int]]:
         owner for owner in {id(m): m for m in (model, unwrapped(model))}.values() if "generation_config" in vars(owner)
     ]
     found = [owner.generation_config for owner in owners]
-    starts = [getattr(config, "decoder_start_token_id", None) for config in (*found, unwrapped(model).config)]
-    start = next((token for token in starts if token is not None), None)
+    start = {"decoder_start_token_id": decoder_start(model)} if model.config.is_encoder_decoder else {}
     try:
         for owner in owners:
             owner.generation_config = GenerationConfig()
-        yield {} if start is None else {"decoder_start_token_id": start}
+        yield start
     finally:
         for owner, config in zip(owners, found, strict=True):
             owner.generation_config = config

@@ -74,8 +74,9 @@ def systems_of(job: TrainJob, registry: Registry, tuned: str) -> Systems:
     others: dict[str, str | None] = {"base": None}
     if (champion := champion_of(registry, job)) is not None:
         others["champion"] = champion.path
-    if (initial := job.method.needs.init_adapter) is not None:
-        others["initial"] = registry.resolve(initial).path
+    if (reference := job.method.needs.init_adapter) is not None:
+        initial = registry.resolve(reference).path
+        others |= {"initial": initial} if initial not in others.values() else {}
     return others | {"tuned": tuned}
 
 

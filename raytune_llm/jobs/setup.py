@@ -68,6 +68,9 @@ def start(job: J, check: Callable[[], None] = lambda: None, prepared: Prepared |
     bundles = [scaling.worker_resources(use_gpu=True)] * scaling.num_workers
     use_gpu = cluster.uses_gpu(scaling.use_gpu, bundles=bundles, wait_seconds=scaling.wait_seconds)
     check_gpu(job.method.needs, use_gpu)
+    note = None if use_gpu else job.model.cpu_dtype_note()
+    if note is not None:
+        print(note, flush=True)
     return Started(job, found, use_gpu, sys.stderr.isatty(), of_stages)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
+from raytune_llm import cluster
 from raytune_llm.errors import worker_input_errors
 from raytune_llm.jobs import summary
 from raytune_llm.jobs.schema import TrainJob
@@ -39,6 +40,8 @@ def after_stages(started: Started[J]) -> Started[J]:
     from raytune_llm.jobs.stage_jobs import finished, inherited, stage_job
 
     job, earlier = inherited(started.job), []
+    if (initial := job.method.needs.init_adapter) is not None:
+        print(f"continuing in {initial}, whose size and settings are inherited: adapter_size={job.tuning.adapter_size}")
     stages = job.method.needs.stages
     for place, stage in enumerate(stages, start=1):
         own = stage_job(job, stage)
@@ -76,6 +79,7 @@ def train_version(started: Started[J]) -> tuple[Outcome, PublishResult]:
             use_gpu=started.use_gpu,
             group=None,
             interactive=started.interactive,
+            cpus=job.scaling.cpus_per_worker or cluster.cpus_for_a_run(job.scaling.num_workers, started.use_gpu),
         )
         outcome = run_trial(setup)
         parent = job.method.needs.init_adapter

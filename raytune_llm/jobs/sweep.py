@@ -45,7 +45,7 @@ def run_sweep(job: SweepJob) -> PublishResult:
             job.with_values(planned.values(won.trial.values)),
             prepared,
             won,
-            parent=f"{job.name}/{job.run}",
+            parent=job.method.needs.init_adapter or f"{job.name}/{job.run}",
             use_gpu=started.use_gpu,
         )
     print(summary.of_sweep(job, outcomes, won, published, started.earlier), flush=True)

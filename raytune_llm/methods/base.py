@@ -86,8 +86,8 @@ class Needs:
     teacher: str | None = None
     """NAME@VERSION of the registry, or a base; null = this job's base without an adapter."""
     init_adapter: str | None = None
-    """The method's own field of this name. NAME@VERSION of the registry: the adapter in which training continues, which
-    is also the reference; null = a new adapter on the base, and the base is the reference."""
+    """The method's own field of this name. NAME@VERSION of the registry: the adapter in which training continues, and
+    the reference of methods that have one; null = a new adapter on the base, and the base is the reference."""
     stages: tuple[Stage, ...] = ()
     """Trained first, in this order."""
     shared_keys: tuple[str, ...] = ()

@@ -20,6 +20,7 @@ from raytune_llm.data.records import Rationale, Record, Text
 from raytune_llm.errors import InputError, require
 from raytune_llm.evaluation.terms import Better, Term
 from raytune_llm.methods.base import Needs
+from raytune_llm.methods.common.adapter_init import AdapterInit
 from raytune_llm.methods.common.loss_terms import LossTermsMethod
 from raytune_llm.models.outputs import Outputs
 
@@ -27,13 +28,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from raytune_llm.data.tokens import Tokens
-    from raytune_llm.methods.base import CheckContext
 
 FIELDS = ("label", "rationale")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DSS(LossTermsMethod):
+class DSS(AdapterInit, LossTermsMethod):
     """Learn labels and the reasons for them as two tasks."""
 
     metric: str
@@ -51,14 +51,6 @@ class DSS(LossTermsMethod):
     """Target of the rationale task: a template of {rationale}; {label} for a control without reasons."""
 
     records = (Rationale,)
-    needs = Needs(
-        shared_keys=(
-            "method.label_prefix",
-            "method.rationale_prefix",
-            "method.label_target",
-            "method.rationale_target",
-        )
-    )
 
     def __post_init__(self) -> None:
         require(0 <= self.alpha <= 1, "method.alpha", self.alpha, "0 ≤ alpha ≤ 1")
@@ -81,8 +73,12 @@ class DSS(LossTermsMethod):
             "a template with {rationale} or {label}",
         )
 
-    def check(self, context: CheckContext) -> None:
-        """Any base and any of its records will do."""
+    @property
+    def needs(self) -> Needs:
+        tasks = ("label_prefix", "rationale_prefix", "label_target", "rationale_target")
+        return Needs(
+            init_adapter=self.init_adapter, shared_keys=(*self.init_keys, *(f"method.{name}" for name in tasks))
+        )
 
     def encode(self, record: Record, tokens: Tokens) -> Example | None:
         assert isinstance(record, Rationale)

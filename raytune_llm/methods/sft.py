@@ -18,27 +18,28 @@ from raytune_llm.data.question import question
 from raytune_llm.data.records import Chat, Preference, Record, Supervised, Text
 from raytune_llm.evaluation.terms import Better, Term
 from raytune_llm.methods.base import Needs, TrainerConfig
+from raytune_llm.methods.common.adapter_init import AdapterInit
 from raytune_llm.models.outputs import Outputs
 
 if TYPE_CHECKING:
     from transformers import Trainer
 
     from raytune_llm.data.tokens import Tokens
-    from raytune_llm.methods.base import CheckContext, TrainerInputs
+    from raytune_llm.methods.base import TrainerInputs
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFT:
+class SFT(AdapterInit):
     """Learn to answer as the records do."""
 
     metric: str
     """The eval metric that stops, ranks and selects trials."""
 
     records = (Supervised, Chat, Preference)
-    needs = Needs()
 
-    def check(self, context: CheckContext) -> None:
-        """Any base and any of its records will do."""
+    @property
+    def needs(self) -> Needs:
+        return Needs(init_adapter=self.init_adapter, shared_keys=self.init_keys)
 
     def encode(self, record: Record, tokens: Tokens) -> Example | None:
         if isinstance(record, Chat):

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raytune_llm.compat import has_architecture, hub_commit
+from raytune_llm.compat import has_architecture, hub_commit, supports_sdpa
 from raytune_llm.data.demo import path as demo_path
 from raytune_llm.errors import InputError, first_line
 from raytune_llm.models.eos import EosToken, find_eos
@@ -46,7 +46,8 @@ class Base:
     revision: str | None
     """Hub branch, tag or commit; null = main."""
     dtype: DType
-    """Precision of the frozen weights; auto = bfloat16 on a GPU that has it, else float32."""
+    """Precision of the frozen weights; auto = bfloat16 on a GPU that has it, and on a CPU that multiplies faster in it
+    for bases of at least 30 M parameters; else float32. Adapters, moments and losses are float32 in any case."""
     learning_rate: float | None
     """Recommended peak AdamW rate for a LoRA adapter on this base; null = by hidden size (see the module's formula)."""
     attention: str
@@ -122,9 +123,9 @@ class Base:
         from transformers import AutoConfig
         from transformers.utils import logging
 
-        from raytune_llm.models.attention import avoid_planned_attention
+        from raytune_llm.models.attention import prepare_attention
 
-        avoid_planned_attention()
+        prepare_attention()
         logging.disable_progress_bar()
         config = AutoConfig.from_pretrained(self.name_or_path, revision=self.revision)
         options: dict[str, Any] = {"revision": self.revision, **self.weight_options(device)}
@@ -140,13 +141,36 @@ class Base:
 
     def resolved(self, device: str) -> Base:
         """This base with the dtype that auto means on a device, to be loaded in it elsewhere."""
-        return replace(self, dtype=DType(str(torch_dtype(self.dtype, device)).removeprefix("torch.")))
+        return replace(self, dtype=DType(str(self.torch_dtype(device)).removeprefix("torch.")))
+
+    def torch_dtype(self, device: str) -> Any:
+        """The torch.dtype of its weights on a device, cpu or cuda, on which auto depends."""
+        import torch
+
+        from raytune_llm.models.cpu_dtype import prefers_bf16
+
+        if self.dtype is not DType.auto:
+            return getattr(torch, self.dtype.value)
+        if torch.device(device).type == "cuda":
+            has_bf16 = torch.cuda.is_bf16_supported()
+        else:
+            has_bf16 = prefers_bf16(self.facts.hidden_size, self.facts.num_parameters)
+        return torch.bfloat16 if has_bf16 else torch.float32
+
+    def cpu_dtype_note(self) -> str | None:
+        """What auto means on this CPU and why, in a line; None where it could mean nothing else."""
+        from raytune_llm.models.cpu_dtype import SMALLEST_BASE, bf16_gain
+
+        if self.dtype is not DType.auto or self.facts.num_parameters < SMALLEST_BASE:
+            return None
+        name, gain = str(self.torch_dtype("cpu")).removeprefix("torch."), bf16_gain(self.facts.hidden_size)
+        return f"model.dtype=auto: {name} (this CPU multiplies {gain:.1f}× as fast in bfloat16 as in float32)"
 
     def weight_options(self, device: str) -> dict[str, Any]:
         """The arguments of from_pretrained that load weights onto a device without a detour through CPU memory, also
         those of a model that was tuned from this base as a whole."""
         return {
-            "dtype": torch_dtype(self.dtype, device),
+            "dtype": self.torch_dtype(device),
             "attn_implementation": self.attention,
             "use_safetensors": True,
             **self.from_pretrained,
@@ -184,16 +208,6 @@ class Facts:
         return requested
 
 
-def torch_dtype(dtype: DType, device: str) -> Any:
-    """The torch.dtype on a device, cpu or cuda, on which auto depends."""
-    import torch
-
-    if dtype is not DType.auto:
-        return getattr(torch, dtype.value)
-    on_gpu = torch.device(device).type == "cuda"
-    return torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
-
-
 def linear_targets(model: PreTrainedModel) -> list[str]:
     """Full names of the linear layers that take an adapter: all but the output head, or a reward model's."""
     from torch import nn
@@ -228,7 +242,7 @@ def read_facts(base: Base) -> Facts:
 
 def skeleton(base: Base, *, score: bool = False) -> PreTrainedModel:
     """The model without weights, with `score` as a reward model. Raises InputError naming model.name_or_path when there
-    is none, or none of a known shape."""
+    is none, or none of a known shape, and for sdpa where it has none."""
     import torch
     from transformers import AutoConfig
 
@@ -254,7 +268,10 @@ def skeleton(base: Base, *, score: bool = False) -> PreTrainedModel:
     if score:
         config.num_labels = 1
     with torch.device("meta"):
-        return auto.from_config(config)
+        model = auto.from_config(config)
+    if base.attention == "sdpa" and not supports_sdpa(model):
+        raise InputError(f"model.attention=sdpa: transformers has none for {type(model).__name__}; set it to eager")
+    return model
 
 
 def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
@@ -281,9 +298,8 @@ def _num_layers(config: PretrainedConfig) -> int:
 
 
 def _context(config: PretrainedConfig) -> int | None:
-    if config.is_encoder_decoder and not hasattr(config, "max_position_embeddings"):
-        return getattr(config, "n_positions", None)
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+    found = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return getattr(config, "n_positions", None) if found is None else found
 
 
 def _require_model_folder(name_or_path: str) -> None:

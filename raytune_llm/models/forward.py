@@ -128,6 +128,17 @@ def unwrapped(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def decoder_start(model: Any) -> int:
+    """The token that the decoder of an encoder-decoder model reads first: the one that its configs name, else the one
+    that it puts before labels itself."""
+    owner = unwrapped(model)
+    named = [getattr(config, "decoder_start_token_id", None) for config in (owner.generation_config, owner.config)]
+    if found := [token for token in named if token is not None]:
+        return int(found[0])
+    labels = torch.zeros(1, 1, dtype=torch.long, device=owner.device)
+    return int(owner.prepare_decoder_input_ids_from_labels(labels=labels)[0, 0])
+
+
 def _causal_logits(model: Any, inputs: dict[str, Any], *, predicts: Tensor) -> tuple[Any, Tensor]:
     """What the model returns, and logits (labels that count, V) at the positions that predict them; predicts is
     boolean, (B, T)."""

@@ -122,5 +122,5 @@ class Card:
     """A few prompts of the eval set, for the parity check of a deployment: text, or a list of {role, content}."""
     code_version: str
     parent: str | None = None
-    """Name of the sweep or the version it came from."""
+    """The version in which its training continued; else the sweep that it won, as NAME/RUN."""
     created: str = dataclasses.field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))

@@ -102,6 +102,10 @@ def _local_engine(fields: dict[str, Any]) -> dict[str, Any]:
     return fields | {"cache_bytes": None}
 
 
+def _new_adapter(fields: dict[str, Any]) -> dict[str, Any]:
+    return fields | {"init_adapter": None}
+
+
 def _top_k(fields: dict[str, Any]) -> dict[str, Any]:
     return _renamed(fields, num_candidates="teacher_top_k")
 
@@ -146,6 +150,8 @@ UPGRADES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "Auto": _packed,
     "Packed": _packed,
     "LocalEngine": _local_engine,
+    "SFT": _new_adapter,
+    "DSS": _new_adapter,
     "Distill": _top_k,
     "DistillAverage": _top_k,
     "DistillOnPolicy": _top_k,

@@ -51,7 +51,7 @@ class PackedRunner:
         self.config, self.plan = inputs.config, inputs.plan
         num_devices, fill = devices(inputs)
         num_actors, wanted = layout(inputs.num_trials, num_devices=num_devices, slots=slots, fill=fill)
-        cpus = self.config.scaling.cpus_per_worker
+        cpus = self.config.scaling.cpus_in_sweep
         actor = ray.remote(PackActor).options(
             num_cpus=max(0.0, cpus - 0.1),
             num_gpus=1 if inputs.use_gpu else 0,
@@ -92,7 +92,7 @@ def devices(inputs: RunnerInputs) -> tuple[int, int]:
     """(GPUs, or groups of CPUs, that the cluster has; trials that fill one)."""
     total = ray.cluster_resources()
     if not inputs.use_gpu:
-        return int(total["CPU"] // inputs.config.scaling.cpus_per_worker), 1
+        return int(total["CPU"] // inputs.config.scaling.cpus_in_sweep), 1
     examples = ray.get(inputs.examples).train
     return int(total["GPU"]), trials_that_fill_a_gpu(inputs.config, inputs.plan, examples)
 

@@ -50,6 +50,7 @@ def run_one(
         use_gpu=use_gpu,
         group=group,
         interactive=False,
+        cpus=config.scaling.cpus_in_sweep,
     )
     if config.scaling.num_workers > 1:
         from ray.tune.integration.ray_train import TuneReportCallback
@@ -75,7 +76,7 @@ def concurrency(scaling: Scaling, use_gpu: bool) -> int | None:
     if scaling.num_workers == 1:
         return None
     total = ray.cluster_resources()
-    fits = total["CPU"] // (scaling.num_workers * scaling.cpus_per_worker)
+    fits = total["CPU"] // (scaling.num_workers * scaling.cpus_in_sweep)
     if use_gpu:
         fits = min(fits, total["GPU"] // scaling.num_workers)
     return max(1, int(fits))

@@ -108,8 +108,9 @@ class Scaling:
     copy of the base of its own; memory isn't divided, so all of them must fit. Below 1 trials aren't packed."""
     wait_seconds: float
     """Longest time to wait for a GPU node that the cluster's autoscaler starts; ≥ 0."""
-    cpus_per_worker: float
-    """CPUs reserved for each worker; > 0."""
+    cpus_per_worker: float | None
+    """CPUs that each worker reserves and computes with; > 0, or null: 1 in a sweep and next to a GPU, else all of a
+    node's, shared out among a run's workers."""
     max_failures: int
     """Times a trial whose worker or node died is resumed from its last checkpoint; -1 = always."""
     gradient_checkpointing: bool
@@ -120,7 +121,8 @@ class Scaling:
 
     def __post_init__(self) -> None:
         require(self.num_workers >= 1, "scaling.num_workers", self.num_workers, "≥ 1")
-        require(self.cpus_per_worker > 0, "scaling.cpus_per_worker", self.cpus_per_worker, "> 0")
+        cpus = self.cpus_per_worker
+        require(cpus is None or cpus > 0, "scaling.cpus_per_worker", cpus, "> 0 or null")
         require(self.max_failures >= -1, "scaling.max_failures", self.max_failures, "≥ -1")
         require(0 < self.gpus_per_worker <= 1, "scaling.gpus_per_worker", self.gpus_per_worker, "> 0 and ≤ 1")
         one_each = self.num_workers == 1 or self.gpus_per_worker == 1
@@ -128,9 +130,14 @@ class Scaling:
         require(one_each, "scaling.gpus_per_worker", self.gpus_per_worker, limit)
         require(self.wait_seconds >= 0, "scaling.wait_seconds", self.wait_seconds, "≥ 0")
 
-    def worker_resources(self, *, use_gpu: bool) -> dict[str, float]:
-        """What each worker reserves, by Ray's names."""
-        return {"CPU": self.cpus_per_worker, **({"GPU": self.gpus_per_worker} if use_gpu else {})}
+    @property
+    def cpus_in_sweep(self) -> float:
+        """CPUs of each worker of a sweep's trial."""
+        return 1.0 if self.cpus_per_worker is None else self.cpus_per_worker
+
+    def worker_resources(self, *, use_gpu: bool, cpus: float | None = None) -> dict[str, float]:
+        """What each worker reserves, by Ray's names; `cpus`: in place of those in a sweep."""
+        return {"CPU": cpus or self.cpus_in_sweep, **({"GPU": self.gpus_per_worker} if use_gpu else {})}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,10 +90,10 @@ def check_fits(config: TrialConfig, *, lora_rank: int, device: str) -> None:
 
 def footprint(config: TrialConfig, *, lora_rank: int, device: str) -> Footprint:
     """What a trial of this rank takes on a device, read from a skeleton of its base."""
-    from raytune_llm.models.base import skeleton, torch_dtype
+    from raytune_llm.models.base import skeleton
     from raytune_llm.models.lora_folder import target_names
 
-    num_parameters, dtype = config.model.facts.num_parameters, torch_dtype(config.model.dtype, device)
+    num_parameters, dtype = config.model.facts.num_parameters, config.model.torch_dtype(device)
     model = skeleton(config.model, score=config.method.needs.score)
     lora = config.adapter.config(model, lora_rank=lora_rank)
     names = [] if lora is None else target_names(lora, model)

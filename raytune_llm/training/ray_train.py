@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray import train as ray_train
 from ray.train import (
     Checkpoint,
@@ -41,6 +42,8 @@ class TrialSetup:
     """The sweep it belongs to."""
     interactive: bool
     """Whether to draw a progress bar."""
+    cpus: float
+    """Of each worker."""
 
 
 def train(setup: TrialSetup) -> Outcome:
@@ -65,7 +68,7 @@ def trainer_for(setup: TrialSetup, callbacks: list[Any]) -> TorchTrainer:
         scaling_config=ScalingConfig(
             num_workers=scaling.num_workers,
             use_gpu=setup.use_gpu,
-            resources_per_worker=scaling.worker_resources(use_gpu=setup.use_gpu),
+            resources_per_worker=scaling.worker_resources(use_gpu=setup.use_gpu, cpus=setup.cpus),
         ),
         run_config=RunConfig(
             name=spec.trial.id,
@@ -93,6 +96,7 @@ def worker(config: dict[str, Any]) -> None:
 
 def run_trial(setup: TrialSetup, rank: int, world_size: int, report: Reporter, checkpoint: Checkpoint | None) -> None:
     """Run the trial in this process, from its checkpoint if it has one."""
+    torch.set_num_threads(max(1, int(setup.cpus)))
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # Tune's trials name every checkpoint otherwise
     spec, is_first = setup.spec, rank == 0
     with tempfile.TemporaryDirectory(prefix="trial-", ignore_cleanup_errors=True) as scratch:

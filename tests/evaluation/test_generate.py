@@ -2,6 +2,7 @@ import itertools
 
 import pytest
 import torch
+import worlds
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -57,6 +58,15 @@ def bart() -> PreTrainedModel:
     return BartForConditionalGeneration(BartConfig(vocab_size=len(WORDS), **sizes, **layers, **heads))
 
 
+def t5gemma() -> PreTrainedModel:
+    """Its configs name no first token of the decoder; it begins with its BOS."""
+    model = worlds.t5gemma(len(WORDS))
+    assert model.generation_config.decoder_start_token_id is None and not hasattr(
+        model.config, "decoder_start_token_id"
+    )
+    return model
+
+
 def made(build) -> PreTrainedModel:
     torch.manual_seed(0)
     return build().eval()
@@ -69,7 +79,7 @@ def prompts(number: int) -> list[list[int]]:
 
 def by_hand(model: PreTrainedModel, prompt: list[int], max_new_tokens: int, stop_ids: list[int]) -> str:
     """The first choice of one whole forward pass after another: no cache, no padding, no transformers generate."""
-    start = model.config.decoder_start_token_id if model.config.is_encoder_decoder else None
+    start = getattr(model.config, "decoder_start_token_id", 2) if model.config.is_encoder_decoder else None
     answer: list[int] = []
     while len(answer) < max_new_tokens:
         if start is None:
@@ -84,7 +94,7 @@ def by_hand(model: PreTrainedModel, prompt: list[int], max_new_tokens: int, stop
     return tokenizer().decode(answer, skip_special_tokens=True)
 
 
-@pytest.mark.parametrize("build", [llama, gpt2, t5, bart])
+@pytest.mark.parametrize("build", [llama, gpt2, t5, bart, t5gemma])
 def test_batches_of_1_and_16_answer_as_step_by_step_argmax_does(build):
     model, inputs = made(build), prompts(16)
     expected = [by_hand(model, prompt, 10, stop_ids=[2, 50]) for prompt in inputs]

@@ -58,6 +58,21 @@ def test_the_base_comes_first_and_the_tuned_model_last(job):
     assert list(systems_of(job, registry, "here")) == ["base", "tuned"]
 
 
+def test_the_adapter_of_the_start_is_compared_once(job):
+    """As the champion if it is that, else as `initial`."""
+    revision = job.model.facts.revision_hash
+    card = SimpleNamespace(base_revision=revision, kind="adapter")
+    versions = [
+        SimpleNamespace(name="wit", aliases=(), path="wit/1", card=card),
+        SimpleNamespace(name="wit", aliases=("champion",), path="wit/2", card=card),
+    ]
+    registry = SimpleNamespace(list=lambda: versions, resolve=lambda reference: versions[int(reference[-1]) - 1])
+    base, tuned = {"base": None, "champion": "wit/2"}, {"tuned": "here"}
+    found = systems_of(job.with_values({"method.init_adapter": "wit@1"}), registry, "here")
+    assert found == base | {"initial": "wit/1"} | tuned and list(found)[-1] == "tuned"
+    assert systems_of(job.with_values({"method.init_adapter": "wit@2"}), registry, "here") == base | tuned
+
+
 def test_a_trial_without_a_finite_metric_is_not_published(job):
     best = Report(step=1, metrics={job.method.metric: math.nan})
     outcome = Outcome(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from worlds import precomputed, spec_of, write_base, write_records
+from worlds import Silent, precomputed, published, spec_of, trained, write_base, write_records
 
 from raytune_llm.data.files import load as load_records
 from raytune_llm.data.records import Preference
@@ -15,13 +15,10 @@ from raytune_llm.jobs.compare import compare_systems
 from raytune_llm.jobs.config import load
 from raytune_llm.jobs.precompute import FrozenModels
 from raytune_llm.jobs.prepare import check_knobs, prepare
-from raytune_llm.jobs.publish import make_card
 from raytune_llm.jobs.stage_jobs import check, finished, inherited, stage_job
 from raytune_llm.methods import model_refs
 from raytune_llm.serving.catalog import read_catalog
 from raytune_llm.stores.registry import Registry
-from raytune_llm.training.config import Outcome, Trial
-from raytune_llm.training.objective import Report
 from raytune_llm.training.packed.trials import PackedTrials
 from raytune_llm.training.trial import WorkerContext, fit, start_model
 
@@ -29,12 +26,6 @@ from raytune_llm.training.trial import WorkerContext, fit, start_model
 def reward_job(job):
     """The job of the reward model before a policy."""
     return stage_job(job, next(stage for stage in job.method.needs.stages if stage.name == "reward"))
-
-
-class Silent:
-    def log(self, step, metrics): ...
-
-    def finish(self, summary, failed): ...
 
 
 def refusing(job):
@@ -64,29 +55,6 @@ def job_of(root, base, folder, *overrides):
             *overrides,
         ],
     )
-
-
-def trained(job, folder: Path) -> Path:
-    """What a trial of the job leaves as its best."""
-    folder.mkdir(parents=True)
-    fit(
-        spec_of(job),
-        prepare(job).examples,
-        WorkerContext(folder, 0, 1, False),
-        report=lambda *_: None,
-        run=Silent(),
-        progress=lambda *_: None,
-        resume=None,
-    )
-    return folder / "checkpoint" / "best"
-
-
-def published(job, files: Path):
-    best = Report(step=1, metrics={job.method.metric: 0.5, "train/loss": 0.5})
-    outcome = Outcome(
-        trial=Trial(id="t", values={}), reports=(best,), best=best, checkpoint=str(files), seconds=0.0, ended="complete"
-    )
-    return Registry(job.registry_dir).publish(job.name, files, make_card(job, prepare(job), outcome, {}, None))
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +164,10 @@ SIZES = "sweep.space.tuning.adapter_size=null"
         (["method.init_adapter=kind", "method.sft_data=chosen", SIZES], "both set where training starts; give one"),
         (["method.init_adapter=cats-reward", SIZES], "is of kind reward; allowed: a version of kind adapter"),
         (["method.sft_data=chosen", SIZES, "adapter=full"], "adapter=full is not allowed; allowed: lora"),
+        (
+            ["method.sft.init_adapter=kind", SIZES],
+            r"is read with method\.sft_data only; .* set method\.init_adapter=kind",
+        ),
         (["method.sft_steps=0"], r"method\.sft_steps=0 is not allowed; allowed: ≥ 1"),
     ],
 )
@@ -233,6 +205,8 @@ def test_the_stage_that_learns_given_answers(world, tmp_path):
     learned = prepare(stage_job(whole, whole.method.needs.stages[0])).examples.train
     right = prepare(job_of("train", base, folder, "method=dpo")).examples.train
     assert [example["completion"] for example in learned] == [example["chosen"] for example in right]
+    further = job_of("train", base, folder, "method=dpo", f"method.sft_data={answers}", "method.sft.init_adapter=kind")
+    assert inherited(stage_job(further, *further.method.needs.stages)).method.init_adapter == "kind@1"
     filled = job.with_values({"method.init_adapter": "kind@1"})
     assert not filled.method.needs.stages and inherited(filled).tuning.adapter_size == 4
 

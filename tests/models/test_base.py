@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from worlds import write_base
@@ -5,7 +7,7 @@ from worlds import write_base
 from raytune_llm.errors import InputError
 from raytune_llm.jobs.config import load
 from raytune_llm.models import base as bases
-from raytune_llm.models.base import Base, DType, torch_dtype
+from raytune_llm.models.base import Base, DType
 from raytune_llm.models.load_options import check_quantization, device_map
 from raytune_llm.models.loading import load_model, load_tuned
 
@@ -14,13 +16,23 @@ def job_at(folder, *overrides):
     return load("train", [f"model.name_or_path={folder}", "data.train=x.jsonl", "model.dtype=float32", *overrides])
 
 
-@pytest.mark.parametrize(("shape", "encoder_decoder"), [("llama", False), ("qwen", False), ("t5", True)])
+@pytest.mark.parametrize(
+    ("shape", "encoder_decoder"), [("llama", False), ("qwen", False), ("t5", True), ("t5gemma", True)]
+)
 def test_facts_are_read_without_weights(shape, encoder_decoder, tmp_path):
-    facts = job_at(write_base(tmp_path, shape)).model.facts
+    eager = ["model.attention=eager"] if shape == "t5gemma" else []
+    facts = job_at(write_base(tmp_path, shape), *eager).model.facts
+    assert (facts.num_layers, facts.context_tokens) == (2, None if shape == "t5" else 128)
     assert facts.is_encoder_decoder is encoder_decoder and facts.hidden_size == 32
-    assert facts.num_parameters == sum(p.numel() for p in job_at(tmp_path).model.load().parameters())
-    assert facts.max_lora_rank == {"llama": 32, "qwen": 16, "t5": 32}[shape]
+    assert facts.num_parameters == sum(p.numel() for p in job_at(tmp_path, *eager).model.load().parameters())
+    assert facts.max_lora_rank == {"llama": 32, "qwen": 16, "t5": 32, "t5gemma": 16}[shape]
     assert len(facts.revision_hash) == 64
+
+
+def test_an_attention_that_the_base_does_not_have_is_refused(tmp_path):
+    job = job_at(write_base(tmp_path, "t5gemma"))
+    with pytest.raises(InputError, match=r"model\.attention=sdpa: .* none for T5GemmaFor.*; set it to eager"):
+        _ = job.model.facts
 
 
 def test_the_hash_changes_with_the_weights(tmp_path):
@@ -153,9 +165,9 @@ def gpu(monkeypatch):
 
 def test_the_dtype_is_that_of_the_device_which_is_used(gpu, tmp_path):
     """Also in a process that sees a GPU and computes on the CPU."""
-    assert torch_dtype(DType.auto, "cpu") is torch.float32 and torch_dtype(DType.auto, "cuda") is torch.bfloat16
-    assert torch_dtype(DType.float64, "cuda") is torch.float64
     base = job_at(write_base(tmp_path, "llama"), "model.dtype=auto").model
+    assert base.torch_dtype("cpu") is torch.float32 and base.torch_dtype("cuda") is torch.bfloat16
+    assert replace(base, dtype=DType.float64).torch_dtype("cuda") is torch.float64
     assert base.load().dtype == torch.float32
     assert (base.resolved("cuda").dtype, base.resolved("cpu").dtype) == (DType.bfloat16, DType.float32)
     assert base.resolved("cuda").load().dtype == torch.bfloat16

@@ -47,7 +47,7 @@ class Outer:
 
 
 VALUES = {
-    "method": {"type": "sft", "metric": "eval/loss"},
+    "method": {"type": "sft", "metric": "eval/loss", "init_adapter": None},
     "adapter": None,
     "inner": {"size": 3, "colour": "blue"},
     "optional": None,
@@ -57,7 +57,7 @@ VALUES = {
     "name": None,
 }
 BUILT = Outer(
-    method=SFT(metric="eval/loss"),
+    method=SFT(metric="eval/loss", init_adapter=None),
     adapter=None,
     inner=Inner(size=3, colour=Colour.blue),
     optional=None,
@@ -91,7 +91,7 @@ LORA = LoRA(rate_factor=1.0, alpha=16.0, dropout=0.0, targets=None, rslora=False
         ({"method": {"type": "sfft", "metric": "x"}}, "job.method.type=sfft is not allowed; allowed: sft, "),
         ({"method": {"type": "..errors", "metric": "x"}}, "job.method.type=..errors is not allowed"),
         ({"method": {"type": 3, "metric": "x"}}, "job.method.type=3 is not allowed"),
-        ({"method": {"type": "sft"}}, "missing: job.method.metric, a key of SFT"),
+        ({"method": {"type": "sft", "init_adapter": None}}, "missing: job.method.metric, a key of SFT"),
         ({"method": {"type": "sft", "metric": "x", "alpha": 1}}, "unknown key: job.method.alpha"),
         ({"method": None}, "job.method=null is not allowed; allowed: a mapping of keys"),
         ({"method": "sft"}, "job.method=sft is not allowed; allowed: a mapping of keys"),
@@ -118,15 +118,17 @@ def test_names_are_modules_with_one_public_frozen_keyword_only_dataclass():
     assert is_protocol(Teacher) and not is_protocol(NoTeacher) and not is_protocol(dict[str, Teacher])
 
 
-@pytest.mark.parametrize("stranger", [BUILT.inner, JSONL(), SFT(metric="x")], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "stranger", [BUILT.inner, JSONL(), SFT(metric="x", init_adapter=None)], ids=lambda value: type(value).__name__
+)
 def test_what_has_no_name_is_not_described(stranger):
     with pytest.raises(TypeError, match=r"is not a component of raytune_llm\.models\.adapters"):
         describe(stranger, Adapter)
 
 
 def test_keys_leave_out_the_types_of_choices():
-    expected = ["method", "method.metric", "adapter", "inner", "inner.size", "inner.colour"]
-    assert all_keys(VALUES)[:6] == expected
+    expected = ["method", "method.metric", "method.init_adapter", "adapter", "inner", "inner.size", "inner.colour"]
+    assert all_keys(VALUES)[:7] == expected
     assert all_keys({"size": 1}, "inner.") == ["inner.size"]
 
 

@@ -48,6 +48,7 @@ def setup_of(job):
         use_gpu=False,
         group=None,
         interactive=False,
+        cpus=1.0,
     )
 
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from raytune_llm.errors import InputError, require
 from raytune_llm.methods.base import Method, Stage
-from raytune_llm.models.adapters.base import Adapter
-from raytune_llm.stores.choices import name_of
+from raytune_llm.methods.common.adapter_init import AdapterInit, check_inherits
 from raytune_llm.stores.locations import LOCATION
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ CHOSEN = "chosen"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyInit:
+class PolicyInit(AdapterInit):
     """The keys that the methods which train a policy have in common."""
 
     init_adapter: str | None
@@ -33,9 +32,6 @@ class PolicyInit:
     """Steps of that stage; ≥ 1."""
     sft: Method
     """The method that trains it."""
-
-    init_keys = ("method.init_adapter",)
-    """Keys, in full, that have one value for all trials."""
 
     def __post_init__(self) -> None:
         require(self.sft_steps >= 1, "method.sft_steps", self.sft_steps, "≥ 1")
@@ -58,26 +54,20 @@ class PolicyInit:
         return (stage,)
 
     def check(self, context: CheckContext) -> None:
-        """Refuse two starting points, and settings that the given adapter decides. Raises InputError."""
-        if context.adapter is None or (self.sft_data is None and self.init_adapter is None):
+        """Refuse two starting points, one that is never read, and settings that the first adapter decides. Raises
+        InputError."""
+        if context.adapter is None:
             return
-        from raytune_llm.methods.model_refs import resolve_ref
-        from raytune_llm.stores.registry import Registry
-
-        key = "sft_data" if self.init_adapter is None else "init_adapter"
-        given = f"method.{key}={getattr(self, key)}"
-        kind = name_of(context.adapter, Adapter)
-        require(context.adapter.kind == "adapter", "adapter", kind, f"lora with {given}")
-        if self.init_adapter is not None:
-            if self.sft_data is not None:
-                raise InputError(
-                    f"{given} and method.sft_data={self.sft_data} both set where training starts; give one"
-                )
-            registry = Registry(context.registry_dir)
-            resolve_ref(registry, "method.init_adapter", self.init_adapter, kind="adapter", base=context.base)
-        for axis in sorted(context.swept):
-            if axis == "tuning.adapter_size" or axis.startswith("adapter."):
-                raise InputError(
-                    f"sweep.space.{axis} can't be swept with {given}: training continues in that adapter, whose size "
-                    f"and settings are inherited; take the axis out of the space with sweep.space.{axis}=null"
-                )
+        given = f"method.sft_data={self.sft_data}"
+        if self.init_adapter is not None and self.sft_data is not None:
+            raise InputError(
+                f"method.init_adapter={self.init_adapter} and {given} both set where training starts; give one"
+            )
+        super().check(context)
+        if self.sft_data is not None:
+            check_inherits(context, given)
+        elif (unread := self.sft.needs.init_adapter) is not None:
+            raise InputError(
+                f"method.sft.init_adapter={unread} is read with method.sft_data only; to continue in that adapter, set "
+                f"method.init_adapter={unread}"
+            )

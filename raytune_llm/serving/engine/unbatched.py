@@ -14,6 +14,7 @@ from torch import Tensor
 
 from raytune_llm.compat import switch_adapter
 from raytune_llm.errors import InputError
+from raytune_llm.models.forward import decoder_start
 from raytune_llm.models.loading import num_adapted_modules
 from raytune_llm.serving.engine.request import GenerationRequest
 from raytune_llm.serving.engine.sampling import LogitsProcessors, Sampler, SamplingState
@@ -118,8 +119,7 @@ class Unbatched:
         sampling, stop_ids = self.request.sampling, self.request.served.stop_ids
         self._sampler = Sampler([SamplingState(sampling)], model.device)
         if model.config.is_encoder_decoder:
-            start = model.generation_config.decoder_start_token_id
-            start = model.config.decoder_start_token_id if start is None else start
+            start = decoder_start(model)
             self._processors = LogitsProcessors(model, sampling, stop_ids, [start], prompt)
             self._state["encoder_outputs"] = model.get_encoder()(input_ids=prompt, return_dict=True)
             self._last = start

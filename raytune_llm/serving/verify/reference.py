@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from raytune_llm.models.forward import unwrapped
+from raytune_llm.models.forward import decoder_start, unwrapped
 from raytune_llm.models.fp32_head import use_fp32_head
 from raytune_llm.models.loading import num_adapted_modules
 from raytune_llm.serving.engine.base import ServedModel
@@ -74,7 +74,7 @@ def first_logprobs(model: Any, prompt: list[int]) -> Any:
     """log p of the first answer token, nats, (V,)."""
     inputs: dict[str, Any] = {"input_ids": torch.tensor([prompt], device=model.device)}
     if model.config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = torch.tensor([[model.config.decoder_start_token_id]], device=model.device)
+        inputs["decoder_input_ids"] = torch.tensor([[decoder_start(model)]], device=model.device)
     return model(**inputs).logits[0, -1].float().log_softmax(-1)
 
 

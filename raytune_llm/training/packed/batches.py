@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from raytune_llm.data.examples import IGNORED, Example, TeacherTopK, TokenSequence
 from raytune_llm.evaluation.terms import Term
 from raytune_llm.models.outputs import Outputs
+from raytune_llm.models.shared_prefix import SharedPrefix
 
 Terms = Callable[[dict[str, Outputs]], dict[str, Term]]
 
@@ -30,15 +32,17 @@ class Batch:
     """One named sequence of some examples, right-padded."""
 
     input_ids: Tensor
-    """(B, T); of an encoder-decoder base the encoder's."""
+    """(B, T), or the long rows of `shared_prefix`; of an encoder-decoder base the encoder's."""
     labels: Tensor
     """(B, T'); IGNORED where no loss is due. T' = T for a causal base."""
     mask: Tensor
     """True at labels that count, (B, T'); the first of a causal base never does."""
     where: Tensor
     """Positions of those labels in the flattened batch, (K,)."""
+    predicts: Tensor
+    """Positions in the flattened input_ids of the tokens that predict them, (K,); of a causal base."""
     lengths: np.ndarray
-    """Own length of each row of input_ids, (B,)."""
+    """Own length of each row, (B,)."""
     label_lengths: np.ndarray
     """Own length of each row of labels, (B,)."""
     reference: Tensor | None = None
@@ -47,6 +51,17 @@ class Batch:
     """The teacher's likeliest tokens for each label that counts, (K, k)."""
     teacher_logprobs: Tensor | None = None
     """Their log-probabilities and that of all other tokens, (K, k + 1), fp32."""
+    shared_prefix: SharedPrefix | None = None
+    """The layout of input_ids; None = a row each."""
+    positions: Tensor | None = None
+    """Of the tokens of a long row, (1, L)."""
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """What a causal model needs in addition to input_ids."""
+        if self.shared_prefix is None:
+            return {}
+        return {"shared_prefix": self.shared_prefix, "position_ids": self.positions}
 
 
 class TokenTable:
@@ -68,8 +83,11 @@ class TokenTable:
         self.lengths: np.ndarray = lengths
         """Tokens that go through the model for each example, (num_examples,)."""
 
-    def batch(self, name: str, rows: np.ndarray, device: torch.device | None = None) -> Batch:
-        """The named sequence of these examples. Padding is token 0, which nothing ever attends to or learns from."""
+    def batch(
+        self, name: str, rows: np.ndarray, device: torch.device | None = None, *, share_among: int | None = None
+    ) -> Batch:
+        """The named sequence of these examples; padding is token 0, which nothing ever attends to or learns from.
+        share_among: number of slots, each with equally many neighbouring rows, which may share their prefix."""
         ids, labels = self._ids[name], self._labels[name]
         lengths, label_lengths = ids.lengths[rows], labels.lengths[rows]
         width, label_width = int(lengths.max()), int(label_lengths.max())
@@ -80,13 +98,32 @@ class TokenTable:
         mask = targets != IGNORED
         if not self.is_encoder_decoder:
             mask[:, 0] = False
-        arrays = (ids.padded(rows, width, 0), targets, mask, np.flatnonzero(mask))
-        input_ids, labels_of, counts, where = (uploaded(array, device) for array in arrays)
-        references = self._references[name]
+        padded, where = ids.padded(rows, width, 0), np.flatnonzero(mask)
+        predicts, positions = where - 1, None
+        each = padded.reshape(share_among or len(rows), -1, width)
+        prefix = SharedPrefix.of(each)
+        if prefix is not None:
+            padded, positions = prefix.long_rows(each), uploaded(prefix.positions(), device)
+            predicts = prefix.places(*np.divmod(predicts, width))
+        arrays = (padded, targets, mask, where, predicts)
+        input_ids, labels_of, counts, where_of, predicts_of = (uploaded(array, device) for array in arrays)
+        references, table = self._references[name], self._top_k[name]
         reference = None if references is None else uploaded(references[rows], device)
-        table = self._top_k[name]
-        top_k = (None, None) if table is None else table.batch(rows, device)
-        return Batch(input_ids, labels_of, counts, where, lengths, label_lengths, reference, *top_k)
+        top_k_ids, teacher_logprobs = (None, None) if table is None else table.batch(rows, device)
+        return Batch(
+            input_ids,
+            labels_of,
+            counts,
+            where_of,
+            predicts_of,
+            lengths,
+            label_lengths,
+            reference,
+            top_k_ids,
+            teacher_logprobs,
+            prefix,
+            positions,
+        )
 
     def num_labels(self) -> np.ndarray:
         """Labels that count in all of an example's sequences, (num_examples,)."""

@@ -21,16 +21,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from raytune_llm.compat import attention_implementation
+from raytune_llm.data.examples import TokenSequence
 from raytune_llm.errors import InputError
+from raytune_llm.models.attention import MASKLESS
 from raytune_llm.models.fp32_head import fp32_linear
 from raytune_llm.models.outputs import Outputs
 from raytune_llm.models.pointwise import compiled_and_compared
-from raytune_llm.training.packed.batches import Batch
+from raytune_llm.training.packed.batches import Batch, TokenTable
 
 AfterHead = tuple[float, float | None]
 """What f does: a factor, then a soft cap."""
 CHUNK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 26}
-"""Logits held at once."""
+"""Logits held at once, or those of FEWEST_ROWS if they are more."""
+FEWEST_ROWS = 64
+"""Fewer rows make a product with a large vocabulary slow: it reads all weights each time."""
 
 
 class LabelHead:
@@ -49,6 +54,8 @@ class LabelHead:
         self._hidden: Tensor | None = None
         self._hook = head.register_forward_pre_hook(self._narrow)
         self._check()
+        self.shares_prefix = self._finds_shared_prefixes()
+        """Whether rows may be laid out with a shared prefix (models/shared_prefix.py)."""
         if fused:
             logits = torch.randn(2, self.vocabulary, device=head.weight.device, dtype=_exact(head.weight))
             labels = torch.zeros(2, 1, dtype=torch.long, device=logits.device)
@@ -73,7 +80,7 @@ class LabelHead:
             hidden = self._run(flat, **_encoder_decoder_inputs(self._model, batch))
         else:
             # Right padding under causal attention: no token that counts can see it, so no attention mask is needed.
-            hidden = self._run(flat - 1, input_ids=batch.input_ids)
+            hidden = self._run(batch.predicts, input_ids=batch.input_ids, **batch.layout)
         weight, bias = self._head.weight, self._head.bias
         logprobs, correct = _LabelLogprobs.apply(hidden, weight, bias, labels, self._after_head, self._chunk)
         size, shape = batch.mask.numel(), batch.mask.shape
@@ -95,7 +102,7 @@ class LabelHead:
             **top_k,
         )
 
-    def _run(self, where: Tensor, **inputs: Tensor) -> Tensor:
+    def _run(self, where: Tensor, **inputs: Any) -> Tensor:
         self._where = where
         try:
             self._model(**inputs, use_cache=False)
@@ -117,21 +124,40 @@ class LabelHead:
         ids = (torch.arange(8, device=self._head.weight.device).view(1, -1) * 7919 + 1) % self.vocabulary
         mask = torch.ones_like(ids, dtype=torch.bool)
         mask[:, 0] = False
-        batch = Batch(ids, ids, mask, mask.flatten().nonzero().squeeze(1), np.array([8]), np.array([8]))
+        where = mask.flatten().nonzero().squeeze(1)
+        batch = Batch(ids, ids, mask, where, where - 1, np.array([8]), np.array([8]))
         found = self.outputs(batch).logprobs
         if self._model.config.is_encoder_decoder:
             logits = self._model(**_encoder_decoder_inputs(self._model, batch), use_cache=False).logits
         else:
             logits = self._model(input_ids=ids, use_cache=False).logits.roll(1, dims=1)
         expected = logits.to(found.dtype).log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1) * mask
-        dtype = self._head.weight.dtype
-        tolerance = 5e-2 if dtype in (torch.bfloat16, torch.float16) else 1e-4
         # the model's own head rounds its largest logits by so much
-        rounding = float(logits.abs().max()) * torch.finfo(dtype).eps
-        if not torch.allclose(found, expected, rtol=tolerance, atol=max(tolerance, rounding)):
+        if not self._is_close(found, expected, rounding=float(logits.abs().max())):
             raise InputError(
                 f"{type(self._model).__name__} does something to its logits after the output head that isn't known here"
             )
+
+    @torch.no_grad()
+    def _finds_shared_prefixes(self) -> bool:
+        """Whether the model passes the layout of its rows on to its attention, and gives the same then."""
+        if attention_implementation(self._model) != MASKLESS:
+            return False
+        ids = [[(7919 * place + 1) % self.vocabulary for place in range(9)] + [row] * 3 for row in range(1, 4)]
+        table = TokenTable([{"probe": TokenSequence(row, row)} for row in ids], is_encoder_decoder=False)
+        rows, device = np.arange(3), self._head.weight.device
+        try:
+            shared = self.outputs(table.batch("probe", rows, device, share_among=1))
+        except TypeError:  # it takes no such argument
+            return False
+        own = self.outputs(table.batch("probe", rows, device))
+        return self._is_close(shared.logprobs, own.logprobs)
+
+    def _is_close(self, found: Tensor, expected: Tensor, rounding: float = 0.0) -> bool:
+        """Whether log-probabilities are the same but for rounding, also that of logits of this size."""
+        dtype = self._head.weight.dtype
+        tolerance = 5e-2 if dtype in (torch.bfloat16, torch.float16) else 1e-4
+        return torch.allclose(found, expected, rtol=tolerance, atol=max(tolerance, rounding * torch.finfo(dtype).eps))
 
 
 def _after_head(config: Any) -> AfterHead:
@@ -163,7 +189,7 @@ class _LabelLogprobs(torch.autograd.Function):
         logprobs = torch.empty(len(labels), dtype=_exact(hidden), device=hidden.device)
         correct = torch.empty_like(logprobs)
         slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        rows = max(1, CHUNK_ELEMENTS[hidden.device.type] // weight.shape[0])
+        rows = max(FEWEST_ROWS, CHUNK_ELEMENTS[hidden.device.type] // weight.shape[0])
         for start in range(0, len(labels), rows):
             part = slice(start, start + rows)
             logits = _logits(hidden[part], weight, bias)
@@ -228,7 +254,7 @@ class _TopKLogprobs(torch.autograd.Function):
         logprobs = torch.empty(ids.shape, dtype=_exact(hidden), device=hidden.device)
         gains = torch.full_like(logprobs, factor)
         mean = torch.empty_like(hidden)
-        rows = max(1, CHUNK_ELEMENTS[hidden.device.type] // weight.shape[0])
+        rows = max(FEWEST_ROWS, CHUNK_ELEMENTS[hidden.device.type] // weight.shape[0])
         for start in range(0, len(ids), rows):
             part = slice(start, start + rows)
             logits = _logits(hidden[part], weight, bias) * factor

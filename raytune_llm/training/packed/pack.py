@@ -237,8 +237,10 @@ class Pack(AdaptedBase):
         slots, table = micro_pack.slots, micro_pack.table
         route, gathered = self._route(slots)
         outputs = {}
+        has_dropout = self._slots[slots[0]].spec.rows_per_pass is not None
+        share_among = len(slots) if self.head.shares_prefix and not has_dropout else None
         for name in table.names:
-            batch = table.batch(name, micro_pack.rows.ravel(), self.stack.device)
+            batch = table.batch(name, micro_pack.rows.ravel(), self.stack.device, share_among=share_among)
             noise = slot_noise([self._slots[slot] for slot in slots], batch, replayable=self.checkpointing)
             with self.stack.routed(replace(route, noise=noise)):
                 outputs[name] = self.head.outputs(batch)

@@ -23,6 +23,8 @@ from raytune_llm.training.packed.batches import Batch
 class ScoreHead:
     """The head of a reward model, one for each slot of a stack that has its `head_sizes`."""
 
+    shares_prefix = False
+
     def __init__(self, model: PreTrainedModel, stack: AdapterStack) -> None:
         self._model, self._stack = model, stack
         (self._name,) = head_sizes(model)

@@ -21,6 +21,8 @@ from raytune_llm.training.packed.losses import by_slots
 class Head(Protocol):
     """Gives the model's outputs on a batch."""
 
+    shares_prefix: bool
+
     def outputs(self, batch: Batch) -> Outputs: ...
 
 
@@ -31,9 +33,11 @@ def score(
     """Scores of all examples for each of `terms`, through the model's present route of as many slots."""
     sums: list[dict[str, np.ndarray]] = [{} for _ in terms]
     kinds: list[dict[str, tuple[float, Better]]] = [{} for _ in terms]
+    share_among = len(terms) if head.shares_prefix else None
     for rows in split_shared(table, len(terms), budget):
         tiled = np.tile(rows, len(terms))
-        outputs = {name: head.outputs(table.batch(name, tiled, device)) for name in table.names}
+        batches = {name: table.batch(name, tiled, device, share_among=share_among) for name in table.names}
+        outputs = {name: head.outputs(batch) for name, batch in batches.items()}
         for start, end, found in by_slots(terms, outputs):
             for name, term in found.items():
                 both = torch.stack([term.sum.double(), term.weight.double()], -1).view(end - start, len(rows), 2)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from serving_world import ENGINE, greedy_text, make_base, write_adapter, write_model
+from worlds import write_base
 
 from raytune_llm.data.records import Message
 from raytune_llm.data.tokens import Tokens
@@ -69,6 +70,16 @@ def test_greedy_answers_are_those_of_generate_for_each_model(world):
             assert answer(engine, model, prompt, GREEDY).lstrip() == expected, (id, prompt)
         answers[id] = tuple(answer(engine, model, prompt, GREEDY) for prompt in PROMPTS)
     assert len(set(answers.values())) == len(models), "these prompts don't distinguish the models"
+
+
+def test_a_base_that_names_no_first_token_of_its_decoder(tmp_path):
+    base = dataclasses.replace(make_base(tmp_path / "other"), name_or_path=str(tmp_path), attention="eager")
+    write_base(tmp_path, "t5gemma")
+    engine, model = ENGINE.load(base, max_running=2), served(base, "base", "base", None)
+    engine.add(model)
+    expected = greedy_text(reference(base, model), model, model.tokens.prompt("red cat"), GREEDY.max_tokens)
+    assert answer(engine, model, "red cat", GREEDY).lstrip() == expected != ""
+    engine.close()
 
 
 def test_answers_decoded_together_are_those_decoded_one_by_one(world):

@@ -18,9 +18,13 @@ from transformers import (
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    Phi3Config,
     PreTrainedModel,
     Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
     T5Config,
+    T5GemmaConfig,
     get_scheduler,
 )
 
@@ -44,6 +48,15 @@ _SIZES = {
     "num_attention_heads": 4,
 }
 _COMMON = _SIZES | {"max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_HALF = _COMMON | {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 10, "final_logit_softcapping": 2.0}
+_LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "partial_rotary_factor": 0.75,
+    "short_factor": [1.0, 1.5, 2.0],
+    "long_factor": [1.0, 3.0, 9.0],
+    "original_max_position_embeddings": 32,
+}
 CONFIGS = {
     "llama": lambda: LlamaConfig(**_COMMON, num_key_value_heads=2),
     "qwen2": lambda: Qwen2Config(**_COMMON, num_key_value_heads=2, tie_word_embeddings=True),
@@ -52,6 +65,16 @@ CONFIGS = {
         **_COMMON, num_key_value_heads=2, head_dim=8, sliding_window=10, final_logit_softcapping=2.0
     ),
     "gemma3": lambda: Gemma3TextConfig(**_COMMON, num_key_value_heads=2, head_dim=8, sliding_window=10),
+    "qwen3": lambda: Qwen3Config(**_COMMON, num_key_value_heads=2, head_dim=8, tie_word_embeddings=True),
+    "smollm3": lambda: SmolLM3Config(**_COMMON, num_key_value_heads=2, no_rope_layer_interval=2),
+    "phi3": lambda: Phi3Config(
+        **_COMMON,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        original_max_position_embeddings=32,
+        rope_parameters=_LONGROPE,
+    ),
+    "t5gemma": lambda: T5GemmaConfig(encoder=dict(_HALF), decoder=dict(_HALF), vocab_size=VOCABULARY),
     "gpt_neox": lambda: GPTNeoXConfig(**_COMMON, hidden_dropout=0.0, attention_dropout=0.0),
     "t5": lambda: T5Config(
         vocab_size=VOCABULARY,

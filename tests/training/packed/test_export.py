@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from packed_oracle import make_examples, make_model, make_pack, make_spec, sft_terms, table_of
+from packed_oracle import CONFIGS, make_examples, make_model, make_pack, make_spec, sft_terms, table_of
 from peft import LoraConfig, PeftModel
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -67,6 +67,11 @@ def test_plain_lora_packs():
         "model.layers.1.self_attn.q_proj",
         "model.layers.1.self_attn.v_proj",
     ]
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_every_architecture_packs(kind):
+    assert not_packable_reason(lora(target_modules="all-linear"), Learner(), make_model(kind)) is None
 
 
 REFUSED = [

@@ -1,5 +1,6 @@
 """A slot of a pack is what it would be alone: against PEFT, torch's AdamW and clip_grad_norm_, in fp64 and fp32."""
 
+import numpy as np
 import pytest
 import torch
 from packed_oracle import (
@@ -16,6 +17,7 @@ from packed_oracle import (
     table_of,
 )
 
+from raytune_llm.data.examples import IGNORED, TokenSequence
 from raytune_llm.training.config import Schedule
 from raytune_llm.training.packed.batches import PassBudget
 from raytune_llm.training.packed.trial_state import TrialState
@@ -57,16 +59,16 @@ def run(pack, specs, table, steps, terms=sft_terms):
     return weights, {spec.trial_id: [report[spec.trial_id] for report in reports] for spec in specs}
 
 
-# Relative. Gemma 2 computes attention's softmax in fp32 whatever its dtype. In fp32 Adam's m/√v turns the rounding of
-# gradients near 0 into steps of the size of the rate.
+# Relative. Gemma 2 and T5Gemma compute attention's softmax in fp32 whatever the dtype. In fp32 Adam's m/√v turns the
+# rounding of gradients near 0 into steps of the size of the rate.
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-3}
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_slots_equal_solo_runs(kind, dtype):
-    tolerance = 1e-5 if kind == "gemma2" and dtype == torch.float64 else TOLERANCES[dtype]
-    examples = make_examples(20, is_encoder_decoder=kind == "t5")
+    tolerance = 1e-5 if kind in ("gemma2", "t5gemma") and dtype == torch.float64 else TOLERANCES[dtype]
+    examples = make_examples(20, is_encoder_decoder=CONFIGS[kind]().is_encoder_decoder)
     pack = make_pack(make_model(kind, dtype))
     weights, reports = run(pack, SPECS, table_of(examples, pack.model), STEPS)
     for spec in SPECS:
@@ -381,3 +383,34 @@ def test_a_dropout_stream_of_another_kind_of_device_starts_anew():
     other = make_pack(make_model())
     other.join(spec, table, sft_terms, state=state)
     assert other.step()["t"].step == 2
+
+
+def test_trials_on_records_that_begin_alike_equal_solo_runs():
+    """Rows of a slot then read their common beginning once."""
+    prefix, examples = list(range(3, 20)), []
+    for example in make_examples(20):
+        own = example["completion"]
+        labels = [IGNORED] * len(prefix) + own.labels
+        examples.append({"completion": TokenSequence(prefix + own.input_ids, labels)})
+    pack = make_pack(make_model("llama", torch.float64))
+    assert pack.head.shares_prefix
+    table = table_of(examples, pack.model)
+    weights, reports = run(pack, SPECS, table, STEPS)
+    batch = table.batch("completion", np.arange(6), share_among=2)
+    assert batch.shared_prefix.prefix_tokens == len(prefix) and len(batch.input_ids) == 2
+    scores = pack.evaluate(table)
+    for spec in SPECS:
+        alone = solo(make_model("llama", torch.float64), spec, examples, STEPS)
+        assert distance(weights[spec.trial_id], alone.weights) < 1e-6
+        losses = [report.metrics["loss"] for report in reports[spec.trial_id]]
+        assert losses == pytest.approx(alone.losses, rel=1e-6)
+    pack.head.shares_prefix = False
+    for trial_id, own in pack.evaluate(table).items():
+        assert scores[trial_id].metrics()["eval/loss"] == pytest.approx(own.metrics()["eval/loss"], rel=1e-6)
+
+
+def test_a_base_whose_attention_is_not_ours_keeps_its_rows():
+    assert not make_pack(make_model("gemma2", torch.float32)).head.shares_prefix
+    eager = make_model("llama", torch.float32)
+    eager.set_attn_implementation("eager")
+    assert not make_pack(eager).head.shares_prefix

@@ -28,7 +28,7 @@ def test_candidates_equal_the_models_own(kind):
     parameter = next(
         p
         for name, p in model.named_parameters()
-        if name.endswith("q_proj.weight") or "query_key" in name or name.endswith(".q.weight")
+        if name.endswith(("q_proj.weight", "qkv_proj.weight", ".q.weight")) or "query_key" in name
     )
     probe = torch.randn(expected.top_k_logprobs.shape, dtype=expected.top_k_logprobs.dtype)
     (slope,) = torch.autograd.grad((expected.top_k_logprobs * probe).sum(), parameter)
