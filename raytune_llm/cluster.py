@@ -254,7 +254,7 @@ def _no_gpu_came(report: AutoscalerReport | None, key: str, wait_seconds: float)
 
 
 def as_task(function: Callable[P, T], *, use_gpu: bool) -> Callable[P, T]:
-    """The function as a Ray task, where the accelerators are; calling it waits for its result. Without a GPU it reserves
+    """The function as a Ray task, where the accelerators are; calling it waits for its result. Without a GPU it takes
     the CPUs of a node that are free by then and computes on as many threads, at most OMP_NUM_THREADS where that is set.
 
     Raises:
