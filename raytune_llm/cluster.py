@@ -160,14 +160,18 @@ def total_gpus() -> float:
 
 
 def cpus_for_a_run(num_workers: int, use_gpu: bool) -> float:
-    """CPUs for each worker of a run that has the cluster to itself: all of the smallest node's, shared out among the
+    """CPUs for each worker of a run that has the cluster to itself: the free ones of a node, shared out among the
     workers; 1 next to a GPU."""
+    return 1.0 if use_gpu else float(max(1, free_cpus() // num_workers))
+
+
+def cpus_of_a_node() -> int:
+    """CPUs of the largest node, at most OMP_NUM_THREADS where that is set."""
     import ray
 
-    if use_gpu:
-        return 1.0
-    counts = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-    return float(max(1, min((count for count in counts if count >= 1), default=1) // num_workers))
+    most = int(max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=1))
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return min(most, int(wanted)) if wanted.isdecimal() else most
 
 
 def uses_gpu(
@@ -279,11 +283,7 @@ def as_task(function: Callable[P, T], *, use_gpu: bool) -> Callable[P, T]:
 def free_cpus() -> int:
     """The most CPUs that are free on one node, from 1 to OMP_NUM_THREADS; waits a moment for those of ended actors. No
     more are counted than are free, as one that an endpoint holds may never be."""
-    import ray
-
-    most = int(max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=1))
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    most = min(most, int(wanted)) if wanted.isdecimal() else most
+    most = cpus_of_a_node()
     deadline = time.monotonic() + RELEASE_SECONDS
     while (found := int(max(free_cpus_by_node(), default=0))) < most and time.monotonic() < deadline:
         time.sleep(RELEASE_SECONDS / 20)
