@@ -42,11 +42,12 @@ def logits(model):
 
 def test_trl_scores_labels_only(model, monkeypatch):
     """The same log-probabilities and gradients, from as many rows of the head as there are labels."""
+    from trl.kernels import chunked_logprob
     from trl.trainer import utils
 
     labels = torch.tensor([[-100, -100, 7, -100, 6]])
     utils.add_fused_lm_head(model)
-    upstream, function, rows = utils._use_triton, utils._ChunkedLogProbFunction, []
+    function, rows = utils._ChunkedLogProbFunction, []
     weight = model.model.layers[0].self_attn.q_proj.weight
 
     class Counting:
@@ -60,7 +61,7 @@ def test_trl_scores_labels_only(model, monkeypatch):
         return found.detach(), *torch.autograd.grad(found.sum(), weight)
 
     monkeypatch.setattr(utils, "_ChunkedLogProbFunction", Counting)
-    monkeypatch.setattr(utils, "_use_triton", upstream)
+    monkeypatch.setattr(utils, "_use_triton", chunked_logprob._use_triton)
     expected = run()
     compat.score_labels_only()
     found = run()
