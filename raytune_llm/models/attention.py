@@ -56,7 +56,8 @@ def has_full_attention(model: Any) -> bool:
 
 def use_maskless_attention(model: Any) -> ExitStack:
     """Until the returned stack is closed, a causal model with full attention by torch's sdpa runs without masks: its
-    inputs must be padded on the right only, and without a cache. Other models run as they are."""
+    inputs must be padded on the right only, and bring their own mask where there is a cache. Other models run as they
+    are."""
     before, undo = attention_implementation(model), ExitStack()
     if not model.config.is_encoder_decoder and before == SDPA and has_full_attention(model):
         prepare_attention()
@@ -94,9 +95,10 @@ def maskless_sdpa(
     shared_prefix: SharedPrefix | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """The same without masks, also over rows of the layout `shared_prefix`."""
+    """The same, also over rows of the layout `shared_prefix`; transformers makes no mask for it, one that a
+    caller makes holds."""
     if shared_prefix is None:
-        return fast_sdpa(module, query, key, value, None, **options)
+        return fast_sdpa(module, query, key, value, attention_mask, **options)
     scaling = options.get("scaling")
     (query, row_query), (key, row_key), (value, row_value) = map(shared_prefix.split, (query, key, value))
     row_keys, row_values = shared_prefix.lengthened(key, row_key), shared_prefix.lengthened(value, row_value)
