@@ -56,7 +56,8 @@ def has_full_attention(model: Any) -> bool:
 
 def use_maskless_attention(model: Any) -> ExitStack:
     """Until the returned stack is closed, a causal model with full attention by torch's sdpa runs without masks: its
-    inputs must be padded on the right only, and without a cache. Other models run as they are."""
+    inputs must be padded on the right only, and bring their own mask where there is a cache. Other models run as they
+    are."""
     before, undo = attention_implementation(model), ExitStack()
     if not model.config.is_encoder_decoder and before == SDPA and has_full_attention(model):
         prepare_attention()
@@ -94,7 +95,8 @@ def maskless_sdpa(
     shared_prefix: SharedPrefix | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """The same, masked only as decoding asks for, also over rows of the layout `shared_prefix`."""
+    """The same, also over rows of the layout `shared_prefix`. transformers makes no mask for it; one that is given
+    holds."""
     if shared_prefix is None:
         return fast_sdpa(module, query, key, value, attention_mask, **options)
     scaling = options.get("scaling")

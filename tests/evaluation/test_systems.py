@@ -41,7 +41,7 @@ def task(base):
         {"completion": TokenSequence(prompt + answer, [IGNORED] * len(prompt) + answer)}
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
-    terms = SFT(metric="eval/loss").terms
+    terms = SFT(metric="eval/loss", init_adapter=None).terms
     return Task(examples, terms, prompts, tokens.tokenizer, tokens.stop_ids(), max_new_tokens=12, batch_size=3)
 
 
