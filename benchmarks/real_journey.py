@@ -48,7 +48,7 @@ def main() -> None:
         sys.exit(__doc__)
     model, *overrides = sys.argv[1:]
     try:
-        seconds = journey([f"model.name_or_path={model}", "model.dtype=bfloat16", *records()], [*SWEEP, *overrides])
+        seconds = journey([f"model.name_or_path={model}", *records()], [*SWEEP, *overrides])
     except InputError as error:
         fail(str(error))
     rows = [*seconds.items(), ("in all", sum(seconds.values()))]

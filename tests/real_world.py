@@ -24,7 +24,6 @@ SETS = {
 }
 """By kind, a set of the public data and one of the embedded demo's."""
 SETTINGS = (
-    "model.dtype=bfloat16",
     "data.max_tokens=192",
     "tuning.batch_size=8",
     "tuning.warmup_steps=0",
