@@ -74,8 +74,8 @@ class Trained:
     """Its adapter."""
 
 
-def trained(job: TrainJob, folder: Path, *, packed: bool = False) -> Trained:
-    """Run the job's one trial here: by its trainer, or in a pack."""
+def trained(job: TrainJob, folder: Path, *, packed: bool = False, base: bool = True) -> Trained:
+    """Run the job's one trial here: by its trainer, or in a pack; with `base`, evaluate the base, too."""
     examples = precomputed(job).examples
     after: dict[str, Any] = {}
     if packed:
@@ -94,7 +94,7 @@ def trained(job: TrainJob, folder: Path, *, packed: bool = False) -> Trained:
         place, options = WorkerContext(folder, 0, 1, False), {"progress": lambda *_: None, "resume": None}
         fit(spec_of(job), examples, place, report=lambda metrics, _: after.update(metrics), run=Log(), **options)
         checkpoint = folder / "checkpoint"
-    return Trained(base_metrics(job, examples.eval), after, checkpoint / "best")
+    return Trained(base_metrics(job, examples.eval) if base else {}, after, checkpoint / "best")
 
 
 def base_metrics(job: TrainJob, examples: list[Any]) -> dict[str, float]:
