@@ -11,7 +11,6 @@ from serving_world import card
 from raytune_llm.jobs.config import CONF
 from raytune_llm.jobs.prepare import prepare
 from raytune_llm.methods import model_refs
-from raytune_llm.models.loading import load_model
 from raytune_llm.stores.registry import Registry
 
 pytestmark = pytest.mark.real
@@ -78,16 +77,17 @@ def test_a_method_improves_what_it_is_about(real_base, home, tmp_path, method, p
 
 
 def test_a_policy_learns_what_is_rewarded(real_base, home, tmp_path):
-    """That each completion has a word which the base seldom gives."""
-    options = ["method/rewards=[pattern]", "method.rewards.pattern.regex=sarcas", "method.max_completion_tokens=8"]
-    small = ["method.num_generations=8", "method.eval_prompts=16", "method.unended_penalty=0", "method.max_kl=null"]
-    steps = ["tuning.steps=6", "method.kl_coefficient=0.01"]
-    data = files_of("labels", tmp_path, train=48, eval=16)
-    job = job_of(real_base, home, data, "method=rlhf", *options, *small, *steps)
+    """One of two labels, by a policy that begins as an adapter which gives both."""
+    reward = ["method/rewards=[pattern]", "method.rewards.pattern.regex='^ *sarcastic'"]
+    policy = ["method.init_adapter=teacher@1", "method.kl_coefficient=0.01", "method.max_kl=null"]
+    small = ["method.num_generations=8", "method.max_completion_tokens=4", "method.eval_prompts=12"]
+    steps = ["tuning.steps=5", "tuning.batch_size=2", "tuning.learning_rate_multiplier=2.0"]
+    data = files_of("labels", tmp_path, train=48, eval=12)
+    job = job_of(real_base, home, data, "method=rlhf", *reward, *policy, *small, *steps)
     examples = prepare(job).examples.eval
     found = trained(job, tmp_path / "run", base=False)
     opened = {"registry_dir": job.registry_dir, "allow_modules": (), "batch_size": 8, "seed": 0, "use_gpu": False}
     with model_refs.open_session(job.method, job.model, **opened) as session:
-        model = load_model(job.model, None, use_gpu=False)
-        before = session.measure(model, examples, session.reference_model()).metrics
-    assert found.after["eval/reward"] > before["eval/reward"].whole() + 0.25, before["eval/reward"].whole()
+        reference = session.reference_model()
+        before = session.measure(reference, examples, reference).metrics["eval/reward"].whole()
+    assert found.after["eval/reward"] > before + 0.2, f"{before:.3f} → {found.after['eval/reward']:.3f}"
