@@ -48,9 +48,9 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def home(real_base, tmp_path_factory) -> Path:
-    """A home whose registry has teacher@1, an adapter that answers with labels."""
+    """A home whose registry has teacher@1, an adapter that has begun to answer with labels."""
     folder = tmp_path_factory.mktemp("home")
-    job = job_of(real_base, folder, files_of("labels", folder), "tuning.steps=8")
+    job = job_of(real_base, folder, files_of("labels", folder), "tuning.steps=3")
     adapter = trained(job, folder / "teacher", packed=True).folder
     job.model.tokenizer().save_pretrained(adapter)
     Registry(job.registry_dir).publish("teacher", adapter, card(job.model, "adapter"))
@@ -77,8 +77,8 @@ def test_a_method_improves_what_it_is_about(real_base, home, tmp_path, method, p
 
 
 def test_a_policy_learns_what_is_rewarded(real_base, home, tmp_path):
-    """One of two labels, by a policy that begins as an adapter which gives both."""
-    reward = ["method/rewards=[pattern]", "method.rewards.pattern.regex='^ *sarcastic'"]
+    """One of two labels, by a policy that begins as an adapter which gives both, and other answers."""
+    reward = ["method/rewards=[pattern]", "method.rewards.pattern.regex='^(not|sincere)'"]
     policy = ["method.init_adapter=teacher@1", "method.kl_coefficient=0.01", "method.max_kl=null"]
     small = ["method.num_generations=8", "method.max_completion_tokens=4", "method.eval_prompts=12"]
     steps = ["tuning.steps=5", "tuning.batch_size=2", "tuning.learning_rate_multiplier=2.0"]
