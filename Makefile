@@ -1,4 +1,5 @@
 # make demo: the whole journey on the embedded base. make test: lint, types, tests. make soak: the long campaigns.
+# make real: check, sweep, compare, serve and ask on SmolLM2-135M, made from the package index: minutes of two cores.
 # make bundle: files to install from where there is no internet (docs/offline.md).
 # Each makes .venv from pinned requirements if it is not there, or when a pin changed.
 PYTHON ?= python3
@@ -7,7 +8,7 @@ READY := .venv/ready
 export HF_HUB_OFFLINE ?= 1
 export RAY_AUTH_MODE ?= disabled
 
-.PHONY: demo test lint soak bundle clean
+.PHONY: demo real test lint soak bundle clean
 
 $(READY): constraints.txt pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -17,6 +18,15 @@ $(READY): constraints.txt pyproject.toml setup.py
 
 demo: $(READY)
 	$(BIN)/python jobs/demo.py
+
+REAL_BASE := outputs/smollm2
+
+$(REAL_BASE)/config.json: | $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[real]'
+	$(BIN)/python benchmarks/smollm2.py $(REAL_BASE)
+
+real: $(READY) $(REAL_BASE)/config.json
+	$(BIN)/python benchmarks/real_journey.py $(REAL_BASE)
 
 lint: $(READY)
 	$(BIN)/ruff check .

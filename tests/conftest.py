@@ -54,6 +54,15 @@ def public_data() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="session")
+def real_base() -> Path:
+    """The folder of a pretrained instruct model, which tests marked `real` train and serve; see CONTRIBUTING.md."""
+    folder = os.environ.get("RAYTUNE_LLM_REAL_BASE")
+    if not folder:
+        pytest.skip("RAYTUNE_LLM_REAL_BASE names no folder of a real base")
+    return Path(folder)
+
+
 @pytest.fixture(scope="module")
 def ray_session():
     """A Ray session of the module's own, in a folder of its own."""

@@ -118,10 +118,11 @@ def training_arguments(config: TrialConfig, folder: str, *, num_workers: int, us
 
 
 def _autocasts_on_cpu(config: TrialConfig) -> bool:
-    """Whether passes on a CPU round to bfloat16 what is trained in float32: where all weights are, and it is faster."""
+    """Whether passes on a CPU round to bfloat16 what is trained in float32 (adapters, heads, all weights), as on a GPU:
+    where the base is in it. A score head takes no hidden states of another dtype than its own."""
     import torch
 
-    return config.adapter.trains_base and config.model.torch_dtype("cpu") is torch.bfloat16
+    return config.model.torch_dtype("cpu") is torch.bfloat16
 
 
 def check_passed_on(passed: Mapping[str, Any], config: TrainerConfig) -> None:

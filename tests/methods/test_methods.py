@@ -263,3 +263,11 @@ def test_trials_are_ranked_in_the_direction_that_the_method_gives_its_metric(met
     job = job_of(method, write_base(tmp_path / "base", "llama"), tmp_path, f"method.metric={metric}")
     config = job.trial_config(prepare(job).better)
     assert config.objective == Objective(metric, lower_is_better=better is Better.lower)
+
+
+@pytest.mark.parametrize(("method", "shape"), CASES, indirect=["shape"])
+def test_a_trainer_takes_a_base_in_half_precision(method, shape, tmp_path):
+    """Also one whose head or adapter is fp32."""
+    options = ["model.dtype=bfloat16", "tuning.steps=1", "tuning.batch_size=4", "tuning.eval_every=1"]
+    _, reports, ended, *_ = train(job_of(method, shape, tmp_path, *options), tmp_path / "run")
+    assert ended == "complete" and math.isfinite(reports[-1][config_of(method).metric])
