@@ -165,11 +165,16 @@ def cpus_for_a_run(num_workers: int, use_gpu: bool) -> float:
     return 1.0 if use_gpu else float(max(1, free_cpus() // num_workers))
 
 
-def cpus_of_a_node() -> int:
-    """CPUs of the largest node, at most OMP_NUM_THREADS where that is set."""
+def largest_node() -> float:
+    """CPUs of the largest node."""
     import ray
 
-    most = int(max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=1))
+    return max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=1)
+
+
+def cpus_of_a_node() -> int:
+    """CPUs of a node that a process may compute with, at most OMP_NUM_THREADS where that is set."""
+    most = int(largest_node())
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     return min(most, int(wanted)) if wanted.isdecimal() else most
 

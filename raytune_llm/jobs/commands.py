@@ -47,7 +47,7 @@ def train(job: TrainJob) -> int:
     """One tuning run, from records to a registry version, after the stages that its method needs."""
     started = prepare_job(job)
     outcome, published = train_version(started)
-    print(summary.of_training(started.job, outcome, published, started.earlier, started.prepared.answering))
+    print(summary.of_training(started, outcome, published))
     return 0
 
 

@@ -12,6 +12,7 @@ from raytune_llm import cluster
 from raytune_llm.cluster import gc_paused
 from raytune_llm.errors import InputError
 from raytune_llm.jobs.annotate import annotated
+from raytune_llm.jobs.clock import Clock
 from raytune_llm.jobs.schema import CheckJob, TrainJob
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Started(Generic[J]):
     prepared: Prepared
     use_gpu: bool
     interactive: bool
+    clock: Clock
     of_stages: Mapping[str, Prepared]
     """By name of a stage that has records of its own."""
     earlier: tuple[Version, ...] = ()
@@ -58,6 +60,7 @@ def start(job: J, check: Callable[[], None] = lambda: None, prepared: Prepared |
             check_method(job, own.encoded.train, own.tokens)
         return own, {name: prepare(stage_job, read) for name, (stage_job, read) in stage_data.items()}
 
+    clock = Clock()
     if job.teacher.is_present:
         job = annotated(job, check)
     splits = load(job.data, job.method.records, job.seed) if prepared is None else prepared.splits
@@ -71,7 +74,8 @@ def start(job: J, check: Callable[[], None] = lambda: None, prepared: Prepared |
     note = None if use_gpu else job.model.cpu_dtype_note()
     if note is not None:
         print(note, flush=True)
-    return Started(job, found, use_gpu, sys.stderr.isatty(), of_stages)
+    clock.lap("start")
+    return Started(job, found, use_gpu, sys.stderr.isatty(), clock, of_stages)
 
 
 def read_stage_data(job: CheckJob) -> dict[str, tuple[CheckJob, Splits]]:

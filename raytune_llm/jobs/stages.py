@@ -27,9 +27,11 @@ def prepare_job(job: J, check: Callable[[], None] = lambda: None, prepared: Prep
     started = start(job, check, prepared)
     if job.method.needs.stages or job.method.needs.init_adapter:
         started = after_stages(started)
+        started.clock.lap("earlier stages")
     from raytune_llm.jobs.precompute import precompute_on_cluster
 
     found = precompute_on_cluster(started.job, started.prepared.encoded, use_gpu=started.use_gpu)
+    started.clock.lap("start")
     computed = replace(started.prepared, encoded=found.encoded, examples=found.examples)
     return replace(started, prepared=computed)
 
@@ -84,5 +86,6 @@ def train_version(started: Started[J]) -> tuple[Outcome, PublishResult]:
             cpus=job.scaling.cpus_per_worker or cluster.cpus_for_a_run(job.scaling.num_workers, started.use_gpu),
         )
         outcome = run_trial(setup)
+        started.clock.lap("training")
         parent = job.method.needs.init_adapter
         return outcome, publish(job, prepared, outcome, parent=parent, use_gpu=started.use_gpu)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from raytune_llm.evaluation import report
 from raytune_llm.evaluation.terms import LOSS, Better
@@ -17,6 +17,7 @@ from raytune_llm.training.objective import ANSWER_SECONDS
 if TYPE_CHECKING:
     from raytune_llm.evaluation.answering import Answering
     from raytune_llm.jobs.publish import PublishResult
+    from raytune_llm.jobs.setup import Started
     from raytune_llm.serving.catalog import Endpoint
     from raytune_llm.stores.card import Version
 
@@ -34,16 +35,11 @@ NEXT = {
 """The next command, its overrides and what it does, by the kind of the published version."""
 
 
-def of_training(
-    job: TrainJob,
-    outcome: Outcome,
-    published: PublishResult,
-    earlier: Sequence[Version] = (),
-    answering: Answering | None = None,
-) -> str:
+def of_training(started: Started[Any], outcome: Outcome, published: PublishResult) -> str:
     """The end of a single run, with what it answered and the versions of its earlier stages."""
-    lines = [*_stages(earlier), ("trained", _ending(outcome)), *_answers([outcome], answering)]
-    return _text(job, published, lines) + _following(job, published)
+    answers = _answers([outcome], started.prepared.answering)
+    lines = [*_stages(started.earlier), ("trained", _ending(outcome)), *answers, _time(started)]
+    return _text(started.job, published, lines) + _following(started.job, published)
 
 
 def of_stage(job: TrainJob, outcome: Outcome, published: PublishResult) -> str:
@@ -51,23 +47,18 @@ def of_stage(job: TrainJob, outcome: Outcome, published: PublishResult) -> str:
     return _text(job, published, [("trained", _ending(outcome))])
 
 
-def of_sweep(
-    job: TrainJob,
-    outcomes: Sequence[Outcome],
-    won: Outcome,
-    published: PublishResult,
-    earlier: Sequence[Version] = (),
-    answering: Answering | None = None,
-) -> str:
+def of_sweep(started: Started[Any], outcomes: Sequence[Outcome], won: Outcome, published: PublishResult) -> str:
     """The end of a sweep, with what its trials answered and the versions of its earlier stages."""
     assert won.best is not None
+    job = started.job
     trained = sum(outcome.reports[-1].step for outcome in outcomes if outcome.reports)
     lines = [
-        *_stages(earlier),
+        *_stages(started.earlier),
         ("winner", f"{_values(won)}, best at step {won.best.step} (trial {won.trial.id})"),
         *_another_winner(outcomes, won, published.result.comparison.directions, job.method.metric),
         ("trained", f"{len(outcomes)} trials, {trained} steps in all"),
-        *_answers(outcomes, answering),
+        *_answers(outcomes, started.prepared.answering),
+        _time(started),
         ("leaderboard", f"{job.run_dir}/leaderboard.csv"),
     ]
     return _text(job, published, lines) + _following(job, published)
@@ -121,6 +112,12 @@ def _another_winner(
         f"{report.metrics[LOSS]:.4f} at step {report.step} against {own:.4f}"
     )
     return [("", line)]
+
+
+def _time(started: Started[Any]) -> tuple[str, str]:
+    """A line with where the time went, of which the last part is what came after training."""
+    started.clock.lap("comparing and publishing")
+    return "time", started.clock.text()
 
 
 def _answers(outcomes: Sequence[Outcome], answering: Answering | None) -> list[tuple[str, str]]:

@@ -38,6 +38,7 @@ def run_sweep(job: SweepJob) -> PublishResult:
         config = job.trial_config(prepared.better, prepared.answering)
         examples = ray.put(prepared.examples)
         outcomes = tuner.run(job.sweep, config, planned, examples, started.use_gpu, started.interactive)
+        started.clock.lap("training")
         rows = leaderboard.leaderboard(outcomes, planned, config.objective)
         open_storage(job.run_dir).write("leaderboard.csv", leaderboard_csv(rows).encode())
         print("\n" + leaderboard_table(rows, job.method.metric, shown=10), flush=True)
@@ -49,5 +50,5 @@ def run_sweep(job: SweepJob) -> PublishResult:
             parent=job.method.needs.init_adapter or f"{job.name}/{job.run}",
             use_gpu=started.use_gpu,
         )
-    print(summary.of_sweep(job, outcomes, won, published, started.earlier, prepared.answering), flush=True)
+    print(summary.of_sweep(started, outcomes, won, published), flush=True)
     return published

@@ -21,6 +21,7 @@ import ray
 from ray import tune
 from ray.exceptions import RayActorError, RayTaskError
 
+from raytune_llm import cluster
 from raytune_llm.data.examples import Example
 from raytune_llm.errors import InputError
 from raytune_llm.sweep.backends.base import RunnerInputs, trial_spec
@@ -61,6 +62,7 @@ class PackedRunner:
         sizes = self.plan.candidates(SIZE) or [self.config.tuning.adapter_size]
         arguments = {"wanted": wanted, "max_lora_rank": max(sizes), "threads": max(1, int(cpus))}
         arguments |= {"use_gpu": inputs.use_gpu, "compile": compile, "start_together": inputs.compares_reports}
+        arguments["num_sharing"] = 1 if inputs.use_gpu else packs_on_a_node(num_actors, cpus)
         examples = ray.cloudpickle.dumps(inputs.examples)
         self.actors = [
             actor.remote(self.config, examples, inputs.group, logs_plan=index == 0, **arguments)
@@ -115,6 +117,11 @@ def layout(num_trials: int, *, num_devices: int, slots: int, fill: int) -> tuple
     num_actors = max(1, min(num_devices, -(-num_trials // min(slots, fill))))
     wanted = min(slots, -(-num_trials // num_actors))
     return min(num_actors, -(-num_trials // wanted)), wanted
+
+
+def packs_on_a_node(num_actors: int, cpus: float) -> int:
+    """How many packs of so many CPUs may share a node's memory."""
+    return max(1, min(num_actors, int(cluster.largest_node() // cpus)))
 
 
 def proxy(point: dict[str, Any], *, config: TrialConfig, plan: Plan, actors: list[Any]) -> None:

@@ -11,11 +11,13 @@ from raytune_llm import cluster
 from raytune_llm.data import files
 from raytune_llm.data.records import Preference, Rationale, Supervised
 from raytune_llm.jobs import setup, summary
+from raytune_llm.jobs.clock import Clock
 from raytune_llm.jobs.config import load
 from raytune_llm.jobs.evaluate import evaluate_version
 from raytune_llm.jobs.precompute import precompute_on_cluster
 from raytune_llm.jobs.prepare import prepare
 from raytune_llm.jobs.publish import PublishResult, publish
+from raytune_llm.jobs.setup import Started
 from raytune_llm.jobs.stage_jobs import stage_job
 from raytune_llm.models import frozen
 from raytune_llm.stores.registry import Registry
@@ -150,7 +152,10 @@ def test_a_train_job_encodes_and_reads_each_record_once(method, calls, tmp_path,
 def test_evaluating_the_version_comes_to_what_was_published(method, calls, tmp_path):
     job = job_of(method, tmp_path)
     outcome, result = published(job, tmp_path / "trial")
-    lines = summary.of_training(job, outcome, result).splitlines()
+    started = Started(job, prepare(job), use_gpu=False, interactive=False, clock=Clock(), of_stages={})
+    started.clock.lap("training")
+    lines = summary.of_training(started, outcome, result).splitlines()
+    assert "time        0 s: training 0, comparing and publishing 0" in lines
     (verdict,) = result.verdicts
     state = "champion" if result.promoted else "not promoted: not significantly better than base"
     assert f"comparison  {verdict.text} (eval set)" in lines and f"registered  once@1 ({state})" in lines

@@ -15,6 +15,7 @@ import pytest
 import ray
 from worlds import write_base, write_records
 
+from raytune_llm import cluster
 from raytune_llm.errors import InputError
 from raytune_llm.evaluation.terms import Better
 from raytune_llm.jobs import commands
@@ -23,6 +24,7 @@ from raytune_llm.jobs.prepare import check_sweep, prepare
 from raytune_llm.models.base import Base
 from raytune_llm.sweep import leaderboard, runner_packed, tuner
 from raytune_llm.sweep.plan import make_plan
+from raytune_llm.sweep.runner_packed import packs_on_a_node
 from raytune_llm.training.objective import Report
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -262,3 +264,9 @@ def test_a_proxy_costs_no_torch(world, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "config")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("num_actors", "cpus", "sharing"), [(1, 1, 1), (2, 1, 2), (9, 1, 4), (9, 2, 2), (2, 8, 1)])
+def test_packs_share_the_memory_of_a_node(num_actors, cpus, sharing, monkeypatch):
+    monkeypatch.setattr(cluster, "largest_node", lambda: 4.0)
+    assert packs_on_a_node(num_actors, cpus) == sharing

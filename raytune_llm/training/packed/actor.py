@@ -83,6 +83,7 @@ class PackActor:
         threads: int,
         use_gpu: bool,
         compile: bool | None,
+        num_sharing: int,
         logs_plan: bool,
         start_together: bool,
     ) -> None:
@@ -101,6 +102,7 @@ class PackActor:
                 max_lora_rank=max_lora_rank,
                 device="cuda" if use_gpu else "cpu",
                 compile=compile,
+                num_sharing=num_sharing,
                 log=partial(print, flush=True) if logs_plan else lambda line: None,
             )
         except InputError as error:

@@ -61,10 +61,12 @@ class PackedTrials:
         device: str,
         log: Callable[[str], None],
         compile: bool | None = None,
+        num_sharing: int = 1,
     ) -> None:
         """`config`: what the trials have in common. `wanted` slots of rank ≤ `max_lora_rank`, fewer where memory
         doesn't hold them. `log` receives the planner's lines. `compile`: the base's pointwise parts; None = on a GPU,
-        if that works there. Raises InputError when memory holds no slot, or compiling is asked for and fails."""
+        if that works there. `num_sharing`: packs that share the device's memory, this one included. Raises InputError
+        when memory holds no slot, or compiling is asked for and fails."""
         assert isinstance(config.adapter, LoRA)
         self.config, self.log = config, log
         check_fits(config, lora_rank=max_lora_rank, device=device)
@@ -75,7 +77,7 @@ class PackedTrials:
         is_encoder_decoder = bool(self.model.config.is_encoder_decoder)
         self.train = TokenTable(examples.train, is_encoder_decoder=is_encoder_decoder)
         self.eval = TokenTable(examples.eval, is_encoder_decoder=is_encoder_decoder)
-        self._budget_bytes = int(free_bytes(torch.device(device)) * MEMORY_SHARE)
+        self._budget_bytes = int(free_bytes(torch.device(device)) * MEMORY_SHARE / num_sharing)
         self.capacity = choose_capacity(
             self.model, names, max_lora_rank, wanted=wanted, budget_bytes=self._budget_bytes
         )

@@ -50,6 +50,7 @@ def world(job, examples, tmp_path):
         use_gpu=False,
         compile=None,
         logs_plan=False,
+        num_sharing=1,
         start_together=False,
     )
     yield actor, {id: spec_of(chosen, id=id) for id in "ab"}

@@ -319,3 +319,15 @@ def test_a_compiled_pack_learns_what_a_plain_one_learns(world, examples, tmp_pat
         losses.append([pack.pack.step()["t"].metrics["loss"] for _ in range(4)])
         pack.close()
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_packs_that_share_a_machine_share_its_memory(world, examples, tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "free_bytes", lambda device: 2_000_000)
+    capacities = []
+    for num_sharing in (1, 4):
+        options = {"wanted": 64, "max_lora_rank": 4, "device": "cpu", "log": lambda line: None}
+        config = job_of(world, tmp_path).trial_config()
+        pack = PackedTrials(config, examples, **options, num_sharing=num_sharing)
+        capacities.append(pack.capacity)
+        pack.close()
+    assert 1 <= capacities[1] == capacities[0] // 4
