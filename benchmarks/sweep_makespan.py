@@ -59,6 +59,8 @@ def main() -> None:
     parser.add_argument("--base", default="demo", help="demo, random-10m, or NAME=FOLDER")
     parser.add_argument("--data", nargs=2, metavar=("TRAIN", "EVAL"), default=None)
     parser.add_argument("--steps", nargs="+", type=int, default=[50, 100, 200], help="steps in the grid, ascending")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[*SIZES], help="adapter sizes in the grid")
+    parser.add_argument("--rates", nargs="+", type=float, default=[*RATES], help="rate multipliers in the grid")
     parser.add_argument("--dtype", default="float32", help="of the frozen base, but for the usual set-up")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--sides", nargs="+", choices=[*SIDES, *BETWEEN], default=None)
@@ -72,7 +74,7 @@ def main() -> None:
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory(prefix="makespan-") as folder:
         common = prepared(arguments.base, arguments.data, arguments.steps, Path(folder))
-        common["dtype"] = arguments.dtype
+        common |= {"dtype": arguments.dtype, "sizes": arguments.sizes, "rates": arguments.rates}
         for index in range(arguments.rounds):
             for place, side in enumerate(sides):
                 task = {**common, **{**SIDES, **BETWEEN}[side], "home": f"{folder}/{index}-{place}"}
@@ -198,7 +200,8 @@ def run_ours(task: dict[str, Any]) -> None:
     from raytune_llm.sweep.plan import make_plan
     from raytune_llm.sweep.tables import leaderboard_table
 
-    space = {"steps": task["steps"], "learning_rate_multiplier": RATES, "adapter_size": SIZES}
+    grid = {"learning_rate_multiplier": task.get("rates", RATES), "adapter_size": task.get("sizes", SIZES)}
+    space = {"steps": task["steps"], **grid}
     axes = [f"sweep.space.tuning.{key}={list(values)}" for key, values in space.items()]
     asha = [f"sweep.scheduler.grace_steps={GRACE_STEPS}", f"sweep.scheduler.reduction_factor={REDUCTION_FACTOR}"]
     own = task.get("own_overrides", [])
@@ -231,8 +234,8 @@ def run_tune(task: dict[str, Any]) -> None:
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": 1}),
         param_space={
-            "rank": tune.grid_search(list(SIZES)),
-            "learning_rate": tune.grid_search([rate * task["rate"] for rate in RATES]),
+            "rank": tune.grid_search(task["sizes"]),
+            "learning_rate": tune.grid_search([rate * task["rate"] for rate in task["rates"]]),
             "steps": tune.grid_search(list(steps)),
         },
         tune_config=tune.TuneConfig(
