@@ -39,7 +39,7 @@ SWEEP = [
     "sweep.space.tuning.adapter_size=[4,16]",
     "evaluation.max_examples=64",
 ]
-"""Four trials of at most 48 steps of 8, each looked at every 16."""
+"""Four trials of at most 48 steps, each looked at every 16."""
 NUM_QUESTIONS, MAX_TOKENS = 3, 64
 
 
@@ -47,21 +47,22 @@ def main() -> None:
     if len(sys.argv) < 2:
         sys.exit(__doc__)
     model, *overrides = sys.argv[1:]
+    data, of_sweep = records()
     try:
-        seconds = journey([f"model.name_or_path={model}", *records()], [*SWEEP, *overrides])
+        seconds = journey([f"model.name_or_path={model}", *data], [*SWEEP, *of_sweep, *overrides])
     except InputError as error:
         fail(str(error))
     rows = [*seconds.items(), ("in all", sum(seconds.values()))]
     print("\n" + text_table(["part", "seconds"], [[part, f"{took:.0f}"] for part, took in rows]))
 
 
-def records() -> list[str]:
-    """The overrides that name the records."""
+def records() -> tuple[list[str], list[str]]:
+    """The overrides that name the records, and those of a sweep on them."""
     public = os.environ.get("RAYTUNE_LLM_PUBLIC_DATA")
     if public is None:
-        return ["data=demo_sarcasm", "data.test=null"]
+        return ["data=demo_sarcasm", "data.test=null"], []
     folder = f"{public}/data/sgd_chat"
-    return [f"data.train={folder}/train.jsonl", "data.eval_size=64", "data.max_tokens=384"]
+    return [f"data.train={folder}/train.jsonl", "data.eval_size=64", "data.max_tokens=384"], ["tuning.batch_size=4"]
 
 
 def journey(given: Sequence[str], of_sweep: Sequence[str]) -> dict[str, float]:
