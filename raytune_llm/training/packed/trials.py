@@ -46,7 +46,7 @@ LOG_EVERY = 10
 """Steps between logged training losses."""
 MEMORY_SHARE = 0.8
 """Of the device's free memory, for slots and activations."""
-MOST_CPU_TOKENS = 4096
+MOST_CPU_TOKENS = 2048
 """Of a pass on a CPU: products of so many rows are as fast as any, and what they read still lies in its caches."""
 
 
