@@ -6,8 +6,10 @@ builds a mask nevertheless, or finds out by a wait for the device whether it mus
 gets none.
 
 torch's flash attention on CPUs has a backward pass that is 4 to 14 times slower in bfloat16 than plain matrix products
-at up to a thousand tokens (Zen 5, torch 2.13), and a forward pass that is twice as slow. There the products are made
-plainly, all heads that share keys in one.
+at up to a thousand tokens (Zen 5, torch 2.13), and one query without a mask takes it 7 times as long. There the
+products are made plainly, all heads that share keys in one. Where gradients are recorded, scores are rounded to
+bfloat16, which adds nothing to what its other roundings do to a training; elsewhere they are float32, as served answers
+are compared token by token.
 
 Shape letters: B rows, H heads, G heads that share keys and values, T queries, K keys, D head size.
 """
@@ -32,8 +34,9 @@ UNCOMMON = ("position_bias", "cache", "softcap")
 """Options of transformers' sdpa attention that only it takes."""
 SDPA = "sdpa"
 MASKLESS = "maskless_sdpa"
-MOST_PLAIN_KEYS = 1024
-"""Keys up to which plain matrix products are faster on a CPU in half precision; their scores take memory, too."""
+MOST_PLAIN_KEYS = {True: 1024, False: 256}
+"""Keys up to which plain products are faster on a CPU in half precision, with and without gradients. One query without
+a mask is faster with any number."""
 
 
 def prepare_attention() -> None:
@@ -75,8 +78,9 @@ def fast_sdpa(
     is_causal = options.get("is_causal")
     is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     is_masked = attention_mask is None and is_causal and num_queries > 1
+    sees_all = attention_mask is None and num_queries == 1
     if (
-        not _is_plain_faster(query, key)
+        not (_is_half_on_cpu(query) and (sees_all or _is_short(key)))
         or any(options.get(name) is not None for name in UNCOMMON)
         or options.get("dropout")
         or (is_masked and num_queries != num_keys)
@@ -110,7 +114,7 @@ def maskless_sdpa(
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
     """(B, H, T, D), where the last query sees all K keys and each one before it one less."""
     num_queries, num_keys = query.shape[2], key.shape[2]
-    if _is_plain_faster(query, key):
+    if _is_half_on_cpu(query) and _is_short(key):
         mask = causal_mask(num_queries, num_keys, query)
         return plain_attention(query, key, value, mask, scaling)
     if num_queries == num_keys:
@@ -134,13 +138,15 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
     rows = heads // groups * num_queries
     scaled = query.reshape(size * groups, rows, width) * (width**-0.5 if scaling is None else scaling)
     keys, values = (each.reshape(size * groups, num_keys, each.shape[-1]) for each in (key, value))
+    if not torch.is_grad_enabled():
+        scaled, keys = scaled.float(), keys.float()
     scores = torch.bmm(scaled, keys.transpose(1, 2)).view(size, groups, -1, num_queries, num_keys)
     if mask is not None:
         added = _added(mask, scores)
         if added.dim() == 4:
             added = added.unsqueeze(1) if added.shape[1] == 1 else added.view(size, groups, -1, *added.shape[2:])
         scores = scores + added
-    found = torch.bmm(scores.softmax(-1).view(size * groups, rows, num_keys), values)
+    found = torch.bmm(scores.softmax(-1).to(values.dtype).view(size * groups, rows, num_keys), values)
     return found.view(size, heads, num_queries, -1)
 
 
@@ -151,5 +157,9 @@ def _added(mask: Tensor, scores: Tensor) -> Tensor:
     return scores.new_zeros(mask.shape).masked_fill_(~mask, torch.finfo(scores.dtype).min)
 
 
-def _is_plain_faster(query: Tensor, key: Tensor) -> bool:
-    return query.device.type == "cpu" and query.dtype.itemsize == 2 and key.shape[2] <= MOST_PLAIN_KEYS
+def _is_half_on_cpu(states: Tensor) -> bool:
+    return states.device.type == "cpu" and states.dtype.itemsize == 2
+
+
+def _is_short(key: Tensor) -> bool:
+    return key.shape[2] <= MOST_PLAIN_KEYS[torch.is_grad_enabled()]

@@ -59,7 +59,7 @@ def world(request, tmp_path_factory):
 def test_training_continues_the_same_packed_and_alone(world, method, tmp_path):
     """In small steps, and by another seed, so that an adapter of their own would be far from the one they start in."""
     small = ["model.learning_rate=1e-3", "seed=1", "tuning.adapter_size=8"]
-    job = inherited(job_of("train", world, f"method={method}", "method.init_adapter=wit", *small))
+    job = inherited(job_of("train", world, f"method={method}", f"run={method}", "method.init_adapter=wit", *small))
     assert (job.method.init_adapter, job.tuning.adapter_size, job.adapter.alpha) == ("wit@1", 2, 4.0)
     alone = load_file(trained(job, tmp_path / "alone") / "adapter_model.safetensors")
     config, examples = job.trial_config(), prepare(job).examples

@@ -95,7 +95,7 @@ def test_other_precisions_are_left_to_torch(dtype):
 
 
 def test_long_rows_are_left_to_flash_attention(monkeypatch):
-    monkeypatch.setattr(attention_file, "MOST_PLAIN_KEYS", 6)
+    monkeypatch.setattr(attention_file, "MOST_PLAIN_KEYS", {True: 6, False: 6})
     pairs = (
         values_and_gradients(attention, None, 7, 7, torch.bfloat16) for attention in (fast_sdpa, sdpa_attention_forward)
     )
@@ -110,3 +110,22 @@ def test_a_model_in_bfloat16_takes_plain_products():
         model(ids, use_cache=False)
     kinds = {event.key for event in profile.key_averages()}
     assert "aten::bmm" in kinds and not any("scaled_dot_product" in kind for kind in kinds)
+
+
+def test_scores_are_exact_where_no_gradients_are_recorded():
+    query, key = (random_states(heads, 40).detach() * 2 for heads in (4, 2))
+    exact = sdpa_attention_forward(Layer(), query.float(), key.float(), key.float(), None, scaling=0.3)[0]
+
+    def distance():
+        return float((fast_sdpa(Layer(), query, key, key, None, scaling=0.3)[0].float() - exact).norm() / exact.norm())
+
+    with torch.no_grad():
+        precise = distance()
+    assert precise < 0.005 and distance() > 2 * precise
+
+
+def test_one_query_that_sees_all_keys_takes_plain_products_at_any_length():
+    query, key = random_states(4, 1).detach(), random_states(2, 300).detach()
+    with torch.no_grad(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        fast_sdpa(Layer(), query, key, key, None, scaling=0.3)
+    assert not any("scaled_dot_product" in event.key for event in profile.key_averages())
