@@ -121,7 +121,7 @@ def test_scores_are_exact_where_no_gradients_are_recorded():
 
     with torch.no_grad():
         precise = distance()
-    assert precise < 0.005 and distance() > 2 * precise
+    assert 1.3 * precise < distance()
 
 
 def test_one_query_that_sees_all_keys_takes_plain_products_at_any_length():
