@@ -111,18 +111,18 @@ class TokenTable:
         reference = None if references is None else uploaded(references[rows], device)
         top_k_ids, teacher_logprobs = (None, None) if table is None else table.batch(rows, device)
         return Batch(
-            input_ids,
-            labels_of,
-            counts,
-            where_of,
-            predicts_of,
-            lengths,
-            label_lengths,
-            reference,
-            top_k_ids,
-            teacher_logprobs,
-            prefix,
-            positions,
+            input_ids=input_ids,
+            labels=labels_of,
+            mask=counts,
+            where=where_of,
+            predicts=predicts_of,
+            lengths=lengths,
+            label_lengths=label_lengths,
+            reference=reference,
+            top_k_ids=top_k_ids,
+            teacher_logprobs=teacher_logprobs,
+            shared_prefix=prefix,
+            positions=positions,
         )
 
     def num_labels(self) -> np.ndarray:
