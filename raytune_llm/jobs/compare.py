@@ -128,7 +128,7 @@ def compare_answers(
     seed: int,
 ) -> ComparisonResult:
     """Compare by the method's terms on the given answers, and by the answers that are generated."""
-    max_new_tokens = min(evaluation.max_new_tokens, tokens.max_tokens // 2)
+    max_new_tokens = evaluation.longest_answer(tokens.max_tokens)
     questions = questions_of(split, models.method, tokens, max_new_tokens)
     if not questions:
         raise InputError(f"none of the {len(split.records)} records has an answer to compare with")

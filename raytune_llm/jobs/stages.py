@@ -88,4 +88,6 @@ def train_version(started: Started[J]) -> tuple[Outcome, PublishResult]:
         outcome = run_trial(setup)
         started.clock.lap("training")
         parent = job.method.needs.init_adapter
-        return outcome, publish(job, prepared, outcome, parent=parent, use_gpu=started.use_gpu)
+        published = publish(job, prepared, outcome, parent=parent, use_gpu=started.use_gpu)
+        started.clock.lap("comparing and publishing")
+        return outcome, published

@@ -38,7 +38,7 @@ NEXT = {
 def of_training(started: Started[Any], outcome: Outcome, published: PublishResult) -> str:
     """The end of a single run, with what it answered and the versions of its earlier stages."""
     answers = _answers([outcome], started.prepared.answering)
-    lines = [*_stages(started.earlier), ("trained", _ending(outcome)), *answers, _time(started)]
+    lines = [*_stages(started.earlier), ("trained", _ending(outcome)), *answers, ("time", started.clock.text())]
     return _text(started.job, published, lines) + _following(started.job, published)
 
 
@@ -58,7 +58,7 @@ def of_sweep(started: Started[Any], outcomes: Sequence[Outcome], won: Outcome, p
         *_another_winner(outcomes, won, published.result.comparison.directions, job.method.metric),
         ("trained", f"{len(outcomes)} trials, {trained} steps in all"),
         *_answers(outcomes, started.prepared.answering),
-        _time(started),
+        ("time", started.clock.text()),
         ("leaderboard", f"{job.run_dir}/leaderboard.csv"),
     ]
     return _text(job, published, lines) + _following(job, published)
@@ -112,12 +112,6 @@ def _another_winner(
         f"{report.metrics[LOSS]:.4f} at step {report.step} against {own:.4f}"
     )
     return [("", line)]
-
-
-def _time(started: Started[Any]) -> tuple[str, str]:
-    """A line with where the time went, of which the last part is what came after training."""
-    started.clock.lap("comparing and publishing")
-    return "time", started.clock.text()
 
 
 def _answers(outcomes: Sequence[Outcome], answering: Answering | None) -> list[tuple[str, str]]:

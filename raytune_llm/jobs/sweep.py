@@ -50,5 +50,6 @@ def run_sweep(job: SweepJob) -> PublishResult:
             parent=job.method.needs.init_adapter or f"{job.name}/{job.run}",
             use_gpu=started.use_gpu,
         )
+        started.clock.lap("comparing and publishing")
     print(summary.of_sweep(started, outcomes, won, published), flush=True)
     return published

@@ -155,7 +155,7 @@ def test_evaluating_the_version_comes_to_what_was_published(method, calls, tmp_p
     started = Started(job, prepare(job), use_gpu=False, interactive=False, clock=Clock(), of_stages={})
     started.clock.lap("training")
     lines = summary.of_training(started, outcome, result).splitlines()
-    assert "time        0 s: training 0, comparing and publishing 0" in lines
+    assert "time        0 s: training 0" in lines
     (verdict,) = result.verdicts
     state = "champion" if result.promoted else "not promoted: not significantly better than base"
     assert f"comparison  {verdict.text} (eval set)" in lines and f"registered  once@1 ({state})" in lines
