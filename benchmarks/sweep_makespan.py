@@ -94,6 +94,9 @@ def prepared(base: str, data: list[str] | None, steps: list[int], folder: Path) 
         path = str(demo("base"))
     elif name == "random-10m":
         path = str(random_llama(folder / "base", demo("base")))
+    elif not Path(path).is_dir():
+        raise SystemExit(f"--base {base}: there is no folder {path!r}; expected demo, random-10m or NAME=FOLDER")
+    path = str(Path(path).resolve())
     train, evaluation = data or [str(demo("data/sarcasm/train.jsonl")), str(demo("data/sarcasm/eval.jsonl"))]
     rows = Path(evaluation).read_text().splitlines()[:EVAL_ROWS]
     (folder / "eval.jsonl").write_text("\n".join(rows) + "\n")

@@ -25,6 +25,7 @@ from raytune_llm.models.forward import blank_outputs, inference, outputs
 from raytune_llm.models.outputs import Outputs
 
 Terms = Callable[[dict[str, Outputs]], dict[str, Term]]
+_TOKENS = "label tokens"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,35 @@ class Score:
     """(n,)"""
     coefficient: float
     better: Better
+
+
+class ScoreTable:
+    """The terms of examples, filled in any order; what is scored again replaces what was."""
+
+    def __init__(self, examples: Sequence[Example], terms: Terms) -> None:
+        """Raises ValueError when there are no examples or their sequences have different names."""
+        _check(examples)
+        self._size, self._terms = len(examples), terms
+        self.rows: dict[str, Array] = {}
+        """Each term's sum and weight, (n, 2)."""
+        self._kinds: dict[str, Term] = {}
+        """Any term of that name."""
+
+    def add(self, places: Sequence[int], found: dict[str, Outputs]) -> None:
+        """The outputs of the examples at these places. Raises ValueError when a term isn't of shape (B,)."""
+        num_tokens = torch.stack([output.mask.sum(-1) for output in found.values()]).sum(0)
+        for name, term in {**self._terms(found), _TOKENS: Term(num_tokens, num_tokens)}.items():
+            self._kinds[name] = term
+            self.rows.setdefault(name, np.zeros((self._size, 2)))[places] = _columns(name, term, len(places))
+
+    def scores(self, part: slice = slice(None)) -> Scores:
+        """Of the examples, or a part of them."""
+        found = {
+            name: Score(both[part, 0], both[part, 1], self._kinds[name].coefficient, self._kinds[name].better)
+            for name, both in self.rows.items()
+            if name != _TOKENS
+        }
+        return Scores(found, self.rows[_TOKENS][part, 0])
 
 
 @dataclass(frozen=True)
@@ -104,19 +134,15 @@ def evaluate(
     Raises:
         ValueError: there are no examples, their sequences have different names, or a term isn't of shape (B,).
     """
-    _check(examples)
+    table = ScoreTable(examples, terms)
     share = -(-len(examples) // world_size)
     mine = [(rank + step * world_size) % len(examples) for step in range(share)]
     lengths = [sum(len(s.input_ids) + len(s.labels) for s in examples[i].values()) for i in mine]
-    rows: dict[str, Array] = {}
-    kinds: dict[str, Term] = {}
 
     def run(batch: list[int]) -> None:
         places = [mine[i] for i in batch]
         found = {name: outputs(model, [examples[i][name] for i in places], pad_id=pad_id) for name in examples[0]}
-        for name, term in _with_tokens(found, terms).items():
-            kinds[name] = term
-            rows.setdefault(name, np.zeros((len(examples), 2)))[places] = _columns(name, term, len(places))
+        table.add(places, found)
 
     with inference(model):
         if world_size == 1:
@@ -125,8 +151,9 @@ def evaluate(
             for batch in batches(lengths, batch_size):
                 run(batch)
     if world_size > 1:
-        rows = _reduced(rows, range(rank, len(examples), world_size), next(model.parameters()).device)
-    return _scores(rows, kinds)
+        own = range(rank, len(examples), world_size)
+        table.rows = _reduced(table.rows, own, next(model.parameters()).device)
+    return table.scores()
 
 
 def blank_scores(examples: Sequence[Example], terms: Terms, *, is_encoder_decoder: bool) -> Scores:
@@ -135,29 +162,10 @@ def blank_scores(examples: Sequence[Example], terms: Terms, *, is_encoder_decode
     Raises:
         ValueError: as `evaluate`.
     """
-    _check(examples)
+    table = ScoreTable(examples, terms)
     found = {name: blank_outputs([example[name] for example in examples], is_encoder_decoder) for name in examples[0]}
-    kinds = _with_tokens(found, terms)
-    return _scores({name: _columns(name, term, len(examples)) for name, term in kinds.items()}, kinds)
-
-
-_TOKENS = "label tokens"
-
-
-def _with_tokens(found: dict[str, Outputs], terms: Terms) -> dict[str, Term]:
-    """The method's terms, and one that counts label tokens."""
-    num_tokens = torch.stack([output.mask.sum(-1) for output in found.values()]).sum(0)
-    return {**terms(found), _TOKENS: Term(num_tokens, num_tokens)}
-
-
-def _scores(rows: dict[str, Array], kinds: dict[str, Term]) -> Scores:
-    """From each term's sum and weight, (n, 2); kinds: any term of that name."""
-    found = {
-        name: Score(both[:, 0], both[:, 1], kinds[name].coefficient, kinds[name].better)
-        for name, both in rows.items()
-        if name != _TOKENS
-    }
-    return Scores(found, rows[_TOKENS][:, 0])
+    table.add(range(len(examples)), found)
+    return table.scores()
 
 
 def _columns(name: str, term: Term, batch_size: int) -> Array:

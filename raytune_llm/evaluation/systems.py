@@ -1,8 +1,8 @@
 """A base and models tuned from it, measured on the same records: the loss of given answers, and the answers generated.
 
-LoRA adapters of one base answer together: the base is loaded once, equal prompts are read in one pass, and one decoding
-step serves all of them. What can't lie on one base (fully tuned models, DoRA, encoder-decoder bases …) is loaded and
-measured one after another.
+LoRA adapters of one base answer together: the base is loaded once, one decoding step serves all of them, and a prompt
+that begins its example is read once, for the loss and the answer. Equal prompts are answered once. What can't lie on
+one base (fully tuned models, DoRA, encoder-decoder bases …) is loaded and measured one after another.
 """
 
 from __future__ import annotations
@@ -10,16 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
+
+from transformers.cache_utils import DynamicCache
 
 from raytune_llm.data.examples import Example
 from raytune_llm.evaluation.generate import answer_text, check_prompts, generate
-from raytune_llm.evaluation.loss import Scores, Terms, evaluate
+from raytune_llm.evaluation.loss import Scores, ScoreTable, Terms, evaluate
 from raytune_llm.models.adapter_set import stack_of
 from raytune_llm.models.base import Base, skeleton
+from raytune_llm.models.batches import run_batches
 from raytune_llm.models.decoding.greedy import greedy_answers
 from raytune_llm.models.decoding.step import can_batch
+from raytune_llm.models.forward import inference, outputs
 from raytune_llm.models.loading import fetched, load_model
 from raytune_llm.models.lora_folder import read_scaled_weights, stackable_config
 from raytune_llm.models.lora_weights import Weights
@@ -99,21 +102,79 @@ def _together(model: Any, adapters: Mapping[str, Weights | None], task: Task) ->
     held = {name: weights for name, weights in adapters.items() if weights is not None}
     stack = stack_of(model, list(held.values())) if held else None
     slots = {name: list(held).index(name) if name in held else None for name in adapters}
-    scores = {}
-    for name, slot in slots.items():
-        with nullcontext() if stack is None or slot is None else stack.routed(stack.span(slot, slot + 1)):
-            scores[name] = _scores(model, task)
+    distinct = {tuple(prompt): place for place, prompt in enumerate(task.prompts)}
+    reader = _ScoringReader.of(model, task, [*distinct.values()], len(slots))
     found = greedy_answers(
         model,
-        [*task.prompts] * len(slots),
-        [slot for slot in slots.values() for _ in task.prompts],
+        [list(prompt) for prompt in distinct] * len(slots),
+        [slot for slot in slots.values() for _ in distinct],
         stack=stack,
         stop_ids=task.stop_ids,
         max_new_tokens=task.max_new_tokens,
         max_rows=task.batch_size * len(slots),
+        reader=reader,
     )
     texts = iter([answer_text(task.tokenizer, answer) for answer in found])
-    return {name: Measured(scores[name], list(islice(texts, len(task.prompts)))) for name in adapters}
+    measured = {}
+    for place, (name, slot) in enumerate(slots.items()):
+        with nullcontext() if stack is None or slot is None else stack.routed(stack.span(slot, slot + 1)):
+            scores = _scores(model, task) if reader is None else reader.scores(place)
+        answers = {prompt: next(texts) for prompt in distinct}
+        measured[name] = Measured(scores, [answers[tuple(prompt)] for prompt in task.prompts])
+    return measured
+
+
+class _ScoringReader:
+    """Reads prompts with the answers given to them, and scores those."""
+
+    def __init__(self, model: Any, task: Task, name: str, asked: Sequence[int], num_systems: int) -> None:
+        """name: the sequence of an example that its prompt begins. asked: places of the prompts that every system
+        answers, in their order."""
+        self._model, self._task, self._name = model, task, name
+        self._size = len(task.examples)
+        self._table = ScoreTable([*task.examples] * num_systems, task.terms)
+        self._asked = [system * self._size + place for system in range(num_systems) for place in asked]
+        self._others = sorted(set(range(self._size)) - set(asked))
+        self.lengths: Sequence[int] = [self._length(place) for place in self._asked]
+
+    @classmethod
+    def of(cls, model: Any, task: Task, asked: Sequence[int], num_systems: int) -> _ScoringReader | None:
+        """None where prompts don't begin their examples."""
+        if min(map(len, task.prompts), default=0) < 2 or len(task.prompts) != len(task.examples):
+            return None
+        for name in task.examples[0]:
+            both = zip(task.prompts, task.examples, strict=True)
+            if all(name in example and example[name].input_ids[: len(prompt)] == prompt for prompt, example in both):
+                return cls(model, task, name, asked, num_systems)
+        return None
+
+    def read(self, places: Sequence[int]) -> DynamicCache:
+        """The keys and values of what was read for these of the asked prompts, of one system after another."""
+        cache = DynamicCache()
+        self._score([self._asked[place] for place in places], cache)
+        return cache
+
+    def scores(self, system: int) -> Scores:
+        """Of a system, by its number, when all that it is asked was read; where the model takes its adapter."""
+        start = system * self._size
+        others = [start + place for place in self._others]
+        with inference(self._model):
+            lengths = [self._length(place) for place in others]
+            run_batches(lengths, self._task.batch_size, lambda batch: self._score([others[i] for i in batch], None))
+        return self._table.scores(slice(start, start + self._size))
+
+    def _score(self, places: Sequence[int], cache: DynamicCache | None) -> None:
+        """Score the examples at these places of the table, and fill the cache with what the prompts begin."""
+        examples = [self._task.examples[place % self._size] for place in places]
+        found = {}
+        for name in examples[0]:
+            filled = cache if name == self._name else None
+            sequences = [example[name] for example in examples]
+            found[name] = outputs(self._model, sequences, pad_id=self._task.tokenizer.pad_token_id, cache=filled)
+        self._table.add(places, found)
+
+    def _length(self, place: int) -> int:
+        return len(self._task.examples[place % self._size][self._name].input_ids)
 
 
 def _scores(model: Any, task: Task) -> Scores:

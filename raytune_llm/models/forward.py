@@ -29,13 +29,14 @@ ELEMENTS_AT_ONCE = 1 << 26
 """Logits of which a copy in fp32 is made."""
 
 
-def outputs(model: Any, sequences: Sequence[TokenSequence], *, pad_id: int) -> Outputs:
+def outputs(model: Any, sequences: Sequence[TokenSequence], *, pad_id: int, cache: Any = None) -> Outputs:
     """One forward pass over the sequences, differentiable, in their order.
 
     Args:
         model: a causal or encoder-decoder model of transformers, a reward model, or a PeftModel around one.
         sequences: B sequences; causal ones have as many labels as input ids.
         pad_id: any token id; padding is masked out.
+        cache: an empty DynamicCache that a causal model fills with the sequences' keys and values.
 
     Returns:
         Outputs of shape (B, T), T the longest label sequence, aligned with the labels: entry t is about labels[t]. A
@@ -50,7 +51,8 @@ def outputs(model: Any, sequences: Sequence[TokenSequence], *, pad_id: int) -> O
         inputs = _inputs(sequences, pad_id, next(model.parameters()).device)
         return score_outputs(score(model, unwrapped(model), inputs, [len(s.input_ids) for s in sequences]))
     read = reader(unwrapped(model))
-    logits, labels, states = label_states(model, sequences, pad_id=pad_id, layers=read.layers if read else ())
+    layers = read.layers if read else ()
+    logits, labels, states = label_states(model, sequences, pad_id=pad_id, layers=layers, cache=cache)
     counts = labels != IGNORED
     found = replace(_read(logits, labels, counts), reference=_references(sequences, logits))
     teachers = [sequence.teacher for sequence in sequences if sequence.teacher is not None]
@@ -68,7 +70,7 @@ def label_logits(model: Any, sequences: Sequence[TokenSequence], *, pad_id: int)
 
 
 def label_states(
-    model: Any, sequences: Sequence[TokenSequence], *, pad_id: int, layers: Sequence[int]
+    model: Any, sequences: Sequence[TokenSequence], *, pad_id: int, layers: Sequence[int], cache: Any = None
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Also the hidden states of some layers (numbered as in models/hidden_states.py; of an encoder-decoder base, the
     decoder's) in the same places, each (K, width). Raises IndexError for a layer that the model doesn't have."""
@@ -76,6 +78,8 @@ def label_states(
     _check(sequences, is_encoder_decoder)
     device = next(model.parameters()).device
     inputs, labels = _inputs(sequences, pad_id, device), _pad([s.labels for s in sequences], IGNORED, device)
+    if cache is not None:
+        inputs |= {"past_key_values": cache, "use_cache": True}
     if layers:
         inputs["output_hidden_states"] = True
     if is_encoder_decoder:

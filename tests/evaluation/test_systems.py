@@ -1,11 +1,13 @@
 """A base and its adapters measured together are what each of them is by itself."""
 
 import dataclasses
+import functools
 import math
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import LlamaForCausalLM
 
 from raytune_llm.data import demo
 from raytune_llm.data.examples import IGNORED, TokenSequence
@@ -13,6 +15,7 @@ from raytune_llm.data.tokens import Tokens
 from raytune_llm.errors import InputError
 from raytune_llm.evaluation import systems as module
 from raytune_llm.evaluation.systems import Task, measure_systems
+from raytune_llm.evaluation.terms import Term
 from raytune_llm.methods.sft import SFT
 from raytune_llm.models.base import Base, DType
 
@@ -84,6 +87,61 @@ def test_adapters_of_any_rank_and_modules_are_measured_together(base, task, tmp_
     assert_same(measure_systems(base, systems, task, use_gpu=False), expected)
     assert loads == [None]
     assert_same(measure_systems(base, {"base": None}, task, use_gpu=False), {"base": expected["base"]})
+
+
+def test_a_prompt_that_begins_its_example_is_read_once(base, task, monkeypatch):
+    shapes = []
+    whole = LlamaForCausalLM.forward
+
+    @functools.wraps(whole)
+    def forward(self, input_ids, **more):
+        shapes.append(input_ids.shape)
+        return whole(self, input_ids=input_ids, **more)
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
+
+    def rows_read(task):
+        shapes.clear()
+        found = measure_systems(base, {"base": None}, task, use_gpu=False)
+        return found["base"], sum(rows for rows, tokens in shapes if tokens > 1)
+
+    once, count = rows_read(task)
+    assert count == len(task.examples)
+    apart, count = rows_read(dataclasses.replace(task, examples=task.examples[::-1]))
+    assert count == 2 * len(task.examples)
+    assert apart.completions == once.completions
+    assert apart.scores.metrics() == pytest.approx(once.scores.metrics(), rel=1e-5)
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_equal_prompts_are_answered_once_and_all_examples_scored(base, task, tmp_path, monkeypatch, begins):
+    order = [0, 1, 0, 2, 0]
+    ends = [[5], [6, 7], [8], [9], [10, 11, 12]]
+    prompts = [task.prompts[i] for i in order]
+    rows = [(prompt if begins else [3], end) for prompt, end in zip(prompts, ends, strict=True)]
+    examples = [{"completion": TokenSequence(row + end, [IGNORED] * len(row) + end)} for row, end in rows]
+    repeated = dataclasses.replace(task, prompts=prompts, examples=examples, batch_size=2)
+    systems = {"base": None, "tuned": adapter(base, tmp_path / "one", 1, r=4, target_modules="all-linear")}
+    expected = alone(base, systems, repeated, monkeypatch)
+    asked = []
+    whole = module.greedy_answers
+    monkeypatch.setattr(module, "greedy_answers", lambda *args, **more: asked.extend(args[1]) or whole(*args, **more))
+    assert_same(measure_systems(base, systems, repeated, use_gpu=False), expected)
+    assert asked == [task.prompts[i] for i in range(3)] * 2
+
+
+def test_examples_of_several_sequences_are_measured_together(base, task, tmp_path, monkeypatch):
+    examples = [{"other": TokenSequence([5, 6, 7], [5, 6, 7]), **example} for example in task.examples]
+
+    def terms(found):
+        other = found["other"].logprobs.sum(-1)
+        return {**task.terms(found), "other": Term(other, torch.ones_like(other), coefficient=0.0)}
+
+    systems = {"base": None, "tuned": adapter(base, tmp_path / "one", 1, r=4, target_modules="all-linear")}
+    several = dataclasses.replace(task, examples=examples, terms=terms, batch_size=1)
+    expected = alone(base, systems, several, monkeypatch)
+    assert {"eval/loss", "eval/other"} <= expected["base"].scores.metrics().keys()
+    assert_same(measure_systems(base, systems, several, use_gpu=False), expected)
 
 
 @pytest.mark.parametrize("kind", ["dora", "model"])

@@ -8,11 +8,14 @@ itself, up to rounding in the matrix products. Left out: sampling, penalties, ba
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
+from transformers.cache_utils import DynamicCache
 
 from raytune_llm.models.decoding.kv_cache import CacheBudget, KVCache, default_budget
 from raytune_llm.models.decoding.prompts import in_passes, read_prompts, read_token
@@ -27,6 +30,18 @@ JOINING_SHARE = 4
 and an idle row costs little."""
 
 
+class PromptReader(Protocol):
+    """Reads prompts for another purpose as well, such as to score what is known to follow them."""
+
+    lengths: Sequence[int]
+    """Tokens that are read for each prompt."""
+
+    def read(self, places: Sequence[int]) -> DynamicCache:
+        """A cache filled with the prompts of these places and any tokens after them, padded on the right; it is called
+        where the model takes their common adapter, for a place perhaps more than once."""
+        ...
+
+
 def greedy_answers(
     model: Any,
     prompts: Sequence[list[int]],
@@ -36,6 +51,7 @@ def greedy_answers(
     stop_ids: Sequence[int],
     max_new_tokens: int,
     max_rows: int,
+    reader: PromptReader | None = None,
 ) -> list[list[int]]:
     """Token ids of the likeliest completion of each prompt, without the one that ended it.
 
@@ -46,11 +62,14 @@ def greedy_answers(
         adapters: the slot of `stack` that each prompt is answered through, None = the base as it is.
         stop_ids: tokens that end an answer.
         max_rows: answers decoded at once.
+        reader: reads the prompts, each of at least two tokens; None = they are read here.
 
     Raises:
         ValueError: a prompt is empty, or an adapter is given without a stack.
     """
-    answers = [_Answer(prompt, slot) for prompt, slot in zip(prompts, adapters, strict=True)]
+    lengths = reader.lengths if reader else [len(prompt) for prompt in prompts]
+    given = zip(prompts, adapters, lengths, strict=True)
+    answers = [_Answer(place, *one) for place, one in enumerate(given)]
     for place, answer in enumerate(answers):
         if not answer.prompt:
             raise ValueError(f"prompt {place} has no tokens")
@@ -59,7 +78,7 @@ def greedy_answers(
     waiting = _in_order(answers)
     with inference(model):
         while waiting:
-            rows = _Rows(model, stack, frozenset(stop_ids), max_new_tokens, max_rows)
+            rows = _Rows(model, stack, frozenset(stop_ids), max_new_tokens, max_rows, reader)
             try:
                 rows.complete(waiting)
             except RuntimeError as error:
@@ -75,24 +94,33 @@ def greedy_answers(
 
 @dataclass
 class _Answer:
+    place: int
     prompt: list[int]
     slot: int | None
+    num_read: int
+    """Tokens that are read before it begins."""
     tokens: list[int] = field(default_factory=list)
     is_done: bool = False
 
 
 def _in_order(answers: Sequence[_Answer]) -> list[_Answer]:
     """The longest prompts first, since what doesn't fit should fail at once; equal ones together."""
-    return sorted(answers, key=lambda answer: (-len(answer.prompt), answer.prompt))
+    return sorted(answers, key=lambda answer: (-answer.num_read, answer.prompt))
 
 
 class _Rows:
     """Answers that decode together."""
 
     def __init__(
-        self, model: Any, stack: AdapterStack | None, stop_ids: frozenset[int], max_new_tokens: int, max_rows: int
+        self,
+        model: Any,
+        stack: AdapterStack | None,
+        stop_ids: frozenset[int],
+        max_new_tokens: int,
+        max_rows: int,
+        reader: PromptReader | None,
     ) -> None:
-        self._model, self._stop_ids = model, stop_ids
+        self._model, self._stop_ids, self._reader = model, stop_ids, reader
         self._max_new_tokens, self._max_rows = max_new_tokens, max_rows
         self._routes = None if stack is None else StackRoutes(stack)
         self._kv_cache = KVCache(read_token(model), CacheBudget(default_budget(model.device)), max_rows=max_rows)
@@ -135,16 +163,35 @@ class _Rows:
 
     def _join(self, joining: Sequence[_Answer]) -> None:
         self.most_at_once = max(self.most_at_once, len(self._answers) + len(joining))
-        for group in in_passes([len(answer.prompt) for answer in joining]):
-            # runs of equal adapters: the base comes first
-            part = sorted((joining[i] for i in group), key=lambda answer: -1 if answer.slot is None else answer.slot)
-            prompts = [answer.prompt for answer in part]
-            filled, logits = read_prompts(self._model, self._routes, prompts, [answer.slot for answer in part])
-            lengths = [len(prompt) for prompt in prompts]
-            self._kv_cache.insert(filled, lengths, [self._need(answer) for answer in part])
-            first = len(self._answers)
-            self._answers += part
-            self._drop([first + place for place in self._add(part, logits.max(-1).indices)], is_new=True)
+        # runs of equal adapters: the base comes first
+        joining = sorted(joining, key=lambda answer: -1 if answer.slot is None else answer.slot)
+        if self._reader is None:
+            for group in in_passes([answer.num_read for answer in joining]):
+                self._join_pass([joining[i] for i in sorted(group)])
+        else:
+            for _, same in itertools.groupby(joining, key=lambda answer: answer.slot):
+                answers = list(same)
+                for group in in_passes([answer.num_read for answer in answers]):
+                    self._join_read(self._reader, [answers[i] for i in group])
+
+    def _join_pass(self, part: list[_Answer]) -> None:
+        """Read the prompts, which gives each its first token."""
+        prompts = [answer.prompt for answer in part]
+        filled, logits = read_prompts(self._model, self._routes, prompts, [answer.slot for answer in part])
+        self._kv_cache.insert(filled, [len(prompt) for prompt in prompts], [self._need(answer) for answer in part])
+        first = len(self._answers)
+        self._answers += part
+        self._drop([first + place for place in self._add(part, logits.max(-1).indices)], is_new=True)
+
+    def _join_read(self, reader: PromptReader, part: list[_Answer]) -> None:
+        """Let the reader read prompts of one adapter; a decoding step reads each one's last token once more."""
+        slots = [answer.slot for answer in part]
+        with nullcontext() if self._routes is None else self._routes.routed(self._routes.route(slots)):
+            filled = reader.read([answer.place for answer in part])
+        lengths = [len(answer.prompt) - 1 for answer in part]
+        self._kv_cache.insert(filled, lengths, [self._need(answer) for answer in part])
+        self._answers += part
+        self._drop([], is_new=True)
 
     def _add(self, answers: Sequence[_Answer], tokens: Tensor) -> list[int]:
         """Give each answer its token, (B,); returns the places of those that ended."""
@@ -164,5 +211,5 @@ class _Rows:
             self._answers[i] = self._answers[-1]
             self._answers.pop()
         if places or is_new:
-            last = [answer.tokens[-1] for answer in self._answers]
+            last = [(answer.tokens or answer.prompt)[-1] for answer in self._answers]
             self._step.set_rows(last, [answer.slot for answer in self._answers])

@@ -115,7 +115,7 @@ class KVCache:
         return wide if self._fits((wide, _up(max(self.needs, default=0)))) else count
 
     def insert(self, filled: DynamicCache, lengths: Sequence[int], needs: Sequence[int]) -> None:
-        """Append rows whose prompts were read into the cache `filled`, padded on the right to the longest of them."""
+        """Append rows whose first tokens were read into the cache `filled`, whatever follows them there."""
         first, last = self.num_rows, self.num_rows + len(lengths)
         width = max(lengths)
         self.reserve(last, width)
@@ -249,7 +249,7 @@ class KVCacheLayer(CacheLayerMixin):
     def fill(self, rows: slice, read: Any, width: int, touched: int) -> None:
         """Put what was read of prompts into rows, of whose columns so many were touched by earlier ones."""
         for buffer, states in ((self.keys, read.keys), (self.values, read.values)):
-            buffer[rows, :, :width] = states
+            buffer[rows, :, :width] = states[:, :, :width]
             # not finite there, an earlier row would spoil this one through the mask
             buffer[rows, :, width:touched] = 0
 

@@ -1,11 +1,12 @@
 """Answers decoded together are those of transformers' generate, prompt by prompt and adapter by adapter."""
 
+import itertools
 import random
 
 import pytest
 import torch
 from test_batch import SHAPES, SMALL
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from raytune_llm.data import demo
 from raytune_llm.models.attention import use_maskless_attention
@@ -131,6 +132,42 @@ def test_an_adapter_that_is_not_finite_spoils_its_own_answers_only():
     found = greedy_answers(model, prompts, slots, stack=stack, **options)
     others = [i for i, slot in enumerate(slots) if slot != 1]
     assert [found[i] for i in others] == [expected[i] for i in others] and found != expected
+
+
+class Further:
+    """Reads each prompt with some tokens after it."""
+
+    def __init__(self, model, prompts):
+        self._model, self._rows = model, [prompt + [5 + i % 7] * (i % 5) for i, prompt in enumerate(prompts)]
+        self.lengths = [len(row) for row in self._rows]
+        self.passes = []
+
+    def read(self, places):
+        self.passes.append(list(places))
+        cache, rows = DynamicCache(), [self._rows[place] for place in places]
+        width = max(map(len, rows))
+        self._model(torch.tensor([row + [0] * (width - len(row)) for row in rows]), past_key_values=cache)
+        return cache
+
+
+@pytest.mark.parametrize("shape", ["llama", *SHAPES])
+def test_prompts_may_be_read_with_what_follows_them(shape):
+    model = base(shape)
+    stack = stacked(model)
+    prompts, slots = work(14, 60, VOCABULARY)
+    prompts = [prompt * 2 for prompt in prompts]  # two tokens at least
+    options = {"stop_ids": range(2, VOCABULARY, 8), "max_new_tokens": 9, "stack": stack}
+    expected = greedy_answers(model, prompts, slots, max_rows=8, **options)
+    assert len({len(answer) for answer in expected}) > 1
+    for max_rows in (1, 5, 64):
+        reader = Further(model, prompts)
+        assert greedy_answers(model, prompts, slots, max_rows=max_rows, reader=reader, **options) == expected
+        assert sorted(itertools.chain(*reader.passes)) == list(range(len(prompts)))
+        assert all(len({slots[place] for place in places}) == 1 for places in reader.passes)
+    alone = {"stop_ids": range(2, VOCABULARY, 8), "max_new_tokens": 9, "stack": None, "max_rows": 5}
+    none = [None] * len(prompts)
+    expected = greedy_answers(model, prompts, none, **alone)
+    assert greedy_answers(model, prompts, none, reader=Further(model, prompts), **alone) == expected
 
 
 def test_without_adapters_the_base_answers():
