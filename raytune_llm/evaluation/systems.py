@@ -103,7 +103,7 @@ def _together(model: Any, adapters: Mapping[str, Weights | None], task: Task) ->
     stack = stack_of(model, list(held.values())) if held else None
     slots = {name: list(held).index(name) if name in held else None for name in adapters}
     distinct = {tuple(prompt): place for place, prompt in enumerate(task.prompts)}
-    reader = _ScoringReader.of(model, task, [*distinct.values()], len(slots))
+    reader = _ScoringReader(model, task, [*distinct.values()], len(slots))
     found = greedy_answers(
         model,
         [list(prompt) for prompt in distinct] * len(slots),
@@ -118,38 +118,31 @@ def _together(model: Any, adapters: Mapping[str, Weights | None], task: Task) ->
     measured = {}
     for place, (name, slot) in enumerate(slots.items()):
         with nullcontext() if stack is None or slot is None else stack.routed(stack.span(slot, slot + 1)):
-            scores = _scores(model, task) if reader is None else reader.scores(place)
+            scores = reader.scores(place)
         answers = {prompt: next(texts) for prompt in distinct}
         measured[name] = Measured(scores, [answers[tuple(prompt)] for prompt in task.prompts])
     return measured
 
 
 class _ScoringReader:
-    """Reads prompts with the answers given to them, and scores those."""
+    """Scores all examples of all systems, those that their prompts begin while the prompts are read."""
 
-    def __init__(self, model: Any, task: Task, name: str, asked: Sequence[int], num_systems: int) -> None:
-        """name: the sequence of an example that its prompt begins. asked: places of the prompts that every system
-        answers, in their order."""
-        self._model, self._task, self._name = model, task, name
+    def __init__(self, model: Any, task: Task, asked: Sequence[int], num_systems: int) -> None:
+        """asked: places of the prompts that every system answers, in their order."""
+        self._model, self._task = model, task
         self._size = len(task.examples)
         self._table = ScoreTable([*task.examples] * num_systems, task.terms)
+        begun = {name: _begun(task, name) for name in task.examples[0]}
+        self._name = max(begun, key=lambda name: len(begun[name]))
+        places = begun[self._name]
+        self._others = sorted(set(range(self._size)) - (places & set(asked)))
         self._asked = [system * self._size + place for system in range(num_systems) for place in asked]
-        self._others = sorted(set(range(self._size)) - set(asked))
-        self.lengths: Sequence[int] = [self._length(place) for place in self._asked]
-
-    @classmethod
-    def of(cls, model: Any, task: Task, asked: Sequence[int], num_systems: int) -> _ScoringReader | None:
-        """None where prompts don't begin their examples."""
-        if min(map(len, task.prompts), default=0) < 2 or len(task.prompts) != len(task.examples):
-            return None
-        for name in task.examples[0]:
-            both = zip(task.prompts, task.examples, strict=True)
-            if all(name in example and example[name].input_ids[: len(prompt)] == prompt for prompt, example in both):
-                return cls(model, task, name, asked, num_systems)
-        return None
+        self.lengths: Mapping[int, int] = {
+            i: self._length(place) for i, place in enumerate(self._asked) if place % self._size in places
+        }
 
     def read(self, places: Sequence[int]) -> DynamicCache:
-        """The keys and values of what was read for these of the asked prompts, of one system after another."""
+        """The keys and values of the examples that begin with these of the asked prompts."""
         cache = DynamicCache()
         self._score([self._asked[place] for place in places], cache)
         return cache
@@ -175,6 +168,16 @@ class _ScoringReader:
 
     def _length(self, place: int) -> int:
         return len(self._task.examples[place % self._size][self._name].input_ids)
+
+
+def _begun(task: Task, name: str) -> set[int]:
+    """Places of the examples whose sequence of that name begins with the prompt, of two tokens or more."""
+    both = enumerate(zip(task.prompts, task.examples, strict=True))
+    return {
+        place
+        for place, (prompt, example) in both
+        if len(prompt) > 1 and example[name].input_ids[: len(prompt)] == prompt
+    }
 
 
 def _scores(model: Any, task: Task) -> Scores:

@@ -107,8 +107,9 @@ def test_a_prompt_that_begins_its_example_is_read_once(base, task, monkeypatch):
 
     once, count = rows_read(task)
     assert count == len(task.examples)
-    apart, count = rows_read(dataclasses.replace(task, examples=task.examples[::-1]))
-    assert count == 2 * len(task.examples)
+    others = [task.examples[i] for i in (1, 0, 2, 3)]
+    apart, count = rows_read(dataclasses.replace(task, examples=others))
+    assert count == len(task.examples) + 2
     assert apart.completions == once.completions
     assert apart.scores.metrics() == pytest.approx(once.scores.metrics(), rel=1e-5)
 

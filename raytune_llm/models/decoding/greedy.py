@@ -9,7 +9,7 @@ itself, up to rounding in the matrix products. Left out: sampling, penalties, ba
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -31,10 +31,10 @@ and an idle row costs little."""
 
 
 class PromptReader(Protocol):
-    """Reads prompts for another purpose as well, such as to score what is known to follow them."""
+    """Reads some prompts for another purpose as well, such as to score what is known to follow them."""
 
-    lengths: Sequence[int]
-    """Tokens that are read for each prompt."""
+    lengths: Mapping[int, int]
+    """Tokens that are read for each of them, by the prompt's place; it has two at least."""
 
     def read(self, places: Sequence[int]) -> DynamicCache:
         """A cache filled with the prompts of these places and any tokens after them, padded on the right; it is called
@@ -62,14 +62,14 @@ def greedy_answers(
         adapters: the slot of `stack` that each prompt is answered through, None = the base as it is.
         stop_ids: tokens that end an answer.
         max_rows: answers decoded at once.
-        reader: reads the prompts, each of at least two tokens; None = they are read here.
+        reader: reads those prompts that are in its lengths.
 
     Raises:
         ValueError: a prompt is empty, or an adapter is given without a stack.
     """
-    lengths = reader.lengths if reader else [len(prompt) for prompt in prompts]
-    given = zip(prompts, adapters, lengths, strict=True)
-    answers = [_Answer(place, *one) for place, one in enumerate(given)]
+    lengths = {place: len(prompt) for place, prompt in enumerate(prompts)} | dict(reader.lengths if reader else {})
+    given = enumerate(zip(prompts, adapters, strict=True))
+    answers = [_Answer(place, prompt, slot, lengths[place]) for place, (prompt, slot) in given]
     for place, answer in enumerate(answers):
         if not answer.prompt:
             raise ValueError(f"prompt {place} has no tokens")
@@ -165,14 +165,15 @@ class _Rows:
         self.most_at_once = max(self.most_at_once, len(self._answers) + len(joining))
         # runs of equal adapters: the base comes first
         joining = sorted(joining, key=lambda answer: -1 if answer.slot is None else answer.slot)
-        if self._reader is None:
-            for group in in_passes([answer.num_read for answer in joining]):
-                self._join_pass([joining[i] for i in sorted(group)])
-        else:
-            for _, same in itertools.groupby(joining, key=lambda answer: answer.slot):
-                answers = list(same)
-                for group in in_passes([answer.num_read for answer in answers]):
-                    self._join_read(self._reader, [answers[i] for i in group])
+        elsewhere = self._reader.lengths if self._reader else {}
+        self._in_passes([answer for answer in joining if answer.place not in elsewhere], self._join_pass)
+        read = [answer for answer in joining if answer.place in elsewhere]
+        for _, same in itertools.groupby(read, key=lambda answer: answer.slot):
+            self._in_passes(list(same), self._join_read)
+
+    def _in_passes(self, answers: Sequence[_Answer], join: Callable[[list[_Answer]], None]) -> None:
+        for group in in_passes([answer.num_read for answer in answers]):
+            join([answers[i] for i in sorted(group)])
 
     def _join_pass(self, part: list[_Answer]) -> None:
         """Read the prompts, which gives each its first token."""
@@ -183,11 +184,12 @@ class _Rows:
         self._answers += part
         self._drop([first + place for place in self._add(part, logits.max(-1).indices)], is_new=True)
 
-    def _join_read(self, reader: PromptReader, part: list[_Answer]) -> None:
+    def _join_read(self, part: list[_Answer]) -> None:
         """Let the reader read prompts of one adapter; a decoding step reads each one's last token once more."""
+        assert self._reader is not None
         slots = [answer.slot for answer in part]
         with nullcontext() if self._routes is None else self._routes.routed(self._routes.route(slots)):
-            filled = reader.read([answer.place for answer in part])
+            filled = self._reader.read([answer.place for answer in part])
         lengths = [len(answer.prompt) - 1 for answer in part]
         self._kv_cache.insert(filled, lengths, [self._need(answer) for answer in part])
         self._answers += part

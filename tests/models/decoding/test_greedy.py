@@ -135,11 +135,11 @@ def test_an_adapter_that_is_not_finite_spoils_its_own_answers_only():
 
 
 class Further:
-    """Reads each prompt with some tokens after it."""
+    """Reads most prompts with some tokens after them."""
 
     def __init__(self, model, prompts):
         self._model, self._rows = model, [prompt + [5 + i % 7] * (i % 5) for i, prompt in enumerate(prompts)]
-        self.lengths = [len(row) for row in self._rows]
+        self.lengths = {i: len(row) for i, row in enumerate(self._rows) if i % 7 != 3}
         self.passes = []
 
     def read(self, places):
@@ -162,7 +162,7 @@ def test_prompts_may_be_read_with_what_follows_them(shape):
     for max_rows in (1, 5, 64):
         reader = Further(model, prompts)
         assert greedy_answers(model, prompts, slots, max_rows=max_rows, reader=reader, **options) == expected
-        assert sorted(itertools.chain(*reader.passes)) == list(range(len(prompts)))
+        assert sorted(itertools.chain(*reader.passes)) == list(reader.lengths)
         assert all(len({slots[place] for place in places}) == 1 for places in reader.passes)
     alone = {"stop_ids": range(2, VOCABULARY, 8), "max_new_tokens": 9, "stack": None, "max_rows": 5}
     none = [None] * len(prompts)
