@@ -5,9 +5,9 @@
     python benchmarks/preference_rate.py HOME VERSION… --base FOLDER --data RECORDS.jsonl --judge NAME@version
         any base: preferred to the base's own reply by a reward model, best of one that had no say in the training
 
-One reply is sampled at temperature 1 for each prompt, equal prompts of a demo only once, and one is greedy; some are
-shown. Divergence is exact at every position that was visited, nats. Intervals: 95 %, 1,000 bootstrap draws over
-prompts.
+One reply is sampled for each prompt, at temperature 1 unless --temperature says otherwise (equal prompts of the demo
+only once), and one is greedy; some are shown. Divergence is exact at every position that was visited, nats. Intervals:
+95 %, 1,000 bootstrap draws over prompts.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--base", help="a folder; without it, the demo")
     parser.add_argument("--data", help="records with input_text")
     parser.add_argument("--judge", help="a reward model of the registry")
+    parser.add_argument("--temperature", type=float, default=1.0)
     arguments = parser.parse_args()
     rows = demo_records() if arguments.base is None else Path(arguments.data).read_text().splitlines()[:MOST_PROMPTS]
     given = [json.loads(row)["input_text"] for row in rows]
@@ -60,7 +61,7 @@ def main() -> None:
     registry = Registry(f"{arguments.home}/registry")
     judge = None if arguments.judge is None else scorer(base, registry.resolve(arguments.judge).path)
     folders = {"base": None} | {name: registry.resolve(name).path for name in arguments.versions}
-    show(compare(measured(base, folders, prompts, judge), num_draws=1000, seed=0))
+    show(compare(measured(base, folders, prompts, judge, arguments.temperature), num_draws=1000, seed=0))
     print(f"{len(prompts)} prompts")
 
 
@@ -76,13 +77,13 @@ def scorer(base: Any, folder: str) -> RewardScorer:
 
 
 def measured(
-    base: Any, folders: dict[str, str | None], prompts: Sequence[str], judge: RewardScorer | None
+    base: Any, folders: dict[str, str | None], prompts: Sequence[str], judge: RewardScorer | None, temperature: float
 ) -> dict[str, dict[str, Metric]]:
     """The metrics of each policy; the base is the first."""
     tokenizer = base.tokenizer()
     tokens = Tokens(tokenizer, max_tokens=256, is_encoder_decoder=False)
     questions = [PolicyPrompt(tokens.prompt(prompt), prompt, "") for prompt in prompts]
-    sampling = Sampling(LONGEST_TOKENS, 1.0, tuple(tokens.stop_ids()), tokenizer.pad_token_id, 64, seed=0)
+    sampling = Sampling(LONGEST_TOKENS, temperature, tuple(tokens.stop_ids()), tokenizer.pad_token_id, 64, seed=0)
     reference = load_model(base, None, use_gpu=False)
     own = roll_out(reference, questions, sampling, partial(tokenizer.decode, skip_special_tokens=True))
     preferred = by_rule if judge is None else partial(by_judge, judge, np.array(judge(own)))
