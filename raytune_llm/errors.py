@@ -45,9 +45,17 @@ def worker_input_errors() -> Iterator[None]:
 
 
 def first_input_error(error: BaseException | None) -> InputError | None:
-    """The first InputError among an error, its causes, and the failures of Ray Train's workers."""
-    if error is None or isinstance(error, InputError):
-        return error
-    failures = getattr(error, "worker_failures", None) or {}
-    causes = (error.__cause__, getattr(error, "cause", None), *failures.values())
-    return next((found for cause in causes if (found := first_input_error(cause)) is not None), None)
+    """The first InputError among an error and its causes."""
+    return next((cause for cause in causes(error) if isinstance(cause, InputError)), None)
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, then what caused it, depth first: Python's causes, Ray's, and the failures of Ray Train's workers and
+    controller."""
+    if error is None:
+        return
+    yield error
+    names = ("__cause__", "cause", "controller_failure", "health_check_failure")
+    inner = [*(getattr(error, name, None) for name in names), *(getattr(error, "worker_failures", None) or {}).values()]
+    for cause in inner:
+        yield from causes(cause)

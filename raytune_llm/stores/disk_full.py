@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from raytune_llm.errors import InputError
 from raytune_llm.stores.storage import is_local
@@ -32,8 +33,17 @@ def raise_if_disk_full(error: Exception, home: str, run: str) -> None:
     """Raise InputError when the error, or a worker's error that it quotes, is that of a full disk, or when home is
     full. `home`: folder or URI of the job's runs; `run`: the run's name, which resumes it."""
     reported = any(reason in str(error) for reason in REASONS)
-    if reported or (is_local(home) and shutil.disk_usage(home.removeprefix("file://")).free < FULL_BYTES):
+    if reported or is_full(home):
         raise InputError(
             f"no space left in home={home}, or in a worker's temporary folder: the run stopped and what was stored "
             f"before is intact; free some space, then the same command with run={run} resumes from its last checkpoint"
         ) from error
+
+
+def is_full(home: str) -> bool:
+    """Whether home is a folder of this machine, there or yet to be made, on a full disk."""
+    if not is_local(home):
+        return False
+    path = Path(home.removeprefix("file://")).absolute()
+    nearest = next(folder for folder in (path, *path.parents) if folder.exists())
+    return shutil.disk_usage(nearest).free < FULL_BYTES

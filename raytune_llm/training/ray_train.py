@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import ray
 import torch
 from ray import train as ray_train
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
 from ray.train import (
     Checkpoint,
     CheckpointConfig,
@@ -21,6 +24,7 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
+from raytune_llm.errors import InputError, causes, first_line
 from raytune_llm.training.config import Outcome, TrialSpec
 from raytune_llm.training.history import stored_step
 from raytune_llm.training.outcome import read_outcome
@@ -28,6 +32,8 @@ from raytune_llm.training.progress import Progress
 from raytune_llm.training.reporting import start_run
 from raytune_llm.training.tracking.base import CompositeRun
 from raytune_llm.training.trial import Reporter, WorkerContext, fit
+
+LOST = (OutOfMemoryError, RayActorError, NodeDiedError, WorkerCrashedError)
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,28 @@ class TrialSetup:
 
 
 def train(setup: TrialSetup) -> Outcome:
-    """Run the trial on its workers and wait for its end. Raises ray.train's error when it failed too often."""
-    return outcome_of(setup.spec, trainer_for(setup, callbacks=[]).fit())
+    """Run the trial on its workers and wait for its end. Raises InputError when workers were lost too often, and
+    ray.train's error when they failed otherwise."""
+    config = setup.spec.config
+    with explain_lost_worker(config.run, config.scaling.max_failures):
+        return outcome_of(setup.spec, trainer_for(setup, callbacks=[]).fit())
+
+
+@contextmanager
+def explain_lost_worker(run: str, max_failures: int) -> Iterator[None]:
+    """Raise the error of a worker that was lost as InputError: its process ended, its node died or its memory ran out;
+    all others pass unchanged."""
+    try:
+        yield
+    except Exception as error:
+        lost = next((cause for cause in causes(error) if isinstance(cause, LOST)), None)
+        if lost is None:
+            raise
+        hint = ", a smaller tuning.micro_batch_size takes less memory" if isinstance(lost, OutOfMemoryError) else ""
+        raise InputError(
+            f"a worker was lost and scaling.max_failures={max_failures} allows no further start: "
+            f"{first_line(lost).partition('. ')[0].rstrip('.')}. The same command with run={run} resumes from its last checkpoint{hint}"
+        ) from error
 
 
 def outcome_of(spec: TrialSpec, result: Any) -> Outcome:

@@ -15,6 +15,7 @@ from traps import Trap
 from worlds import spec_of, write_base, write_records
 
 from raytune_llm import cluster
+from raytune_llm.errors import InputError
 from raytune_llm.jobs.config import load
 from raytune_llm.jobs.prepare import prepare
 from raytune_llm.training.ray_train import TrialSetup, run_trial, train
@@ -113,6 +114,16 @@ def test_a_killed_worker_resumes_from_its_last_report(undisturbed, world, tmp_pa
     assert trap.sprung and outcome.ended == "complete"
     assert losses(outcome) == pytest.approx(losses(undisturbed), rel=1e-6)
     assert logged(Path(outcome.checkpoint).parent) == pytest.approx(losses(undisturbed), rel=1e-6)
+
+
+def test_a_worker_lost_too_often_says_how_to_go_on(undisturbed, world, tmp_path):
+    """No restart is allowed: one error that names the run, which then resumes."""
+    trap = Trap(str(tmp_path / "sprung"), step=6)
+    message = r"a worker was lost and scaling\.max_failures=0 .* died unexpectedly .* run=one resumes from its last"
+    with pytest.raises(InputError, match=message):
+        trained(world, tmp_path, "scaling.max_failures=0", trap=trap)
+    outcome = trained(world, tmp_path, "scaling.max_failures=0")
+    assert outcome.ended == "complete" and losses(outcome) == pytest.approx(losses(undisturbed), rel=1e-6)
 
 
 def test_an_interrupted_run_resumes_when_it_is_named(undisturbed, world, tmp_path):
