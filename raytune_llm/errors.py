@@ -50,12 +50,25 @@ def first_input_error(error: BaseException | None) -> InputError | None:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, then what caused it, depth first: Python's causes, Ray's, and the failures of Ray Train's workers and
-    controller."""
-    if error is None:
-        return
-    yield error
+    """An error, then what caused it, depth first, each once: Python's causes, Ray's, and the failures of Ray Train's
+    workers and controller."""
+    seen: set[int] = set()
+    waiting = [] if error is None else [error]
+    while waiting:
+        cause = waiting.pop()
+        if id(cause) not in seen:
+            seen.add(id(cause))
+            yield cause
+            waiting += reversed(_inner(cause))
+
+
+def roots(error: BaseException) -> list[BaseException]:
+    """Those of its causes that have none themselves."""
+    return [cause for cause in causes(error) if not _inner(cause)]
+
+
+def _inner(error: BaseException) -> list[BaseException]:
+    """What caused an error at once."""
     names = ("__cause__", "cause", "controller_failure", "health_check_failure")
-    inner = [*(getattr(error, name, None) for name in names), *(getattr(error, "worker_failures", None) or {}).values()]
-    for cause in inner:
-        yield from causes(cause)
+    found = [*(getattr(error, name, None) for name in names), *(getattr(error, "worker_failures", None) or {}).values()]
+    return [cause for cause in found if cause is not None and cause is not error]

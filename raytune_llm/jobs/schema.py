@@ -229,7 +229,15 @@ class Evaluation:
     ≥ 1. Where method.metric is a loss term, none are answered."""
 
     def __post_init__(self) -> None:
-        require(self.answers_per_eval >= 1, "evaluation.answers_per_eval", self.answers_per_eval, "≥ 1")
+        for key in ("max_new_tokens", "batch_size", "bootstrap_draws", "answers_per_eval"):
+            require(getattr(self, key) >= 1, f"evaluation.{key}", getattr(self, key), "≥ 1")
+        require(self.num_samples >= 0, "evaluation.num_samples", self.num_samples, "≥ 0")
+        require(
+            self.max_examples is None or self.max_examples >= 1,
+            "evaluation.max_examples",
+            self.max_examples,
+            "≥ 1 or null",
+        )
 
     def longest_answer(self, max_tokens: int) -> int:
         """Tokens of the longest answer by a base whose sequences have at most max_tokens: half is left to prompts."""

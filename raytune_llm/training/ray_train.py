@@ -24,7 +24,8 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
-from raytune_llm.errors import InputError, causes, first_line
+from raytune_llm.errors import InputError, first_line, roots
+from raytune_llm.stores.disk_full import explain_disk_full
 from raytune_llm.training.config import Outcome, TrialSpec
 from raytune_llm.training.history import stored_step
 from raytune_llm.training.outcome import read_outcome
@@ -56,24 +57,28 @@ def train(setup: TrialSetup) -> Outcome:
     """Run the trial on its workers and wait for its end. Raises InputError when workers were lost too often, and
     ray.train's error when they failed otherwise."""
     config = setup.spec.config
-    with explain_lost_worker(config.run, config.scaling.max_failures):
+    with explain_lost_worker(config.run, config.scaling.max_failures), explain_disk_full(config.home, config.run):
         return outcome_of(setup.spec, trainer_for(setup, callbacks=[]).fit())
 
 
 @contextmanager
 def explain_lost_worker(run: str, max_failures: int) -> Iterator[None]:
-    """Raise the error of a worker that was lost as InputError: its process ended, its node died or its memory ran out;
-    all others pass unchanged."""
+    """Raise an error that only the loss of workers caused as InputError: their processes ended, a node died or memory
+    ran out; all others pass unchanged."""
     try:
         yield
+    except InputError:
+        raise
     except Exception as error:
-        lost = next((cause for cause in causes(error) if isinstance(cause, LOST)), None)
-        if lost is None:
+        found = roots(error)
+        if not all(isinstance(root, LOST) for root in found):
             raise
+        lost = found[0]
+        why = first_line(lost).partition(". ")[0].rstrip(".")
         hint = ", a smaller tuning.micro_batch_size takes less memory" if isinstance(lost, OutOfMemoryError) else ""
         raise InputError(
-            f"a worker was lost and scaling.max_failures={max_failures} allows no further start: "
-            f"{first_line(lost).partition('. ')[0].rstrip('.')}. The same command with run={run} resumes from its last checkpoint{hint}"
+            f"a worker was lost and scaling.max_failures={max_failures} allows no further start: {why}. "
+            f"The same command with run={run} resumes from its last checkpoint{hint}"
         ) from error
 
 

@@ -150,6 +150,7 @@ def test_a_test_set_must_have_the_metric_too(base, tmp_path):
     assert "the records of data.test have, nearest first: " in message_of(job)
 
 
-def test_at_least_one_record_is_answered(base, tmp_path):
-    with pytest.raises(InputError, match=r"evaluation\.answers_per_eval=0 is not allowed; allowed: ≥ 1"):
-        job_of(base, tmp_path, labelled(12), "evaluation.answers_per_eval=0")
+@pytest.mark.parametrize("key", ["answers_per_eval", "max_new_tokens", "batch_size", "max_examples"])
+def test_at_least_one_record_is_answered_in_at_least_one_token(base, tmp_path, key):
+    with pytest.raises(InputError, match=rf"evaluation\.{key}=0 is not allowed; allowed: ≥ 1"):
+        job_of(base, tmp_path, labelled(12), f"evaluation.{key}=0")

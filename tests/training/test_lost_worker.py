@@ -4,7 +4,7 @@ import pytest
 from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.train import ControllerError, WorkerGroupError
 
-from raytune_llm.errors import InputError
+from raytune_llm.errors import InputError, causes, first_input_error
 from raytune_llm.training.ray_train import explain_lost_worker
 
 FULL = OutOfMemoryError("1 worker(s) were killed due to the node running low on memory.\nTop 10 memory users: …")
@@ -26,7 +26,19 @@ def test_a_worker_that_died_names_the_run():
         raise ControllerError(ActorDiedError())
 
 
-def test_a_fault_of_the_program_keeps_its_traceback():
-    fault = WorkerGroupError("rank 0", {0: ValueError("nan")})
+@pytest.mark.parametrize("fault", [ValueError("nan"), InputError("data.train: bad")])
+def test_a_fault_is_not_hidden_by_the_workers_that_died_of_it(fault):
+    error = WorkerGroupError("two ranks", {0: ActorDiedError(), 1: fault})
     with pytest.raises(WorkerGroupError), explain_lost_worker("one", max_failures=0):
-        raise fault
+        raise error
+
+
+def test_what_is_explained_already_stays_as_it_is():
+    with pytest.raises(InputError, match="no space left"), explain_lost_worker("one", max_failures=0):
+        raise InputError("no space left") from ActorDiedError()
+
+
+def test_causes_that_are_each_others_are_named_once():
+    first, second = ValueError("first"), ValueError("second")
+    first.__cause__, second.__cause__ = second, first
+    assert list(causes(first)) == [first, second] and first_input_error(first) is None

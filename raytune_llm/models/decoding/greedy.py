@@ -201,7 +201,7 @@ class _Rows:
         for place, (answer, token) in enumerate(zip(answers, tokens.tolist(), strict=True)):
             if token not in self._stop_ids:
                 answer.tokens.append(token)
-            answer.is_done = token in self._stop_ids or len(answer.tokens) == self._max_new_tokens
+            answer.is_done = token in self._stop_ids or len(answer.tokens) >= self._max_new_tokens
             if answer.is_done:
                 ended.append(place)
         return ended

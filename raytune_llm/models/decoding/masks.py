@@ -29,6 +29,12 @@ def attention_kinds(model: Any) -> set[str]:
     return {SLIDING_ATTENTION if slides else FULL_ATTENTION}
 
 
+def makes_own_mask(config: Any) -> bool:
+    """Whether a model's layers hide positions themselves, by columns of the batch instead of each row's own positions:
+    GPT-Neo's local attention, ALiBi."""
+    return "local" in getattr(config, "attention_layers", ()) or bool(getattr(config, "alibi", False))
+
+
 class Masks:
     """Makes the attention masks of one model's decoding steps."""
 

@@ -22,7 +22,7 @@ from raytune_llm.models.adapter_route import Route
 from raytune_llm.models.attention import FULL_ATTENTION
 from raytune_llm.models.decoding.graphs import CUDACapture, Graphs
 from raytune_llm.models.decoding.kv_cache import COLUMN_STEP, KVCache, power_of_two
-from raytune_llm.models.decoding.masks import SLIDING_ATTENTION, Masks, attention_kinds
+from raytune_llm.models.decoding.masks import SLIDING_ATTENTION, Masks, attention_kinds, makes_own_mask
 from raytune_llm.models.grouped_lora import GroupedRoute
 from raytune_llm.models.masked_lora import MaskedRoute
 
@@ -56,6 +56,7 @@ def can_batch(model: Any) -> bool:
         not model.config.is_encoder_decoder
         and not is_stateful(model)
         and attention_kinds(model) <= {FULL_ATTENTION, SLIDING_ATTENTION}
+        and not makes_own_mask(model.config)
         and {"position_ids", "past_key_values", "logits_to_keep"} <= takes.keys()
     )
 

@@ -6,13 +6,21 @@ import random
 import pytest
 import torch
 from test_batch import SHAPES, SMALL
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    DynamicCache,
+    FalconConfig,
+    GPTNeoConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from raytune_llm.data import demo
 from raytune_llm.models.attention import use_maskless_attention
 from raytune_llm.models.base import linear_targets
 from raytune_llm.models.decoding import greedy, kv_cache
 from raytune_llm.models.decoding.greedy import greedy_answers
+from raytune_llm.models.decoding.step import can_batch
 from raytune_llm.models.masked_lora import MaskedRoute
 from raytune_llm.models.stacked_lora import AdapterStack
 
@@ -235,3 +243,17 @@ def test_rows_wait_for_room_in_the_cache_and_a_lack_of_memory_halves_them(monkey
     rows.clear()
     assert greedy_answers(model, prompts, slots, stack=stack, max_rows=16, **options) == expected
     assert 2 <= max(rows) <= 4
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GPTNeoConfig(hidden_size=16, num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]]),
+        FalconConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, alibi=True),
+    ],
+    ids=["local attention", "alibi"],
+)
+def test_bases_that_hide_positions_by_columns_are_not_batched(config):
+    """Rows of different lengths would attend to others' padding; GPT-Neo's answers were wrong without an error."""
+    config.vocab_size = VOCABULARY
+    assert not can_batch(AutoModelForCausalLM.from_config(config))

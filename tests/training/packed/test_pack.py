@@ -16,6 +16,7 @@ from packed_oracle import (
     solo,
     table_of,
 )
+from transformers import AutoModelForCausalLM, StableLmConfig
 
 from raytune_llm.data.examples import IGNORED, TokenSequence
 from raytune_llm.training.config import Schedule
@@ -414,3 +415,13 @@ def test_a_base_whose_attention_is_not_ours_keeps_its_rows():
     eager = make_model("llama", torch.float32)
     eager.set_attn_implementation("eager")
     assert not make_pack(eager).head.shares_prefix
+
+
+def test_a_base_that_ignores_the_layout_keeps_its_rows_in_half_precision_too():
+    """StableLM takes any argument; near uniform, its bfloat16 log-probabilities hardly differ by it."""
+    sizes = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(StableLmConfig(vocab_size=97, num_key_value_heads=4, **sizes))
+        assert not make_pack(model.to(dtype).eval()).head.shares_prefix
+        assert make_pack(make_model("llama", dtype)).head.shares_prefix
