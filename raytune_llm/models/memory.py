@@ -6,6 +6,9 @@ from pathlib import Path
 
 import torch
 
+CGROUP = Path("/sys/fs/cgroup")
+"""Of this container, by cgroup v2; elsewhere its files are missing."""
+
 
 def free_bytes(device: torch.device) -> int:
     """Memory that could still be taken on a device; of the CPU, within the container's limit."""
@@ -14,7 +17,13 @@ def free_bytes(device: torch.device) -> int:
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     available = int(fields["MemAvailable"].split()[0]) * 1024
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    limit = CGROUP / "memory.max"
     if limit.is_file() and (text := limit.read_text().strip()) != "max":
-        available = min(available, int(text) - int(used.read_text()))
+        available = min(available, int(text) - _held_bytes())
     return available
+
+
+def _held_bytes() -> int:
+    """What the container holds and could not give back: files that were read stay in memory until it is wanted."""
+    counts = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+    return int((CGROUP / "memory.current").read_text()) - int(counts["inactive_file"])
