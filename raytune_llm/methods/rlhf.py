@@ -61,9 +61,9 @@ class RLHF(PolicyInit):
     """Registry reference of a second reward model, best trained on other preferences: it takes no part in training and
     decides eval/judge_win_rate, which shows a policy that only learned to please the first one. null = none."""
     reward_scale: float
-    """Times the weighted sum of rewards; > 0."""
+    """Times each reward; > 0."""
     reward_clip: float | None
-    """Largest size of the scaled sum; > 0, or null for no bound."""
+    """Largest size of each scaled reward, before its weight; > 0, or null for no bound."""
     length_penalty: float
     """Subtracted from the reward for each token of the completion; ≥ 0."""
     unended_penalty: float

@@ -1,6 +1,8 @@
 """The mixture of rewards that a policy is trained on.
 
-reward = clip(scale · Σ weight · reward) − length_penalty · tokens − unended_penalty · [it was cut off]
+reward = Σ weight · clip(scale · reward) − length_penalty · tokens − unended_penalty · [it was cut off]
+
+Each reward is clipped by itself: a clipped sum would give nothing for a second reward where the first is large.
 """
 
 from __future__ import annotations
@@ -26,12 +28,12 @@ class WeightedScorer:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Weighted scorers, scaled, clipped and penalised."""
+    """Scorers, scaled, clipped, weighted and penalised."""
 
     parts: tuple[WeightedScorer, ...]
     scale: float
     clip: float | None
-    """Largest size of the scaled sum; None = no bound."""
+    """Largest size of a scaled reward; None = no bound."""
     length_penalty: float
     """Subtracted for each token."""
     unended_penalty: float
@@ -41,10 +43,10 @@ class Mixture:
         """The reward of each rollout, (n,). Raises InputError naming reward and prompt when one isn't a number."""
         total = np.zeros(len(rollouts))
         for part in self.parts:
-            total += part.weight * scores(part.key, part.scorer, rollouts)
-        total *= self.scale
-        if self.clip is not None:
-            total = total.clip(-self.clip, self.clip)
+            reward = self.scale * scores(part.key, part.scorer, rollouts)
+            if self.clip is not None:
+                reward = reward.clip(-self.clip, self.clip)
+            total += part.weight * reward
         lengths = np.array([len(rollout.completion_ids) for rollout in rollouts], dtype=np.float64)
         unended = np.array([not rollout.ended for rollout in rollouts], dtype=np.float64)
         return total - self.length_penalty * lengths - self.unended_penalty * unended

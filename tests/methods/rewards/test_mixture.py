@@ -29,11 +29,19 @@ def mixture(*parts, scale=1.0, clip=None, length_penalty=0.0, unended_penalty=0.
     return Mixture(tuple(parts), scale, clip, length_penalty, unended_penalty)
 
 
-def test_rewards_are_weighed_scaled_clipped_and_then_penalised():
+def test_rewards_are_scaled_clipped_weighed_and_then_penalised():
     parts = [WeightedScorer("exact", 2.0, is_answer), WeightedScorer("pattern", 0.5, pattern(r"\bno\b"))]
     assert mixture(*parts)(ROLLOUTS).tolist() == [2.0, 2.0, 0.5]
-    found = mixture(*parts, scale=3.0, clip=4.0, length_penalty=0.1, unended_penalty=1.0)(ROLLOUTS)
-    assert found.tolist() == pytest.approx([4.0 - 0.3, 4.0 - 0.5, 1.5 - 0.4 - 1.0])
+    found = mixture(*parts, scale=3.0, clip=2.5, length_penalty=0.1, unended_penalty=1.0)(ROLLOUTS)
+    assert found.tolist() == pytest.approx([5.0 - 0.3, 5.0 - 0.5, 1.25 - 0.4 - 1.0])
+
+
+def test_a_large_reward_leaves_room_for_a_second():
+    parts = [
+        WeightedScorer("model", 1.0, lambda rollouts: [9.0] * len(rollouts)),
+        WeightedScorer("exact", 4.0, is_answer),
+    ]
+    assert mixture(*parts, clip=5.0)(ROLLOUTS).tolist() == [9.0, 9.0, 5.0]
 
 
 def test_wins_are_decided_by_the_first_part():
