@@ -71,6 +71,7 @@ class PackedRunner:
         try:
             capacities = ray.get([one.capacity.remote() for one in self.actors])
         except RayTaskError as error:
+            self._end_actors()  # else they hold their CPUs or GPUs for as long as the error is kept
             if isinstance(error.cause, InputError):
                 raise InputError(str(error.cause)) from error
             raise
@@ -86,6 +87,9 @@ class PackedRunner:
     def close(self) -> None:
         """Let the actors finish what they log, then end them."""
         ray.wait([actor.stop.remote() for actor in self.actors], num_returns=len(self.actors), timeout=CLOSE_SECONDS)
+        self._end_actors()
+
+    def _end_actors(self) -> None:
         for actor in self.actors:
             ray.kill(actor)
 

@@ -241,6 +241,14 @@ def test_what_the_actors_refuse_ends_the_sweep_in_one_line(world, tmp_path):
     with pytest.raises(InputError) as error:
         outcomes_of(dataclasses.replace(job, model=model))
     assert str(error.value) == "it doesn't fit"
+    wait_until_free(ray.cluster_resources()["CPU"])  # though the error, which names the actors, is still there
+
+
+def wait_until_free(cpus):
+    end = time.monotonic() + 30
+    while ray.available_resources().get("CPU", 0) < cpus:
+        assert time.monotonic() < end, "actors of a sweep that has ended hold CPUs"
+        time.sleep(0.1)
 
 
 def test_the_packed_winner_is_published_with_its_own_settings(world, tmp_path):
