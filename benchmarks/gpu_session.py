@@ -37,7 +37,7 @@ TAIL_LINES = 12
 
 @dataclass(frozen=True)
 class Planned:
-    """A step: its module, and how long it may take on a GPU."""
+    """A step: its module, and how long it takes (on an H200) and may take."""
 
     name: str
     module: str
@@ -47,16 +47,16 @@ class Planned:
 
 
 STEPS = [
-    Planned("machine", "gpu_steps.machine", 25, 60),
-    Planned("correct", "gpu_steps.correct", 30, 90),
-    Planned("served", "gpu_steps.served", 30, 60),
-    Planned("decoding", "gpu_steps.decoding", 50, 90),
-    Planned("sweep", "gpu_steps.whole_sweep", 280, 340),
-    Planned("packed-1b", "gpu_steps.packed_speed", 50, 100, "1b"),
-    Planned("packed-8b", "gpu_steps.packed_speed", 60, 130, "8b"),
-    Planned("lost-actor", "gpu_steps.lost_actor", 40, 90),
-    Planned("commands", "gpu_steps.commands", 80, 150),
-    Planned("kernels", "gpu_steps.kernels", 40, 70),
+    Planned("machine", "gpu_steps.machine", 15, 60),
+    Planned("correct", "gpu_steps.correct", 15, 60),
+    Planned("served", "gpu_steps.served", 15, 60),
+    Planned("decoding", "gpu_steps.decoding", 45, 90),
+    Planned("sweep", "gpu_steps.whole_sweep", 240, 340),
+    Planned("packed-1b", "gpu_steps.packed_speed", 80, 130, "1b"),
+    Planned("packed-8b", "gpu_steps.packed_speed", 115, 180, "8b"),
+    Planned("lost-actor", "gpu_steps.lost_actor", 55, 90),
+    Planned("commands", "gpu_steps.commands", 65, 150),
+    Planned("kernels", "gpu_steps.kernels", 30, 70),
 ]
 
 

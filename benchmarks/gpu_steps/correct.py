@@ -182,13 +182,13 @@ class tight_memory:
             fresh_memory(self._device)
             total = torch.cuda.get_device_properties(self._device).total_memory
             room = torch.cuda.memory_reserved(self._device) + (1 << 28)
-            torch.cuda.set_per_process_memory_fraction(room / total, self._device)
+            torch.cuda.set_per_process_memory_fraction(room / total)
         else:
             self._hook = self._layer.register_forward_pre_hook(self._refuse)
 
     def __exit__(self, *_: object) -> None:
         if self._on_gpu:
-            torch.cuda.set_per_process_memory_fraction(1.0, self._device)
+            torch.cuda.set_per_process_memory_fraction(1.0)
         else:
             self._hook.remove()
 

@@ -7,7 +7,7 @@ cost memory (vllm#22782). When an adapter's module names don't match, vLLM silen
 the parity check of the running endpoint detects it.
 
 Left out, and refused: fully tuned versions, DoRA, encoder-decoder bases, API keys, limits per key, versions on demand.
-Not yet run on a GPU.
+Never run on any machine; its configuration is tested.
 """
 
 from __future__ import annotations
