@@ -68,6 +68,14 @@ class Splits:
     carved: bool
     """Whether eval was carved from train."""
 
+    def where(self, split: str, index: int) -> str:
+        """Where record `index` of a split was read, for messages."""
+        return f"data.{split}, record {index + 1}"
+
+    def sources(self, split: str) -> dict[str, int]:
+        """How many records of a split each of its sources gave."""
+        return {f"data.{split}": len(getattr(self, split))}
+
     def items(self) -> Iterator[tuple[str, list[Record]]]:
         """The splits that have records, by name."""
         yield from ((name, split) for name in ("train", "eval", "test") if (split := getattr(self, name)))
