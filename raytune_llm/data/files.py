@@ -11,7 +11,7 @@ from typing import Any
 
 from raytune_llm.data.config import SPLITS, Data, OnError
 from raytune_llm.data.findings import Finding, Place, Severity
-from raytune_llm.data.keys import answer_of, prompt_of, text_key
+from raytune_llm.data.keys import answer_of, is_instruction, prompt_of, text_key
 from raytune_llm.data.origins import Origins
 from raytune_llm.data.reading.formats import read
 from raytune_llm.data.reading.problems import BadLine, DataError, Problems, Rejects
@@ -189,14 +189,14 @@ def read_records(locations: Locations, key: str, kinds: Sequence[type]) -> list[
 def carve(records: Sequence[Record], size: int, seed: int) -> tuple[list[int], list[int]]:
     """Indices of train and of an eval set of at most `size` different records, whose prompts don't occur in train.
 
-    Where most prompts occur again and again, as one instruction for all, prompt and answer count together. Which
+    Where a few prompts are instructions for all records, prompt and answer count together. Which
     records are chosen depends on them and the seed alone, so that more data move few of them; orders are kept.
 
     Raises:
         DataError: there are fewer than 5 different records.
     """
     prompts = [text_key(prompt_of(record)) for record in records]
-    with_answer = len(set(prompts)) < len(prompts) / 2
+    with_answer = is_instruction(prompts)
     groups: dict[str, dict[Record, int]] = {}
     for index, (record, prompt) in enumerate(zip(records, prompts, strict=True)):
         group = f"{prompt}\n{text_key(answer_of(record))}" if with_answer else prompt

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from raytune_llm.data.records import Chat, Message, Preference, Rationale, Record, Supervised, Text
+
+FEW_PROMPTS = 20
+"""Fewer different prompts than this, for more records, are instructions, not questions."""
+
+
+def is_instruction(prompts: Sequence[str]) -> bool:
+    """Whether records with these prompts differ by their answers: one instruction, or a few, for all of them."""
+    different = len(set(prompts))
+    return different < FEW_PROMPTS and different < len(prompts) / 2
 
 
 def answer_of(record: Record) -> Text | None:

@@ -25,12 +25,14 @@ from raytune_llm.jobs.sweep import run_sweep
 def check(job: CheckJob) -> int:
     """Read, parse and tokenize all records, also those of earlier stages, and print their diagnosis. Raises InputError
     for data that can't be used."""
+    from raytune_llm.data.files import load
     from raytune_llm.jobs.prepare import prepare
 
-    print(prepare(job).diagnosis.text())
-    of_stages = read_stage_data(job)
-    for stage_job, splits in of_stages.values():
-        print(f"\nearlier stage: {stage_job.data.train}\n{prepare(stage_job, splits).diagnosis.text()}")
+    splits = load(job.data, job.method.records, job.seed)
+    of_stages = read_stage_data(job, splits)
+    print(prepare(job, splits).diagnosis.text())
+    for name, (stage_job, own) in of_stages.items():
+        print(f"\nearlier stage {name}: {stage_job.data.train}\n{prepare(stage_job, own).diagnosis.text()}")
     print(summary.next_step(called("train"), "with the same overrides tunes on this data"))
     return 0
 

@@ -11,11 +11,13 @@ from raytune_llm.data.doctor import examine
 from raytune_llm.data.encode import EncodedSplit, EncodedSplits, encode_splits
 from raytune_llm.data.examples import Examples
 from raytune_llm.data.files import Splits, load
+from raytune_llm.data.mixture import mixed_indices
 from raytune_llm.data.tokens import Tokens
 from raytune_llm.errors import InputError, require
 from raytune_llm.evaluation.answering import Answering
 from raytune_llm.evaluation.terms import Better
 from raytune_llm.jobs.metric import choose_metric
+from raytune_llm.jobs.precompute import Precomputed
 from raytune_llm.jobs.schema import CheckJob, SweepJob, TrainJob
 from raytune_llm.methods.base import CheckContext
 from raytune_llm.models.load_options import check_quantization
@@ -59,6 +61,16 @@ def prepare(job: CheckJob, read: Splits | None = None) -> Prepared:
     examples = Examples(encoded.train.examples, encoded.eval.examples)
     better, answering = choose_metric(job, encoded, tokens)
     return Prepared(splits, tokens, encoded, examples, diagnosis, better, answering)
+
+
+def mixed(found: Precomputed, splits: Splits, seed: int) -> Examples:
+    """The examples, those of sources with a weight as often as it says."""
+    origins, train = splits.origins.get("train"), found.encoded.train
+    if origins is None or all(file.weight == 1 for file in origins.files):
+        return found.examples
+    kept = [index for index, example in enumerate(train.encoded) if example is not None]
+    order = mixed_indices([origins.weight(index) for index in kept], seed)
+    return dataclasses.replace(found.examples, train=[found.examples.train[index] for index in order])
 
 
 def check_method(job: CheckJob, train: EncodedSplit, tokens: Tokens) -> None:

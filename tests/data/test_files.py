@@ -160,6 +160,30 @@ def test_too_few_to_carve():
     assert f"data.train: {few}; or name data.eval" in str(caught.value)
 
 
+def test_no_prompt_is_in_both_parts_of_a_carved_set():
+    asked = [Supervised(f"question {i % 40}", f"answer {i % 7}") for i in range(200)]
+    train, held = carve(asked, 50, 0)
+    prompts = [{asked[i].prompt for i in part} for part in (train, held)]
+    assert not prompts[0] & prompts[1], "40 questions with several answers each"
+    assert 0 < len(held) <= 50 and len(held) == len({asked[i] for i in held})
+
+    one_instruction = [Preference("Write a tweet.", f"good {i}", f"bad {i}") for i in range(50)]
+    train, held = carve(one_instruction, 8, 0)
+    assert len(held) == 8 and len(train) == 42
+
+    varied = [Supervised(" Yes?" if i % 2 else "yes?", f"{i}") for i in range(2)]
+    varied += [Supervised(f"q {i}", "a") for i in range(20)]
+    train, held = carve(varied, 4, 1)
+    assert ({0, 1} <= set(train)) or ({0, 1} <= set(held)), "case and whitespace make no other prompt"
+
+
+def test_more_data_move_few_records_of_a_carved_set():
+    asked = [Supervised(f"question {i}", "a") for i in range(1000)]
+    first = {asked[i] for i in carve(asked, 100, 0)[1]}
+    more = [*asked, *(Supervised(f"new {i}", "a") for i in range(50))]
+    assert len(first & {more[i] for i in carve(more, 100, 0)[1]}) >= 90
+
+
 def test_given_splits_stay_as_they_are(tmp_path):
     train, held = write(tmp_path / "train.jsonl", rows(9)), write(tmp_path / "held.jsonl", rows(4, start=50))
     made = load(data(train, eval=held, test=held), KINDS, 0)

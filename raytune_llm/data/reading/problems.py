@@ -6,17 +6,17 @@ import json
 import re
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import IO
+from pathlib import Path
 
 from raytune_llm.errors import InputError
 
 SHOWN_KINDS = 20
 SHOWN_LINES = 3
 MOST_KINDS = 1000
-"""Kinds of problems that are told apart; further ones count as one."""
+"""Kinds of problems that are counted apart; further ones count as one."""
 OTHERS = "problems of other kinds"
+NAME = "rejects.jsonl"
 LONGEST_REJECT = 100_000
 """Characters of a line left out that are kept in the file of those."""
 
@@ -108,22 +108,16 @@ class Rejects:
 
     def __init__(self) -> None:
         self.count = 0
-        self._file: IO[str] | None = None
-        self._stack = ExitStack()
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def add(self, path: str, line: int, problem: str, content: object) -> None:
-        if self._file is None:
-            self._file = self._stack.enter_context(
-                tempfile.TemporaryFile("w+", encoding="utf-8", errors="backslashreplace")
-            )
+        self._folder = self._folder or tempfile.TemporaryDirectory()
         self.count += 1
         kept = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, default=str)
         row = {"file": path, "line": line, "problem": problem, "content": kept[:LONGEST_REJECT]}
-        self._file.write(json.dumps(row) + "\n")
+        with Path(self._folder.name, NAME).open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
     def content(self) -> bytes:
         """All of them as JSON lines."""
-        if self._file is None:
-            return b""
-        self._file.seek(0)
-        return self._file.read().encode()
+        return b"" if self._folder is None else Path(self._folder.name, NAME).read_bytes()

@@ -118,7 +118,7 @@ def _zip(inner: IO[bytes]) -> Any:
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:
-    """The call's result. Raises what it raises, and TimeoutError when it takes longer; it then goes on in a thread that
+    """The call's result. Raises what it raises, and TimeoutError when it takes longer; it is then left to a thread that
     doesn't keep the process alive: clients of remote storage try again for many minutes."""
     found: list[T] = []
     failed: list[BaseException] = []

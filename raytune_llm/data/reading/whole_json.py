@@ -81,7 +81,7 @@ class _Text:
         while True:
             try:
                 value, end = DECODER.raw_decode(self.text, self.at)
-                if end < len(self.text) or not self.more():  # a number could go on
+                if end < len(self.text) or not self.more():  # a number could have more digits
                     self.go_to(min(end, len(self.text)))
                     return value
             except json.JSONDecodeError as error:
