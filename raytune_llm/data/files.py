@@ -24,7 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raytune_llm.data.records import Record, RecordError, parse
+from raytune_llm.data.parsing import parse
+from raytune_llm.data.records import Record, RecordError
 from raytune_llm.errors import InputError, require
 from raytune_llm.stores.locations import LOCATION
 

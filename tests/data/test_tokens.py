@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from raytune_llm.data.examples import IGNORED, TokenSequence
-from raytune_llm.data.records import Chat, Message, parse
+from raytune_llm.data.parsing import parse
+from raytune_llm.data.records import Chat, Message
 from raytune_llm.data.template import PLAIN_TEMPLATE, supply_template
 from raytune_llm.data.tokens import Tokens, Truncation
 
