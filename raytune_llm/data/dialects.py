@@ -23,7 +23,7 @@ from raytune_llm.data.preferences import (
 )
 from raytune_llm.data.records import Chat, Message, Preference, Prompt, Rationale, Record, RecordError, Supervised, show
 from raytune_llm.data.turns import conversation, parse_turns
-from raytune_llm.data.values import Row, as_text, left_out
+from raytune_llm.data.values import Row, as_text
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def _prompt_completion(row: Row) -> Supervised | Chat:
     """Plain, or conversational: then only the completion's turns are learned."""
     label = row.values.get("label")
     if label is False:
-        remedy = f"remove the record ({left_out('label')} and would have it learned)"
+        remedy = "remove the record (data.ignore=[label] would have it learned)"
         expected = f"true: an answer that is not wanted can't be learned from by itself; {remedy}"
         raise RecordError("label", "false", expected)
     if label is not None and label is not True:
@@ -119,7 +119,7 @@ DIALECTS = (
     Dialect(("messages",), (Chat,), lambda row: _chat(_messages(row, "messages"), "messages"), CONTEXT),
     Dialect(("conversations",), (Chat,), lambda row: _chat(_messages(row, "conversations"), "conversations"), CONTEXT),
     Dialect(("input_text", "candidate_0", "candidate_1", "choice"), (Preference,), candidates),
-    Dialect(("prompt", "chosen", "rejected"), (Preference,), chosen_rejected, CONTEXT),
+    Dialect(("prompt", "chosen", "rejected"), (Preference,), chosen_rejected, (*CONTEXT, "margin")),
     Dialect(("chosen", "rejected"), (Preference,), implicit_prompt, CONTEXT, ("prompt",)),
     Dialect(("input", "preferred_output", "non_preferred_output"), (Preference,), openai_preference),
     Dialect(("contents", "completions"), (Preference,), vertex_preference, GEMINI_SYSTEM),

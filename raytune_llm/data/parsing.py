@@ -53,7 +53,9 @@ class Reader:
         self._wanted = [dialect for dialect in DIALECTS if set(dialect.kinds) & set(kinds)]
         self._plans: dict[tuple[str, ...], _Plan] = {}
         known = dict.fromkeys(key for dialect in DIALECTS for key in (*dialect.needs, *dialect.also))
-        for ours in self._columns:
+        for ours, theirs in self._columns.items():
+            if theirs in self._ignore:
+                raise InputError(f"data.columns.{printable(ours)}={printable(theirs)}: data.ignore leaves that key out")
             if ours not in known:
                 near = difflib.get_close_matches(ours, known, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
@@ -125,7 +127,7 @@ class Reader:
         read = {*dialect.needs, *dialect.also}
         unused = [key for key in values if key not in read]
         for key in unused:
-            check_unread(key, None if key in MEANINGS else values[key], read - present)
+            check_unread(key, None, read - present)
         rivals: dict[tuple[str, ...], list[Dialect]] = {}
         for other in DIALECTS:
             if self._is_rival(dialect, other, present):
@@ -216,7 +218,9 @@ def _misfit(raw: dict[str, Any], row: dict[str, Any], kinds: Sequence[type]) -> 
     near = max(wanted, key=lambda dialect: (num_present(dialect), -len(dialect.needs)))
     if num_present(near) and (other is None or num_present(other) <= num_present(near)):
         missing = next(key for key in near.needs if key not in row)
-        found = "null" if missing in raw else f"no such key among {show_keys(raw)}"
+        found = f"no such key among {show_keys(raw)}"
+        if missing in raw:
+            found = "null" if raw[missing] is None else "a key that data.ignore leaves out"
         kind = next(kind for kind in kinds if kind in near.kinds).__name__
         return RecordError(missing, found, f"{EXPECTED.get(missing, 'a list of turns')}, for a {kind} record")
     if other is not None:
@@ -224,11 +228,9 @@ def _misfit(raw: dict[str, Any], row: dict[str, Any], kinds: Sequence[type]) -> 
     if isinstance(row.get("text"), str):
         expected = "a prompt and its answer: text without a prompt is not learned"
         return RecordError("text", f"plain text with keys {show_keys(raw)}", f"{expected}: {_wanted(kinds)}")
-    hint = f"; or name the file's own keys: data.columns.{DIALECT_HINT}"
-    return RecordError("keys", show_keys(raw), _wanted(kinds) + (hint if row else ""))
-
-
-DIALECT_HINT = "prompt=question"
+    hint = "; or name the file's own keys: data.columns.prompt=question"
+    found = show_keys(raw) if row or not raw else f"{show_keys(raw)}, all null or left out"
+    return RecordError("keys", found, _wanted(kinds) + (hint if row else ""))
 
 
 def _wanted(kinds: Sequence[type]) -> str:

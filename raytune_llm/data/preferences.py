@@ -13,8 +13,8 @@ from __future__ import annotations
 import re
 
 from raytune_llm.data.records import Message, Preference, Prompt, RecordError, Text, show
-from raytune_llm.data.turns import GEMINI, conversation, parse_parts, parse_turns
-from raytune_llm.data.values import EXPECTED, Row, as_text
+from raytune_llm.data.turns import GEMINI, conversation, parse_parts, parse_turn, parse_turns
+from raytune_llm.data.values import EXPECTED, Row, as_text, left_out
 
 HUMAN_OR_ASSISTANT = re.compile(r"\n\n(Human|Assistant):")
 
@@ -32,6 +32,13 @@ def answer_turns(turns: tuple[Message, ...], key: str) -> tuple[Message, ...]:
         found = f"turns by {', '.join(turn.role for turn in turns[:8])}" if turns else "no turns after the prompt's"
         raise RecordError(key, found, "an answer, which begins and ends with an assistant turn")
     return turns
+
+
+def _whole_answer(turns: tuple[Message, ...], key: str) -> tuple[Message, ...]:
+    """`answer_turns`, of which each counts: an answer is preferred as a whole."""
+    if not all(turn.learn for turn in turns):
+        raise RecordError(key, "a turn with weight 0 or train false", "an answer that counts whole")
+    return answer_turns(turns, key)
 
 
 def prompt_turns(turns: tuple[Message, ...], key: str) -> Prompt:
@@ -68,6 +75,9 @@ def candidates(row: Row) -> Preference:
 def chosen_rejected(row: Row) -> Preference:
     """Plain, or conversational; answers that repeat the prompt's turns, as some data sets have them, lose them."""
     keys = ("prompt", "chosen", "rejected")
+    if "margin" in row:
+        expected = f"no margin: no method here uses by how much an answer is better; {left_out('margin')}"
+        raise RecordError("margin", show(row["margin"]), expected)
     if not any(isinstance(row[key], list) for key in keys) and row.get("system") is row.get("tools") is None:
         text, good, bad = row.texts(*keys)
         return _preference(text, good, bad, "rejected")
@@ -77,7 +87,7 @@ def chosen_rejected(row: Row) -> Preference:
     def answer(key: str) -> tuple[Message, ...]:
         turns = side(row, key, "assistant")
         repeated = turns[: len(prompt)] == prompt and len(turns) > len(prompt)
-        return answer_turns(turns[len(prompt) :] if repeated else turns, key)
+        return _whole_answer(turns[len(prompt) :] if repeated else turns, key)
 
     chosen, rejected = answer("chosen"), answer("rejected")
     return _preference(conversation(row, prompt, "prompt"), chosen, rejected, "rejected")
@@ -97,7 +107,7 @@ def implicit_prompt(row: Row) -> Preference:
     prompt = both[0][:shared]
     prompt_turns(prompt, "chosen")
     chosen, rejected = (
-        answer_turns(turns[shared:], key) for turns, key in zip(both, ("chosen", "rejected"), strict=True)
+        _whole_answer(turns[shared:], key) for turns, key in zip(both, ("chosen", "rejected"), strict=True)
     )
     return _preference(conversation(row, prompt, "chosen"), chosen, rejected, "rejected")
 
@@ -121,18 +131,16 @@ def _whole(row: Row, key: str) -> tuple[Message, ...]:
 def openai_preference(row: Row) -> Preference:
     """OpenAI's form."""
     given = row["input"]
-    if not isinstance(given, dict) or "messages" not in given:
-        raise RecordError("input", show(given), EXPECTED["input"])
-    inner = Row(row.present(given), row.ignore)
+    inner = Row(row.present(given) if isinstance(given, dict) else {}, row.ignore)
     if "messages" not in inner:
-        raise RecordError("input.messages", "null", "a list of turns")
+        raise RecordError("input", show(given), EXPECTED["input"])
     row.leave(inner.values, ("messages", "tools", "parallel_tool_calls"), "input")
     if "parallel_tool_calls" in inner:
         row.unused.append("input.parallel_tool_calls")
     prompt = parse_turns(row, inner["messages"], "input.messages")
     prompt_turns(prompt, "input.messages")
     keys = ("preferred_output", "non_preferred_output")
-    chosen, rejected = (answer_turns(side(row, key, "assistant"), key) for key in keys)
+    chosen, rejected = (_whole_answer(side(row, key, "assistant"), key) for key in keys)
     return _preference(conversation(inner, prompt, "input.messages"), chosen, rejected, keys[1])
 
 
@@ -149,8 +157,8 @@ def vertex_preference(row: Row) -> Preference:
         if isinstance(score, bool) or not isinstance(score, int | float) or score not in (0, 1):
             raise RecordError(f"{at}.score", show(score), "1 (preferred) or 0")
         row.leave(row.present(item), ("score", "completion"), at)
-        turns = parse_turns(row, [item.get("completion")], f"{at}.completion", GEMINI, is_answer=True)
-        answers[int(score)] = answer_turns(turns, f"{at}.completion")
+        turn = parse_turn(row, item.get("completion"), f"{at}.completion", GEMINI)
+        answers[int(score)] = _whole_answer((turn,), f"{at}.completion")
     if len(answers) != 2:
         raise RecordError("completions", "two answers of the same score", EXPECTED["completions"])
     return _preference(prompt, answers[1], answers[0], "completions")
@@ -159,7 +167,4 @@ def vertex_preference(row: Row) -> Preference:
 def _preference(prompt: Text, chosen: Text, rejected: Text, key: str) -> Preference:
     if chosen == rejected:
         raise RecordError(key, "two identical answers", "two different ones: there is nothing to prefer")
-    for answer in (chosen, rejected):
-        if not isinstance(answer, str) and not all(turn.learn for turn in answer):
-            raise RecordError(key, "an answer with a turn of weight 0 or train false", "answers that count whole")
     return Preference(prompt, chosen, rejected)

@@ -121,5 +121,5 @@ def show(value: object) -> str:
     if isinstance(value, int | float):
         return f"the number {value}"
     if isinstance(value, dict):
-        return f"an object with keys {show_keys(value)}"
+        return f"an object with keys {show_keys(value)}" if value else "an object without keys"
     return f"a list of {len(value)}" if isinstance(value, list) else f"a {type(value).__name__}"

@@ -17,7 +17,7 @@ from typing import Any
 
 from raytune_llm.data.records import Message, RecordError, show
 from raytune_llm.data.tool_calls import parse_calls, parse_tools
-from raytune_llm.data.values import Row, as_text, check_unread, left_out
+from raytune_llm.data.values import Row, as_text, left_out
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def parse_turns(
         form = SHAREGPT
     if not isinstance(value, list) or not value:
         raise RecordError(key, show(value), f"a list of turns, [{form.example}, …]")
-    turns = tuple([_turn(row, item, f"{key}[{i}]", form) for i, item in enumerate(value)])
+    turns = tuple([parse_turn(row, item, f"{key}[{i}]", form) for i, item in enumerate(value)])
     if turns[0].role == "assistant" and not is_answer:
         expected = "a user turn, or a system turn, first: an answer needs a prompt; remove the turn"
         raise RecordError(f"{key}[0].{form.role}", "an assistant turn", expected)
@@ -98,7 +98,8 @@ def conversation(row: Row, turns: tuple[Message, ...], key: str) -> tuple[Messag
     return turns
 
 
-def _turn(row: Row, item: object, at: str, form: Form) -> Message:
+def parse_turn(row: Row, item: object, at: str, form: Form) -> Message:
+    """The turn found at `at`. Raises RecordError where it is none."""
     if not isinstance(item, dict):
         raise RecordError(at, show(item), f"a turn, {form.example}")
     name = item.get(form.role)
@@ -146,27 +147,30 @@ def parse_parts(row: Row, value: object, at: str) -> str:
     """
     if not isinstance(value, list) or not value:
         raise RecordError(at, show(value), 'a list of parts, [{"text": "…"}]')
-    text = "".join([_part(row, part, f"{at}[{i}]") for i, part in enumerate(value)])
-    return as_text(text, at, "a part with text that is no thought")
+    texts = [text for i, part in enumerate(value) if (text := _part(row, part, f"{at}[{i}]")) is not None]
+    if not texts:
+        raise RecordError(at, "only thoughts, or parts that data.ignore leaves out", "a part with text")
+    return as_text("".join(texts), at, "a part with text")
 
 
-def _part(row: Row, part: object, at: str) -> str:
-    present = row.present(part) if isinstance(part, dict) else {}
-    is_thought = present.get("thought") is True or present.get("type") in ("thinking", "reasoning")
-    if is_thought:
-        return ""
+def _part(row: Row, part: object, at: str) -> str | None:
+    """The text of a part, None where it is a thought or left out."""
+    if not isinstance(part, dict):
+        raise RecordError(at, show(part), 'a text part, {"text": "…"}')
+    present = row.present(part)
+    others = [key for key in present if key not in ("type", "text", *THOUGHTS)]
+    if present.get("thought") is True or present.get("type") in ("thinking", "reasoning"):
+        return None
     text = present.get("text")
-    if isinstance(part, dict) and text is None and len(present) < len(part) and not present.keys() - {"type"}:
-        return ""
-    for key, found in present.items():
-        if key not in ("type", "text", *THOUGHTS) and isinstance(text, str):
-            check_unread(key, found, (), f"{at}.")
-    if not isinstance(text, str):
-        other = next((key for key in present if key not in ("type", "text")), None)
-        remedy = "" if other is None else f"; {left_out(other)}"
-        raise RecordError(at, show(part), f'a text part, {{"text": "…"}}; no other media are read{remedy}')
-    row.leave(present, ("type", "text", *THOUGHTS), at)
-    return text
+    if isinstance(text, str):
+        row.leave(present, ("type", "text", *THOUGHTS), at)
+        return text
+    if text is not None:
+        raise RecordError(f"{at}.text", show(text), "a string")
+    if not others and not row.ignore.isdisjoint(part):
+        return None
+    remedy = f"; {left_out(others[0])}" if others else ""
+    raise RecordError(at, show(part), f'a text part, {{"text": "…"}}; no other media are read{remedy}')
 
 
 def _learn(present: Mapping[str, Any], at: str) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from raytune_llm.data.records import RecordError, quoted, show
+from raytune_llm.data.records import LONGEST_SHOWN, RecordError, quoted, show
 
 VISIBLE = re.compile(
     "[^\\s\\x00-\\x1f\\x7f-\\xa0\\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202f"
@@ -33,32 +33,31 @@ EXPECTED = {
 }
 """What a key should hold, for messages."""
 
+_WRITE_TURNS = "a conversation, for example messages, to have it"
+_TEXT_ONLY = "text: nothing else is read"
 MEANINGS = {
-    "function_call": "OpenAI's older form of a call: write tool_calls",
-    "functions": "OpenAI's older form of tools: write tools",
-    "tools": "what the assistant may call: such a record needs a conversation, for example messages",
-    "tool_calls": "calls by an assistant turn of messages",
-    "tool_call_id": "the call that a tool turn answers",
-    "system": "a system prompt, which this form of record has no place for: write messages",
-    "history": "earlier turns, which this form of record has no place for: write messages",
-    "weight": "how much this counts, which only an assistant turn of messages can have, 0 or 1",
-    "train": "whether this is learned, which only an assistant turn of a conversation can have",
-    "train_detail": "which characters of a turn are learned: a turn is learned whole or, with train false, not at all",
-    "margin": "by how much an answer is better, which no method here uses",
-    "chat_template_kwargs": "options of the chat template: set model.chat_template, for all records",
-    "refusal": "a refusal to answer: write it as content",
-    "fileData": "media of Gemini's form: only text is read",
-    "inlineData": "media of Gemini's form: only text is read",
-    "functionCall": "a call of Gemini's form: write messages with tool_calls",
-    "functionResponse": "a tool's result of Gemini's form: write messages with a tool turn",
-    "executableCode": "code that Gemini ran: only text is read",
-    "codeExecutionResult": "what code that Gemini ran gave: only text is read",
-    **dict.fromkeys(
-        ("image", "images", "image_url", "input_audio", "audio", "audios", "video", "videos", "file"),
-        "media: only text is read",
-    ),
+    "functions": ("OpenAI's older form of tools", "tools in its place"),
+    "tools": ("what the assistant may call", _WRITE_TURNS),
+    "system": ("a system prompt", _WRITE_TURNS),
+    "history": ("earlier turns", _WRITE_TURNS),
+    "weight": ("how much this counts", "it on assistant turns only, 0 or 1"),
+    "train": ("whether this is learned", "it on assistant turns only, true or false"),
+    "chat_template_kwargs": ("options of the chat template", "model.chat_template, which is for all records"),
+    "fileData": ("media", _TEXT_ONLY),
+    "inlineData": ("media", _TEXT_ONLY),
+    "functionCall": ("a call in Gemini's form", "messages with tool_calls"),
+    "functionResponse": ("a tool's result in Gemini's form", "messages with a tool turn"),
+    **dict.fromkeys(("image", "images", "image_url", "audio", "audios", "video", "videos"), ("media", _TEXT_ONLY)),
 }
-"""Keys that would change what is learned, refused where they are not read."""
+"""Keys that would change what is learned, refused where they are not read: what each is, and what to write."""
+TURN_MEANINGS = {
+    "function_call": ("OpenAI's older form of a call", "tool_calls in its place"),
+    "tool_calls": ("calls of tools", "them in assistant turns only"),
+    "tool_call_id": ("the call that a result answers", "it in tool turns only"),
+    "train_detail": ("which characters of the turn are learned", "train, which is for the whole turn"),
+    "refusal": ("a refusal to answer", "it as the turn's content"),
+}
+"""The same, of turns."""
 NEUTRAL: tuple[object, ...] = (None, "", [], {})
 """Values of such keys that mean nothing."""
 
@@ -116,13 +115,13 @@ class Row:
 def as_text(value: str, key: str, expected: str) -> str:
     """The value, which is a string. Raises RecordError, saying what is `expected`, where it is no text."""
     if not VISIBLE.search(value):
-        invisible = value.strip() and f"only invisible characters, {quoted(value)}"
+        invisible = value.strip() and f"only invisible characters, {value[:LONGEST_SHOWN]!a}"
         raise RecordError(key, invisible or show(value), expected)
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        half = f"half of a character pair, {value[error.start]!r}, at character {error.start + 1}"
-        remedy = "text: a lone surrogate is no character, and no tokenizer takes it; remove it"
+        half = f"a lone surrogate, {value[error.start]!r}, at character {error.start + 1}"
+        remedy = "text: half of a character pair is no character, and no tokenizer takes it; remove it"
         raise RecordError(key, half, remedy) from None
     if "\0" in value:
         where = f"a NUL character at character {value.index(chr(0)) + 1}"
@@ -141,14 +140,15 @@ def check_unread(key: str, value: object, optional: Iterable[str], at: str = "")
     Raises:
         RecordError: it has a meaning that would be lost, it is nearly one of `optional`, or it is no text.
     """
+    name = f"{at}{printable(key)}"
     if not key.isascii() and SURROGATE.search(key):
-        raise RecordError(f"{at}key", f"{quoted(key)}, with half of a character pair", "a key that is text")
-    if key in MEANINGS:
+        raise RecordError(name, "a key with a lone surrogate", "text: half of a character pair is no character")
+    if meaning := MEANINGS.get(key) or (TURN_MEANINGS.get(key) if at else None):
         if value in NEUTRAL:
             return
-        raise RecordError(f"{at}{key}", show(value), f"no such key: it is {MEANINGS[key]}; {left_out(key)}")
+        raise RecordError(name, f"{show(value)}, {meaning[0]}", f"{meaning[1]}; {left_out(key)}")
     if near := _near(key, tuple(sorted(optional))):
-        raise RecordError(f"{at}key", quoted(key), f"a known key; did you mean {near!r}? Else {left_out(key)}")
+        raise RecordError(name, "an unknown key", f"a known one; did you mean {near!r}? Else {left_out(key)}")
 
 
 @lru_cache(maxsize=4096)

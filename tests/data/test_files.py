@@ -186,14 +186,14 @@ def test_all_problems_of_all_files_at_once(tmp_path):
         tmp_path / "train.jsonl",
         [*rows(2), '{"input_text": "a"', {"input_text": "a"}, {"input_text": 3, "output_text": "b"}],
     )
-    held = write(tmp_path / "held.jsonl", [{"text": str(i)} for i in range(30)])
+    held = write(tmp_path / "held.jsonl", [{"words": str(i)} for i in range(30)])
     lines = problems(train, eval=held, test=str(tmp_path / "tset.jsonl")).splitlines()
     assert lines[0] == "34 problems in the data:"
     assert lines[1] == f"  {train}:3: column 19: not JSON: expecting ',' delimiter, near '{{\"input_text\": \"a\"'"
     assert lines[2].startswith(f"  {train}:4: output_text: found no such key among 'input_text', expected a string")
     assert lines[3] == f"  {train}:5: input_text: found the number 3, expected a string; put it in quotes"
     assert lines[4].startswith(
-        f"  {held}:1: keys: found 'text', expected a Supervised record (input_text+output_text or"
+        f"  {held}:1: keys: found 'words', expected a Supervised record (input_text+output_text or"
     )
     assert lines[20].startswith(f"  {held}:17: ") and lines[21] == "  … and 14 more"
     assert lines[22].startswith("Correct them, then run jobs/check.py with the same data and method")

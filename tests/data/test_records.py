@@ -127,14 +127,15 @@ NO_COMPLETION = "a string that is not empty: the record has no completion"
         (
             {"words": "Hi", "label": "x"},
             SFT,
-            "keys: found 'words', 'label', expected a Supervised record (input_text+output_text or prompt+completion or "
-            "instruction+output) or a Chat record (prompt+completion or instruction+output or contents or messages or "
-            "conversations)",
+            "keys: found 'words', 'label', expected a Supervised record (input_text+output_text or prompt+completion "
+            "or instruction+output) or a Chat record (prompt+completion or instruction+output or contents or messages "
+            "or conversations); or name the file's own keys: data.columns.prompt=question",
         ),
         (
             {},
             (Prompt,),
-            "keys: found none, expected a Prompt record (input_text or prompt or messages or contents or conversations)",
+            "keys: found none, expected a Prompt record (input_text or prompt or messages or contents or "
+            "conversations)",
         ),
         (
             {**PAIR, "choice": 0},
