@@ -7,19 +7,15 @@ an earlier one does not follow at least a part of it, or when an answer ends in 
 
 from __future__ import annotations
 
-import json
 import re
-import traceback
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
-
-from jinja2 import TemplateError, TemplateSyntaxError
+from typing import TYPE_CHECKING
 
 from raytune_llm.data.records import Message
+from raytune_llm.data.rendering import render
 from raytune_llm.data.tool_calls import names_of
-from raytune_llm.errors import InputError, first_line
+from raytune_llm.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,10 +30,6 @@ PLAIN_TEMPLATE = (
 """For tokenizers without a template. The space before an answer belongs to the answer: there every tokenizer splits."""
 
 NO_THINKING = "{%- set enable_thinking = enable_thinking if enable_thinking is defined else false %}"
-
-
-class TemplateRefusal(TemplateError, InputError):
-    """The chat template refuses a conversation."""
 
 
 def supply_template(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -74,129 +66,6 @@ def require_eos(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(tokenizer.eos_token_id)
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation_prompt: bool) -> str:
-    """The text of a conversation, with the header of the next answer if `generation_prompt`.
-
-    Raises:
-        TemplateRefusal: the template rejects these turns.
-        InputError: it has an error, naming its line, or it leaves out tools, calls of them or their results.
-        ValueError: there is no template.
-    """
-    if tokenizer.chat_template is None:
-        raise ValueError("the tokenizer has no chat template; supply_template gives it one")
-    if not messages:
-        raise InputError("the conversation has no turn; write at least a user turn")
-    tools = json.loads(messages[0].tools) if messages[0].tools else None
-    if tools or any(message.role == "tool" or message.tool_calls for message in messages):
-        require_rendered(messages, *rendered_tools(tokenizer, str(tokenizer.chat_template)))
-    turns = [as_dict(message) for message in messages]
-    try:
-        text = tokenizer.apply_chat_template(
-            turns, tools=tools, tokenize=False, add_generation_prompt=generation_prompt
-        )
-    except Exception as error:  # whatever a template's expressions may raise
-        raise _render_error(error, messages) from error
-    return str(text)
-
-
-def as_dict(message: Message) -> dict[str, Any]:
-    """A turn as chat templates take it, with the arguments of tool calls as objects."""
-    turn: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        turn["tool_calls"] = json.loads(message.tool_calls)
-    if message.call_id is not None:
-        turn["tool_call_id"] = message.call_id
-    if message.name is not None:
-        turn["name"] = message.name
-    return turn
-
-
-def _render_error(error: Exception, messages: Sequence[Message]) -> InputError:
-    """Why a template renders nothing: it refuses the turns, or has an error in one of its lines."""
-    reason = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in first_line(error))
-    roles = ", ".join(message.role for message in messages[:8]) + (", …" if len(messages) > 8 else "")
-    if type(error) is TemplateError:  # raise_exception, which transformers offers to templates
-        return TemplateRefusal(
-            f"the chat template refuses a conversation of the turns [{roles}]: {reason}; "
-            "write the turns as it expects them, or set model.chat_template"
-        )
-    line = error.lineno if isinstance(error, TemplateSyntaxError) else _line(error)
-    where = f" at line {line}" if line else ""
-    kind = "" if isinstance(error, TemplateError) else f"{type(error).__name__}: "
-    return InputError(
-        f"the chat template has an error{where}, with the turns [{roles}]: {kind}{reason}; "
-        "correct it, or set model.chat_template to another"
-    )
-
-
-def _line(error: Exception) -> int | None:
-    """The line of a template in which an error was raised; Jinja puts it into the traceback."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<template>"]
-    return lines[-1] if lines else None
-
-
-PROBE = (
-    {"role": "user", "content": "probe"},
-    {
-        "role": "assistant",
-        "content": "",
-        "tool_calls": [
-            {
-                "type": "function",
-                "id": "probe0001",
-                "function": {"name": "probe_call", "arguments": {"key": "probe_value"}},
-            }
-        ],
-    },
-    {"role": "tool", "content": "probe_result", "name": "probe_call", "tool_call_id": "probe0001"},
-)
-PROBE_TOOLS = [
-    {
-        "type": "function",
-        "function": {
-            "name": "probe_tool",
-            "description": "probe_description",
-            "parameters": {"type": "object", "properties": {"key": {"type": "string", "description": "probe"}}},
-        },
-    }
-]
-
-
-@lru_cache(maxsize=16)
-def rendered_tools(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[bool, bool, bool]:
-    """Whether the template renders tools, calls of them with their arguments, and results, each as such."""
-
-    def rendered(turns: Sequence[dict[str, Any]], tools: Any = None) -> str:
-        try:
-            return str(tokenizer.apply_chat_template([*turns], tools=tools, tokenize=False))
-        except Exception:  # a template that fails on them renders none of it
-            return ""
-
-    other = rendered([*PROBE[:2], {**PROBE[2], "role": "probe_role"}])
-    calls = rendered(PROBE[:2])
-    results = rendered(PROBE) or rendered([PROBE[0], {"role": "assistant", "content": "probe"}, PROBE[2]])
-    return (
-        "probe_tool" in rendered(PROBE[:1], PROBE_TOOLS),
-        "probe_call" in calls and "probe_value" in calls,
-        "probe_result" in results and results != other,
-    )
-
-
-def require_rendered(messages: Sequence[Message], tools: bool, calls: bool, results: bool) -> None:
-    """Raise InputError for what a conversation has and the template does not render."""
-    for what, key, has, does in (
-        ("tools", "tools", bool(messages[0].tools), tools),
-        ("tool calls", "tool_calls", any(message.tool_calls for message in messages), calls),
-        ("the results of tools", None, any(message.role == "tool" for message in messages), results),
-    ):
-        if has and not does:
-            rest = f"; or data.ignore=[{key}] leaves them out" if key == "tools" else ""
-            raise InputError(
-                f"the base's chat template doesn't render {what}, so that the model would never see them; take a base "
-                f"whose template does, or set model.chat_template{rest}"
-            )
-
-
 def answer_spans(
     tokenizer: PreTrainedTokenizerBase, text: str, messages: Sequence[Message], turns: Sequence[int]
 ) -> list[tuple[int, int]]:
@@ -220,22 +89,24 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
 def _span(
     tokenizer: PreTrainedTokenizerBase, end_of_turn: re.Pattern[str], text: str, messages: Sequence[Message], i: int
 ) -> tuple[int, int]:
-    calls = messages[i].tool_calls
-    answer = messages[i].content
+    answer, calls = messages[i].content, messages[i].tool_calls
     prompt = render(tokenizer, messages[:i], generation_prompt=True)
-    if text.startswith(prompt):
-        start = len(prompt)
-    elif i == len(messages) - 1:
+    is_last = i == len(messages) - 1
+    if is_last and not text.startswith(prompt):
         raise template_error(
             f"the last answer does not follow its prompt, which ends in {prompt[-40:]!r}", text, len(text)
         )
-    else:
-        start = _start_after_part(text, prompt, render(tokenizer, messages[:i], generation_prompt=False), answer)
+    before = "" if text.startswith(prompt) else render(tokenizer, messages[:i], generation_prompt=False)
+    start = _start(text, prompt, before, None if calls else answer)
     found = text.find(answer, start)
     if found < 0:
-        raise template_error(f"it changes the answer {answer[:40]!r}", text, start)
+        what = "leaves out the text of an answer that calls tools," if calls else "changes the answer"
+        raise template_error(f"it {what} {answer[:40]!r}", text, start)
     if calls is not None:
-        return start, _end_of_calls(tokenizer, end_of_turn, text, messages, i, start)
+        names = names_of(calls)
+        whole = text if is_last else render(tokenizer, messages[: i + 1], generation_prompt=False)
+        own = start if is_last else _start(whole, prompt, before, None)
+        return start, _end_of_calls(end_of_turn, (text, start), (whole, own), names)
     while found >= 0:
         if end := end_of_turn.match(text, found + len(answer)):
             return start, end.end()
@@ -243,39 +114,51 @@ def _span(
     raise template_error("an answer does not end in a special token such as {{ eos_token }}", text, start)
 
 
-def _end_of_calls(
-    tokenizer: PreTrainedTokenizerBase,
-    end_of_turn: re.Pattern[str],
-    text: str,
-    messages: Sequence[Message],
-    i: int,
-    start: int,
-) -> int:
-    """The end of an answer with tool calls: the last special token before the next turn."""
-    whole = text if i == len(messages) - 1 else render(tokenizer, messages[: i + 1], generation_prompt=False).rstrip()
-    if not text.startswith(whole):
-        raise template_error("it renders tool calls differently once turns follow them", text, start)
-    place = start
-    for name in names_of(messages[i].tool_calls or "[]"):
-        found = text.find(name, place, len(whole))
-        if found < 0:
-            raise template_error(f"it leaves out the call of {name[:40]!r}", text, start)
-        place = found + len(name)
-    ends = [match.end() for match in end_of_turn.finditer(whole, place)]
-    if not ends or whole[ends[-1] :].strip():
-        raise template_error("an answer does not end in a special token such as {{ eos_token }}", text, start)
-    return ends[-1]
-
-
-def _start_after_part(text: str, prompt: str, before: str, answer: str) -> int:
-    """Start of an answer that follows only a part of its generation prompt (without its empty thought, for example)."""
+def _start(text: str, prompt: str, before: str, answer: str | None) -> int:
+    """Start of an answer that follows its generation prompt, or only a part of it (without its empty thought, for
+    example). `before` is the text of the turns before, `answer` its text, None for one that calls tools."""
+    if text.startswith(prompt):
+        return len(prompt)
     if text.startswith(before) and prompt.startswith(before):
         header = prompt[len(before) :]
         for length in range(len(header), -1, -1):
             start = len(before) + length
-            if text.startswith(header[:length], len(before)) and text.startswith(answer, start):
+            is_whole = header[:length][-1:] in ("", ">", "\n", " ")  # else a word of the header and one of the call mix
+            if (is_whole if answer is None else text.startswith(answer, start)) and text.startswith(
+                header[:length], len(before)
+            ):
                 return start
     raise template_error("the text before an answer is not the text that prompts for it", text, len(before))
+
+
+def _end_of_calls(
+    end_of_turn: re.Pattern[str], answer: tuple[str, int], alone: tuple[str, int], names: Sequence[str]
+) -> int:
+    """The end of an answer with calls of the functions `names`: as where it is the last turn, the last special token.
+
+    Args:
+        answer: the rendered conversation, and where the answer starts in it.
+        alone: the same of the conversation up to this answer.
+    """
+    text, whole = answer[0], alone[0]
+    place, own = (_after(names, *found) for found in (answer, alone))
+    rest = whole[own:].rstrip()
+    ends = [match.end() for match in end_of_turn.finditer(rest)]
+    if not ends or ends[-1] != len(rest):
+        raise template_error("an answer does not end in a special token such as {{ eos_token }}", text, answer[1])
+    if not text.startswith(rest, place):
+        raise template_error("it renders tool calls differently once turns follow them", text, place)
+    return place + len(rest)
+
+
+def _after(names: Sequence[str], text: str, start: int) -> int:
+    """Where the last of the names ends, each looked for after the one before."""
+    for name in names:
+        found = text.find(name, start)
+        if found < 0:
+            raise template_error(f"it leaves out the call of {name[:40]!r}", text, start)
+        start = found + len(name)
+    return start
 
 
 def template_error(what: str, text: str, at: int) -> InputError:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 from raytune_llm.data.examples import IGNORED, TokenSequence
 from raytune_llm.data.records import Message, Text
-from raytune_llm.data.template import added_tokens, answer_spans, render, require_eos, template_error
+from raytune_llm.data.rendering import render
+from raytune_llm.data.template import added_tokens, answer_spans, require_eos, template_error
 from raytune_llm.errors import InputError
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 from raytune_llm.data.examples import IGNORED
 from raytune_llm.data.records import Message
-from raytune_llm.data.template import NO_THINKING, TemplateRefusal, supply_template
+from raytune_llm.data.rendering import TemplateRefusal
+from raytune_llm.data.template import NO_THINKING, supply_template
 from raytune_llm.data.tokens import Tokens
 
 FAMILIES = Path(next(iter(importlib.util.find_spec("trl").submodule_search_locations)), "chat_templates")
