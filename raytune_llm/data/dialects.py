@@ -75,7 +75,8 @@ def _instruction(row: Row) -> Supervised | Chat:
     """Instruction and input (which may be empty) make the prompt, a line break between them; a chat where there are
     earlier turns (history) or a system prompt."""
     prompt = row.text("instruction")
-    if row.values.get("input", "") != "":
+    given = row.values.get("input")
+    if given is not None and not (isinstance(given, str) and given.strip() == ""):
         prompt = f"{prompt}\n{row.text('input')}"
     completion = row.text("output")
     if row.get("history") is row.get("system") is None:

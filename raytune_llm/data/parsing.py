@@ -7,6 +7,7 @@ is refused, and so is a record of two dialects that hold different things.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +18,8 @@ from raytune_llm.data.records import Chat, Message, Preference, Prompt, Rational
 from raytune_llm.data.values import EXPECTED, MEANINGS, Row, check_unread, left_out, printable
 from raytune_llm.errors import InputError
 
+PLAIN_KEY = re.compile(r"[A-Za-z][\w-]{,39}", re.ASCII)
+"""A key that needs no quotes on a command line."""
 MOST_PLANS = 1024
 """Sets of keys for which the way to read them is kept."""
 
@@ -222,7 +225,8 @@ def _misfit(raw: dict[str, Any], row: dict[str, Any], kinds: Sequence[type]) -> 
         if missing in raw:
             found = "null" if raw[missing] is None else "a key that data.ignore leaves out"
         kind = next(kind for kind in kinds if kind in near.kinds).__name__
-        return RecordError(missing, found, f"{EXPECTED.get(missing, 'a list of turns')}, for a {kind} record")
+        expected = f"{EXPECTED.get(missing, 'a list of turns')}, for a {kind} record"
+        return RecordError(missing, found, expected + _column_hint(missing, row))
     if other is not None:
         return RecordError("record", f"a {other.kinds[0].__name__} record with keys {show_keys(raw)}", _wanted(kinds))
     if isinstance(row.get("text"), str):
@@ -231,6 +235,14 @@ def _misfit(raw: dict[str, Any], row: dict[str, Any], kinds: Sequence[type]) -> 
     hint = "; or name the file's own keys: data.columns.prompt=question"
     found = show_keys(raw) if row or not raw else f"{show_keys(raw)}, all null or left out"
     return RecordError("keys", found, _wanted(kinds) + (hint if row else ""))
+
+
+def _column_hint(missing: str, row: dict[str, Any]) -> str:
+    """How to read the first unknown key of text as the missing one, where there is such a key."""
+    known = {key for dialect in DIALECTS for key in (*dialect.needs, *dialect.also)} | MEANINGS.keys()
+    texts = (key for key, value in row.items() if isinstance(value, str) and key not in known)
+    key = next((key for key in texts if PLAIN_KEY.fullmatch(key)), None)
+    return "" if key is None else f"; data.columns.{missing}={key} reads {key} as it"
 
 
 def _wanted(kinds: Sequence[type]) -> str:
