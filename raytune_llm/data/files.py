@@ -7,17 +7,19 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from raytune_llm.data.config import SPLITS, Data, OnError
 from raytune_llm.data.findings import Finding, Place, Severity
 from raytune_llm.data.keys import answer_of, is_instruction, prompt_of, text_key
 from raytune_llm.data.origins import Origins
+from raytune_llm.data.parsing import Reader
 from raytune_llm.data.reading.formats import read
 from raytune_llm.data.reading.problems import BadLine, DataError, Problems, Rejects
 from raytune_llm.data.reading.sources import Locations, Source, Unreadable, expand, sources
 from raytune_llm.data.reading.streams import FAILURES, why_unreadable
-from raytune_llm.data.records import Record, RecordError, parse
+from raytune_llm.data.records import Record, RecordError
 from raytune_llm.errors import InputError
 
 CARVED_SHARE = 0.2
@@ -25,6 +27,8 @@ CARVED_SHARE = 0.2
 FEWEST_TO_CARVE = 5
 MOST_SKIPPED = 0.5
 """Where more than this share of the lines can't be used, data.on_error=skip is refused: something else is wrong."""
+MOST_UNUSED = 20
+"""Keys that nothing reads which are shown, those of most records."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +75,12 @@ class Reading:
     on_error: OnError = OnError.stop
 
 
-class Reader:
+class Sources:
     """Reads locations, and keeps what it finds wrong or odd in them."""
 
     def __init__(self, reading: Reading) -> None:
         self.reading, self.problems, self.rejects = reading, Problems(), Rejects()
+        self._reader = Reader(reading.kinds, columns=reading.columns, ignore=reading.ignore)
         self.num_lines = 0
         self.unused: Counter[str] = Counter()
         self.first_unused: dict[str, str] = {}
@@ -113,7 +118,7 @@ class Reader:
         try:
             if isinstance(raw, BadLine):
                 raise RecordError("record", str(raw), "")
-            return parse(raw, self.reading.kinds)
+            record, unused = self._reader.read(raw)
         except RecordError as error:
             text = str(raw if isinstance(raw, BadLine) else error)
             if self.reading.on_error is OnError.stop:
@@ -121,6 +126,11 @@ class Reader:
             else:
                 self.rejects.add(path, line, text, str(raw) if isinstance(raw, BadLine) else raw)
             return None
+        for key in unused:
+            if not self.unused[key]:
+                self.first_unused[key] = f"{Path(path).name}:{line}"
+            self.unused[key] += 1
+        return record
 
     def check(self) -> None:
         """Raise DataError for the problems so far."""
@@ -133,12 +143,10 @@ class Reader:
     def findings(self) -> tuple[Finding, ...]:
         """What was left out."""
         found = []
-        for key, count in self.unused.most_common():
-            place = Place(self.first_unused[key], repr(key))
-            text = (
-                f"the key {key!r} of {count} records is read by nothing; data.ignore=[{key}] says that it should be so"
-            )
-            found.append(Finding("unused_keys", Severity.warning, "", text, count, (place,)))
+        for key, count in self.unused.most_common(MOST_UNUSED):
+            place = Place(self.first_unused[key], key)
+            text = f"nothing reads the key {key} of {count} records"
+            found.append(Finding("unused_keys", Severity.note, "", text, count, (place,)))
         if self.rejects.count:
             text = f"{self.rejects.count} of {self.num_lines} lines are left out because they can't be used"
             found.append(Finding("skipped_lines", Severity.warning, "", text, self.rejects.count))
@@ -157,7 +165,7 @@ def load(data: Data, kinds: Sequence[type], seed: int, *, train_key: str = "data
     if not named:
         raise InputError("data.train, data.eval and data.test are all null; name at least one location")
     reading = Reading(kinds=tuple(kinds), columns=data.columns, ignore=tuple(data.ignore), on_error=data.on_error)
-    reader, records, origins, fingerprints = Reader(reading), dict[str, list[Record]](), dict[str, Origins](), {}
+    reader, records, origins, fingerprints = Sources(reading), dict[str, list[Record]](), dict[str, Origins](), {}
     for name, given in named.items():
         digest = hashlib.sha256()
         key = train_key if name == "train" else f"data.{name}"
@@ -180,7 +188,7 @@ def read_records(locations: Locations, key: str, kinds: Sequence[type]) -> list[
     Raises:
         DataError: as `load` does.
     """
-    reader = Reader(Reading(kinds=tuple(kinds)))
+    reader = Sources(Reading(kinds=tuple(kinds)))
     records, _ = reader.split(sources(locations, key), key, hashlib.sha256())
     reader.check()
     return records

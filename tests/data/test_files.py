@@ -202,14 +202,14 @@ def test_all_problems_of_all_files_at_once(tmp_path):
         tmp_path / "train.jsonl",
         [*rows(2), '{"input_text": "a"', {"input_text": "a"}, {"input_text": 3, "output_text": "b"}],
     )
-    held = write(tmp_path / "held.jsonl", [{"text": str(i)} for i in range(30)])
+    held = write(tmp_path / "held.jsonl", [{"words": str(i)} for i in range(30)])
     lines = problems(train, eval=held, test=str(tmp_path / "tset.jsonl")).splitlines()
     assert lines[0] == "34 problems of 5 kinds in the data:"
     assert lines[1] == f"  {train}:3: column 19: not JSON: expecting ',' delimiter, near '{{\"input_text\": \"a\"'"
     assert lines[2].startswith(f"  {train}:4: output_text: found no such key among 'input_text', expected a string")
     assert lines[3] == f"  {train}:5: input_text: found the number 3, expected a string; put it in quotes"
     assert lines[4].startswith(
-        f"  {held}:1: keys: found 'text', expected a Supervised record (input_text+output_text or"
+        f"  {held}:1: keys: found 'words', expected a Supervised record (input_text+output_text or"
     )
     assert lines[5] == "      and 29 more of this kind (lines 2, 3 …)"
     assert lines[6].startswith(f"  {tmp_path}/tset.jsonl (data.test): no such file; did you mean ")

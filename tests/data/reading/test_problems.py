@@ -5,7 +5,7 @@ import json
 import pytest
 
 from raytune_llm.data.config import OnError
-from raytune_llm.data.files import DataError, Reader, Reading, load, read_records
+from raytune_llm.data.files import DataError, Reading, Sources, load, read_records
 from raytune_llm.data.reading import problems as problems_module
 from raytune_llm.data.reading.problems import Problems, Rejects, kind_of
 from raytune_llm.data.records import Supervised
@@ -75,7 +75,7 @@ def test_lines_are_left_out_counted_and_kept_with_reasons(tmp_path):
 
 def test_too_many_lines_to_skip(tmp_path):
     path = lines(tmp_path, *good(2), "{", "{", "{")
-    reader = Reader(Reading(kinds=(Supervised,), on_error=OnError.skip))
+    reader = Sources(Reading(kinds=(Supervised,), on_error=OnError.skip))
     with pytest.raises(DataError, match="3 of 5 lines can't be used, too many to skip"):
         job = load_job("check", ["model=demo", f"data.train={path}", "data.on_error=skip"])
         load(job.data, (Supervised,), 0)
