@@ -57,6 +57,13 @@ def places(value, path=()):
         yield from places(inner, (*path, key))
 
 
+def at(value, path):
+    """The value at a path."""
+    for key in path:
+        value = value[key]
+    return value
+
+
 def changed(value, path, new, *, key=None):
     """The value with another one at `path`, or under a new key of the object there."""
     if not path:
@@ -70,6 +77,7 @@ def tokens(template, *, max_tokens=512, is_encoder_decoder=False):
     tokenizer = AutoTokenizer.from_pretrained(str(demo_path("base")))
     if template is not None:
         tokenizer.chat_template = (FAMILIES / f"{template}.jinja").read_text().replace("<|im_end|>", "<|end|>")
+        tokenizer.chat_template = tokenizer.chat_template.replace("<end_of_turn>", "<|end|>")
     supply_template(tokenizer)
     return Tokens(tokenizer, max_tokens=max_tokens, is_encoder_decoder=is_encoder_decoder)
 
@@ -132,8 +140,11 @@ def test_any_value_in_any_place(name):
     row, kinds = EXAMPLES[name]
 
     @settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-    @given(st.sampled_from(list(places(row))), VALUES, st.none() | KEYS)
-    def replaced(path, value, key):
-        check(changed(row, path, value, key=key), kinds)
+    @given(st.sampled_from(list(places(row))), TEXTS | VALUES, st.sampled_from(["in place", "after", "new key"]), KEYS)
+    def replaced(path, value, how, key):
+        old = at(row, path)
+        if how == "after" and isinstance(old, str) and isinstance(value, str):
+            value = old + value
+        check(changed(row, path, value, key=key if how == "new key" else None), kinds)
 
     replaced()
