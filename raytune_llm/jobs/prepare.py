@@ -6,11 +6,13 @@ import dataclasses
 from dataclasses import dataclass
 from functools import partial
 
-from raytune_llm.data.diagnosis import Diagnosis
-from raytune_llm.data.doctor import examine
+from raytune_llm.data.doctor.advice import DEFAULT_HORIZON, Horizon
+from raytune_llm.data.doctor.diagnosis import Diagnosis, UnusableData
+from raytune_llm.data.doctor.examine import examine
 from raytune_llm.data.encode import EncodedSplit, EncodedSplits, encode_splits
 from raytune_llm.data.examples import Examples
 from raytune_llm.data.files import Splits, load
+from raytune_llm.data.findings import Finding, Severity
 from raytune_llm.data.tokens import Tokens
 from raytune_llm.errors import InputError, require
 from raytune_llm.evaluation.answering import Answering
@@ -44,21 +46,35 @@ class Prepared:
 
 def prepare(job: CheckJob, read: Splits | None = None) -> Prepared:
     """Read (unless it has been), parse, encode and examine the job's data for its base and method. Raises
-    InputError."""
+    InputError, UnusableData where the data have problems."""
     splits = read or load(job.data, job.method.records, job.seed)
     facts = job.model.facts
     max_tokens = facts.max_tokens(job.data.max_tokens)
     tokens = Tokens(job.model.tokenizer(), max_tokens=max_tokens, is_encoder_decoder=facts.is_encoder_decoder)
     encoded = encode_splits(splits, tokens, job.method.encode)
     check_method(job, encoded.train, tokens)
-    diagnosis = examine(splits, encoded)
-    if job.model.eos.note is not None:
-        diagnosis.warnings.append(job.model.eos.note)
+    eos = job.model.eos.note
+    diagnosis = examine(
+        splits,
+        encoded,
+        tokens,
+        context_tokens=facts.context_tokens,
+        horizon=horizon_of(job),
+        more=() if eos is None else (Finding("eos", Severity.warning, "", eos),),
+    )
     if diagnosis.problems:
-        raise InputError(diagnosis.text())
+        raise UnusableData(diagnosis)
     examples = Examples(encoded.train.examples, encoded.eval.examples)
     better, answering = choose_metric(job, encoded, tokens)
     return Prepared(splits, tokens, encoded, examples, diagnosis, better, answering)
+
+
+def horizon_of(job: CheckJob) -> Horizon:
+    """The batch size and steps of a job, as far as it has them and they are one for all its trials."""
+    if not isinstance(job, TrainJob):
+        return DEFAULT_HORIZON
+    is_swept = isinstance(job, SweepJob) and {"tuning.steps", "tuning.batch_size"} & job.sweep.axes().keys()
+    return Horizon(job.tuning.batch_size, None if is_swept else job.tuning.steps)
 
 
 def check_method(job: CheckJob, train: EncodedSplit, tokens: Tokens) -> None:
