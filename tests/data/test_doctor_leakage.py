@@ -90,6 +90,21 @@ def test_a_shared_instruction_makes_no_near_copies():
     assert warnings(train, held) == [] and found(examine(splits(train, held + short)), "near_leakage") == []
 
 
+def test_a_shared_system_turn_makes_no_near_copies():
+    system = Message("system", "You are a helpful and honest assistant who answers each and every question in full.")
+
+    def chats(count, seed):
+        return [
+            Chat((system, Message("user", one.prompt), Message("assistant", one.completion)))
+            for one in worded(count, seed, length=5)
+        ]
+
+    train, held = chats(100, 0), chats(40, 1)
+    assert warnings(train, held) == []
+    copy = Chat((Message("system", "Other."), *train[5].messages[1:]))
+    assert found(examine(splits(train, [*held, copy])), "near_leakage")[0].count == 1
+
+
 def test_texts_without_spaces_are_compared_too():
     train = worded(20)
     text = "".join(chr(0x4E00 + 37 * i % 5000) for i in range(80))

@@ -4,7 +4,6 @@ import pytest
 from test_doctor import diagnosed, encode, found, numbered, splits, words
 
 from raytune_llm.data.doctor.examine import examine
-from raytune_llm.data.doctor.truncation import common_instruction
 from raytune_llm.data.encode import encode_splits
 from raytune_llm.data.findings import Severity
 from raytune_llm.data.records import Chat, Message, Preference, Supervised
@@ -105,20 +104,6 @@ def test_pairs_that_are_equal_once_they_are_cut():
     assert equal.text.startswith("train: 10 of 40 pairs are the same tokens once they are cut, so nothing is preferred")
     assert equal.severity is Severity.warning
     assert found(diagnosed(splits(same), words(12)), "equal_after_cutting")[0].severity is Severity.problem
-
-
-@pytest.mark.parametrize(
-    ("prompts", "expected"),
-    [
-        (["Say it now: a", "Say it now: b"], "Say it now:"),
-        (["Say it a", "Say it b"], ""),
-        ([*["Say it now: a"] * 9, "what"], "Say it now: a"),
-        (["Say it now: a", "Say it now: b", "c", "d"], ""),
-        (["only one prompt"], ""),
-    ],
-)
-def test_common_instruction(prompts, expected):
-    assert common_instruction([Supervised(prompt, "x") for prompt in prompts]) == expected
 
 
 def test_without_tokens_nothing_is_known_of_cuts():

@@ -27,7 +27,7 @@ def repeated(view: View, keys: Keys) -> Iterator[Finding]:
             Severity.warning,
             view.name,
             f"{view.name}: {many(len(again), 'record')} {'repeats' if len(again) == 1 else 'repeat'} an earlier one "
-            "word for word: they weigh more than others; leave them out unless that is meant",
+            "word for word: what is repeated weighs more; leave it out unless that is meant",
             len(again),
             tuple(view.place(int(i), plain(prompt_of(view.records[int(i)]))) for i in again[:NUM_SHOWN]),
         )

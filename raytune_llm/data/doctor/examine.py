@@ -15,6 +15,7 @@ from raytune_llm.data.doctor.advice import DEFAULT_HORIZON, Horizon, advise, not
 from raytune_llm.data.doctor.diagnosis import Diagnosis
 from raytune_llm.data.doctor.duplicates import repeated
 from raytune_llm.data.doctor.facts import Facts
+from raytune_llm.data.doctor.instruction import Instruction, find_instruction
 from raytune_llm.data.doctor.keys import Keys
 from raytune_llm.data.doctor.labels import Labels, unknown_labels
 from raytune_llm.data.doctor.lacking import Lacking, small
@@ -25,7 +26,7 @@ from raytune_llm.data.doctor.preview import previews
 from raytune_llm.data.doctor.results import SplitFacts
 from raytune_llm.data.doctor.secrets import Secrets
 from raytune_llm.data.doctor.texts import Texts
-from raytune_llm.data.doctor.truncation import Cuts, common_instruction, nothing_left
+from raytune_llm.data.doctor.truncation import Cuts, nothing_left
 from raytune_llm.data.doctor.view import Check, View
 from raytune_llm.data.encode import EncodedSplits
 from raytune_llm.data.files import Splits
@@ -75,7 +76,7 @@ def examine(
         name: View(name, records, of_splits.get(name), partial(splits.where, name), tokens, context_tokens)
         for name, records in splits.items()
     }
-    instruction = common_instruction(views["train"].records) if "train" in views else ""
+    instruction = find_instruction(views["train"].records) if "train" in views else Instruction()
     examined = {name: _examined(view, instruction) for name, view in views.items()}
     sources = {name: dict(splits.sources(name)) for name in views}
     facts = {name: _facts(one, sources[name]) for name, one in examined.items()}
@@ -93,7 +94,7 @@ def examine(
     )
 
 
-def _examined(view: View, instruction: str) -> Examined:
+def _examined(view: View, instruction: Instruction) -> Examined:
     others = (Cuts(view, instruction), Lacking(view), Texts(view), Secrets(view))
     one = Examined(view, Facts(view), Keys(), Labels(view), Preferences(view), Scripts(view), others)
     see: list[Callable[..., None]] = [check.see for check in one.checks]
@@ -107,7 +108,7 @@ def _facts(one: Examined, sources: Mapping[str, int]) -> SplitFacts:
     return one.facts.result(sources, one.labels.table(), one.preferences.pairs(), one.scripts.shares())
 
 
-def _findings(examined: Mapping[str, Examined], instruction: str) -> Iterator[Finding]:
+def _findings(examined: Mapping[str, Examined], instruction: Instruction) -> Iterator[Finding]:
     views = {name: one.view for name, one in examined.items()}
     keys = {name: one.keys for name, one in examined.items()}
     yield from nothing_left(views.values())

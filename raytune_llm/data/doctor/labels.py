@@ -75,7 +75,7 @@ class Labels:
             if others:
                 named.append(" = ".join(quoted(answer) for answer in (kept, *others)[:NUM_NAMED]))
                 for answer in others:
-                    hits.add(self._first[answer], answer)
+                    hits.add(self._first[answer], answer, at=0)
                     hits.count += spellings[answer] - 1
         if named:
             more = " …" if len(named) > NUM_NAMED else ""

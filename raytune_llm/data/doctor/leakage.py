@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import xxhash
 from datasketch import MinHash, MinHashLSH
 
+from raytune_llm.data.doctor.instruction import Instruction, changing
 from raytune_llm.data.doctor.keys import Keys
 from raytune_llm.data.doctor.view import NUM_SHOWN, Hits, View, answer_of, excerpt, many, plain, prompt_of
 from raytune_llm.data.findings import Finding, Severity
@@ -65,21 +66,21 @@ def copies(views: Mapping[str, View], keys: Mapping[str, Keys]) -> Iterator[Find
         )
 
 
-def near_copies(views: Mapping[str, View], keys: Mapping[str, Keys], instruction: str) -> Iterator[Finding]:
+def near_copies(views: Mapping[str, View], keys: Mapping[str, Keys], instruction: Instruction) -> Iterator[Finding]:
     """Records of eval and test whose prompt is nearly one of train's; exact copies are left to `copies`."""
     train = views.get("train")
     held = [view for name, view in views.items() if name != "train"]
     if train is None or not held:
         return
-    repeat, shared = keys["train"].prompts_repeat, len(instruction.split())
+    repeat = keys["train"].prompts_repeat
     which = "prompt_and_answer" if repeat else "prompt"
     known = getattr(keys["train"], which)
     indices = spread(len(train.records), MOST_TRAIN)
-    index = Index(_texts(train, indices, with_answer=repeat), shared)
+    index = Index(_texts(train, indices, instruction, with_answer=repeat))
     for view in held:
         new = np.flatnonzero(~np.isin(getattr(keys[view.name], which), known))
         chosen = [int(new[i]) for i in spread(len(new), MOST_HELD_OUT)]
-        texts = _texts(view, chosen, with_answer=repeat)
+        texts = _texts(view, chosen, instruction, with_answer=repeat)
         hits = Hits()
         for place, text in zip(chosen, texts, strict=True):
             if (twin := index.nearest(text)) is not None:
@@ -104,23 +105,23 @@ def spread(total: int, most: int) -> Sequence[int]:
     return range(total) if total <= most else [i * total // most for i in range(most)]
 
 
-def _texts(view: View, indices: Iterable[int], *, with_answer: bool) -> Iterator[str]:
+def _texts(view: View, indices: Iterable[int], instruction: Instruction, *, with_answer: bool) -> Iterator[str]:
+    """What differs between prompts, with their answers where that is asked for."""
     for i in indices:
         record = view.records[i]
-        prompt = plain(prompt_of(record))
+        prompt = instruction.without(changing(prompt_of(record)))
         yield f"{prompt}\n{plain(answer_of(record) or '')}" if with_answer else prompt
 
 
 class Index:
-    """Texts to look for near copies of; without their first `shared` words, which all have."""
+    """Texts to look for near copies of."""
 
-    def __init__(self, texts: Iterable[str], shared: int) -> None:
-        self._shared = shared
+    def __init__(self, texts: Iterable[str]) -> None:
         self._lsh = MinHashLSH(threshold=CANDIDATE, num_perm=NUM_PERMUTATIONS)
         self._words: list[NDArray[np.uint64]] = []
         by_words: dict[bytes, int] = {}
         for text in texts:
-            words = word_set(text, shared)
+            words = word_set(text)
             place = len(self._words)
             self._words.append(words)
             if len(words) >= FEWEST_WORDS and by_words.setdefault(words.tobytes(), place) == place:
@@ -128,7 +129,7 @@ class Index:
 
     def nearest(self, text: str) -> int | None:
         """Which of the texts has most words in common with this one; None if that is less than 80 %."""
-        words = word_set(text, self._shared)
+        words = word_set(text)
         if len(words) < FEWEST_WORDS:
             return None
         found = [(jaccard(words, self._words[place]), -place) for place in self._lsh.query(sketch(words))]
@@ -136,28 +137,38 @@ class Index:
         return -place if best >= NEAR else None
 
 
-def word_set(text: str, shared: int = 0) -> NDArray[np.uint64]:
-    """Hashes of the different words of a text after the first `shared` ones (counted between spaces), sorted; case and
-    punctuation don't count."""
-    text = text.casefold()
-    if shared:
-        text = (text.split(maxsplit=shared) + [""] * (shared + 1))[shared]
-    words = set(WORD.findall(text[-MOST_CHARACTERS:]))
+def word_set(text: str) -> NDArray[np.uint64]:
+    """Hashes of the different words of a text, sorted; case and punctuation don't count."""
+    words = set(WORD.findall(text[-MOST_CHARACTERS:].casefold()))
     if words and sum(map(len, words)) > LONG_WORD * len(words):
         words = {word[i : i + 3] for word in words for i in range(max(1, len(word) - 2))}
-    return np.array(sorted(map(_hashed, words)), dtype=np.uint64)
+    if len(HASHES) > MOST_HASHES:
+        HASHES.clear()
+    return np.sort(np.fromiter(map(HASHES.__getitem__, words), dtype=np.uint64, count=len(words)))
 
 
-@lru_cache(maxsize=1 << 18)
-def _hashed(word: str) -> int:
-    return int(xxhash.xxh32_intdigest(word.encode("utf-8", "surrogatepass")))
+class Hashes(dict[str, int]):
+    """The hash of each word, computed once."""
+
+    def __missing__(self, word: str) -> int:
+        self[word] = found = int(xxhash.xxh32_intdigest(word.encode("utf-8", "surrogatepass")))
+        return found
+
+
+HASHES, MOST_HASHES = Hashes(), 1 << 18
 
 
 def sketch(words: NDArray[np.uint64]) -> MinHash:
     """The MinHash of a set of words."""
-    made = MinHash(num_perm=NUM_PERMUTATIONS, hashfunc=int)
-    made.update_batch(words)
+    made = _empty_sketch().copy()
+    made.update_batch(words.tolist())
     return made
+
+
+@cache
+def _empty_sketch() -> MinHash:
+    """One to copy: its permutations take longer to draw than a text to sketch."""
+    return MinHash(num_perm=NUM_PERMUTATIONS, hashfunc=int)
 
 
 def jaccard(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> float:

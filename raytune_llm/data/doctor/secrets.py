@@ -36,7 +36,8 @@ def _always(found: re.Match[str]) -> bool:
 SECRETS = {  # name: a part that every match has, pattern
     "AWS keys": ("AKIA", re.compile(r"\bAKIA[0-9A-Z]{16}\b")),
     "API keys (sk-…)": ("sk-", re.compile(r"\bsk-(?=[\w-]*\d)[A-Za-z0-9_-]{20,}")),
-    "GitHub tokens": ("gh", re.compile(r"\bgh[pousr]_[A-Za-z0-9]{36,}\b")),
+    "GitHub tokens": ("ghp_", re.compile(r"\bghp_[A-Za-z0-9]{36,}\b")),
+    "GitHub application tokens": ("ghs_", re.compile(r"\bghs_[A-Za-z0-9]{36,}\b")),
     "GitHub tokens (fine-grained)": ("github_pat_", re.compile(r"\bgithub_pat_\w{22,}")),
     "Hugging Face tokens": ("hf_", re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")),
     "Google API keys": ("AIza", re.compile(r"\bAIza[\w-]{35}")),

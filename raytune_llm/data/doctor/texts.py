@@ -62,7 +62,7 @@ class Texts:
             if seen.record.messages[-1].role == "user":
                 self._hits["unanswered_turn"].add(seen.index, seen.record.messages[-1].content or "")
         elif answer is not None and answer != answer.strip():
-            self._hits["padded_answer"].add(seen.index, f"{answer!r:.40}", at=0)
+            self._hits["padded_answer"].add(seen.index, answer, at=0)
         if answer is not None and not answer.isascii() and not any(c.isprintable() and c != " " for c in answer):
             self._hits["unseen_answer"].add(seen.index, answer)
 
@@ -111,7 +111,7 @@ class ControlTokens:
     def see(self, seen: Seen) -> None:
         text = seen.text
         if any(first in text for first in self._firsts) and (found := self._pattern.search(text)):
-            self._found[found[0]] += 1
+            self._found.update(set(self._pattern.findall(text)))
             self._hits.add(seen.index, text, at=found.start())
 
     def findings(self) -> Iterable[Finding]:

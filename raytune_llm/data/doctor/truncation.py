@@ -5,29 +5,25 @@ Plain prompts lose their beginning, where the instruction mostly is; conversatio
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from raytune_llm.data.doctor.instruction import Instruction
 from raytune_llm.data.doctor.view import Hits, Seen, View, key, many, prompt_of, share
 from raytune_llm.data.examples import IGNORED, Example
 from raytune_llm.data.findings import Finding, Severity
-from raytune_llm.data.records import Chat, Record, Supervised
+from raytune_llm.data.records import Supervised
 from raytune_llm.data.tokens import Truncation
 
 MUCH_CUT = 0.05
 MUCH_LOST = 0.5
 """A job is refused when more than this share of its records, or of the tokens to learn, is lost."""
-MOST_PROMPTS = 0.8
-"""An instruction is what this share of the prompts begin with."""
-FEWEST_WORDS = 3
-SAMPLED_PROMPTS = 500
 
 
 class Cuts:
     """Counts records by what they lose."""
 
-    def __init__(self, view: View, instruction: str) -> None:
-        self._view, self._instruction = view, instruction
+    def __init__(self, view: View, instruction: Instruction) -> None:
+        self._view, self._instruction = view, " ".join(instruction.start)
         self._beginnings, self._ends, self._answers, self._dropped = Hits(), Hits(), Hits(), Hits()
 
     def see(self, seen: Seen) -> None:
@@ -156,30 +152,6 @@ def _kept_prompt(example: Example, is_encoder_decoder: bool) -> Sequence[int]:
         return sequence.input_ids
     first = next((i for i, label in enumerate(sequence.labels) if label != IGNORED), len(sequence.labels))
     return sequence.input_ids[:first]
-
-
-def common_instruction(records: Sequence[Record]) -> str:
-    """The words that most plain prompts begin with; '' where they have fewer than 3 in common."""
-    stride = -(-len(records) // SAMPLED_PROMPTS) or 1
-    sample = [records[i] for i in range(0, len(records), stride)]
-    words = [text.split() for record in sample if isinstance(text := prompt_of(record), str)]
-    if len(words) < 2 or any(isinstance(record, Chat) for record in sample):
-        return ""
-    return " ".join(_common_start(words))
-
-
-def _common_start(words: Sequence[Sequence[str]]) -> list[str]:
-    """The longest beginning that most have, in words; [] if it is short, or all that they have."""
-    found: list[str] = []
-    left = [one for one in words if len(one) > len(found)]
-    while left:
-        word, _ = Counter(one[len(found)] for one in left).most_common(1)[0]
-        left = [one for one in left if one[len(found)] == word]
-        if len(left) < MOST_PROMPTS * len(words):
-            break
-        found.append(word)
-        left = [one for one in left if len(one) > len(found)]
-    return found if len(found) >= FEWEST_WORDS else []
 
 
 def nothing_left(views: Iterable[View]) -> Iterator[Finding]:
