@@ -113,8 +113,8 @@ def test_conflicts_and_duplicates():
     train = [*numbered(40), Supervised("ask 3", "something else"), *numbered(2)]
     diagnosis = examine(splits(train, numbered(30, 60)))
     assert diagnosis.warnings == [
-        "train: 2 records repeat an earlier one word for word: what is repeated weighs more; leave it out unless that is "
-        "meant",
+        "train: 2 records repeat an earlier one word for word: what is repeated weighs more; leave it out unless that "
+        "is meant",
         "train: conflicting answers for 1 prompt: a model can learn one of them only; keep the right one",
     ]
     duplicates, conflicts = diagnosis.findings

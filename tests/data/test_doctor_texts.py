@@ -136,6 +136,7 @@ def test_personal_data_is_a_note():
         "sk-learn is a library; gh_pages; an eye; me @ home",
         "risk-free-of-everything-that-matters",
         "1990-1999 and 2000-2010",
+        "there are 400-120-200=80 students",
     ],
 )
 def test_numbers_that_are_nothing(text):

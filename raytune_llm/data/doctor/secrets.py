@@ -48,7 +48,10 @@ SECRETS = {  # name: a part that every match has, pattern
 EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*\.[A-Za-z]{2,24}\b")
 NUMBERS: dict[str, tuple[re.Pattern[str], Test]] = {
     "phone numbers": (
-        re.compile(r"(?<![\w.+(-])(?:\+\d{1,3}[ .-]?)?(?:\(\d{2,4}\) ?|\d{2,4}[ .-])\d{3}[ .-]\d{3,4}(?![\w-]|\.\d)"),
+        re.compile(
+            r"(?<![\w.+(-])(?:\+\d{1,3}[ .-]?)?(?:\(\d{2,4}\) ?|\d{2,4}[ .-])\d{3}[ .-]\d{3,4}"
+            r"(?![\w-]|\.\d| ?[=+*/])"
+        ),
         _always,
     ),
     "payment card numbers": (
