@@ -12,9 +12,10 @@ from typing import Any
 
 from raytune_llm.data.config import SPLITS, Data, OnError
 from raytune_llm.data.findings import Finding, Place, Severity
-from raytune_llm.data.keys import answer_of, is_instruction, prompt_of, text_key
 from raytune_llm.data.origins import Origins
 from raytune_llm.data.parsing import Reader
+from raytune_llm.data.parts import answer_of, is_instruction, prompt_of, text_key
+from raytune_llm.data.question import plain
 from raytune_llm.data.reading.formats import read
 from raytune_llm.data.reading.problems import BadLine, DataError, Problems, Rejects
 from raytune_llm.data.reading.sources import Locations, Source, Unreadable, expand, sources
@@ -203,11 +204,11 @@ def carve(records: Sequence[Record], size: int, seed: int) -> tuple[list[int], l
     Raises:
         DataError: there are fewer than 5 different records.
     """
-    prompts = [text_key(prompt_of(record)) for record in records]
-    with_answer = is_instruction(prompts)
+    prompts = [text_key(plain(prompt_of(record))) for record in records]
+    with_answer = is_instruction(len(set(prompts)), len(prompts))
     groups: dict[str, dict[Record, int]] = {}
     for index, (record, prompt) in enumerate(zip(records, prompts, strict=True)):
-        group = f"{prompt}\n{text_key(answer_of(record))}" if with_answer else prompt
+        group = f"{prompt}\n{text_key(plain(answer_of(record) or ''))}" if with_answer else prompt
         groups.setdefault(group, {}).setdefault(record, index)
     num_unique = sum(map(len, groups.values()))
     room = min(size, int(num_unique * CARVED_SHARE))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from raytune_llm import cluster
 from raytune_llm.jobs import annotate as annotation_job
 from raytune_llm.jobs import summary
+from raytune_llm.jobs.check import check_data
 from raytune_llm.jobs.deploy import deploy, hold, take_down
 from raytune_llm.jobs.help import called
 from raytune_llm.jobs.schema import (
@@ -17,22 +18,14 @@ from raytune_llm.jobs.schema import (
     SweepJob,
     TrainJob,
 )
-from raytune_llm.jobs.setup import read_stage_data
 from raytune_llm.jobs.stages import prepare_job, train_version
 from raytune_llm.jobs.sweep import run_sweep
 
 
 def check(job: CheckJob) -> int:
-    """Read, parse and tokenize all records, also those of earlier stages, and print their diagnosis. Raises InputError
-    for data that can't be used."""
-    from raytune_llm.data.files import load
-    from raytune_llm.jobs.prepare import prepare
-
-    splits = load(job.data, job.method.records, job.seed)
-    of_stages = read_stage_data(job, splits)
-    print(prepare(job, splits).diagnosis.text())
-    for name, (stage_job, own) in of_stages.items():
-        print(f"\nearlier stage {name}: {stage_job.data.train}\n{prepare(stage_job, own).diagnosis.text()}")
+    """Read, parse and tokenize all records, also those of earlier stages, print their diagnosis and write it as JSON
+    and HTML. Raises InputError for data that can't be used."""
+    check_data(job)
     print(summary.next_step(called("train"), "with the same overrides tunes on this data"))
     return 0
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from raytune_llm.data.diagnosis import Diagnosis
-from raytune_llm.data.doctor import examine
+from raytune_llm.data.doctor.advice import DEFAULT_HORIZON, Horizon
+from raytune_llm.data.doctor.diagnosis import Diagnosis, UnusableData
+from raytune_llm.data.doctor.examine import examine
 from raytune_llm.data.encode import EncodedSplit, EncodedSplits, encode_splits
 from raytune_llm.data.examples import Examples
 from raytune_llm.data.files import Splits, load
+from raytune_llm.data.findings import Finding, Severity
 from raytune_llm.data.mixture import mixed_indices
+from raytune_llm.data.records import Chat
+from raytune_llm.data.template import PLAIN_TEMPLATE
 from raytune_llm.data.tokens import Tokens
 from raytune_llm.errors import InputError, require
 from raytune_llm.evaluation.answering import Answering
@@ -46,18 +51,24 @@ class Prepared:
 
 def prepare(job: CheckJob, read: Splits | None = None) -> Prepared:
     """Read (unless it has been), parse, encode and examine the job's data for its base and method. Raises
-    InputError."""
+    InputError, UnusableData where the data have problems."""
     splits = read or load(job.data, job.method.records, job.seed)
     facts = job.model.facts
     max_tokens = facts.max_tokens(job.data.max_tokens)
     tokens = Tokens(job.model.tokenizer(), max_tokens=max_tokens, is_encoder_decoder=facts.is_encoder_decoder)
     encoded = encode_splits(splits, tokens, job.method.encode)
     check_method(job, encoded.train, tokens)
-    diagnosis = examine(splits, encoded)
-    if job.model.eos.note is not None:
-        diagnosis.warnings.append(job.model.eos.note)
+    diagnosis = examine(
+        splits,
+        encoded,
+        tokens,
+        context_tokens=facts.context_tokens,
+        horizon=horizon_of(job),
+        strict=job.data.strict,
+        more=(*splits.findings, *of_base(job, splits, tokens)),
+    )
     if diagnosis.problems:
-        raise InputError(diagnosis.text())
+        raise UnusableData(diagnosis)
     examples = Examples(encoded.train.examples, encoded.eval.examples)
     better, answering = choose_metric(job, encoded, tokens)
     return Prepared(splits, tokens, encoded, examples, diagnosis, better, answering)
@@ -71,6 +82,27 @@ def mixed(found: Precomputed, splits: Splits, seed: int) -> Examples:
     kept = [index for index, example in enumerate(train.encoded) if example is not None]
     order = mixed_indices([origins.weight(index) for index in kept], seed)
     return dataclasses.replace(found.examples, train=[found.examples.train[index] for index in order])
+
+
+def of_base(job: CheckJob, splits: Splits, tokens: Tokens) -> Iterator[Finding]:
+    """What these records meet in the base: an EOS that it never learned, or no chat template of its own."""
+    if job.model.eos.note is not None:
+        yield Finding("eos", Severity.warning, "", job.model.eos.note)
+    given = job.model.chat_template is None and PLAIN_TEMPLATE in (tokens.tokenizer.chat_template or "")
+    if given and any(isinstance(record, Chat) for _, records in splits.items() for record in records):
+        text = (
+            "the base has no chat template; conversations are written as lines of System:, User: and Assistant: "
+            "(model.chat_template gives another)"
+        )
+        yield Finding("plain_template", Severity.note, "", text)
+
+
+def horizon_of(job: CheckJob) -> Horizon:
+    """The batch size and steps of a job, as far as it has them and they are one for all its trials."""
+    if not isinstance(job, TrainJob):
+        return DEFAULT_HORIZON
+    is_swept = isinstance(job, SweepJob) and {"tuning.steps", "tuning.batch_size"} & job.sweep.axes().keys()
+    return Horizon(job.tuning.batch_size, None if is_swept else job.tuning.steps)
 
 
 def check_method(job: CheckJob, train: EncodedSplit, tokens: Tokens) -> None:

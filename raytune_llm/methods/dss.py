@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from raytune_llm.data.tokens import Tokens
+    from raytune_llm.methods.base import CheckContext
 
 FIELDS = ("label", "rationale")
 
@@ -79,6 +80,20 @@ class DSS(AdapterInit, LossTermsMethod):
         return Needs(
             init_adapter=self.init_adapter, shared_keys=(*self.init_keys, *(f"method.{name}" for name in tasks))
         )
+
+    def check(self, context: CheckContext) -> None:
+        """Refuse records of which none has what a task that counts is to learn. Raises InputError."""
+        super().check(context)
+        for target, weight in (("label_target", self.alpha), ("rationale_target", 1 - self.alpha)):
+            if weight == 0 or "method.alpha" in context.swept or not context.records:
+                continue
+            for name in sorted(_fields(target, getattr(self, target))):
+                if all(getattr(record, name) is None for record in context.records):
+                    raise InputError(
+                        f"no record of data.train has a {name}, which method.{target} names: there is nothing to "
+                        "learn for it; have a teacher write them (jobs/annotate.py, or teacher=…)"
+                        + ("" if name == "label" else ", or set method.alpha=1 to learn labels alone")
+                    )
 
     def encode(self, record: Record, tokens: Tokens) -> Example | None:
         assert isinstance(record, Rationale)

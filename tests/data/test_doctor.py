@@ -3,11 +3,13 @@
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from raytune_llm.data.diagnosis import Diagnosis
-from raytune_llm.data.doctor import examine
+from raytune_llm.data.doctor.advice import Horizon
+from raytune_llm.data.doctor.diagnosis import Diagnosis
+from raytune_llm.data.doctor.examine import examine
 from raytune_llm.data.encode import encode_splits
 from raytune_llm.data.files import Splits
-from raytune_llm.data.records import Chat, Message, Preference, Rationale, Supervised
+from raytune_llm.data.findings import Finding, Severity
+from raytune_llm.data.records import Chat, Preference, Rationale, Supervised
 from raytune_llm.data.template import supply_template
 from raytune_llm.data.tokens import Tokens
 
@@ -44,17 +46,21 @@ def numbered(count: int, start: int = 0) -> list[Supervised]:
 
 
 def warnings(*arguments) -> list[str]:
-    return examine(splits(*arguments), None).warnings
+    return examine(splits(*arguments)).warnings
 
 
-def diagnosed(found: Splits, tokens: Tokens) -> Diagnosis:
-    return examine(found, encode_splits(found, tokens, encode))
+def diagnosed(found: Splits, tokens: Tokens, **options) -> Diagnosis:
+    return examine(found, encode_splits(found, tokens, encode), tokens, **options)
+
+
+def found(diagnosis: Diagnosis, kind: str) -> list[Finding]:
+    return [finding for finding in diagnosis.findings if finding.kind == kind]
 
 
 def test_sound_data():
     tokens = words()
     diagnosis = diagnosed(splits(numbered(50), numbered(40, 50), carved=True), tokens)
-    assert diagnosis.verdict == "sound" and diagnosis.warnings == []
+    assert diagnosis.verdict == "sound" and diagnosis.findings == []
     assert diagnosis.text().splitlines() == [
         "data          records  kind",
         "  train            50  Supervised",
@@ -68,49 +74,33 @@ def test_sound_data():
     ]
 
 
-def test_cuts_and_drops_are_counted_per_split():
-    chat = Chat((Message("user", "1 " * 9), Message("assistant", "yes")))
-    train = [*numbered(8), Supervised("1 " * 30, "2"), chat]
-    diagnosis = diagnosed(splits(train, [chat]), words(10))
-    cut = diagnosis.splits["train"].truncation
-    assert (cut.records, cut.cut, cut.prompts_cut, cut.dropped) == (10, 2, 2, 1)
-    assert diagnosis.warnings[0] == (
-        "train: 2 of 10 sequences (20%) are truncated, losing 7% of the tokens to learn; the longest has 32 tokens: "
-        "shorten the records, raise data.max_tokens, or use a base with a longer context"
-    )
-    assert diagnosis.warnings[1] == "train: 1 of 10 sequences are dropped: truncation leaves no answer token"
-    assert diagnosis.problems == ["nothing is left of eval after truncation"]
-    assert diagnosis.verdict == "not usable: nothing is left of eval after truncation"
-    assert diagnosis.text().endswith("  ✗ nothing is left of eval after truncation\nverdict: " + diagnosis.verdict)
+def test_lengths_of_each_part():
+    facts = diagnosed(splits([*numbered(9), Supervised("1 " * 30, "2 3 4")]), words()).splits["train"]
+    assert facts.num_records == 10 and facts.kinds == {"Supervised": 10} and facts.sources == {"data.train": 10}
+    prompt, completion = facts.prompt_tokens, facts.completion_tokens
+    assert (prompt.median, prompt.most, prompt.longest, prompt.total) == (2, 30, 30, 48)
+    assert prompt.histogram.edges == (2, 3, 4, 6, 8, 12, 16, 24, 32) and prompt.histogram.counts == (9, *[0] * 6, 1)
+    assert (completion.median, completion.longest, completion.total) == (3, 4, 31)
+    assert facts.num_bytes == 9 * len("ask 1\nsay 1") + 60 + 6
 
 
 def test_a_preference_counts_twice():
     pair = Preference("1", "2", "3 4")
-    diagnosis = diagnosed(splits([pair]), words())
-    assert diagnosis.splits["train"].truncation.records == 2
-    assert diagnosis.splits["train"].completion_tokens == {"median": 2, "95 %": 3, "longest": 3}
+    facts = diagnosed(splits([pair]), words()).splits["train"]
+    assert facts.truncation.records == 2
+    assert (facts.completion_tokens.median, facts.completion_tokens.longest) == (2, 3)
 
 
 def test_encoder_decoder_lengths_are_of_each_side():
-    tokens = words()
-    tokens = Tokens(tokens.tokenizer, max_tokens=64, is_encoder_decoder=True)
-    facts = diagnosed(splits([Supervised("1 2 3 4 5", "6")]), tokens).splits["train"]
-    assert facts.prompt_tokens["longest"] == 5 and facts.completion_tokens["longest"] == 2
-
-
-def test_labels_and_their_skew():
-    train = [Supervised(f"ask {i}", "yes" if i % 10 else "no") for i in range(100)]
-    held = [Supervised(f"ask {i}", "yes" if i % 2 else "maybe") for i in range(100, 140)]
-    diagnosis = examine(splits(train, held), None)
-    assert diagnosis.splits["train"].labels == {"yes": 90, "no": 10}
-    assert diagnosis.warnings == [
-        "train labels are imbalanced ('no' 10.0%): accuracy is misleading; report the F1 of 'no'",
-        "eval has labels that never occur in train: 'maybe'",
+    tokens = Tokens(words().tokenizer, max_tokens=64, is_encoder_decoder=True)
+    diagnosis = diagnosed(splits([Supervised("1 2 3 4 5", "6")]), tokens)
+    facts = diagnosis.splits["train"]
+    assert facts.prompt_tokens.longest == 5 and facts.completion_tokens.longest == 2
+    [preview] = diagnosis.previews
+    assert [(part.text, part.has_loss) for part in preview.sequences["completion"]] == [
+        ("1 2 3 4 5", False),
+        ("6 </s>", True),
     ]
-    assert "  yes      90   90.0%\n  no       10   10.0%" in diagnosis.text()
-    assert "tokens" not in diagnosis.text(), "none were counted"
-    assert examine(splits(numbered(50)), None).splits["train"].labels is None, "free text is no label"
-    assert warnings(numbered(40, 200) + train, held) == [], "a single free text, and they are no labels"
 
 
 def test_small_eval():
@@ -119,51 +109,80 @@ def test_small_eval():
     ]
 
 
-def test_leaks():
-    held = [Supervised(f"ASK  {i}", "other") for i in range(5)] + numbered(40, 60)
-    [warning] = warnings(numbered(50), held)
-    assert warning == (
-        "5 of 45 eval records also occur in train (leakage): eval scores are optimistic: 'ASK 0', 'ASK 1', 'ASK 2' …"
-    )
-    chats = [
-        Chat((Message("user", "Hi"), Message("assistant", "Hello"), Message("user", str(i)), Message("assistant", "x")))
-        for i in range(80)
-    ]
-    assert warnings(chats[:40], chats[40:]) == [], "a common beginning is no leak"
-    assert "1 of 41 eval records" in warnings(chats[:40], [*chats[40:], chats[7]])[0]
-
-
-def test_one_prompt_for_all_is_no_leak():
-    pairs = [Preference("Be funny.", f"good {i}", f"bad {i}") for i in range(80)]
-    assert warnings(pairs[:40], pairs[40:]) == []
-    [warning] = warnings(pairs[:40], [*pairs[40:], pairs[3]])
-    assert warning.startswith("1 of 41 eval records also occur in train")
-
-
 def test_conflicts_and_duplicates():
     train = [*numbered(40), Supervised("ask 3", "something else"), *numbered(2)]
-    assert warnings(train, numbered(30, 60)) == [
-        "conflicting answers for 1 prompts of train: 'ask 3'",
-        "duplicate records in train: 2",
-    ]
-    both_ways = [
-        Preference("a", "b", "c"),
-        Preference("a", "c", "b"),
-        Preference("d", "b", "c"),
-        Preference("d", "b", "e"),
-    ]
-    assert examine(splits(both_ways), None).conflicts.first == ["a"]
-    unlabelled = [Rationale("a", None, None), Rationale("a", "b", None)]
-    assert examine(splits(unlabelled), None).conflicts.count == 0
-
-
-def test_oddities():
-    chat = Chat((Message("user", "1"), Message("assistant", "2"), Message("user", "3")))
-    diagnosis = examine(splits([*numbered(9), Supervised("a", " b"), Supervised("b", "caf\ufffd"), chat]), None)
-    assert list(diagnosis.oddities.values()) == [1, 1, 1]
+    diagnosis = examine(splits(train, numbered(30, 60)))
     assert diagnosis.warnings == [
-        "answers with leading or trailing whitespace: 1 in train",
-        "answers with a replacement character (�), a sign of a wrong encoding: 1 in train",
-        "chats that end in a user turn, which is not learned from: 1 in train",
+        "train: 2 records repeat an earlier one word for word: what is repeated weighs more; leave it out unless that "
+        "is meant",
+        "train: conflicting answers for 1 prompt: a model can learn one of them only; keep the right one",
     ]
-    assert diagnosis.verdict == "usable, with 3 warnings"
+    duplicates, conflicts = diagnosis.findings
+    assert [place.where for place in duplicates.places] == ["data.train, record 42", "data.train, record 43"]
+    assert [(place.where, place.excerpt) for place in conflicts.places] == [("data.train, record 4", "ask 3")]
+
+
+def test_preferences_both_ways_are_a_conflict():
+    both_ways = [Preference(*texts.split()) for texts in ("a b c", "a c b", "d b c", "d b e")]
+    [conflict] = found(examine(splits(both_ways)), "conflicts")
+    assert conflict.count == 1 and conflict.places[0].excerpt == "a"
+    unlabelled = [Rationale("a", None, None), Rationale("a", "b", None)]
+    assert found(examine(splits(unlabelled)), "conflicts") == []
+
+
+def test_records_that_lack_what_a_method_learns():
+    diagnosis = examine(splits([Rationale("a", "b", None), Rationale("c", None, "d")], [Rationale("e", None, "f")]))
+    assert diagnosis.warnings[:2] == [
+        "1 of 2 train records have no label (output_text); jobs/annotate.py has a teacher write it",
+        "1 of 2 train records have no rationale; jobs/annotate.py has a teacher write it",
+    ]
+    assert diagnosis.problems == ["no record of eval has a label (output_text), so no answer can be scored"]
+    assert warnings([Rationale("a", "b", None)] * 1) == [
+        "all 1 train records have no rationale; jobs/annotate.py has a teacher write it"
+    ]
+
+
+def test_strict_makes_problems_of_warnings():
+    diagnosis = examine(splits([*numbered(9), Supervised("a", " b"), *numbered(1)]), strict=True)
+    assert diagnosis.warnings == [] and len(diagnosis.problems) == 2
+    assert diagnosis.verdict == "not usable: 2 problems"
+    note = Finding("x", Severity.note, "", "a note")
+    assert examine(splits(numbered(9)), strict=True, more=[note]).verdict == "sound"
+
+
+def test_what_was_found_elsewhere_is_reported_too():
+    more = [Finding("eos", Severity.warning, "", "never ends")]
+    assert examine(splits(numbered(9)), more=more).text().endswith("  ! never ends\nverdict: usable, with 1 warning")
+
+
+def test_notes_and_advice():
+    diagnosis = diagnosed(splits(numbered(90)), words(), horizon=Horizon(batch_size=4, steps=90))
+    assert diagnosis.notes == [
+        "450 tokens an epoch, 270 of them in answers (60%)",
+        "23 steps an epoch at tuning.batch_size=4; tuning.steps=90 makes 4.0 epochs",
+        "limits that hosted services often have (32,000 tokens a record, 256 eval records, 1 GB a file): kept",
+    ]
+    assert {advice.key: advice.value for advice in diagnosis.advice} == {
+        "tuning.steps": "225",
+        "tuning.learning_rate_multiplier": "0.5",
+        "tuning.adapter_size": "4",
+    }
+    assert (
+        diagnosis.advice[0].reason == "10.0 epochs of 90 records at tuning.batch_size=4; early stopping ends it sooner"
+    )
+    assert examine(splits(numbered(90))).advice == [], "nothing is known of tokens"
+
+
+def test_limits_of_hosted_services():
+    diagnosis = diagnosed(splits(numbered(9), numbered(300, 10)), words())
+    assert diagnosis.notes[-1].endswith("1 GB a file): exceeded by 300 eval records")
+
+
+def test_scripts():
+    russian = [Supervised(f"вопрос {i}", f"ответ {i}") for i in range(40)]
+    diagnosis = examine(splits(numbered(40), russian))
+    assert diagnosis.splits["eval"].scripts == {"Cyrillic": 1.0}
+    assert diagnosis.warnings == [
+        "eval is written in Cyrillic letters (100%), train is not (0%): is it the same language?"
+    ]
+    assert examine(splits(numbered(40) + russian)).notes[1] == "letters of train: Cyrillic 65%, Latin 35%"

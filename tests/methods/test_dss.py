@@ -188,6 +188,26 @@ def test_eval_without_labels_is_refused_before_training(base, tmp_path):
         prepare(job)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "record", "lacking"),
+    [
+        ([], {"input_text": "red", "output_text": "cat"}, "rationale, which method.rationale_target names"),
+        ([], {"input_text": "red", "rationale": "so"}, "label, which method.label_target names"),
+        (["method.rationale_target='{label}'"], {"input_text": "red", "output_text": "cat"}, None),
+        (["method.alpha=1"], {"input_text": "red", "output_text": "cat"}, None),
+    ],
+)
+def test_a_task_without_a_single_target_is_refused(overrides, record, lacking, base, tmp_path):
+    job = job_of(base, tmp_path, *overrides)
+    lines = [json.dumps(record | {"input_text": f"red {i}"}) for i in range(9)]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    if lacking is None:
+        assert prepare(job)
+    else:
+        with pytest.raises(InputError, match=f"no record of data.train has a {lacking}: there is nothing to learn for"):
+            prepare(job)
+
+
 def test_eval_without_rationales_has_the_label_tasks_loss_alone(base, tmp_path):
     job = job_of(base, tmp_path, "method.alpha=0.25")
     prepared = prepare(job)

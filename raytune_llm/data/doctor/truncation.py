@@ -1,0 +1,163 @@
+"""What is cut off, and what of it matters: the instruction, the answer's place in the context, the tokens to learn.
+
+Plain prompts lose their beginning, where the instruction mostly is; conversations lose their end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from raytune_llm.data.doctor.instruction import Instruction
+from raytune_llm.data.doctor.view import Hits, Seen, View, many, share
+from raytune_llm.data.examples import IGNORED, Example
+from raytune_llm.data.findings import Finding, Severity
+from raytune_llm.data.parts import prompt_of, text_key
+from raytune_llm.data.records import Supervised
+from raytune_llm.data.tokens import Truncation
+
+MUCH_CUT = 0.05
+MUCH_LOST = 0.5
+"""A job is refused when more than this share of its records, or of the tokens to learn, is lost."""
+
+
+class Cuts:
+    """Counts records by what they lose."""
+
+    def __init__(self, view: View, instruction: Instruction) -> None:
+        self._view, self._instruction = view, " ".join(instruction.start)
+        self._beginnings, self._ends, self._answers, self._dropped = Hits(), Hits(), Hits(), Hits()
+
+    def see(self, seen: Seen) -> None:
+        view = self._view
+        if view.tokens is None or view.encoded is None or not view.encoded.truncation.cut:
+            return
+        if seen.example is None:
+            self._dropped.add(seen.index, seen.prompt)
+        elif seen.index % view.stride == 0 and _is_full(seen.example, view.tokens.max_tokens):
+            if isinstance(prompt_of(seen.record), str):
+                self._see_plain(seen, seen.example)
+            else:
+                self._ends.add(seen.index, seen.prompt)
+
+    def _see_plain(self, seen: Seen, example: Example) -> None:
+        """Compare what is kept of a prompt with the whole of it."""
+        assert self._view.tokens is not None
+        kept = _kept_prompt(example, self._view.is_encoder_decoder)
+        if len(kept) >= len(self._view.tokens.prompt(seen.prompt)):
+            return
+        text = text_key(str(self._view.tokens.tokenizer.decode(kept, skip_special_tokens=True)))
+        if not self._instruction or text_key(self._instruction) not in text:
+            self._beginnings.add(seen.index, seen.prompt)
+        if isinstance(seen.record, Supervised):
+            answer = text_key(seen.answer)
+            if answer in text_key(seen.prompt) and answer not in text:
+                self._answers.add(seen.index, seen.answer or "")
+
+    def findings(self) -> Iterator[Finding]:
+        cut = None if self._view.encoded is None else self._view.encoded.truncation
+        if (
+            cut is None or not cut.cut or self._dropped.count == len(self._view.records)
+        ):  # nothing_left reports the last
+            return
+        yield from self._of_beginnings(cut)
+        yield from self._of_answers()
+        yield from self._of_labels(cut)
+        yield from self._of_dropped(cut)
+
+    def _of_beginnings(self, cut: Truncation) -> Iterator[Finding]:
+        view, count = self._view, self._beginnings.count
+        if not count:
+            return
+        total = len(range(0, len(view.records), view.stride))
+        what = f", the instruction ({self._instruction!r})" if self._instruction else ""
+        yield Finding(
+            "prompt_beginning_lost",
+            Severity.warning if what or count > MUCH_CUT * total else Severity.note,
+            view.name,
+            f"{view.name}: {count:,} of {total:,}{view.of_sample} lose the beginning of their prompt{what}: "
+            f"{self._remedy(cut, 'put the instruction last' if what else None)}",
+            count,
+            self._beginnings.places(view),
+        )
+
+    def _of_answers(self) -> Iterator[Finding]:
+        view, hits = self._view, self._answers
+        if hits.count:
+            yield Finding(
+                "answer_out_of_context",
+                Severity.warning,
+                view.name,
+                f"{view.name}: {many(hits.count, 'answer')}{view.of_sample} can be read in the whole prompt, but no "
+                "longer in what is kept of it: the model would learn to make them up",
+                hits.count,
+                hits.places(view),
+            )
+
+    def _of_labels(self, cut: Truncation) -> Iterator[Finding]:
+        view, lost = self._view, cut.label_tokens_lost / max(cut.label_tokens, 1)
+        if not cut.completions_cut:
+            return
+        much = cut.completions_cut > MUCH_CUT * cut.records
+        yield Finding(
+            "answers_cut",
+            Severity.problem if lost > MUCH_LOST else Severity.warning if much else Severity.note,
+            view.name,
+            f"{view.name}: {cut.completions_cut:,} of {cut.records:,} sequences lose tokens to learn, "
+            f"{share(cut.label_tokens_lost, cut.label_tokens)} of all: {self._remedy(cut, None)}",
+            cut.completions_cut,
+            (self._dropped if not self._ends.count else self._ends).places(view),
+        )
+
+    def _of_dropped(self, cut: Truncation) -> Iterator[Finding]:
+        view, hits = self._view, self._dropped
+        if not hits.count:
+            return
+        yield Finding(
+            "dropped",
+            Severity.problem if hits.count > MUCH_LOST * len(view.records) else Severity.warning,
+            view.name,
+            f"{view.name}: {hits.count:,} of {len(view.records):,} records are dropped: truncation leaves no answer "
+            f"token: {self._remedy(cut, None)}",
+            hits.count,
+            hits.places(view),
+        )
+
+    def _remedy(self, cut: Truncation, first: str | None) -> str:
+        """What can be done: a larger data.max_tokens only where the base can take it."""
+        view = self._view
+        assert view.tokens is not None
+        allowed, context, longest = view.tokens.max_tokens, view.context_tokens, cut.longest_tokens
+        ways = [first] if first else []
+        if context is None or context > allowed:
+            enough = longest if context is None else min(longest, context)
+            keeps = "keeps all" if enough == longest else f"of {longest:,} needed"
+            ways.append(f"set data.max_tokens={enough} (now {allowed}; {keeps})")
+            return _either([*ways, "shorten the records"])
+        limit = f"the longest has {longest:,} tokens, and {allowed:,} are all that the base can take"
+        return f"{limit}; {_either([*ways, 'shorten the records', 'use a base with a longer context'])}"
+
+
+def _either(ways: Sequence[str]) -> str:
+    return " or ".join([", ".join(ways[:-1]), ways[-1]] if len(ways) > 1 else ways)
+
+
+def _is_full(example: Example, max_tokens: int) -> bool:
+    """Whether any sequence is as long as sequences may be, as what was cut is."""
+    return any(max(len(one.input_ids), len(one.labels)) >= max_tokens for one in example.values())
+
+
+def _kept_prompt(example: Example, is_encoder_decoder: bool) -> Sequence[int]:
+    """The prompt's tokens in the longest sequence of an example."""
+    sequence = max(example.values(), key=lambda one: len(one.input_ids))
+    if is_encoder_decoder:
+        return sequence.input_ids
+    first = next((i for i, label in enumerate(sequence.labels) if label != IGNORED), len(sequence.labels))
+    return sequence.input_ids[:first]
+
+
+def nothing_left(views: Iterable[View]) -> Iterator[Finding]:
+    """Splits of which truncation leaves nothing."""
+    for view in views:
+        if view.encoded is not None and not any(example is not None for example in view.encoded.encoded):
+            text = f"nothing is left of {view.name} after truncation"
+            yield Finding("nothing_left", Severity.problem, view.name, text, len(view.records))

@@ -1,0 +1,60 @@
+"""jobs/check.py: what it prints, and the report it leaves behind."""
+
+import json
+
+import pytest
+from worlds import write_base
+
+from raytune_llm.data.doctor.advice import Horizon
+from raytune_llm.errors import InputError
+from raytune_llm.jobs import commands, config
+from raytune_llm.jobs.prepare import horizon_of
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return write_base(tmp_path_factory.mktemp("base"), "llama")
+
+
+def job_of(base, folder, count, *overrides, command="check"):
+    file = folder / "train.jsonl"
+    file.write_text(
+        "".join(json.dumps({"input_text": f"red {i}", "output_text": f"cat {i}"}) + "\n" for i in range(count))
+    )
+    given = [f"model.name_or_path={base}", f"data.train={file}", f"home={folder}/home", *overrides]
+    return config.load(command, given)
+
+
+def reports(folder):
+    return sorted(path.relative_to(folder / "home/checks") for path in folder.glob("home/checks/**/report.*"))
+
+
+def test_the_report_is_written_and_named(base, tmp_path, capsys):
+    assert commands.check(job_of(base, tmp_path, 200)) == 0
+    [page, report] = reports(tmp_path)
+    printed = capsys.readouterr().out
+    assert f"report: {tmp_path}/home/checks/{page}" in printed and "start with tuning.steps=" in printed
+    assert json.loads((tmp_path / "home/checks" / report).read_text())["verdict"] == "sound"
+    assert str(tmp_path / "train.jsonl") in (tmp_path / "home/checks" / page).read_text()
+
+
+def test_refused_data_have_a_report_too(base, tmp_path, capsys):
+    with pytest.raises(InputError, match="verdict: not usable"):
+        commands.check(job_of(base, tmp_path, 200, "data.max_tokens=2"))
+    [_, report] = reports(tmp_path)
+    assert json.loads((tmp_path / "home/checks" / report).read_text())["verdict"].startswith("not usable")
+    assert "report: " in capsys.readouterr().out
+
+
+def test_a_home_that_is_not_writable_is_no_reason_to_fail(base, tmp_path, capsys):
+    (tmp_path / "home").write_text("a file")
+    assert commands.check(job_of(base, tmp_path, 200)) == 0
+    assert f"report: not written: {tmp_path}/home/checks/" in capsys.readouterr().out
+
+
+def test_epochs_are_those_of_the_job(base, tmp_path):
+    assert horizon_of(job_of(base, tmp_path, 20)) == Horizon(8)
+    own = ["tuning.steps=30", "tuning.batch_size=4"]
+    assert horizon_of(job_of(base, tmp_path, 20, *own, command="train")) == Horizon(4, 30)
+    swept = [*own, "sweep.space.tuning.steps=[10,20]"]
+    assert horizon_of(job_of(base, tmp_path, 20, *swept, command="sweep")) == Horizon(4, None)
