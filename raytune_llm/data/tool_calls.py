@@ -13,7 +13,7 @@ import json
 from typing import Any
 
 from raytune_llm.data.records import RecordError, show
-from raytune_llm.data.values import SURROGATE, as_text, left_out, strings
+from raytune_llm.data.values import SURROGATE, Row, as_text, left_out, strings
 
 
 def parse_tools(value: object, key: str) -> str:
@@ -22,14 +22,16 @@ def parse_tools(value: object, key: str) -> str:
     return _json(tools, key)
 
 
-def parse_calls(value: object, key: str) -> str:
+def parse_calls(row: Row, value: object, key: str) -> str:
     """An assistant's calls, canonical, with arguments as objects. Raises RecordError where they are no such list."""
     calls = []
     for i, item in enumerate(_list(value, key, '{"name": "…", "arguments": {…}}')):
         call = _function(item, f"{key}[{i}]")
-        function = dict(call["function"])
-        given = function.get("arguments")
-        function["arguments"] = _arguments({} if given is None else given, f"{key}[{i}].function.arguments")
+        row.leave(row.present(call), ("type", "id", "function"), f"{key}[{i}]")
+        row.leave(row.present(call["function"]), ("name", "arguments"), f"{key}[{i}].function")
+        given = call["function"].get("arguments")
+        arguments = _arguments({} if given is None else given, f"{key}[{i}].function.arguments")
+        function = {"name": call["function"]["name"], "arguments": arguments}
         identity = call.get("id")
         if identity is not None and not isinstance(identity, str):
             raise RecordError(f"{key}[{i}].id", show(identity), "a string")
@@ -92,5 +94,7 @@ def _json(value: object, key: str) -> str:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except RecursionError:
         raise RecordError(key, "lists or objects nested too deeply", "at most some hundred levels") from None
+    except TypeError:
+        raise RecordError(key, "a value that JSON has no form for", "text, numbers, lists and objects") from None
     except ValueError:
         raise RecordError(key, "a number that JSON has no form for", "finite numbers of usual length") from None

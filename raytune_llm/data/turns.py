@@ -119,7 +119,7 @@ def parse_turn(row: Row, item: object, at: str, form: Form) -> Message:
             return Message(role, text)
         call_id, name = (_optional_text(present, key, at) for key in TOOL_KEYS)
         return Message(role, text, call_id=call_id, name=name)
-    calls = parse_calls(present["tool_calls"], f"{at}.tool_calls") if present.get("tool_calls") else None
+    calls = parse_calls(row, present["tool_calls"], f"{at}.tool_calls") if present.get("tool_calls") else None
     row.leave(present, (form.role, form.content, *ASSISTANT_KEYS), at)
     is_empty = calls is not None and content in (None, "", [])
     text = "" if is_empty else _content(row, content, f"{at}.{form.content}", form, role)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from example_records import EXAMPLES, TOOL, WITH_TOOLS
+from example_records import CALL, EXAMPLES, TOOL, WITH_TOOLS
 
 from raytune_llm.data.parsing import MOST_PLANS, Reader, parse
 from raytune_llm.data.question import last_answer, plain, question
@@ -159,6 +159,10 @@ def test_a_turn_may_be_left_out_of_the_loss_alone():
 def test_unread_keys_are_named():
     row = {"messages": [{**U, "id": 1, "\x1b": 2}, {**A, "id": 3, "note": None}], "k" * 100: 1, "a\nb": 2, "none": None}
     assert Reader(SFT).read(row)[1] == ("'" + "k" * 37 + "'…", "'a\\nb'", "messages[].id", "messages[].'\\x1b'")
+    call = {**CALL, "index": 0, "function": {**CALL["function"], "parsed": {}}}
+    chat, unused = Reader(SFT).read({"messages": [U, {"role": "assistant", "tool_calls": [call, call]}]})
+    assert json.loads(chat.messages[1].tool_calls) == json.loads(CALLS) * 2
+    assert unused == ("messages[].tool_calls[].index", "messages[].tool_calls[].function.parsed")
     pair = {"input_text": "Hi", "candidate_0": "a", "candidate_1": "b", "choice": 0}
     assert Reader((Prompt,)).read(pair) == (Prompt("Hi"), ("candidate_0", "candidate_1", "choice"))
     assert Reader(SFT).read({"input_text": "a", "output_text": "b", "rationale": "c"})[1] == ("rationale",)
