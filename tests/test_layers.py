@@ -41,7 +41,7 @@ SIBLINGS = {  # choices of one config group, which never import each other, and 
     "sweep.backends": ("base", "packed", "ray_train"),  # auto chooses between them
 }
 OWNERS = {
-    "hydra": {"jobs.config"},
+    "hydra": {"jobs.config", "jobs.overrides"},
     "omegaconf": {"jobs.config", "jobs.help", "stores.components", "compat"},
     "wandb": {"training.tracking.wandb", "compat"},
     "vllm": {"serving.engine.vllm"},

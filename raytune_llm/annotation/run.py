@@ -21,6 +21,7 @@ from raytune_llm.annotation.reading import read
 from raytune_llm.annotation.report import AnnotationReport, Progress
 from raytune_llm.annotation.teachers.base import Client, Request, Response, Sampling, Secret, Teacher, TeacherError
 from raytune_llm.data.files import read_records
+from raytune_llm.data.reading.sources import Locations
 from raytune_llm.data.records import Rationale
 from raytune_llm.errors import InputError
 from raytune_llm.stores.storage import open_storage
@@ -64,7 +65,7 @@ def plan_requests(records: list[Rationale], prompt: Prompt, annotation: Annotati
 
 
 def annotate(
-    train: str,
+    train: Locations,
     output: str,
     *,
     teacher: Teacher,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from raytune_llm.data.records import Chat, Preference, Rationale, Record, Supervised, Text
+from collections.abc import Sequence
+
+from raytune_llm.data.records import Chat, Message, Preference, Rationale, Record, Supervised, Text
 
 
 def question(record: Record) -> tuple[Text, str] | None:
-    """Prompt and reference answer; of a chat, those of its last assistant turn, None where no answer is known."""
+    """Prompt and reference answer; of a chat, those of its last assistant turn that is learned and is text. None where
+    no answer is known."""
     match record:
         case Supervised():
             return record.prompt, record.completion
@@ -15,11 +18,25 @@ def question(record: Record) -> tuple[Text, str] | None:
         case Preference():
             return record.prompt, plain(record.chosen)
         case Chat():
-            last = max(i for i, message in enumerate(record.messages) if message.role == "assistant")
-            return record.messages[:last], record.messages[last].content
+            last = last_answer(record.messages)
+            return None if last is None else (record.messages[:last], record.messages[last].content)
+    return None
+
+
+def last_answer(messages: Sequence[Message]) -> int | None:
+    """The index of the last assistant turn that is learned and is text, without a call of a tool."""
+    for i in range(len(messages) - 1, -1, -1):
+        turn = messages[i]
+        if turn.role == "assistant" and turn.learn and turn.tool_calls is None:
+            return i
     return None
 
 
 def plain(text: Text) -> str:
     """Text or conversation as one string to read."""
-    return text if isinstance(text, str) else "\n".join(f"{turn.role}: {turn.content}" for turn in text)
+    return text if isinstance(text, str) else "\n".join(f"{turn.role}: {turn_text(turn)}" for turn in text)
+
+
+def turn_text(turn: Message) -> str:
+    """What a turn consists of, its tool calls as JSON."""
+    return turn.content if turn.tool_calls is None else f"{turn.content}\n{turn.tool_calls}".strip()

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from jinja2 import TemplateError
-
 from raytune_llm.data.records import Message
+from raytune_llm.data.rendering import render
+from raytune_llm.data.tool_calls import names_of
 from raytune_llm.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,10 +30,6 @@ PLAIN_TEMPLATE = (
 """For tokenizers without a template. The space before an answer belongs to the answer: there every tokenizer splits."""
 
 NO_THINKING = "{%- set enable_thinking = enable_thinking if enable_thinking is defined else false %}"
-
-
-class TemplateRefusal(TemplateError, InputError):
-    """The chat template refuses a conversation."""
 
 
 def supply_template(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -70,27 +66,6 @@ def require_eos(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(tokenizer.eos_token_id)
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation_prompt: bool) -> str:
-    """The text of a conversation, with the header of the next answer if `generation_prompt`.
-
-    Raises:
-        TemplateRefusal: the template rejects these turns.
-        ValueError: there is no template.
-    """
-    if tokenizer.chat_template is None:
-        raise ValueError("the tokenizer has no chat template; supply_template gives it one")
-    turns = [{"role": message.role, "content": message.content} for message in messages]
-    try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation_prompt)
-    except TemplateError as error:
-        roles = ", ".join(message.role for message in messages)
-        raise TemplateRefusal(
-            f"the chat template refuses a conversation of the turns [{roles}]: {error}; "
-            "write the turns as it expects them, or set model.chat_template"
-        ) from error
-    return str(text)
-
-
 def answer_spans(
     tokenizer: PreTrainedTokenizerBase, text: str, messages: Sequence[Message], turns: Sequence[int]
 ) -> list[tuple[int, int]]:
@@ -114,19 +89,24 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
 def _span(
     tokenizer: PreTrainedTokenizerBase, end_of_turn: re.Pattern[str], text: str, messages: Sequence[Message], i: int
 ) -> tuple[int, int]:
-    answer = messages[i].content
+    answer, calls = messages[i].content, messages[i].tool_calls
     prompt = render(tokenizer, messages[:i], generation_prompt=True)
-    if text.startswith(prompt):
-        start = len(prompt)
-    elif i == len(messages) - 1:
+    is_last = i == len(messages) - 1
+    if is_last and not text.startswith(prompt):
         raise template_error(
             f"the last answer does not follow its prompt, which ends in {prompt[-40:]!r}", text, len(text)
         )
-    else:
-        start = _start_after_part(text, prompt, render(tokenizer, messages[:i], generation_prompt=False), answer)
+    before = "" if text.startswith(prompt) else render(tokenizer, messages[:i], generation_prompt=False)
+    start = _start(text, prompt, before, None if calls else answer)
     found = text.find(answer, start)
     if found < 0:
-        raise template_error(f"it changes the answer {answer[:40]!r}", text, start)
+        what = "leaves out the text of an answer that calls tools," if calls else "changes the answer"
+        raise template_error(f"it {what} {answer[:40]!r}", text, start)
+    if calls is not None:
+        names = names_of(calls)
+        whole = text if is_last else render(tokenizer, messages[: i + 1], generation_prompt=False)
+        own = start if is_last else _start(whole, prompt, before, None)
+        return start, _end_of_calls(end_of_turn, (text, start), (whole, own), names)
     while found >= 0:
         if end := end_of_turn.match(text, found + len(answer)):
             return start, end.end()
@@ -134,15 +114,51 @@ def _span(
     raise template_error("an answer does not end in a special token such as {{ eos_token }}", text, start)
 
 
-def _start_after_part(text: str, prompt: str, before: str, answer: str) -> int:
-    """Start of an answer that follows only a part of its generation prompt (without its empty thought, for example)."""
+def _start(text: str, prompt: str, before: str, answer: str | None) -> int:
+    """Start of an answer that follows its generation prompt, or only a part of it (without its empty thought, for
+    example). `before` is the text of the turns before, `answer` its text, None for one that calls tools."""
+    if text.startswith(prompt):
+        return len(prompt)
     if text.startswith(before) and prompt.startswith(before):
         header = prompt[len(before) :]
         for length in range(len(header), -1, -1):
             start = len(before) + length
-            if text.startswith(header[:length], len(before)) and text.startswith(answer, start):
+            is_whole = header[:length][-1:] in ("", ">", "\n", " ")  # else a word of the header and one of the call mix
+            if (is_whole if answer is None else text.startswith(answer, start)) and text.startswith(
+                header[:length], len(before)
+            ):
                 return start
     raise template_error("the text before an answer is not the text that prompts for it", text, len(before))
+
+
+def _end_of_calls(
+    end_of_turn: re.Pattern[str], answer: tuple[str, int], alone: tuple[str, int], names: Sequence[str]
+) -> int:
+    """The end of an answer with calls of the functions `names`: as where it is the last turn, the last special token.
+
+    Args:
+        answer: the rendered conversation, and where the answer starts in it.
+        alone: the same of the conversation up to this answer.
+    """
+    text, whole = answer[0], alone[0]
+    place, own = (_after(names, *found) for found in (answer, alone))
+    rest = whole[own:].rstrip()
+    ends = [match.end() for match in end_of_turn.finditer(rest)]
+    if not ends or ends[-1] != len(rest):
+        raise template_error("an answer does not end in a special token such as {{ eos_token }}", text, answer[1])
+    if not text.startswith(rest, place):
+        raise template_error("it renders tool calls differently once turns follow them", text, place)
+    return place + len(rest)
+
+
+def _after(names: Sequence[str], text: str, start: int) -> int:
+    """Where the last of the names ends, each looked for after the one before."""
+    for name in names:
+        found = text.find(name, start)
+        if found < 0:
+            raise template_error(f"it leaves out the call of {name[:40]!r}", text, start)
+        start = found + len(name)
+    return start
 
 
 def template_error(what: str, text: str, at: int) -> InputError:

@@ -5,11 +5,13 @@ Conversations, causal bases:   the chat template's text | each answer, from its 
 Encoder-decoder bases:         prompt | completion EOS, each with the special tokens that the tokenizer adds
 
 Loss is on the part after the bar. BOS occurs once, where the tokenizer adds it; in conversations, where the template
-does. Whitespace around an assistant's turn is dropped. Leaves out tools and images.
+does. Whitespace around an assistant's turn is dropped. Tools are the template's
+matter. Leaves out images.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +20,8 @@ from typing import TYPE_CHECKING
 
 from raytune_llm.data.examples import IGNORED, TokenSequence
 from raytune_llm.data.records import Message, Text
-from raytune_llm.data.template import added_tokens, answer_spans, render, require_eos, template_error
+from raytune_llm.data.rendering import render
+from raytune_llm.data.template import added_tokens, answer_spans, require_eos, template_error
 from raytune_llm.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,7 +53,7 @@ class Truncation:
         self.cut += prompt_lost > 0 or labels_lost > 0
         self.prompts_cut += prompt_lost > 0
         self.completions_cut += labels_lost > 0
-        self.dropped += labels_lost == labels
+        self.dropped += 0 < labels == labels_lost
         self.label_tokens += labels
         self.label_tokens_lost += labels_lost
         self.longest_tokens = max(self.longest_tokens, tokens)
@@ -72,6 +75,9 @@ class Tokens:
         self.truncation = Truncation()
         self._eos = require_eos(tokenizer)
         self._prefix, self._suffix = added_tokens(tokenizer)
+        special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        longest_first = sorted(special, key=lambda token: (-len(token), token))
+        self._control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
     @contextmanager
     def counting(self) -> Iterator[Truncation]:
@@ -111,9 +117,9 @@ class Tokens:
         return TokenSequence(read, [IGNORED] * len(sequence.input_ids) + sequence.labels)
 
     def conversation(self, messages: Sequence[Message]) -> TokenSequence | None:
-        """A conversation with loss on each assistant turn and its end, cut at its end where it is too long.
+        """A conversation with loss on each assistant turn to learn and its end, cut at its end where it is too long.
 
-        Turns after the last assistant turn are left out. Encoder-decoder bases: the last assistant turn is the target.
+        Turns after the last of these are left out. Encoder-decoder bases: the last assistant turn is the target.
         None when truncation leaves no label.
 
         Raises:
@@ -127,14 +133,20 @@ class Tokens:
         With max_new_tokens, short enough that so many more tokens fit into max_tokens (encoder-decoder bases: short
         enough for max_tokens): a conversation loses its oldest exchanges, plain text its beginning.
         """
-        ids = self._prompt_ids(prompt)
-        if max_new_tokens is None:
-            return ids
-        room = max(self.max_tokens - (0 if self.is_encoder_decoder else max_new_tokens), 1 + len(self._prefix))
-        while len(ids) > room and not isinstance(prompt, str) and (shorter := _without_oldest(prompt)) is not None:
-            prompt = shorter
-            ids = self._prompt_ids(prompt)
-        return self._cut_start(ids, room)
+        return self._fitted(prompt, max_new_tokens)[0]
+
+    def sampled_prompt(self, prompt: Text, *, max_new_tokens: int) -> list[int]:
+        """`prompt` with max_new_tokens, counted in `truncation` as a sequence without labels; its length before cutting
+        includes the tokens that are to be sampled."""
+        ids, length = self._fitted(prompt, max_new_tokens)
+        reserved = 0 if self.is_encoder_decoder else max_new_tokens
+        self.truncation.count(tokens=length + reserved, labels=0, prompt_lost=length - len(ids), labels_lost=0)
+        return ids
+
+    def control_tokens_in(self, text: str) -> list[str]:
+        """The tokenizer's special tokens that are in a record's own text, each once, in their order. They are encoded
+        as control tokens, which begin and end turns."""
+        return list(dict.fromkeys(self._control.findall(text)))
 
     def stop_ids(self) -> list[int]:
         """Tokens that end an answer: EOS and those the chat template ends a turn with, if it can be trained on."""
@@ -152,6 +164,18 @@ class Tokens:
                 if following == IGNORED != label
             }
         return sorted(ids)
+
+    def _fitted(self, prompt: Text, max_new_tokens: int | None) -> tuple[list[int], int]:
+        """A prompt's ids, short enough, and how many there were."""
+        ids = self._prompt_ids(prompt)
+        if max_new_tokens is None:
+            return ids, len(ids)
+        length, room = len(ids), self.max_tokens - (0 if self.is_encoder_decoder else max_new_tokens)
+        room = max(room, 1 + len(self._prefix))
+        while len(ids) > room and not isinstance(prompt, str) and (shorter := _without_oldest(prompt)) is not None:
+            prompt = shorter
+            ids = self._prompt_ids(prompt)
+        return self._cut_start(ids, room), length
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
@@ -200,11 +224,13 @@ class Tokens:
         return TokenSequence(source + kept, [IGNORED] * len(source) + kept)
 
     def _conversation(self, messages: tuple[Message, ...], first: int) -> TokenSequence | None:
-        last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=-1)
+        last = max((i for i, turn in enumerate(messages) if turn.role == "assistant" and turn.learn), default=-1)
         if last < first:
             raise InputError("the conversation has no assistant turn to learn")
         messages = _stripped(messages[: last + 1])
         if self.is_encoder_decoder:
+            if messages[last].tool_calls:
+                raise InputError("an encoder-decoder base can't learn an answer that calls tools; take a causal base")
             return self._pair(self.prompt(messages[:last]), messages[last].content)
         ids, labels = self._labelled(messages, first)
         lost = labels[self.max_tokens :]
@@ -216,9 +242,9 @@ class Tokens:
         return TokenSequence(ids[: self.max_tokens], labels[: self.max_tokens]) if some_left else None
 
     def _labelled(self, messages: tuple[Message, ...], first: int) -> tuple[list[int], list[int]]:
-        """Ids and labels of the whole conversation, with loss on the assistant turns from message `first` on."""
+        """Ids and labels of the whole conversation, with loss on the learned assistant turns from `first` on."""
         text = render(self.tokenizer, messages, generation_prompt=False)
-        turns = [i for i, message in enumerate(messages) if i >= first and message.role == "assistant"]
+        turns = [i for i, turn in enumerate(messages) if i >= first and turn.role == "assistant" and turn.learn]
         spans = answer_spans(self.tokenizer, text, messages, turns)
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ids, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
@@ -238,11 +264,20 @@ class Tokens:
 
 
 def _stripped(messages: Sequence[Message]) -> tuple[Message, ...]:
-    return tuple(replace(m, content=m.content.strip()) if m.role == "assistant" else m for m in messages)
+    return tuple(
+        replace(turn, content=stripped)
+        if turn.role == "assistant" and (stripped := turn.content.strip()) != turn.content
+        else turn
+        for turn in messages
+    )
 
 
 def _without_oldest(messages: tuple[Message, ...]) -> tuple[Message, ...] | None:
-    """The conversation without its first exchange: it then begins, after the system turn, with the next user turn."""
+    """The conversation without its first exchange: it then begins, after the system turn, with the next user turn. Its
+    tools stay."""
     system = messages[:1] if messages[0].role == "system" else ()
     starts = [i for i, message in enumerate(messages) if message.role == "user" and i > len(system)]
-    return (*system, *messages[starts[0] :]) if starts else None
+    if not starts:
+        return None
+    kept = (*system, *messages[starts[0] :])
+    return (replace(kept[0], tools=messages[0].tools), *kept[1:])

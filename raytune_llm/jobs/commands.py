@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING
-
 from raytune_llm import cluster
 from raytune_llm.jobs import annotate as annotation_job
 from raytune_llm.jobs import summary
+from raytune_llm.jobs.check import check_data
 from raytune_llm.jobs.deploy import deploy, hold, take_down
 from raytune_llm.jobs.help import called
 from raytune_llm.jobs.schema import (
@@ -20,51 +18,16 @@ from raytune_llm.jobs.schema import (
     SweepJob,
     TrainJob,
 )
-from raytune_llm.jobs.setup import read_stage_data
 from raytune_llm.jobs.stages import prepare_job, train_version
 from raytune_llm.jobs.sweep import run_sweep
-
-if TYPE_CHECKING:
-    from raytune_llm.data.doctor.diagnosis import Diagnosis
-    from raytune_llm.data.files import Splits
 
 
 def check(job: CheckJob) -> int:
     """Read, parse and tokenize all records, also those of earlier stages, print their diagnosis and write it as JSON
     and HTML. Raises InputError for data that can't be used."""
-    folder = f"{job.home}/checks/{time.strftime('%Y%m%d-%H%M%S')}"
-    _check_one(job, None, folder)
-    for name, (stage_job, splits) in read_stage_data(job).items():
-        print(f"\nearlier stage: {stage_job.data.train}")
-        _check_one(stage_job, splits, f"{folder}/{name}")
+    check_data(job)
     print(summary.next_step(called("train"), "with the same overrides tunes on this data"))
     return 0
-
-
-def _check_one(job: CheckJob, splits: Splits | None, folder: str) -> None:
-    """Print the diagnosis of a job's data and write its report, also where it is refused. Raises InputError."""
-    from raytune_llm.data.doctor.diagnosis import UnusableData
-    from raytune_llm.jobs.prepare import prepare
-
-    try:
-        diagnosis = prepare(job, splits).diagnosis
-    except UnusableData as error:
-        _report(job, error.diagnosis, folder)
-        raise
-    print(diagnosis.text(whole=True))
-    _report(job, diagnosis, folder)
-
-
-def _report(job: CheckJob, diagnosis: Diagnosis, folder: str) -> None:
-    """Write the report of a check, and print where it is."""
-    from raytune_llm.data.doctor.report import write_report
-
-    title = " · ".join(str(location) for location in (job.data.train, job.data.eval, job.data.test) if location)
-    try:
-        _, page = write_report(diagnosis, folder, title)
-        print(f"report: {page}")
-    except OSError as error:
-        print(f"report: not written: {folder}: {error}")
 
 
 def annotate(job: AnnotateJob) -> int:

@@ -1,4 +1,4 @@
-"""A composed Hydra config becomes a typed, frozen job; the only importer of hydra.
+"""A composed Hydra config becomes a typed, frozen job. Of the command line overrides.py makes what Hydra takes.
 
 The dataclass of a command (schema.JOBS) and the types of its fields are the schema: types and meaning are written in
 Python, values in YAML, each once. A choice among components is named in YAML by `type` (stores/choices.py). Wrong
@@ -24,6 +24,7 @@ from raytune_llm.compat import config_root
 from raytune_llm.data.demo import path as demo_path
 from raytune_llm.errors import InputError
 from raytune_llm.jobs.help import called, help_text
+from raytune_llm.jobs.overrides import SPACE, hydra_overrides
 from raytune_llm.jobs.schema import JOBS, Job, SweepJob
 from raytune_llm.stores import components
 from raytune_llm.stores.components import all_keys, unknown_key
@@ -32,10 +33,6 @@ from raytune_llm.stores.locations import with_absolute_paths
 PACKAGE = Path(__file__).resolve().parents[1]
 CONF = next((folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir()), PACKAGE / "conf")
 """The config files: inside an installed package, at the top of a checkout."""
-SPACE = "sweep.space."
-FREE = ("scaling.trainer.", "model.from_pretrained.", "teacher.model.from_pretrained.")
-"""Mappings whose keys are a library's, which no file of conf/ lists."""
-VERSIONED_ROOTS = ("evaluate", "serve")
 OmegaConf.register_new_resolver("demo", lambda name: str(demo_path(name)), replace=True)
 
 
@@ -44,7 +41,10 @@ def run(root: str, main: Callable[[Any], int | None]) -> None:
 
     Exit status: 2 for an error caused by user input (one message, no traceback), main's own status otherwise.
     """
-    argv = [override for argument in sys.argv[1:] for override in hydra_overrides(root, argument)]
+    try:
+        argv = [override for argument in sys.argv[1:] for override in hydra_overrides(root, argument)]
+    except InputError as error:
+        fail(str(error))
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv[1:] = [argument for argument in argv if argument not in ("--help", "-h")]
     wants_help = len(sys.argv) - 1 < len(argv)
@@ -88,20 +88,6 @@ def compose(root: str, overrides: Sequence[str]) -> DictConfig:
 def load(root: str, overrides: Sequence[str]) -> Any:
     """The job of a root with overrides; for tests, notebooks and other programs. Raises InputError."""
     return build(root, compose(root, overrides))
-
-
-def hydra_overrides(root: str, argument: str) -> list[str]:
-    """An argument as Hydra's overrides: any key may join the sweep's space without '+'
-    (sweep.space.method.alpha=[0.1,0.5]) or a mapping of a library's arguments (scaling.trainer.optim=…), and where no
-    adapter is trained, adapter=NAME names a version, though conf/adapter is a group."""
-    if argument.startswith(SPACE) and "=" in argument:
-        key = argument.partition("=")[0]
-        return [f"++{key}=null", f"++{argument}"]  # a range can't be merged into a list
-    if argument.startswith(FREE):
-        return [f"++{argument}"]
-    if root in VERSIONED_ROOTS and argument.startswith("adapter="):
-        return [argument.replace("adapter=", "version=", 1)]
-    return [argument]
 
 
 def build(root_name: str, cfg: DictConfig) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,11 +14,15 @@ from raytune_llm.data.encode import EncodedSplit, EncodedSplits, encode_splits
 from raytune_llm.data.examples import Examples
 from raytune_llm.data.files import Splits, load
 from raytune_llm.data.findings import Finding, Severity
+from raytune_llm.data.mixture import mixed_indices
+from raytune_llm.data.records import Chat
+from raytune_llm.data.template import PLAIN_TEMPLATE
 from raytune_llm.data.tokens import Tokens
 from raytune_llm.errors import InputError, require
 from raytune_llm.evaluation.answering import Answering
 from raytune_llm.evaluation.terms import Better
 from raytune_llm.jobs.metric import choose_metric
+from raytune_llm.jobs.precompute import Precomputed
 from raytune_llm.jobs.schema import CheckJob, SweepJob, TrainJob
 from raytune_llm.methods.base import CheckContext
 from raytune_llm.models.load_options import check_quantization
@@ -53,20 +58,43 @@ def prepare(job: CheckJob, read: Splits | None = None) -> Prepared:
     tokens = Tokens(job.model.tokenizer(), max_tokens=max_tokens, is_encoder_decoder=facts.is_encoder_decoder)
     encoded = encode_splits(splits, tokens, job.method.encode)
     check_method(job, encoded.train, tokens)
-    eos = job.model.eos.note
     diagnosis = examine(
         splits,
         encoded,
         tokens,
         context_tokens=facts.context_tokens,
         horizon=horizon_of(job),
-        more=() if eos is None else (Finding("eos", Severity.warning, "", eos),),
+        strict=job.data.strict,
+        more=(*splits.findings, *of_base(job, splits, tokens)),
     )
     if diagnosis.problems:
         raise UnusableData(diagnosis)
     examples = Examples(encoded.train.examples, encoded.eval.examples)
     better, answering = choose_metric(job, encoded, tokens)
     return Prepared(splits, tokens, encoded, examples, diagnosis, better, answering)
+
+
+def mixed(found: Precomputed, splits: Splits, seed: int) -> Examples:
+    """The examples, those of sources with a weight as often as it says."""
+    origins, train = splits.origins.get("train"), found.encoded.train
+    if origins is None or all(file.weight == 1 for file in origins.files):
+        return found.examples
+    kept = [index for index, example in enumerate(train.encoded) if example is not None]
+    order = mixed_indices([origins.weight(index) for index in kept], seed)
+    return dataclasses.replace(found.examples, train=[found.examples.train[index] for index in order])
+
+
+def of_base(job: CheckJob, splits: Splits, tokens: Tokens) -> Iterator[Finding]:
+    """What these records meet in the base: an EOS that it never learned, or no chat template of its own."""
+    if job.model.eos.note is not None:
+        yield Finding("eos", Severity.warning, "", job.model.eos.note)
+    given = job.model.chat_template is None and PLAIN_TEMPLATE in (tokens.tokenizer.chat_template or "")
+    if given and any(isinstance(record, Chat) for _, records in splits.items() for record in records):
+        text = (
+            "the base has no chat template; conversations are written as lines of System:, User: and Assistant: "
+            "(model.chat_template gives another)"
+        )
+        yield Finding("plain_template", Severity.note, "", text)
 
 
 def horizon_of(job: CheckJob) -> Horizon:

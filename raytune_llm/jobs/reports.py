@@ -1,10 +1,11 @@
-"""The report of a comparison, as files in a run's folder."""
+"""What a run leaves for people to read, as files in its folder."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 
+from raytune_llm.data.files import Splits
 from raytune_llm.evaluation import report
 from raytune_llm.jobs.compare import ComparisonResult
 from raytune_llm.stores.card import Version
@@ -29,6 +30,14 @@ def write_report(
     content = report.as_json(result.comparison) | {"samples": [dataclasses.asdict(s) for s in result.samples]}
     storage.write(f"evaluation-{split}.json", json.dumps(content, indent=2, ensure_ascii=False).encode())
     return f"{run_dir}/evaluation-{split}.md"
+
+
+def write_rejects(splits: Splits, folder: str) -> None:
+    """Write the lines that were left out, if any, to rejects.jsonl, and print where they are."""
+    if splits.rejects.count:
+        storage = open_storage(folder)
+        storage.write("rejects.jsonl", splits.rejects.content())
+        print(f"{splits.rejects.count} lines left out, with the reasons: {storage.root}/rejects.jsonl", flush=True)
 
 
 def facts(version: Version) -> dict[str, object]:

@@ -16,7 +16,7 @@ from typing import Any, Self
 from raytune_llm.annotation.filters import Annotation
 from raytune_llm.annotation.prompt import Prompt
 from raytune_llm.annotation.teachers.base import Teacher
-from raytune_llm.data.files import Data
+from raytune_llm.data.config import Data
 from raytune_llm.errors import check_name, require
 from raytune_llm.evaluation.answering import Answering
 from raytune_llm.evaluation.terms import Better

@@ -13,6 +13,7 @@ from raytune_llm.cluster import gc_paused
 from raytune_llm.errors import InputError
 from raytune_llm.jobs.annotate import annotated
 from raytune_llm.jobs.clock import Clock
+from raytune_llm.jobs.reports import write_rejects
 from raytune_llm.jobs.schema import CheckJob, TrainJob
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Started(Generic[J]):
     interactive: bool
     clock: Clock
     of_stages: Mapping[str, Prepared]
-    """By name of a stage that has records of its own."""
+    """The records of each earlier stage, by its name."""
     earlier: tuple[Version, ...] = ()
     """Published by its earlier stages."""
 
@@ -64,9 +65,10 @@ def start(job: J, check: Callable[[], None] = lambda: None, prepared: Prepared |
     if job.teacher.is_present:
         job = annotated(job, check)
     splits = load(job.data, job.method.records, job.seed) if prepared is None else prepared.splits
-    stage_data = read_stage_data(job)
+    stage_data = read_stage_data(job, splits)
     found, of_stages = while_ray_starts(prepare_all, dashboard=job.drives_ray_train)
     print(found.diagnosis.text(), flush=True)
+    write_rejects(found.splits, job.run_dir)
     scaling = job.scaling
     bundles = [scaling.worker_resources(use_gpu=True)] * scaling.num_workers
     use_gpu = cluster.uses_gpu(scaling.use_gpu, bundles=bundles, wait_seconds=scaling.wait_seconds)
@@ -78,25 +80,27 @@ def start(job: J, check: Callable[[], None] = lambda: None, prepared: Prepared |
     return Started(job, found, use_gpu, sys.stderr.isatty(), clock, of_stages)
 
 
-def read_stage_data(job: CheckJob) -> dict[str, tuple[CheckJob, Splits]]:
-    """A job to check for each stage that has records of its own, with these records, by the stage's name. Raises
-    InputError."""
+def read_stage_data(job: CheckJob, splits: Splits) -> dict[str, tuple[CheckJob, Splits]]:
+    """A job to check for each earlier stage, with its records, by the stage's name: records of its own, or the job's
+    (`splits`), which its method encodes its own way. Raises InputError."""
     from raytune_llm.data.files import load
+    from raytune_llm.jobs.stage_jobs import check_records
 
+    check_records(job.method, splits.train)
     found = {}
     for stage in job.method.needs.stages:
-        if stage.data is not None:
-            data = stage.records_of(job.data)
-            own = CheckJob(
-                home=job.home,
-                seed=job.seed,
-                model=job.model,
-                data=data,
-                method=stage.method,
-                evaluation=job.evaluation,
-            )
-            read = load(data, stage.method.records, job.seed, train_key=stage.data_key or "data.train")
-            found[stage.name] = own, read
+        data = stage.records_of(job.data)
+        own = CheckJob(
+            home=job.home,
+            seed=job.seed,
+            model=job.model,
+            data=data,
+            method=stage.method,
+            evaluation=job.evaluation,
+        )
+        train_key = stage.data_key or "data.train"
+        read = splits if stage.data is None else load(data, stage.method.records, job.seed, train_key=train_key)
+        found[stage.name] = own, read
     return found
 
 

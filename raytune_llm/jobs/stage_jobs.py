@@ -9,7 +9,7 @@ from typing import TypeVar
 from raytune_llm.data.records import Record
 from raytune_llm.errors import InputError
 from raytune_llm.jobs.schema import Promotion, TrainJob
-from raytune_llm.methods.base import Stage
+from raytune_llm.methods.base import Method, Stage
 from raytune_llm.methods.model_refs import resolve_ref
 from raytune_llm.models.adapters.base import Adapter
 from raytune_llm.stores.card import Version
@@ -52,6 +52,12 @@ def check(job: TrainJob, records: Sequence[Record]) -> None:
     """Refuse stages that this job can't have. `records` are those of data.train. Raises InputError."""
     for stage in job.method.needs.stages:
         stage_job(job, stage)
+    check_records(job.method, records)
+
+
+def check_records(method: Method, records: Sequence[Record]) -> None:
+    """Refuse records of data.train that the stages before a method's own training can't be given. Raises InputError."""
+    for stage in method.needs.stages:
         wrong = [] if stage.data else [record for record in records if not isinstance(record, stage.method.records)]
         if wrong:
             raise InputError(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
-    from raytune_llm.data.files import Data
+    from raytune_llm.data.config import Data
     from raytune_llm.data.records import Record, Text
     from raytune_llm.data.tokens import Tokens
     from raytune_llm.evaluation.loss import Scores

@@ -138,7 +138,7 @@ class RLHF(PolicyInit):
     def encode(self, record: Record, tokens: Tokens) -> Example:
         """The prompt as the policy reads it, cut to leave room for a completion; the record's own answer as labels."""
         assert isinstance(record, Prompt | Preference | Supervised)
-        ids = tokens.prompt(record.prompt, max_new_tokens=self.max_completion_tokens)
+        ids = tokens.sampled_prompt(record.prompt, max_new_tokens=self.max_completion_tokens)
         own = tokens.tokenizer.encode(_answer(record), add_special_tokens=False)
         return {"completion": TokenSequence(ids + own, [IGNORED] * len(ids) + own)}
 

@@ -111,9 +111,7 @@ class Base:
         tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, revision=self.revision)
         tokenizer.eos_token = self.eos.token
         if self.chat_template is not None:
-            file = Path(self.chat_template).expanduser()
-            is_file = "{" not in self.chat_template and file.is_file()
-            tokenizer.chat_template = file.read_text() if is_file else self.chat_template
+            tokenizer.chat_template = template_text(self.chat_template)
         supply_template(tokenizer)
         return tokenizer
 
@@ -320,3 +318,18 @@ def _require_model_folder(name_or_path: str) -> None:
 
 def _revision_hash(name_or_path: str, revision: str | None) -> str:
     return hub_commit(name_or_path, revision) or folder_hash(Path(name_or_path).expanduser())
+
+
+def template_text(value: str) -> str:
+    """The chat template that model.chat_template gives, itself or in a file. Raises InputError for neither."""
+    if "{" in value:
+        return value
+    file = Path(value).expanduser()
+    if not file.is_file():
+        near = f"; {file.parent} has {', '.join(sorted(entry.name for entry in file.parent.iterdir())[:8])}"
+        where = near if file.parent.is_dir() else ""
+        raise InputError(f"model.chat_template={value}: no such file, and no Jinja template, which has braces{where}")
+    try:
+        return file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"model.chat_template={value}: can't be read: {first_line(error)}") from error

@@ -5,6 +5,7 @@ A dataclass says so of a field: `train: str | None = field(metadata=LOCATION)`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -18,16 +19,28 @@ def absolute(path: str) -> str:
 
 def absolute_if_local(value: str) -> str:
     """An existing local file or folder made absolute, or what looks like a relative path; ids and templates as they
-    are."""
+    are. Links stay: /dev/stdin is a name, what it points to isn't."""
     path = Path(value).expanduser()
-    looks_local = value.startswith((".", "~")) or (path.suffix in {".jsonl", ".json", ".gz"} and ":" not in value)
-    return str(path.resolve()) if looks_local or (len(value) < 1024 and path.exists()) else value
+    looks_local = value.startswith((".", "~")) or (path.suffix in LOCAL_SUFFIXES and ":" not in value)
+    return os.path.abspath(path) if looks_local or (len(value) < 1024 and path.exists()) else value
 
 
+def absolute_locations(value: Any) -> Any:
+    """The same for one location or a list of them, with weights or without; of another form as they are."""
+    if isinstance(value, list):
+        return [absolute_locations(entry) for entry in value]
+    if isinstance(value, dict) and isinstance(value.get("path"), str):
+        return value | {"path": absolute_if_local(value["path"])}
+    return absolute_if_local(value) if isinstance(value, str) else value
+
+
+LOCAL_SUFFIXES = {".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".bz2", ".xz", ".zst", ".zip"}
 FOLDER = {"absolute": absolute}
 """Metadata of a field that always is a path or URI, whether it exists or not."""
 LOCATION = {"absolute": absolute_if_local}
 """Metadata of a field that may be a path."""
+LOCATIONS = {"absolute": absolute_locations}
+"""Metadata of a field of one path or a list of them."""
 
 
 def with_absolute_paths(value: Any) -> Any:
@@ -40,7 +53,7 @@ def with_absolute_paths(value: Any) -> Any:
     for field in fields(value):
         given = getattr(value, field.name)
         convert = field.metadata.get("absolute")
-        found = convert(given) if convert is not None and isinstance(given, str) else with_absolute_paths(given)
+        found = with_absolute_paths(given) if convert is None or given is None else convert(given)
         if found != given:
             changed[field.name] = found
     return replace(value, **changed) if changed else value

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from omegaconf import OmegaConf
-from omegaconf.errors import ValidationError
 
-from raytune_llm.data.files import BadLine, Data, DataError, carve, load, read
+from raytune_llm.data.config import Data, OnError
+from raytune_llm.data.files import BadLine, DataError, carve, load, read
 from raytune_llm.data.records import Chat, Preference, Supervised
 from raytune_llm.errors import InputError
 
@@ -28,8 +27,9 @@ def write(path: Path, lines: list[object]) -> str:
     return str(path)
 
 
-def data(train: str | None, **changes: object) -> Data:
-    return Data(**{"train": train, "eval": None, "test": None, "eval_size": 256, "max_tokens": None, **changes})
+def data(train: object, **changes: object) -> Data:
+    defaults = {"eval": None, "test": None, "eval_size": 256, "max_tokens": None, "columns": {}, "ignore": []}
+    return Data(**{"train": train, **defaults, "on_error": OnError.stop, "strict": False, **changes})
 
 
 def problems(*arguments: object, **changes: object) -> str:
@@ -38,21 +38,22 @@ def problems(*arguments: object, **changes: object) -> str:
     return str(caught.value)
 
 
-def test_data_is_a_config_schema():
-    schema = OmegaConf.structured(Data)
-    values = {"train": "a.jsonl", "eval": None, "test": None, "eval_size": 8, "max_tokens": 64}
-    made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.create(schema), values))
-    assert made == Data(**values)
-    with pytest.raises(ValidationError):
-        OmegaConf.merge(schema, {"eval_size": "many"})
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"eval_size": 0}, "data.eval_size=0 is not allowed; allowed: ≥ 1"),
         ({"max_tokens": 1}, "data.max_tokens=1 is not allowed; allowed: ≥ 2 or null"),
         ({"test": " "}, "data.test=' ' is not allowed; allowed: a location or null"),
+        ({"test": []}, "data.test=[] is not allowed; allowed: a location, a list of them, or null"),
+        (
+            {"eval": ["a.jsonl", {"path": "b.jsonl", "wieght": 2}]},
+            "data.eval[1]={'path': 'b.jsonl', 'wieght': 2} is not allowed; allowed: a location, or {path: a location, "
+            "weight: a number above 0}",
+        ),
+        (
+            {"eval": [{"path": "b.jsonl", "weight": 0}]},
+            "data.eval[0].weight=0 is not allowed; allowed: a number above 0 and at most 1000",
+        ),
     ],
 )
 def test_values_out_of_range(changes, message):
@@ -74,16 +75,6 @@ def test_broken_lines_say_where(tmp_path):
     assert str(bad[2]) == 'column 15: not JSON: expecting value, near \'{"a": 1, "b": }\''
     assert str(bad[3]) == 'column 8: not JSON: byte 0xff is not UTF-8; save the file as UTF-8, near \'{"a": "ÿ"}\\n\''
     assert str(bad[4]).startswith("column 1: not JSON: nested too deeply, near '[[[[")
-
-
-@pytest.mark.parametrize(
-    ("text", "what"), [("[\n{}\n]\n", "the file is one JSON array"), ("{\n}\n", "the file is pretty-printed")]
-)
-def test_whole_file_json_is_one_problem(tmp_path, text, what):
-    file = tmp_path / "train.json"
-    file.write_text(text)
-    [(number, bad)] = read(str(file))
-    assert number == 1 and what in str(bad) and "expected one object a line (jq -c converts it)" in str(bad)
 
 
 def test_compressed_and_remote_files_read_alike(tmp_path, monkeypatch):
@@ -146,7 +137,9 @@ def test_hub_data_sets(tmp_path, monkeypatch):
     assert (len(made.train), len(made.eval)) == (8, 3)
     assert "(data.train): can't be read: ValueError: Unknown split" in problems(f"{base}:dev")
     malformed = "expected hf:org/name, hf:org/name:split or hf:org/name:config:split"
-    assert f"can't be read: ValueError: {malformed}" in problems(f"{base}:a:b:c")
+    assert f"(data.train): {malformed}" in problems(f"{base}:a:b:c")
+    (tmp_path / "other" / "deep").mkdir(parents=True)
+    assert "other is no folder of a data set: it has no files of records" in problems(f"hf:{tmp_path}/other")
 
 
 def test_eval_is_carved_once_for_a_seed(tmp_path):
@@ -163,9 +156,32 @@ def test_eval_is_carved_once_for_a_seed(tmp_path):
 def test_too_few_to_carve():
     with pytest.raises(DataError) as caught:
         carve([Supervised("a", "b")] * 9, 4, 0)
-    assert "data.train: found 1 different records, too few to carve an eval set from, expected at least 5" in str(
-        caught.value
-    )
+    few = "found 1 different records with 1 different prompts, too few to carve an eval set from, expected at least 5"
+    assert f"data.train: {few}; or name data.eval" in str(caught.value)
+
+
+def test_no_prompt_is_in_both_parts_of_a_carved_set():
+    asked = [Supervised(f"question {i % 40}", f"answer {i % 7}") for i in range(200)]
+    train, held = carve(asked, 50, 0)
+    prompts = [{asked[i].prompt for i in part} for part in (train, held)]
+    assert not prompts[0] & prompts[1], "40 questions with several answers each"
+    assert 0 < len(held) <= 50 and len(held) == len({asked[i] for i in held})
+
+    one_instruction = [Preference("Write a tweet.", f"good {i}", f"bad {i}") for i in range(50)]
+    train, held = carve(one_instruction, 8, 0)
+    assert len(held) == 8 and len(train) == 42
+
+    varied = [Supervised(" Yes?" if i % 2 else "yes?", f"{i}") for i in range(2)]
+    varied += [Supervised(f"q {i}", "a") for i in range(20)]
+    train, held = carve(varied, 4, 1)
+    assert ({0, 1} <= set(train)) or ({0, 1} <= set(held)), "case and whitespace make no other prompt"
+
+
+def test_more_data_move_few_records_of_a_carved_set():
+    asked = [Supervised(f"question {i}", "a") for i in range(1000)]
+    first = {asked[i] for i in carve(asked, 100, 0)[1]}
+    more = [*asked, *(Supervised(f"new {i}", "a") for i in range(50))]
+    assert len(first & {more[i] for i in carve(more, 100, 0)[1]}) >= 90
 
 
 def test_given_splits_stay_as_they_are(tmp_path):
@@ -186,17 +202,18 @@ def test_all_problems_of_all_files_at_once(tmp_path):
         tmp_path / "train.jsonl",
         [*rows(2), '{"input_text": "a"', {"input_text": "a"}, {"input_text": 3, "output_text": "b"}],
     )
-    held = write(tmp_path / "held.jsonl", [{"text": str(i)} for i in range(30)])
+    held = write(tmp_path / "held.jsonl", [{"words": str(i)} for i in range(30)])
     lines = problems(train, eval=held, test=str(tmp_path / "tset.jsonl")).splitlines()
-    assert lines[0] == "34 problems in the data:"
+    assert lines[0] == "34 problems of 5 kinds in the data:"
     assert lines[1] == f"  {train}:3: column 19: not JSON: expecting ',' delimiter, near '{{\"input_text\": \"a\"'"
     assert lines[2].startswith(f"  {train}:4: output_text: found no such key among 'input_text', expected a string")
     assert lines[3] == f"  {train}:5: input_text: found the number 3, expected a string; put it in quotes"
     assert lines[4].startswith(
-        f"  {held}:1: keys: found 'text', expected a Supervised record (input_text+output_text or"
+        f"  {held}:1: keys: found 'words', expected a Supervised record (input_text+output_text or"
     )
-    assert lines[20].startswith(f"  {held}:17: ") and lines[21] == "  … and 14 more"
-    assert lines[22].startswith("Correct them, then run jobs/check.py with the same data and method")
+    assert lines[5] == "      and 29 more of this kind (lines 2, 3 …)"
+    assert lines[6].startswith(f"  {tmp_path}/tset.jsonl (data.test): no such file; did you mean ")
+    assert lines[7].startswith("Correct them, then run jobs/check.py with the same data and method")
 
 
 def test_missing_file_names_its_neighbours(tmp_path):
@@ -215,11 +232,8 @@ def test_empty_folder_and_broken_archives(tmp_path):
     assert f"{blank} (data.train): the file is empty; expected one JSON object a line" in problems(blank)
     (tmp_path / "empty.jsonl").touch()
     assert "(data.train): the file is empty; expected one JSON object a line" in problems(str(tmp_path / "empty.jsonl"))
-    assert f"{tmp_path} (data.train): is a folder; name a file in it: blank.jsonl, empty.jsonl\n" in problems(
-        str(tmp_path)
-    )
     whole = gzip.compress(b'{"input_text": "a", "output_text": "b"}\n' * 1000)
-    for name, content in {"cut.jsonl.gz": whole[:-20], "not.jsonl.gz": b"plain"}.items():
+    for name, content in {"cut.jsonl.gz": whole[:-20], "bad.jsonl.xz": b"\xfd7zXZ\x00 no"}.items():
         (tmp_path / name).write_bytes(content)
         assert f"{name} (data.train): can't be read: " in problems(str(tmp_path / name))
 

@@ -9,7 +9,8 @@ from raytune_llm.data.doctor.diagnosis import Diagnosis
 from raytune_llm.data.doctor.examine import examine
 from raytune_llm.data.encode import encode_splits
 from raytune_llm.data.files import Splits
-from raytune_llm.data.records import Preference, Rationale, Supervised, parse
+from raytune_llm.data.parsing import parse
+from raytune_llm.data.records import Preference, Rationale, Supervised
 from raytune_llm.data.template import supply_template
 from raytune_llm.data.tokens import Tokens
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from raytune_llm.data.records import Chat, Message, Preference, Prompt, Rationale, RecordError, Supervised, parse
+from raytune_llm.data.parsing import parse
+from raytune_llm.data.records import Chat, Message, Preference, Prompt, Rationale, RecordError, Supervised
 
 PUBLIC = os.environ.get("RAYTUNE_LLM_PUBLIC_DATA")
 SFT = (Supervised, Chat)
@@ -124,12 +125,18 @@ NO_COMPLETION = "a string that is not empty: the record has no completion"
             "input_text: found an object with keys 'a', expected a string that is not empty: the record has no prompt",
         ),
         (
-            {"text": "Hi", "label": "x"},
+            {"words": "Hi", "label": "x"},
             SFT,
-            "keys: found 'text', 'label', expected a Supervised record (input_text+output_text or prompt+completion or "
-            "instruction+output) or a Chat record (prompt+completion or contents or messages)",
+            "keys: found 'words', 'label', expected a Supervised record (input_text+output_text or prompt+completion "
+            "or instruction+output) or a Chat record (prompt+completion or instruction+output or contents or messages "
+            "or conversations); or name the file's own keys: data.columns.prompt=question",
         ),
-        ({}, (Prompt,), "keys: found none, expected a Prompt record (input_text or prompt or messages or contents)"),
+        (
+            {},
+            (Prompt,),
+            "keys: found none, expected a Prompt record (input_text or prompt or messages or contents or "
+            "conversations)",
+        ),
         (
             {**PAIR, "choice": 0},
             (Supervised,),
@@ -155,12 +162,12 @@ NO_COMPLETION = "a string that is not empty: the record has no completion"
         (
             {"messages": [{"role": "bot", "content": "Hi"}]},
             SFT,
-            "messages[0].role: found the string 'bot', expected one of system, user, assistant, model",
+            "messages[0].role: found the string 'bot', expected one of system, developer, user, assistant, model, tool",
         ),
         (
             {"messages": [{"content": "Hi"}]},
             SFT,
-            "messages[0].role: found null, expected one of system, user, assistant, model",
+            "messages[0].role: found null, expected one of system, developer, user, assistant, model, tool",
         ),
         (
             {"messages": [MESSAGES[0], {"role": "assistant", "content": ""}]},

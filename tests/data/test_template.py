@@ -2,16 +2,21 @@
 
 import importlib.util
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from raytune_llm.data.examples import IGNORED
 from raytune_llm.data.records import Message
-from raytune_llm.data.template import NO_THINKING, TemplateRefusal, supply_template
+from raytune_llm.data.rendering import TemplateRefusal
+from raytune_llm.data.template import NO_THINKING, supply_template
 from raytune_llm.data.tokens import Tokens
+from raytune_llm.errors import InputError
 
 FAMILIES = Path(next(iter(importlib.util.find_spec("trl").submodule_search_locations)), "chat_templates")
 CHAT = tuple(
@@ -45,6 +50,9 @@ def tokens(
     wrapped.chat_template = template
     supply_template(wrapped)
     return Tokens(wrapped, max_tokens=None, is_encoder_decoder=False)
+
+
+MADE = tokens(TURNS)
 
 
 def learned(made: Tokens, messages: tuple[Message, ...]) -> list[str]:
@@ -167,6 +175,88 @@ def test_a_template_may_refuse_turns():
         "System role not supported; write the turns as it expects them, or set model.chat_template"
     )
     assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (
+            "{% for m in messages %}\n{{ m.role }",
+            "at line 2, with the turns [user, assistant, user, assistant]: unexpected '}'",
+        ),
+        ("\n\n{% endfor %}", "at line 3, with the turns [user, assistant, user, assistant]: Encountered unknown tag"),
+        (
+            "\n{{ messages[9].content }}",
+            "at line 2, with the turns [user, assistant, user, assistant]: list object has no",
+        ),
+        ("{{ m.role }}\n\n", "at line 1, with the turns [user, assistant, user, assistant]: 'm' is undefined"),
+        (
+            "{% for m in messages %}\n{{ m.content + 1 }}{% endfor %}",
+            "at line 2, with the turns [user, assistant, user, assistant]: TypeError: can only concatenate str (not",
+        ),
+        (
+            "{{ 1 / 0 }}",
+            "at line 1, with the turns [user, assistant, user, assistant]: ZeroDivisionError: division by zero",
+        ),
+        (
+            "{{ messages | nosuch }}",
+            "at line 1, with the turns [user, assistant, user, assistant]: No filter named 'nosuch'.",
+        ),
+        (
+            "{{ (1).__class__.mro() }}",
+            "at line 1, with the turns [user, assistant, user, assistant]: access to attribute",
+        ),
+        (
+            "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}\n{{ f(0) }}",
+            "at line 1, with the turns [user, assistant, user, assistant]: RecursionError: maximum recursion depth",
+        ),
+        (
+            "{% for i in range(10 ** 9) %}{% endfor %}",
+            "at line 1, with the turns [user, assistant, user, assistant]: Over",
+        ),
+    ],
+)
+def test_errors_of_a_template_name_its_line(template, message):
+    made = tokens(TURNS)
+    made.tokenizer.chat_template = template
+    with pytest.raises(InputError) as caught:
+        made.conversation(CHAT)
+    assert str(caught.value).startswith(f"the chat template has an error {message}")
+    assert str(caught.value).endswith("; correct it, or set model.chat_template to another")
+    assert str(caught.value).isprintable()
+
+
+def test_a_refusal_is_printable_and_short():
+    made = tokens("{{ raise_exception(messages[0].content) }}")
+    with pytest.raises(TemplateRefusal) as caught:
+        made.prompt((Message("user", "\x1b[31m\u202e" + "x" * 10_000),) * 30)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 500
+    assert str(caught.value).startswith(
+        "the chat template refuses a conversation of the turns [user, user, user, user, user, user, user, user, …]: "
+        "\\x1b[31m\\u202exxx"
+    )
+
+
+PIECES = [
+    *("{{", "}}", "{%", "%}", "{#", "|", "+", "1", "'", "(", ")", "[0]", "\n"),
+    *("m", "messages", ".content", "for", "in", "endfor", "if", "endif", "set", "=", "loop", "macro"),
+    *("trim", "tojson", "eos_token", "raise_exception('no')", "range(3)"),
+]
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map(" ".join))
+def test_any_template_renders_or_is_refused(template):
+    made = MADE
+    made.tokenizer.chat_template = template
+    for use in (made.conversation, made.prompt):
+        with suppress(InputError):
+            use(CHAT[:2])
+
+
+def test_an_empty_conversation_is_refused():
+    with pytest.raises(InputError, match="the conversation has no turn; write at least a user turn"):
+        tokens(TURNS).prompt(())
 
 
 def test_a_template_is_needed_for_conversations():

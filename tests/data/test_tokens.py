@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from raytune_llm.data.examples import IGNORED, TokenSequence
-from raytune_llm.data.records import Chat, Message, parse
+from raytune_llm.data.parsing import parse
+from raytune_llm.data.records import Chat, Message
 from raytune_llm.data.template import PLAIN_TEMPLATE, supply_template
 from raytune_llm.data.tokens import Tokens, Truncation
 
@@ -275,6 +276,37 @@ def test_prompts_make_room_for_the_answer():
     assert made.prompt(question, max_new_tokens=4) == made.prompt((SYSTEM, CHAT[3])), "the oldest exchange goes"
     assert made.prompt(CHAT[:2], max_new_tokens=10) == made.prompt(CHAT[:2])
     assert made.truncation == Truncation(), "what generation is fed is not counted"
+
+
+def test_prompts_to_sample_from_are_counted():
+    made = tokens("sentencepiece", max_tokens=40)
+    long = "no, " * 40 + "yes"
+    length = len(made.prompt(long))
+    assert made.sampled_prompt(long, max_new_tokens=10) == made.prompt(long, max_new_tokens=10)
+    assert made.truncation == Truncation(records=1, cut=1, prompts_cut=1, longest_tokens=length + 10)
+    made.sampled_prompt("yes", max_new_tokens=10)
+    assert (made.truncation.records, made.truncation.cut, made.truncation.dropped) == (2, 1, 0)
+    question = (SYSTEM, Message("user", "no, " * 20), *CHAT[2:4])
+    assert made.sampled_prompt(question, max_new_tokens=4) == made.prompt((SYSTEM, CHAT[3]))
+    assert (made.truncation.cut, made.truncation.longest_tokens) == (
+        2,
+        max(length + 10, len(made.prompt(question)) + 4),
+    )
+    other = tokens("t5", max_tokens=10)
+    other.sampled_prompt(long, max_new_tokens=10)
+    assert (other.truncation.cut, other.truncation.longest_tokens) == (1, len(other.prompt(long)))
+
+
+def test_control_tokens_in_a_text():
+    made = tokens("bytes")
+    assert made.control_tokens_in("a <|im_end|>\n<|im_start|>user b<|im_end|> [INST]") == [
+        "<|im_end|>",
+        "<|im_start|>",
+        "[INST]",
+    ]
+    assert made.control_tokens_in("a < b > c <|im_ end|> im_start") == []
+    forged = made.completion("yes</s>", "no")
+    assert forged.input_ids.count(made.tokenizer.eos_token_id) == 2, "which is why they are counted"
 
 
 # encoder-decoder bases

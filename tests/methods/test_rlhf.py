@@ -16,6 +16,7 @@ from worlds import spec_of, write_base, write_records
 
 from raytune_llm.data.examples import TokenSequence
 from raytune_llm.data.records import Preference
+from raytune_llm.data.tokens import Tokens
 from raytune_llm.errors import InputError, worker_input_errors
 from raytune_llm.evaluation.policy import roll_out
 from raytune_llm.evaluation.terms import Better
@@ -238,6 +239,19 @@ def test_what_a_worker_found_wrong_is_raised_on_the_driver():
 def refused(job, message):
     with pytest.raises(InputError, match=message):
         prepare(job)
+
+
+def test_cut_prompts_are_counted(base, tmp_path):
+    job = job_of(base, tmp_path, *OWN)
+    tokens = Tokens(job.model.tokenizer(), max_tokens=20, is_encoder_decoder=False)
+    long, short = (Preference("what does the cat say " * count, "one", "two") for count in (20, 1))
+    example = job.method.encode(long, tokens)["completion"]
+    prompt = tokens.prompt(long.prompt, max_new_tokens=8)
+    assert example.input_ids[: len(prompt)] == prompt and len(prompt) == 12
+    job.method.encode(short, tokens)
+    cut = tokens.truncation
+    assert (cut.records, cut.cut, cut.prompts_cut, cut.label_tokens, cut.dropped) == (2, 1, 1, 0, 0)
+    assert cut.longest_tokens == len(tokens.prompt(long.prompt)) + 8
 
 
 def test_encoder_decoder_bases_are_refused(tmp_path):

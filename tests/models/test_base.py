@@ -7,7 +7,7 @@ from worlds import write_base
 from raytune_llm.errors import InputError
 from raytune_llm.jobs.config import load
 from raytune_llm.models import base as bases
-from raytune_llm.models.base import Base, DType
+from raytune_llm.models.base import Base, DType, template_text
 from raytune_llm.models.load_options import check_quantization, device_map
 from raytune_llm.models.loading import load_model, load_tuned
 
@@ -249,3 +249,20 @@ def test_a_quantisation_that_can_not_be_is_refused_before_anything_is_loaded(con
     check_quantization({})
     with pytest.raises(InputError, match=r"model\.from_pretrained\.quantization_config=.*" + message):
         check_quantization({"quantization_config": config})
+
+
+def test_a_chat_template_is_text_or_a_file(tmp_path):
+    file = tmp_path / "chat.jinja"
+    file.write_text("{{ messages }}")
+    assert template_text("{% for m in messages %}{% endfor %}") == "{% for m in messages %}{% endfor %}"
+    assert template_text(str(file)) == "{{ messages }}"
+    missing = f"{tmp_path}/chat.jinj"
+    with pytest.raises(InputError) as caught:
+        template_text(missing)
+    assert str(caught.value) == (
+        f"model.chat_template={missing}: no such file, and no Jinja template, which has braces; "
+        f"{tmp_path} has chat.jinja"
+    )
+    file.write_bytes(b"\xff")
+    with pytest.raises(InputError, match="can't be read: 'utf-8' codec can't decode byte 0xff"):
+        template_text(str(file))

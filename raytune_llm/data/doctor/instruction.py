@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raytune_llm.data.doctor.view import plain, prompt_of
+from raytune_llm.data.parts import prompt_of
+from raytune_llm.data.question import plain
 from raytune_llm.data.records import Record, Text
 
 MOST_PROMPTS = 0.8

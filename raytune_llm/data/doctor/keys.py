@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from raytune_llm.data.doctor.view import Seen, key, plain
+from raytune_llm.data.doctor.view import Seen
 from raytune_llm.data.findings import Finding
+from raytune_llm.data.parts import is_instruction, text_key
+from raytune_llm.data.question import plain
 from raytune_llm.data.records import Preference
 
 if TYPE_CHECKING:
@@ -29,11 +31,11 @@ class Keys:
     def see(self, seen: Seen) -> None:
         record = seen.record
         self._whole.append(hash(record))
-        self._prompt.append(hash(key(seen.prompt)))
-        self._answer.append(NONE if seen.answer is None else hash(key(seen.answer)))
+        self._prompt.append(hash(text_key(seen.prompt)))
+        self._answer.append(NONE if seen.answer is None else hash(text_key(seen.answer)))
         if isinstance(record, Preference):
             self._answers_are_pairs = True
-            self._other.append(hash(key(plain(record.rejected))))
+            self._other.append(hash(text_key(plain(record.rejected))))
         else:
             self._other.append(NONE)
 
@@ -67,8 +69,8 @@ class Keys:
 
     @property
     def prompts_repeat(self) -> bool:
-        """Whether most prompts occur more than once, so that a prompt alone tells nothing."""
-        return len(np.unique(self.prompt)) < len(self.prompt) / 2
+        """Whether a few prompts are for all records, so that a prompt alone tells nothing."""
+        return is_instruction(len(np.unique(self.prompt)), len(self.prompt))
 
 
 def mixed(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from raytune_llm.data.doctor.results import Pairs
-from raytune_llm.data.doctor.view import Hits, Seen, View, plain
+from raytune_llm.data.doctor.view import Hits, Seen, View
 from raytune_llm.data.findings import Finding, Severity
+from raytune_llm.data.question import plain
 from raytune_llm.data.records import Preference
 
 BIASED = 0.8

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from raytune_llm.data.doctor.instruction import Instruction
-from raytune_llm.data.doctor.view import Hits, Seen, View, key, many, prompt_of, share
+from raytune_llm.data.doctor.view import Hits, Seen, View, many, share
 from raytune_llm.data.examples import IGNORED, Example
 from raytune_llm.data.findings import Finding, Severity
+from raytune_llm.data.parts import prompt_of, text_key
 from raytune_llm.data.records import Supervised
 from raytune_llm.data.tokens import Truncation
 
@@ -44,12 +45,12 @@ class Cuts:
         kept = _kept_prompt(example, self._view.is_encoder_decoder)
         if len(kept) >= len(self._view.tokens.prompt(seen.prompt)):
             return
-        text = key(str(self._view.tokens.tokenizer.decode(kept, skip_special_tokens=True)))
-        if not self._instruction or key(self._instruction) not in text:
+        text = text_key(str(self._view.tokens.tokenizer.decode(kept, skip_special_tokens=True)))
+        if not self._instruction or text_key(self._instruction) not in text:
             self._beginnings.add(seen.index, seen.prompt)
         if isinstance(seen.record, Supervised):
-            answer = key(seen.answer)
-            if answer in key(seen.prompt) and answer not in text:
+            answer = text_key(seen.answer)
+            if answer in text_key(seen.prompt) and answer not in text:
                 self._answers.add(seen.index, seen.answer or "")
 
     def findings(self) -> Iterator[Finding]:

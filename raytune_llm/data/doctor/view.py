@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 from raytune_llm.data.encode import EncodedSplit
 from raytune_llm.data.examples import Example
 from raytune_llm.data.findings import Finding, Place
-from raytune_llm.data.records import Chat, Preference, Rationale, Record, Supervised, Text
+from raytune_llm.data.parts import answer_of, prompt_of, texts_of
+from raytune_llm.data.question import plain
+from raytune_llm.data.records import Record
 
 if TYPE_CHECKING:
     from raytune_llm.data.tokens import Tokens
@@ -106,58 +108,6 @@ class Hits:
 
     def places(self, view: View) -> tuple[Place, ...]:
         return tuple(Place(printable(view.where(index)), text) for index, text in self.first)
-
-
-def answer_of(record: Record) -> Text | None:
-    """The answer to learn, where the record has exactly one."""
-    match record:
-        case Supervised():
-            return record.completion
-        case Rationale():
-            return record.label
-        case Preference():
-            return record.chosen
-        case Chat():
-            return next((turn.content or "" for turn in reversed(record.messages) if turn.role == "assistant"), None)
-    return None
-
-
-def prompt_of(record: Record) -> Text:
-    """The prompt of the record's answer; of a chat, all turns before the last assistant turn."""
-    if not isinstance(record, Chat):
-        return record.prompt
-    last = max((i for i, turn in enumerate(record.messages) if turn.role == "assistant"), default=len(record.messages))
-    return record.messages[:last]
-
-
-def texts_of(record: Record) -> Iterator[str]:
-    """All texts of a record."""
-    match record:
-        case Chat():
-            yield from (turn.content or "" for turn in record.messages)
-        case Supervised():
-            yield from (record.prompt, record.completion)
-        case Rationale():
-            yield from (text for text in (record.prompt, record.label, record.rationale) if text is not None)
-        case Preference():
-            for text in (record.prompt, record.chosen, record.rejected):
-                yield from _parts(text)
-        case _:
-            yield from _parts(record.prompt)
-
-
-def _parts(text: Text) -> Iterator[str]:
-    yield from (text,) if isinstance(text, str) else (turn.content or "" for turn in text)
-
-
-def plain(text: Text) -> str:
-    """Text or conversation as one string to compare."""
-    return text if isinstance(text, str) else "\n".join(f"{turn.role}: {turn.content or ''}" for turn in text)
-
-
-def key(text: str | None) -> str:
-    """Text for comparison: whitespace and case don't count."""
-    return " ".join((text or "").split()).casefold()
 
 
 def printable(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from raytune_llm.data.records import Text
+from raytune_llm.data.records import Message, Text
 from raytune_llm.models.loading import load_tuned
 from raytune_llm.serving.catalog import Endpoint
 from raytune_llm.serving.engine.base import ServedModel
@@ -47,12 +47,13 @@ def _probe(endpoint: Endpoint, reference: Reference, probe: Text, max_tokens: in
 def served_answer(
     endpoint: Endpoint, served: ServedModel, probe: Text, prompt: list[int], max_tokens: int
 ) -> GreedyAnswer:
-    """The endpoint's greedy answer to a probe, or to its tokens where they had to be truncated.
+    """The endpoint's greedy answer to a probe, or to its tokens where they had to be truncated or call tools, which
+    chat requests don't.
 
     Raises ParityError when there is none.
     """
     body: dict[str, Any] = {"model": served.id, "max_tokens": max_tokens, "temperature": 0}
-    if isinstance(probe, str) or prompt != served.tokens.prompt(probe):
+    if isinstance(probe, str) or has_tools(probe) or prompt != served.tokens.prompt(probe):
         is_whole = isinstance(probe, str) and prompt == served.tokens.prompt(probe)
         body |= {"prompt": probe if is_whole else prompt, "logprobs": NUM_TOP}
         choice = _post(endpoint, "/completions", body)
@@ -64,6 +65,11 @@ def served_answer(
     tokens = choice["logprobs"]["content"]
     tops = [[(entry["token"], entry["logprob"]) for entry in token["top_logprobs"]] for token in tokens]
     return GreedyAnswer(choice["message"]["content"], tops)
+
+
+def has_tools(turns: Sequence[Message]) -> bool:
+    """Whether a conversation offers tools, calls them or has their results."""
+    return any(turn.role == "tool" or turn.tools is not None or turn.tool_calls is not None for turn in turns)
 
 
 def _post(endpoint: Endpoint, path: str, body: dict[str, Any]) -> Any:

@@ -1,0 +1,52 @@
+"""Where records were read: file and line of each, in twelve bytes."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+
+from raytune_llm.data.reading.sources import Source, is_remote
+
+
+class Origins:
+    """The origins of a split's records, in their order."""
+
+    def __init__(self) -> None:
+        self.files: list[Source] = []
+        self._file, self._line = array("l"), array("q")
+
+    def __len__(self) -> int:
+        return len(self._line)
+
+    def begin(self, file: Source) -> None:
+        """What is added from now on comes from this file."""
+        self.files.append(file)
+
+    def add(self, line: int) -> None:
+        self._file.append(len(self.files) - 1)
+        self._line.append(line)
+
+    def where(self, index: int) -> str:
+        """File and line, the file by its name where it is local."""
+        path = self.files[self._file[index]].path
+        return f"{path if is_remote(path) else Path(path).name}:{self._line[index]}"
+
+    def weight(self, index: int) -> float:
+        """Passes over this record in an epoch."""
+        return self.files[self._file[index]].weight
+
+    def counts(self) -> dict[str, int]:
+        """Records of each file that gave any, by its path."""
+        found: dict[str, int] = {}
+        for file in self._file:
+            found[self.files[file].path] = found.get(self.files[file].path, 0) + 1
+        return found
+
+    def select(self, indices: Sequence[int]) -> Origins:
+        """Those of some records."""
+        selected = Origins()
+        selected.files = self.files
+        selected._file = array("l", (self._file[i] for i in indices))
+        selected._line = array("q", (self._line[i] for i in indices))
+        return selected

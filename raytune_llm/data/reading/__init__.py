@@ -1,0 +1,1 @@
+"""How records are read: which files a location names, their formats, and what is wrong with them."""

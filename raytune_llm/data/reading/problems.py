@@ -1,0 +1,123 @@
+"""What is wrong with lines of data: grouped by kind, so that many equal problems hide no other."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from raytune_llm.errors import InputError
+
+SHOWN_KINDS = 20
+SHOWN_LINES = 3
+MOST_KINDS = 1000
+"""Kinds of problems that are counted apart; further ones count as one."""
+OTHERS = "problems of other kinds"
+NAME = "rejects.jsonl"
+LONGEST_REJECT = 100_000
+"""Characters of a line left out that are kept in the file of those."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """A line that is no JSON, or no row of its file's format."""
+
+    column: int | None
+    """Where it stops being JSON, characters from 1; None where that is no matter."""
+    reason: str
+    excerpt: str = ""
+
+    def __str__(self) -> str:
+        near = f", near {self.excerpt!r}" if self.excerpt else ""
+        return (f"column {self.column}: not JSON: " if self.column is not None else "") + self.reason + near
+
+
+@dataclass
+class Group:
+    """Problems of one kind."""
+
+    text: str
+    """The first one's."""
+    path: str
+    lines: list[int] = field(default_factory=list)
+    """Of the first few."""
+    count: int = 0
+
+    def __str__(self) -> str:
+        shown = f"{self.path}:{self.lines[0]}: {self.text}" if self.lines else f"{self.path}{self.text}"
+        others = self.lines[1:SHOWN_LINES]
+        if self.count == 1:
+            return shown
+        more = " …" if self.count > len(others) + 1 else ""
+        at = f" (lines {', '.join(map(str, others))}{more})" if others else ""
+        return f"{shown}\n      and {self.count - 1} more of this kind{at}"
+
+
+class DataError(InputError):
+    """All that is wrong with a job's data: each kind of problem with its first lines, and how many there are."""
+
+    def __init__(self, problems: Sequence[str], total: int, num_kinds: int | None = None) -> None:
+        num_kinds = len(problems) if num_kinds is None else num_kinds
+        shown = "\n".join(f"  {problem}" for problem in problems)
+        hidden = num_kinds - len(problems)
+        more = f"\n  … and problems of {hidden} more kinds" if hidden > 0 else ""
+        many = "1 problem" if total == 1 else f"{total} problems"
+        kinds = f" of {num_kinds} kinds" if 1 < num_kinds < total else ""
+        super().__init__(
+            f"{many}{kinds} in the data:\n{shown}{more}\n"
+            "Correct them, then run jobs/check.py with the same data and method: it needs no accelerator."
+        )
+        self.problems, self.total = tuple(problems), total
+
+
+class Problems:
+    """The problems found so far. Memory has a bound: of a kind the first few lines are kept."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.groups: dict[tuple[str, str], Group] = {}
+
+    def add(self, path: str, line: int | None, text: str) -> None:
+        """One problem: of a line, or of the location itself."""
+        self.total += 1
+        kind = path, kind_of(text)
+        if kind not in self.groups and len(self.groups) >= MOST_KINDS:
+            kind, text = (path, OTHERS), OTHERS
+        group = self.groups.setdefault(kind, Group(text, path))
+        group.count += 1
+        if line is not None and len(group.lines) <= SHOWN_LINES:
+            group.lines.append(line)
+
+    def error(self) -> DataError:
+        """All of them as one error."""
+        shown = [str(group) for group in list(self.groups.values())[:SHOWN_KINDS]]
+        return DataError(shown, self.total, len(self.groups))
+
+
+def kind_of(text: str) -> str:
+    """A problem without what differs from line to line: quoted values, numbers, positions."""
+    text = re.sub(r"'(?:[^'\\]|\\.)*'…?|\"(?:[^\"\\]|\\.)*\"…?", "'", text.partition(", near ")[0])
+    return re.sub(r"0x[0-9a-f]+|-?\d[\d.]*", "0", text)
+
+
+class Rejects:
+    """Lines that were left out (data.on_error=skip), with reasons: JSON lines in a temporary file."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def add(self, path: str, line: int, problem: str, content: object) -> None:
+        self._folder = self._folder or tempfile.TemporaryDirectory()
+        self.count += 1
+        kept = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, default=str)
+        row = {"file": path, "line": line, "problem": problem, "content": kept[:LONGEST_REJECT]}
+        with Path(self._folder.name, NAME).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def content(self) -> bytes:
+        """All of them as JSON lines."""
+        return b"" if self._folder is None else Path(self._folder.name, NAME).read_bytes()

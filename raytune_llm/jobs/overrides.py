@@ -1,0 +1,77 @@
+"""Arguments as people write them, made into overrides as Hydra's grammar wants them."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from raytune_llm.errors import InputError
+
+SPACE = "sweep.space."
+FREE = ("scaling.trainer.", "model.from_pretrained.", "teacher.model.from_pretrained.", "data.columns.")
+"""Mappings whose keys no file of conf/ lists."""
+VERSIONED_ROOTS = ("evaluate", "serve")
+LISTS = ("data.train", "data.eval", "data.test")
+"""Keys of which several values may be given with commas between them."""
+TEXTS = ("version",)
+"""Keys whose commas belong to the value."""
+GRAMMAR = re.compile(r"""\s*(?:[\[{'"]|[a-z_]+\()""")
+"""How a value begins that is a list, mapping, quoted text or function, in which a mistake isn't hidden by quotes."""
+MULTIRUN = ("--multirun", "-m")
+
+
+def hydra_overrides(root: str, argument: str) -> list[str]:
+    """An argument as Hydra's overrides. Any key may join the sweep's space without '+'
+    (sweep.space.method.alpha=[0.1,0.5]) or a mapping of free keys (scaling.trainer.optim=…); where no adapter is
+    trained, adapter=NAME names a version, though conf/adapter is a group; and values that Hydra would read as its own
+    grammar are quoted (data.train=hf:org/name:train[:20], data.train=a.jsonl,b.jsonl).
+
+    Raises:
+        InputError: several values for a key of one value, or an option of Hydra's that has no meaning here.
+    """
+    if argument in MULTIRUN:
+        raise InputError(f"{argument} has no meaning here: a sweep is jobs/sweep.py with {SPACE}KEY=[VALUE,VALUE]")
+    if root in VERSIONED_ROOTS and argument.startswith("adapter="):
+        argument = argument.replace("adapter=", "version=", 1)
+    argument = quoted(argument)
+    if argument.startswith(SPACE) and "=" in argument:
+        key = argument.partition("=")[0]
+        return [f"++{key}=null", f"++{argument}"]  # a range can't be merged into a list
+    return [f"++{argument}"] if argument.startswith(FREE) else [argument]
+
+
+def quoted(argument: str) -> str:
+    """An override with its value in quotes where Hydra would take it for something else. Raises InputError."""
+    key, equals, value = argument.partition("=")
+    if not equals or argument.startswith("-"):
+        return argument
+    try:
+        override: Any = OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return argument if GRAMMAR.match(value) else f"{key}={as_list(value) if key in LISTS else quote(value)}"
+    if not override.is_sweep_override() or not override.value().simple_form:
+        return argument
+    if key in (*LISTS, *TEXTS):
+        return f"{key}={as_list(value) if key in LISTS else quote(value)}"
+    raise InputError(
+        f"{argument}: one run takes one value; to try several: jobs/sweep.py {SPACE}{key}=[{value}]; "
+        f"a text with commas goes in quotes: \"{key}='{value}'\""
+    )
+
+
+def as_list(value: str) -> str:
+    """Locations with commas between them as a list; one location, perhaps with a comma in its name, as it is."""
+    if "," not in value or os.path.exists(os.path.expanduser(value)):
+        return quote(value)
+    return f"[{','.join(quote(part.strip()) for part in value.split(','))}]"
+
+
+def quote(value: str) -> str:
+    """The value in single quotes, as Hydra reads them: backslashes count only before a quote."""
+    escaped = re.sub(r"(\\*)'", lambda match: match[1] * 2 + r"\'", value)
+    trailing = len(escaped) - len(escaped.rstrip("\\"))
+    return f"'{escaped}{chr(92) * trailing}'"

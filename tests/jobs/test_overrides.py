@@ -1,0 +1,88 @@
+"""Arguments that people write and Hydra's grammar refuses or reads otherwise."""
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raytune_llm.errors import InputError
+from raytune_llm.jobs.config import load
+from raytune_llm.jobs.overrides import hydra_overrides, quote
+
+AS_MEANT = {
+    "data.train=hf:org/name:train[:20]": "hf:org/name:train[:20]",
+    "data.train=hf:x:train[:10%]": "hf:x:train[:10%]",
+    "data.train=~/train.jsonl": "~/train.jsonl",
+    "data.train=données.jsonl": "données.jsonl",
+    "data.train=/a/b (1).jsonl": "/a/b (1).jsonl",
+    "data.train=s3://b/x.jsonl?region=us&x=1": "s3://b/x.jsonl?region=us&x=1",
+    "data.train=/x/{a}.jsonl": "/x/{a}.jsonl",
+    "data.train=it's.jsonl": "it's.jsonl",
+    "data.train=a.jsonl,b.jsonl": ["a.jsonl", "b.jsonl"],
+    "data.eval=hf:x:train[:20],~/b.jsonl": ["hf:x:train[:20]", "~/b.jsonl"],
+    "data.train=[{path: a.jsonl, weight: 2}, b.jsonl]": [{"path": "a.jsonl", "weight": 2}, "b.jsonl"],
+    "data.train='x,y'": "x,y",
+    "name=né": "né",
+    "tuning.steps=50": 50,
+}
+
+
+@pytest.mark.parametrize("argument", AS_MEANT)
+def test_values_arrive_as_they_were_meant(argument):
+    [override] = hydra_overrides("train", argument)
+    assert OverridesParser.create().parse_override(override).value() == AS_MEANT[argument]
+
+
+def test_a_file_with_a_comma_in_its_name(tmp_path):
+    (tmp_path / "a,b.jsonl").touch()
+    [override] = hydra_overrides("train", f"data.train={tmp_path}/a,b.jsonl")
+    assert OverridesParser.create().parse_override(override).value() == f"{tmp_path}/a,b.jsonl"
+
+
+def test_several_versions():
+    assert hydra_overrides("serve", "adapter=a@champion,b@3") == ["version='a@champion,b@3'"]
+    assert load("serve", ["adapter=a@champion,b@3"]).version == "a@champion,b@3"
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("-m", "-m has no meaning here: a sweep is jobs/sweep.py with sweep.space.KEY=[VALUE,VALUE]"),
+        ("--multirun", "--multirun has no meaning here"),
+        (
+            "tuning.steps=50,100",
+            "tuning.steps=50,100: one run takes one value; to try several: jobs/sweep.py "
+            "sweep.space.tuning.steps=[50,100]; a text with commas goes in quotes: \"tuning.steps='50,100'\"",
+        ),
+    ],
+)
+def test_what_has_no_meaning_here_says_what_has(argument, message):
+    with pytest.raises(InputError) as caught:
+        hydra_overrides("train", argument)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "argument", ["sweep.space.tuning.steps=[1,2", "tuning.steps={a", "x='unended", "+a=1", "~data.test"]
+)
+def test_mistakes_in_the_grammar_are_not_hidden(argument):
+    assert hydra_overrides("train", argument)[-1].removeprefix("++") == argument
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1))
+def test_quotes_change_nothing(value):
+    override = f"name={quote(value)}"
+    if "$" not in value:
+        assert OverridesParser.create().parse_override(override).value() == value
+
+
+def test_sources_and_columns_of_a_job():
+    job = load(
+        "train", ["model=demo", "data.train=[{path: a.jsonl, weight: 2}, b.csv]", "data.columns.prompt=question"]
+    )
+    assert [(source.path.rsplit("/", 1)[-1], source.weight) for source in job.data.sources("train")] == [
+        ("a.jsonl", 2.0),
+        ("b.csv", 1.0),
+    ]
+    assert all(source.path.startswith("/") for source in job.data.sources("train"))
+    assert job.data.columns == {"prompt": "question"}
