@@ -63,7 +63,7 @@ def prepare(job: CheckJob, read: Splits | None = None) -> Prepared:
         encoded,
         tokens,
         context_tokens=facts.context_tokens,
-        horizon=horizon_of(job),
+        horizon=horizon_of(job, splits),
         strict=job.data.strict,
         more=(*splits.findings, *of_base(job, splits, tokens)),
     )
@@ -97,12 +97,16 @@ def of_base(job: CheckJob, splits: Splits, tokens: Tokens) -> Iterator[Finding]:
         yield Finding("plain_template", Severity.note, "", text)
 
 
-def horizon_of(job: CheckJob) -> Horizon:
-    """The batch size and steps of a job, as far as it has them and they are one for all its trials."""
+def horizon_of(job: CheckJob, splits: Splits) -> Horizon:
+    """The batch size and steps of a job, as far as it has them and they are one for all its trials, and the examples of
+    an epoch."""
+    origins = splits.origins.get("train")
+    is_mixed = origins is not None and any(file.weight != 1 for file in origins.files)
+    count = round(sum(map(origins.weight, range(len(origins))))) if origins is not None and is_mixed else None
     if not isinstance(job, TrainJob):
-        return DEFAULT_HORIZON
+        return dataclasses.replace(DEFAULT_HORIZON, num_examples=count)
     is_swept = isinstance(job, SweepJob) and {"tuning.steps", "tuning.batch_size"} & job.sweep.axes().keys()
-    return Horizon(job.tuning.batch_size, None if is_swept else job.tuning.steps)
+    return Horizon(job.tuning.batch_size, None if is_swept else job.tuning.steps, count)
 
 
 def check_method(job: CheckJob, train: EncodedSplit, tokens: Tokens) -> None:

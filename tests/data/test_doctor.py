@@ -168,9 +168,17 @@ def test_notes_and_advice():
         "tuning.adapter_size": "4",
     }
     assert (
-        diagnosis.advice[0].reason == "10.0 epochs of 90 records at tuning.batch_size=4; early stopping ends it sooner"
+        diagnosis.advice[0].reason == "10.0 epochs of 90 examples at tuning.batch_size=4; early stopping ends it sooner"
     )
     assert examine(splits(numbered(90))).advice == [], "nothing is known of tokens"
+
+
+def test_weights_of_sources_make_the_epoch():
+    diagnosis = diagnosed(splits(numbered(90)), words(), horizon=Horizon(batch_size=4, steps=90, num_examples=180))
+    assert diagnosis.notes[1] == (
+        "180 examples an epoch by the weights of the sources; 45 steps an epoch at tuning.batch_size=4; "
+        "tuning.steps=90 makes 2.0 epochs"
+    )
 
 
 def test_limits_of_hosted_services():

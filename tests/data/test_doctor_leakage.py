@@ -113,6 +113,18 @@ def test_texts_without_spaces_are_compared_too():
     assert near.count == 1
 
 
+def test_texts_that_are_all_alike_end_in_time(monkeypatch):
+    monkeypatch.setattr(leakage, "MOST_COMPARED", 300)
+    words = [f"w{k}" for k in range(9)]
+    alike = [
+        Supervised(" ".join([*words[i % 9 :], *words[: i % 9], f"x{i} y{i} z{i}"]), f"answer {i}") for i in range(400)
+    ]
+    train, held = [*alike[:300], Supervised(f"{alike[350].prompt}.", "?")], alike[300:]
+    assert found(examine(splits(train, held)), "near_leakage") == [], "a limit is reached before the last"
+    monkeypatch.setattr(leakage, "MOST_COMPARED", 10**9)
+    assert found(examine(splits(train, held)), "near_leakage")[0].count == 1
+
+
 def test_samples_are_named(monkeypatch):
     monkeypatch.setattr(leakage, "MOST_TRAIN", 50)
     monkeypatch.setattr(leakage, "MOST_HELD_OUT", 20)

@@ -72,14 +72,6 @@ def test_no_false_alarm(text):
     assert kinds(text) == {}
 
 
-def test_an_answer_of_which_nothing_shows():
-    diagnosis = examine(splits([*numbered(9), Supervised("a", "\u200b\u2060")]))
-    assert diagnosis.warnings[0] == (
-        "train: 1 record has an answer of which nothing shows: the model would learn to say nothing"
-    )
-    assert diagnosis.findings[0].places[0].excerpt == "\\u200b\\u2060"
-
-
 def test_places_name_what_is_wrong_and_are_printable():
     [odd] = found(
         examine(splits([*numbered(9), Supervised("a" * 100 + "\x1b[2J" + "b" * 100, "c")])), "control_characters"

@@ -6,6 +6,7 @@ import pytest
 from worlds import write_base
 
 from raytune_llm.data.doctor.advice import Horizon
+from raytune_llm.data.files import load
 from raytune_llm.errors import InputError
 from raytune_llm.jobs import commands, config
 from raytune_llm.jobs.prepare import horizon_of
@@ -53,8 +54,14 @@ def test_a_home_that_is_not_writable_is_no_reason_to_fail(base, tmp_path, capsys
 
 
 def test_epochs_are_those_of_the_job(base, tmp_path):
-    assert horizon_of(job_of(base, tmp_path, 20)) == Horizon(8)
+    def horizon(*overrides, command="check"):
+        job = job_of(base, tmp_path, 20, *overrides, command=command)
+        return horizon_of(job, load(job.data, job.method.records, job.seed))
+
+    assert horizon() == Horizon(8)
     own = ["tuning.steps=30", "tuning.batch_size=4"]
-    assert horizon_of(job_of(base, tmp_path, 20, *own, command="train")) == Horizon(4, 30)
-    swept = [*own, "sweep.space.tuning.steps=[10,20]"]
-    assert horizon_of(job_of(base, tmp_path, 20, *swept, command="sweep")) == Horizon(4, None)
+    assert horizon(*own, command="train") == Horizon(4, 30)
+    assert horizon(*own, "sweep.space.tuning.steps=[10,20]", command="sweep") == Horizon(4, None)
+    (tmp_path / "more.jsonl").write_text((tmp_path / "train.jsonl").read_text().replace("red", "blue"))
+    mixture = f"data.train=[{{path: {tmp_path}/train.jsonl, weight: 2}}, {{path: {tmp_path}/more.jsonl, weight: 0.5}}]"
+    assert horizon(mixture, f"data.eval={tmp_path}/train.jsonl") == Horizon(8, None, 50)

@@ -7,6 +7,7 @@ multiplied.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -31,6 +32,8 @@ class Horizon:
     """Examples per optimizer step."""
     steps: int | None = None
     """None where it isn't chosen yet."""
+    num_examples: int | None = None
+    """Of an epoch, where sources have weights; None = each record of train once."""
 
 
 DEFAULT_HORIZON = Horizon(batch_size=8)
@@ -39,7 +42,8 @@ DEFAULT_HORIZON = Horizon(batch_size=8)
 
 def advise(train: SplitFacts, horizon: Horizon) -> list[Advice]:
     """Settings to start with, each with its reason; none without tokens."""
-    count, learned = train.num_records, 0 if train.completion_tokens is None else train.completion_tokens.total
+    count = train.num_records if horizon.num_examples is None else horizon.num_examples
+    learned = 0 if train.completion_tokens is None else train.completion_tokens.total
     if not learned:
         return []
     epochs = next((epochs for below, epochs in EPOCHS if count < below), 1)
@@ -50,7 +54,7 @@ def advise(train: SplitFacts, horizon: Horizon) -> list[Advice]:
         Advice(
             "tuning.steps",
             str(steps),
-            f"{steps * horizon.batch_size / count:.1f} epochs of {many(count, 'record')} at "
+            f"{steps * horizon.batch_size / count:.1f} epochs of {many(count, 'example')} at "
             f"tuning.batch_size={horizon.batch_size}; early stopping ends it sooner",
         ),
         Advice(
@@ -76,10 +80,13 @@ def notes(splits: Mapping[str, SplitFacts], horizon: Horizon) -> Iterator[str]:
     if prompt is not None and learned is not None and learned.total:
         total = prompt.total + learned.total
         yield f"{total:,} tokens an epoch, {learned.total:,} of them in answers ({learned.total / total:.0%})"
-    an_epoch = train.num_records / horizon.batch_size
-    note = f"{-(-train.num_records // horizon.batch_size):,} steps an epoch at tuning.batch_size={horizon.batch_size}"
+    num_examples = train.num_records if horizon.num_examples is None else horizon.num_examples
+    an_epoch = num_examples / horizon.batch_size
+    note = f"{math.ceil(an_epoch):,} steps an epoch at tuning.batch_size={horizon.batch_size}"
+    if num_examples != train.num_records:
+        note = f"{many(num_examples, 'example')} an epoch by the weights of the sources; {note}"
     if horizon.steps is not None:
-        note += f"; tuning.steps={horizon.steps} makes {horizon.steps / an_epoch:.1f} epochs"
+        note += f"; tuning.steps={horizon.steps} makes {horizon.steps / max(an_epoch, 1e-9):.1f} epochs"
     yield note
     if train.pairs is not None:
         pairs = train.pairs

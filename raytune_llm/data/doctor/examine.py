@@ -22,7 +22,7 @@ from raytune_llm.data.doctor.lacking import Lacking, small
 from raytune_llm.data.doctor.language import Scripts, foreign
 from raytune_llm.data.doctor.leakage import copies, near_copies
 from raytune_llm.data.doctor.preferences import Preferences
-from raytune_llm.data.doctor.preview import previews
+from raytune_llm.data.doctor.preview import Previews
 from raytune_llm.data.doctor.results import SplitFacts
 from raytune_llm.data.doctor.secrets import Secrets
 from raytune_llm.data.doctor.texts import Texts
@@ -48,12 +48,13 @@ class Examined:
     labels: Labels
     preferences: Preferences
     scripts: Scripts
+    previews: Previews
     others: tuple[Check, ...]
 
     @property
     def checks(self) -> tuple[Check, ...]:
         """All of them, in the order of the report."""
-        return (*self.others, self.labels, self.preferences, self.facts, self.keys, self.scripts)
+        return (*self.others, self.labels, self.preferences, self.facts, self.keys, self.scripts, self.previews)
 
 
 def examine(
@@ -77,8 +78,8 @@ def examine(
         for name, records in splits.items()
     }
     instruction = find_instruction(views["train"].records) if "train" in views else Instruction()
-    examined = {name: _examined(view, instruction) for name, view in views.items()}
     sources = {name: dict(splits.sources(name)) for name in views}
+    examined = {name: _examined(view, instruction, sources[name]) for name, view in views.items()}
     facts = {name: _facts(one, sources[name]) for name, one in examined.items()}
     findings = [*_findings(examined, instruction), *more]
     if strict:
@@ -89,14 +90,16 @@ def examine(
         max_tokens=None if encoded is None else encoded.max_tokens,
         findings=sorted(findings, key=lambda found: ORDER.index(found.severity)),
         advice=advise(facts["train"], horizon) if "train" in facts else [],
-        previews=list(previews(views.values(), sources)),
+        previews=[preview for one in examined.values() for preview in one.previews.found],
         notes=list(notes(facts, horizon)),
     )
 
 
-def _examined(view: View, instruction: Instruction) -> Examined:
+def _examined(view: View, instruction: Instruction, sources: Mapping[str, int]) -> Examined:
     others = (Cuts(view, instruction), Lacking(view), Texts(view), Secrets(view))
-    one = Examined(view, Facts(view), Keys(), Labels(view), Preferences(view), Scripts(view), others)
+    one = Examined(
+        view, Facts(view), Keys(), Labels(view), Preferences(view), Scripts(view), Previews(view, sources), others
+    )
     see: list[Callable[..., None]] = [check.see for check in one.checks]
     for seen in view:
         for look in see:

@@ -26,10 +26,14 @@ NEAR = 0.8
 """Two prompts are nearly the same from this share of common words (Jaccard: common words / all words of both)."""
 CANDIDATE = 0.55
 """Looking for this, MinHash misses 2 of 1,000 pairs of 0.8."""
+LIKELY = 0.65
+"""The share of equal MinHashes from which sets are compared exactly: 4 standard deviations below 0.8."""
 NUM_PERMUTATIONS = 128
 MOST_TRAIN = 50_000
 MOST_HELD_OUT = 2_000
 """Records that near copies are looked for among, evenly spread over a split."""
+MOST_COMPARED = 500_000
+"""Exact comparisons, some seconds: texts that are all alike make no more."""
 FEWEST_WORDS = 4
 """Prompts of fewer different words, without the instruction that all have, are too short to be nearly the same."""
 MOST_CHARACTERS = 4_000
@@ -71,24 +75,30 @@ def copies(views: Mapping[str, View], keys: Mapping[str, Keys]) -> Iterator[Find
 def near_copies(views: Mapping[str, View], keys: Mapping[str, Keys], instruction: Instruction) -> Iterator[Finding]:
     """Records of eval and test whose prompt is nearly one of train's; exact copies are left to `copies`."""
     train = views.get("train")
-    held = [view for name, view in views.items() if name != "train"]
+    held = {name: view for name, view in views.items() if name != "train"}
     if train is None or not held:
         return
     repeat = keys["train"].prompts_repeat
     which = "prompt_and_answer" if repeat else "prompt"
-    known = getattr(keys["train"], which)
-    indices = spread(len(train.records), MOST_TRAIN)
-    index = Index(_texts(train, indices, instruction, with_answer=repeat))
-    for view in held:
-        new = np.flatnonzero(~np.isin(getattr(keys[view.name], which), known))
-        chosen = [int(new[i]) for i in spread(len(new), MOST_HELD_OUT)]
-        texts = _texts(view, chosen, instruction, with_answer=repeat)
+    index, chosen, new = Index(), list[tuple[str, int]](), {}
+    for name, view in held.items():
+        fresh = np.flatnonzero(~np.isin(getattr(keys[name], which), getattr(keys["train"], which)))
+        sample = [int(fresh[i]) for i in spread(len(fresh), MOST_HELD_OUT)]
+        new[name] = len(sample), len(fresh)
+        chosen += [(name, i) for i in sample]
+        for text in _texts(view, sample, instruction, with_answer=repeat):
+            index.add(word_set(text))
+    known = spread(len(train.records), MOST_TRAIN)
+    twins, num_known = index.twins(map(word_set, _texts(train, known, instruction, with_answer=repeat)))
+    for name, view in held.items():
         hits = Hits()
-        for place, text in zip(chosen, texts, strict=True):
-            if (twin := index.nearest(text)) is not None:
-                hits.add(place, f"{excerpt(text, 30)} ≈ {train.where(indices[twin])}" if hits.count < NUM_SHOWN else "")
+        for place, twin in twins.items():
+            if chosen[place][0] == name:
+                i = chosen[place][1]
+                text = plain(prompt_of(view.records[i])) if hits.count < NUM_SHOWN else ""
+                hits.add(i, f"{excerpt(text, 30)} ≈ {train.where(known[twin])}")
         if hits.count:
-            yield _near_finding(view, hits, len(chosen), len(new), len(indices), len(train.records))
+            yield _near_finding(view, hits, *new[name], num_known, len(train.records))
 
 
 def _near_finding(view: View, hits: Hits, looked: int, new: int, known: int, train: int) -> Finding:
@@ -116,27 +126,39 @@ def _texts(view: View, indices: Iterable[int], instruction: Instruction, *, with
 
 
 class Index:
-    """Texts to look for near copies of."""
+    """Texts of which near copies are looked for, as sets of words."""
 
-    def __init__(self, texts: Iterable[str]) -> None:
+    def __init__(self) -> None:
         self._lsh = MinHashLSH(threshold=CANDIDATE, num_perm=NUM_PERMUTATIONS)
         self._words: list[NDArray[np.uint64]] = []
-        by_words: dict[bytes, int] = {}
-        for text in texts:
-            words = word_set(text)
-            place = len(self._words)
-            self._words.append(words)
-            if len(words) >= FEWEST_WORDS and by_words.setdefault(words.tobytes(), place) == place:
-                self._lsh.insert(place, sketch(words), check_duplication=False)
+        self._sketches: list[NDArray[np.uint64]] = []
 
-    def nearest(self, text: str) -> int | None:
-        """Which of the texts has most words in common with this one; None if that is less than 80 %."""
-        words = word_set(text)
-        if len(words) < FEWEST_WORDS:
-            return None
-        found = [(jaccard(words, self._words[place]), -place) for place in self._lsh.query(sketch(words))]
-        best, place = max(found, default=(0.0, 0))
-        return -place if best >= NEAR else None
+    def add(self, words: NDArray[np.uint64]) -> None:
+        """Add the words of one text; too few are never found."""
+        made = sketch(words)
+        if len(words) >= FEWEST_WORDS:
+            self._lsh.insert(len(self._words), made, check_duplication=False)
+        self._words.append(words)
+        self._sketches.append(made.hashvalues)
+
+    def twins(self, texts: Iterable[NDArray[np.uint64]]) -> tuple[dict[int, int], int]:
+        """The first of `texts` that is nearly one of the index, by its place there, in order; and how many of `texts`
+        were looked at: all, unless there is too much to compare."""
+        found: dict[int, int] = {}
+        sketches, compared, num_seen = np.array(self._sketches), 0, 0
+        for num_seen, words in enumerate(texts, 1):
+            if len(words) < FEWEST_WORDS:
+                continue
+            made = sketch(words)
+            left = [place for place in self._lsh.query(made) if place not in found]
+            if left:
+                alike = (sketches[left] == made.hashvalues).mean(axis=1)
+                likely = [place for place, share in zip(left, alike, strict=True) if share >= LIKELY]
+                compared += len(likely)
+                found |= {place: num_seen - 1 for place in likely if jaccard(words, self._words[place]) >= NEAR}
+            if compared > MOST_COMPARED:
+                break
+        return dict(sorted(found.items())), num_seen
 
 
 def word_set(text: str) -> NDArray[np.uint64]:

@@ -7,41 +7,50 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from raytune_llm.data.doctor.results import Preview, Segment
-from raytune_llm.data.doctor.view import View, printable
-from raytune_llm.data.examples import IGNORED, TokenSequence
+from raytune_llm.data.doctor.view import Seen, View, printable
+from raytune_llm.data.examples import IGNORED, Example, TokenSequence
+from raytune_llm.data.findings import Finding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MOST_PREVIEWS = 8
+MOST_PREVIEWS = 4
+"""Of a split."""
 LOOKED_THROUGH = 200
 """Records of a split, evenly spread, among which one of each source is looked for."""
 MOST_CHARACTERS = 1200
 """Of each segment; a longer one loses its middle."""
 
 
-def previews(views: Iterable[View], sources: Mapping[str, Mapping[str, int]]) -> Iterator[Preview]:
-    """The first record found of each source of each split."""
-    count = 0
-    for view in views:
-        left = set(sources[view.name])
-        for index in range(0, len(view.records), -(-len(view.records) // LOOKED_THROUGH) or 1):
-            example = None if view.encoded is None else view.encoded.encoded[index]
-            source = source_of(view.where(index), sources[view.name])
-            if example is None or view.tokens is None or source not in left or count == MOST_PREVIEWS:
-                continue
-            left.discard(source)
-            count += 1
-            yield Preview(
-                view.name,
-                printable(source),
-                printable(view.where(index)),
-                {
-                    name: tuple(segments(sequence, view.tokens.tokenizer, apart=view.is_encoder_decoder))
-                    for name, sequence in example.items()
-                    if any(label != IGNORED for label in sequence.labels)
-                },
-            )
+class Previews:
+    """Keeps the first record found of each source of a split."""
+
+    def __init__(self, view: View, sources: Mapping[str, int]) -> None:
+        self._view, self._sources, self._left = view, sources, set(sources)
+        self._stride = -(-len(view.records) // LOOKED_THROUGH) or 1
+        self.found: list[Preview] = []
+
+    def see(self, seen: Seen) -> None:
+        if seen.example is None or seen.index % self._stride or len(self.found) == MOST_PREVIEWS or not self._left:
+            return
+        where = self._view.where(seen.index)
+        source = source_of(where, self._sources)
+        if source in self._left:
+            self._left.discard(source)
+            self.found.append(self._preview(seen.example, source, where))
+
+    def findings(self) -> Iterable[Finding]:
+        return ()
+
+    def _preview(self, example: Example, source: str, where: str) -> Preview:
+        view = self._view
+        assert view.tokens is not None
+        sequences = {
+            name: tuple(segments(sequence, view.tokens.tokenizer, apart=view.is_encoder_decoder))
+            for name, sequence in example.items()
+            if any(label != IGNORED for label in sequence.labels)
+        }
+        return Preview(view.name, printable(source), printable(where), sequences)
 
 
 def source_of(where: str, sources: Iterable[str]) -> str:

@@ -63,8 +63,6 @@ class Texts:
                 self._hits["unanswered_turn"].add(seen.index, seen.record.messages[-1].content or "")
         elif answer is not None and answer != answer.strip():
             self._hits["padded_answer"].add(seen.index, answer, at=0)
-        if answer is not None and not answer.isascii() and not any(c.isprintable() and c != " " for c in answer):
-            self._hits["unseen_answer"].add(seen.index, answer)
 
     def findings(self) -> Iterable[Finding]:
         view = self._view
@@ -82,7 +80,6 @@ class Texts:
 
 
 SENTENCES = {
-    "unseen_answer": "{name}: {records} an answer of which nothing shows: the model would learn to say nothing",
     "control_characters": "{name}: {records} control characters (NUL, escape sequences …): remove them",
     "invisible_characters": "{name}: {records} characters that don't show (zero-width, BOM, soft hyphen, direction "
     "marks): to a model they are other words; remove them",

@@ -158,6 +158,6 @@ def _kept_prompt(example: Example, is_encoder_decoder: bool) -> Sequence[int]:
 def nothing_left(views: Iterable[View]) -> Iterator[Finding]:
     """Splits of which truncation leaves nothing."""
     for view in views:
-        if view.encoded is not None and not any(example is not None for example in view.encoded.encoded):
+        if view.encoded is not None and not len(view.encoded.examples):
             text = f"nothing is left of {view.name} after truncation"
             yield Finding("nothing_left", Severity.problem, view.name, text, len(view.records))
