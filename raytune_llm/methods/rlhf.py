@@ -119,13 +119,13 @@ class RLHF(PolicyInit):
         from raytune_llm.stores.registry import Registry
 
         check_base(self.needs, context.base)
+        for reward in self.used_rewards.values():
+            reward.check(context)
         if context.adapter is None:
             return
         given = name_of(context.adapter, Adapter)
         require(context.adapter.kind == "adapter", "adapter", given, "lora: the reference is the base without it")
         super().check(context)
-        for reward in self.used_rewards.values():
-            reward.check(context)
         if self.judge_adapter is not None:
             registry = Registry(context.registry_dir)
             resolve_ref(registry, "method.judge_adapter", self.judge_adapter, kind="reward", base=context.base)

@@ -36,7 +36,9 @@ class FunctionReward:
         check_weight("function", self.weight)
 
     def check(self, context: CheckContext) -> None:
-        """Call the function once, on the first record's own answer."""
+        """Call the function once, on the first record's own answer, where a job trains: others allow no modules."""
+        if context.adapter is None:
+            return
         scorer = FunctionScorer(self.name, context.allow_modules)
         if context.example is not None:
             scores("method.rewards.function", scorer, [own_answer(context.example, context.decode)])

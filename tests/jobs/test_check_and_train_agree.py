@@ -1,0 +1,96 @@
+"""What the check accepts, training accepts, and what one refuses the other does: for every method, kind of record and
+defect of the data."""
+
+import json
+from functools import cache
+
+import pytest
+
+from raytune_llm import cluster
+from raytune_llm.errors import InputError
+from raytune_llm.jobs import check, setup
+from raytune_llm.jobs.config import CONF, load
+from raytune_llm.models.base import Base
+
+TEACHER = ["method.teacher=${demo:base}"]
+METHODS = {
+    name: (name, TEACHER if name.startswith("distill") and name != "distill_ema" else [])
+    for name in sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+}
+METHODS |= {
+    "rlhf_exact": ("rlhf", ["method/rewards=[exact]"]),
+    "rlhf_sft": ("rlhf", ["method.sft_data=chosen"]),
+    "dpo_sft": ("dpo", ["method.sft_data=chosen"]),
+}
+KINDS = {
+    "supervised": lambda i: {"prompt": f"say {i}", "completion": f"it is {i}"},
+    "chat": lambda i: {
+        "messages": [{"role": "user", "content": f"say {i}"}, {"role": "assistant", "content": f"it is {i}"}]
+    },
+    "preference": lambda i: {"prompt": f"say {i}", "chosen": f"good {i}", "rejected": f"bad {i}"},
+    "rationale": lambda i: {"input_text": f"say {i}", "output_text": f"{i}", "rationale": f"since {i} is {i}"},
+    "question": lambda i: {"input_text": f"say {i}"},
+    "prompt": lambda i: {"prompt": f"say {i}"},
+}
+DEFECTS = {
+    "none": (lambda row: row, []),
+    "no_answer": (lambda row: {key: value for key, value in row.items() if key not in ("completion", "rejected")}, []),
+    "not_text": (lambda row: {**row, next(iter(row)): 3}, []),
+    "two_tokens": (lambda row: row, ["data.max_tokens=2"]),
+    "strict": (lambda row: {**row, "completion": "the same"} if "completion" in row else row, ["data.strict=true"]),
+}
+NUM_RECORDS = 30
+make_tokenizer = Base.tokenizer
+
+
+@cache
+def embedded():
+    return make_tokenizer(load("check", ["model=demo", "data=demo_chat"]).model)
+
+
+@pytest.fixture
+def without_ray(monkeypatch):
+    monkeypatch.setattr(cluster, "connect", lambda **_: None)
+    monkeypatch.setattr(cluster, "end_own_session", lambda: None)
+    monkeypatch.setattr(cluster, "uses_gpu", lambda *_, **__: False)
+    monkeypatch.setattr(Base, "tokenizer", lambda base: embedded())
+
+
+def overrides(tmp_path, method: str, kind: str, defect: str) -> list[str]:
+    spoil, more = DEFECTS[defect]
+    rows = [KINDS[kind](i) for i in range(NUM_RECORDS)]
+    file = tmp_path / "train.jsonl"
+    file.write_text(
+        "".join(json.dumps(spoil(row) if i == 7 or defect == "strict" else row) + "\n" for i, row in enumerate(rows))
+    )
+    name, own = METHODS[method]
+    given = [f"method={name}", *own, f"data.train={file}", f"home={tmp_path}/home"]
+    return ["model=demo", *given, *more]
+
+
+def refusal(call) -> str | None:
+    try:
+        call()
+    except InputError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", METHODS)
+def test_both_refuse_or_both_accept(without_ray, tmp_path, method, kind, defect):
+    given = overrides(tmp_path, method, kind, defect)
+    checked = refusal(lambda: check.check_data(load("check", given)))
+    trained = refusal(lambda: setup.start(load("train", [*given, "name=a"])))
+    assert (checked is None) == (trained is None), f"check: {checked}\ntrain: {trained}"
+
+
+def test_each_method_accepts_a_kind_and_refuses_another(without_ray, tmp_path):
+    for method in METHODS:
+        found = {
+            kind: refusal(lambda m=method, k=kind: check.check_data(load("check", overrides(tmp_path, m, k, "none"))))
+            for kind in KINDS
+        }
+        assert None in found.values(), f"{method}: {found}"
+        assert any(found.values()), method
