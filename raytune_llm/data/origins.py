@@ -28,9 +28,15 @@ class Origins:
         self._line.append(line)
 
     def where(self, index: int) -> str:
-        """File and line, the file by its name where it is local."""
-        path = self.files[self._file[index]].path
-        return f"{path if is_remote(path) else Path(path).name}:{self._line[index]}"
+        """File and line, the file by its name where it is local and has a name of its own."""
+        path = self.source(index)
+        name = Path(path).name
+        is_whole = is_remote(path) or any(Path(file.path).name == name != path != file.path for file in self.files)
+        return f"{path if is_whole else name}:{self._line[index]}"
+
+    def source(self, index: int) -> str:
+        """The file's path, as `counts` names it."""
+        return self.files[self._file[index]].path
 
     def weight(self, index: int) -> float:
         """Passes over this record in an epoch."""

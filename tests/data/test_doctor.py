@@ -158,7 +158,7 @@ def test_what_was_found_elsewhere_is_reported_too():
 def test_notes_and_advice():
     diagnosis = diagnosed(splits(numbered(90)), words(), horizon=Horizon(batch_size=4, steps=90))
     assert diagnosis.notes == [
-        "450 tokens an epoch, 270 of them in answers (60%)",
+        "450 tokens in train, 270 of them in answers (60%)",
         "23 steps an epoch at tuning.batch_size=4; tuning.steps=90 makes 4.0 epochs",
         "limits that hosted services often have (32,000 tokens a record, 256 eval records, 1 GB a file): kept",
     ]

@@ -21,11 +21,21 @@ from raytune_llm.data.records import Chat, Message, Supervised
 )
 def test_words_around_what_differs(prompts, start, end):
     found = find_instruction([Supervised(prompt, "x") for prompt in prompts])
-    assert found == Instruction(tuple(start.split()), tuple(end.split()))
+    assert found == Instruction((tuple(start.split()),) if start else (), (tuple(end.split()),) if end else ())
+
+
+def test_several_instructions():
+    prompts = [f"Rewrite this text: {i}" for i in range(60)] + [f"Answer the question. Context: {i}" for i in range(40)]
+    found = find_instruction([Supervised(prompt, "x") for prompt in prompts])
+    assert found.starts == (("Rewrite", "this", "text:"), ("Answer", "the", "question.", "Context:"))
+    assert found.without("Answer the question. Context: a b") == "a b" and found.start_of("Rewrite this") == ""
+    assert found.start_of("Rewrite this text: a") == "Rewrite this text:"
+    various = prompts[:30] + [f"{i} is a number of its own" for i in range(30)]
+    assert find_instruction([Supervised(prompt, "x") for prompt in various]).starts == ()
 
 
 def test_without_it():
-    instruction = Instruction(("Say", "it"), ("one", "word"))
+    instruction = Instruction((("Say", "it"),), (("one", "word"),))
     assert instruction.without("Say it\n blue sky\n in one word") == "blue sky in"
     assert instruction.without("blue  sky") == "blue sky" and Instruction().without("blue  sky") == "blue  sky"
 

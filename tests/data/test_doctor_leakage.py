@@ -117,7 +117,8 @@ def test_texts_that_are_all_alike_end_in_time(monkeypatch):
     monkeypatch.setattr(leakage, "MOST_COMPARED", 300)
     words = [f"w{k}" for k in range(9)]
     alike = [
-        Supervised(" ".join([*words[i % 9 :], *words[: i % 9], f"x{i} y{i} z{i}"]), f"answer {i}") for i in range(400)
+        Supervised(" ".join(random.Random(i).sample([*words, f"x{i}", f"y{i}", f"z{i}"], 12)), f"answer {i}")
+        for i in range(400)
     ]
     train, held = [*alike[:300], Supervised(f"{alike[350].prompt}.", "?")], alike[300:]
     assert found(examine(splits(train, held)), "near_leakage") == [], "a limit is reached before the last"

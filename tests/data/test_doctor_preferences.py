@@ -44,8 +44,12 @@ def test_pairs_that_differ_in_whitespace_only():
     same = [Preference(f"ask {i}", f"yes {i}", f" yes  {i}\n") for i in range(5)]
     [equal] = found(examine(splits(pairs(20, 20) + same)), "equal_pairs")
     assert (equal.count, equal.severity, equal.places[0].where) == (5, Severity.warning, "data.train, record 41")
-    assert equal.text == ("train: 5 of 45 pairs differ in whitespace only, so nothing is preferred: leave them out")
-    assert examine(splits(same)).verdict.startswith("not usable: train: 5 of 5 pairs differ in whitespace only")
+    assert equal.text == (
+        "train: 5 of 45 pairs have answers that differ in whitespace only, so nothing is preferred: leave them out"
+    )
+    assert examine(splits(same)).verdict.startswith(
+        "not usable: train: 5 of 5 pairs have answers that differ in whitespace only"
+    )
 
 
 def test_conversations_are_compared_as_texts():

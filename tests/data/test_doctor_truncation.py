@@ -27,7 +27,7 @@ def test_cuts_and_drops_are_counted_per_split():
     cut = diagnosis.splits["train"].truncation
     assert (cut.records, cut.cut, cut.prompts_cut, cut.dropped) == (10, 2, 2, 1)
     assert diagnosis.warnings[:2] == [
-        "train: 1 of 10 lose the beginning of their prompt: the longest has 32 tokens, and 10 are all that the base "
+        "train: 1 of 10 loses the beginning of their prompt: the longest has 32 tokens, and 10 are all that the base "
         "can take; shorten the records or use a base with a longer context",
         "train: 1 of 10 sequences lose tokens to learn, 7 % of all: the longest has 32 tokens, and 10 are all that "
         "the base can take; shorten the records or use a base with a longer context",
@@ -101,7 +101,9 @@ def test_pairs_that_are_equal_once_they_are_cut():
     other = [Preference(f"ask {i}", "4", "5") for i in range(30)]
     diagnosis = diagnosed(splits(same + other), words(12), context_tokens=12)
     [equal] = found(diagnosis, "equal_after_cutting")
-    assert equal.text.startswith("train: 10 of 40 pairs are the same tokens once they are cut, so nothing is preferred")
+    assert equal.text.startswith(
+        "train: 10 of 40 pairs have answers that are the same tokens once they are cut, so nothing"
+    )
     assert equal.severity is Severity.warning
     assert found(diagnosed(splits(same), words(12)), "equal_after_cutting")[0].severity is Severity.problem
 

@@ -67,7 +67,7 @@ def advise(train: SplitFacts, horizon: Horizon) -> list[Advice]:
         Advice(
             "tuning.adapter_size",
             str(rank),
-            f"{many(learned, 'token')} in answers an epoch; more room than they need helps to learn them by heart",
+            f"{many(learned, 'token')} in answers; more room than they need helps to learn them by heart",
         ),
     ]
 
@@ -79,7 +79,7 @@ def notes(splits: Mapping[str, SplitFacts], horizon: Horizon) -> Iterator[str]:
     prompt, learned = train.prompt_tokens, train.completion_tokens
     if prompt is not None and learned is not None and learned.total:
         total = prompt.total + learned.total
-        yield f"{total:,} tokens an epoch, {learned.total:,} of them in answers ({learned.total / total:.0%})"
+        yield f"{total:,} tokens in train, {learned.total:,} of them in answers ({learned.total / total:.0%})"
     num_examples = train.num_records if horizon.num_examples is None else horizon.num_examples
     an_epoch = num_examples / horizon.batch_size
     note = f"{math.ceil(an_epoch):,} steps an epoch at tuning.batch_size={horizon.batch_size}"

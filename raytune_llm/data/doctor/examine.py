@@ -73,8 +73,9 @@ def examine(
     found elsewhere.
     """
     of_splits = {} if encoded is None else dict(encoded.items())
+    longest = max((split.truncation.longest_tokens for split in of_splits.values()), default=0)
     views = {
-        name: View(name, records, of_splits.get(name), partial(splits.where, name), tokens, context_tokens)
+        name: View(name, records, of_splits.get(name), partial(splits.where, name), tokens, context_tokens, longest)
         for name, records in splits.items()
     }
     instruction = find_instruction(views["train"].records) if "train" in views else Instruction()

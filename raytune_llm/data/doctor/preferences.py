@@ -58,7 +58,8 @@ class Preferences:
         ):
             if hits.count:
                 view = self._view
-                text = f"{view.name}: {hits.count:,} of {self._total:,} pairs {when}, so nothing is preferred: {remedy}"
+                share = f"{hits.count:,} of {self._total:,} pairs"
+                text = f"{view.name}: {share} have answers that {when}, so nothing is preferred: {remedy}"
                 yield Finding(kind, severity, view.name, text, hits.count, hits.places(view))
         yield from self._of_lengths()
 

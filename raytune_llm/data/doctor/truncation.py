@@ -5,10 +5,11 @@ Plain prompts lose their beginning, where the instruction mostly is; conversatio
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from raytune_llm.data.doctor.instruction import Instruction
-from raytune_llm.data.doctor.view import Hits, Seen, View, many, share
+from raytune_llm.data.doctor.view import Hits, Seen, View, many, quoted, share
 from raytune_llm.data.examples import IGNORED, Example
 from raytune_llm.data.findings import Finding, Severity
 from raytune_llm.data.parts import prompt_of, text_key
@@ -16,6 +17,8 @@ from raytune_llm.data.records import Supervised
 from raytune_llm.data.tokens import Truncation
 
 MUCH_CUT = 0.05
+LONGEST_INSTRUCTION = 80
+"""Characters of it that are shown."""
 MUCH_LOST = 0.5
 """A job is refused when more than this share of its records, or of the tokens to learn, is lost."""
 
@@ -24,7 +27,8 @@ class Cuts:
     """Counts records by what they lose."""
 
     def __init__(self, view: View, instruction: Instruction) -> None:
-        self._view, self._instruction = view, " ".join(instruction.start)
+        self._view, self._instruction = view, instruction
+        self._lost = Counter[str]()
         self._beginnings, self._ends, self._answers, self._dropped = Hits(), Hits(), Hits(), Hits()
 
     def see(self, seen: Seen) -> None:
@@ -46,8 +50,10 @@ class Cuts:
         if len(kept) >= len(self._view.tokens.prompt(seen.prompt)):
             return
         text = text_key(str(self._view.tokens.tokenizer.decode(kept, skip_special_tokens=True)))
-        if not self._instruction or text_key(self._instruction) not in text:
+        start = self._instruction.start_of(seen.prompt)
+        if not start or text_key(start) not in text:
             self._beginnings.add(seen.index, seen.prompt)
+            self._lost.update([start] if start else [])
         if isinstance(seen.record, Supervised):
             answer = text_key(seen.answer)
             if answer in text_key(seen.prompt) and answer not in text:
@@ -69,12 +75,14 @@ class Cuts:
         if not count:
             return
         total = len(range(0, len(view.records), view.stride))
-        what = f", the instruction ({self._instruction!r})" if self._instruction else ""
+        lost = [quoted(start, LONGEST_INSTRUCTION) for start, _ in self._lost.most_common()]
+        what = f", the instruction ({lost[0]}{' …' if len(lost) > 1 else ''})" if lost else ""
         yield Finding(
             "prompt_beginning_lost",
             Severity.warning if what or count > MUCH_CUT * total else Severity.note,
             view.name,
-            f"{view.name}: {count:,} of {total:,}{view.of_sample} lose the beginning of their prompt{what}: "
+            f"{view.name}: {count:,} of {total:,}{view.of_sample} {'loses' if count == 1 else 'lose'} the beginning of "
+            f"their prompt{what}: "
             f"{self._remedy(cut, 'put the instruction last' if what else None)}",
             count,
             self._beginnings.places(view),
@@ -126,7 +134,8 @@ class Cuts:
         """What can be done: a larger data.max_tokens only where the base can take it."""
         view = self._view
         assert view.tokens is not None
-        allowed, context, longest = view.tokens.max_tokens, view.context_tokens, cut.longest_tokens
+        allowed, context = view.tokens.max_tokens, view.context_tokens
+        longest = max(cut.longest_tokens, view.longest_tokens)
         ways = [first] if first else []
         if context is None or context > allowed:
             enough = longest if context is None else min(longest, context)

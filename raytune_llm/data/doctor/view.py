@@ -50,6 +50,8 @@ class View:
     tokens: Tokens | None = None
     context_tokens: int | None = None
     """What the base can take; None = not known."""
+    longest_tokens: int = 0
+    """Of the longest sequence of all splits, before truncation."""
 
     def __iter__(self) -> Iterator[Seen]:
         examples: Iterable[Example | None] = (
