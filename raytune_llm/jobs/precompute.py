@@ -6,6 +6,7 @@ a teacher's hidden states and group members only by training. All trials share t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -57,7 +58,7 @@ class FrozenModels:
         those of the teacher's likeliest tokens."""
         return split.with_examples(self.with_logprobs(split.examples))
 
-    def with_logprobs(self, examples: list[Example]) -> list[Example]:
+    def with_logprobs(self, examples: Sequence[Example]) -> Sequence[Example]:
         """The same for examples without records."""
         needs = self.method.needs
         if needs.reference and examples:
@@ -67,7 +68,7 @@ class FrozenModels:
             examples = with_teacher_top_k(self.teacher, examples, **size, **self._reading())
         return examples
 
-    def with_features(self, examples: list[Example]) -> list[Example]:
+    def with_features(self, examples: Sequence[Example]) -> Sequence[Example]:
         """The examples with the teacher's hidden states, where the method needs them."""
         layers = self.method.needs.teacher_layers
         if not layers or not examples:
