@@ -54,8 +54,7 @@ def cache_key(records: Sequence[Record], tokens: Tokens, encode: Encode) -> str 
     if not is_dataclass(method) or backend is None or source is None or " at 0x" in settings:
         return None
     parts = (
-        _package(),
-        hashlib.sha256(Path(source).read_bytes()).hexdigest(),
+        _code(source),
         f"{type(method).__module__}.{getattr(encode, '__qualname__', '')}",
         settings,
         type(tokens.tokenizer).__name__,
@@ -71,15 +70,14 @@ def cache_key(records: Sequence[Record], tokens: Tokens, encode: Encode) -> str 
 
 
 @cache
-def _package() -> str:
-    """What this package, transformers and tokenizers are: versions, and the code that encodes."""
+def _code(source: str) -> str:
+    """What encodes: the method's source file, this package, and the versions of what it calls."""
     digest = hashlib.sha256()
     for name in ("transformers", "tokenizers", "jinja2"):
         digest.update(f"{name} {importlib.metadata.version(name)};".encode())
     package = Path(__file__).parents[1]
-    for folder in ("data", "methods"):
-        for file in sorted((package / folder).rglob("*.py")):
-            digest.update(f"{file.relative_to(package)}:".encode() + file.read_bytes())
+    for file in (Path(source), *sorted((package / "data").rglob("*.py")), *sorted((package / "methods").rglob("*.py"))):
+        digest.update(f"{file.name}:".encode() + file.read_bytes())
     return digest.hexdigest()
 
 

@@ -99,6 +99,13 @@ class Column:
         of_own = np.bincount(own.owners(), weights=counted, minlength=len(self))
         return (of_runs + of_own).astype(np.int64)
 
+    def all_labels(self) -> Ragged:
+        """Labels of all rows."""
+        lengths = self.label_lengths
+        width = int(lengths.max(initial=0))
+        padded = self.padded_labels(np.arange(len(self)), width)
+        return Ragged.of(padded[np.arange(width) < lengths[:, None]], lengths)
+
     def padded_labels(self, rows: Rows, width: int) -> NDArray[np.int64]:
         """Labels of these rows with IGNORED on their right; (len(rows), width)."""
         runs = self.runs.select(rows).compact()
