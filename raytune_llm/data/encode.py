@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from raytune_llm.data.encode_block import PLACES, Block, Encode, encode_block, merged
 from raytune_llm.data.encode_cache import Found, cache_key, find, new_entry
-from raytune_llm.data.encode_progress import EncodeProgress
-from raytune_llm.data.encode_workers import encode_batches, num_cpus
 from raytune_llm.data.example_table import ExampleTable
 from raytune_llm.data.examples import Example
 from raytune_llm.data.files import SHOWN_PROBLEMS, DataError, Splits
+from raytune_llm.data.progress import RecordProgress
 from raytune_llm.data.record_table import RecordTable
 from raytune_llm.data.records import Record
 from raytune_llm.data.tokens import Tokens, Truncation
+from raytune_llm.data.workers import map_batches, num_cpus
 
 LARGE_RECORDS = 10_000
 """From here on records are encoded by several processes, which take seconds to start, and kept in the cache."""
@@ -86,6 +86,19 @@ class EncodedSplits:
     """Longest sequence; for encoder-decoder bases, of either side."""
     is_encoder_decoder: bool
 
+    def without_records(self) -> EncodedSplits:
+        """The examples alone, to be sent elsewhere."""
+        return self._with_records([()] * 3)
+
+    def with_records(self, owner: EncodedSplits) -> EncodedSplits:
+        """With the records of the splits that these were made from, by `without_records`."""
+        return self._with_records([owner.train.records, owner.eval.records, owner.test.records])
+
+    def _with_records(self, records: Sequence[Sequence[Record]]) -> EncodedSplits:
+        splits = (self.train, self.eval, self.test)
+        train, evaluation, test = (replace(split, records=own) for split, own in zip(splits, records, strict=True))
+        return replace(self, train=train, eval=evaluation, test=test)
+
     def items(self) -> Iterator[tuple[str, EncodedSplit]]:
         """The splits that have records, by name."""
         yield from ((name, split) for name in ("train", "eval", "test") if len((split := getattr(self, name)).records))
@@ -141,7 +154,8 @@ def _encode_many(
     with new_entry(key) as entry:
         counts, first = Truncation(), 0
         refused: list[tuple[int, str]] = []
-        for block in _with_progress(name, len(records), encode_batches(_batches(records), tokens, encode, num_cpus())):
+        run = partial(encode_block, tokens=tokens, encode=encode)
+        for block in _with_progress(name, len(records), map_batches(run, _batches(records), num_cpus())):
             refused += [(first + place, why) for place, why in block.refused]
             counts = merged(counts, block.truncation)
             entry.append(block.arrays | {PLACES: block.arrays[PLACES] + first})
@@ -153,13 +167,13 @@ def _encode_many(
 
 
 def _with_progress(name: str, total: int, blocks: Iterable[Block]) -> Iterator[Block]:
-    progress = EncodeProgress(f"data.{name}", total)
+    progress = RecordProgress(f"tokenising data.{name}", total)
     try:
         for block in blocks:
             yield block
             progress.add(block.num_records)
     finally:
-        progress.done()
+        progress.close()
 
 
 def _batches(records: Sequence[Record]) -> Iterator[list[Record]]:

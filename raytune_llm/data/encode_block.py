@@ -1,6 +1,6 @@
 """Some records, encoded: what one call of a worker process gives back, as arrays.
 
-Leaves out how blocks are spread over processes (encode_workers.py) and kept (encode_cache.py).
+Leaves out how blocks are spread over processes (workers.py) and kept (encode_cache.py).
 """
 
 from __future__ import annotations

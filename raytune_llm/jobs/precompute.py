@@ -105,12 +105,15 @@ def precompute(models: FrozenModels, encoded: EncodedSplits, *, max_examples: in
 
 
 def precompute_on_cluster(job: TrainJob, encoded: EncodedSplits, *, use_gpu: bool) -> Precomputed:
-    """The same for a job, in a Ray task; the records as they are where the method needs no frozen model."""
+    """The same for a job, in a Ray task, which gets the examples alone; the records as they are where the method needs
+    no frozen model."""
     needs = job.method.needs
     if not needs.reference and not needs.precomputes_teacher:
         return Precomputed(encoded, Examples(encoded.train.examples, encoded.eval.examples))
     outputs = "the reference policy's log-probabilities" if needs.reference else "the teacher's outputs"
     print(f"computing {outputs} …", flush=True)
-    return cluster.as_task(precompute, use_gpu=use_gpu)(
-        FrozenModels.of(job, use_gpu=use_gpu), encoded, max_examples=job.evaluation.max_examples, seed=job.seed
+    kept = replace(encoded, test=encoded.test.drawn(job.evaluation.max_examples, job.seed))
+    found = cluster.as_task(precompute, use_gpu=use_gpu)(
+        FrozenModels.of(job, use_gpu=use_gpu), kept.without_records(), max_examples=None, seed=job.seed
     )
+    return replace(found, encoded=found.encoded.with_records(kept))

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 from test_doctor import encode, numbered, words
 
-from raytune_llm.data import array_files, encode_cache, encode_progress, encode_workers
+from raytune_llm.data import array_files, encode_cache, progress, workers
 from raytune_llm.data import encode as encode_module
 from raytune_llm.data.array_files import META
 from raytune_llm.data.encode import encode_split
 from raytune_llm.data.encode_cache import cache_folder, cache_key, make_room
-from raytune_llm.data.encode_workers import encode_batches, num_cpus
 from raytune_llm.data.files import DataError
 from raytune_llm.data.record_table import RecordTable
 from raytune_llm.data.records import Chat, Message, Supervised
+from raytune_llm.data.workers import map_batches, num_cpus
 from raytune_llm.errors import InputError
 
 NOTHING_LEFT = Chat((Message("user", "1 " * 99), Message("assistant", "yes")))
@@ -92,7 +92,7 @@ def test_processes_change_nothing(num_workers, as_table, monkeypatch):
 
 def test_the_second_time_nothing_is_encoded(monkeypatch):
     encode_split("train", records(), words(), Method().encode)
-    monkeypatch.setattr(encode_module, "encode_batches", None)
+    monkeypatch.setattr(encode_module, "map_batches", None)
     assert check(encode_split("eval", RecordTable.of(records()), words(), Method().encode))
 
 
@@ -205,23 +205,39 @@ def test_all_records_that_can_not_be_encoded_are_named(num_workers, monkeypatch)
 
 
 def test_a_lost_process_costs_speed_only(monkeypatch, capsys):
-    started = encode_workers.start_workers
+    started = workers.start_workers
 
     def start(*arguments):
-        workers = started(*arguments)
-        os.kill(workers[0]._process.pid, signal.SIGKILL)
-        return workers
+        made = started(*arguments)
+        os.kill(made[0]._process.pid, signal.SIGKILL)
+        return made
 
-    monkeypatch.setattr(encode_workers, "start_workers", start)
+    monkeypatch.setattr(workers, "start_workers", start)
     monkeypatch.setattr(encode_module, "num_cpus", lambda: 2)
     assert check(encode_split("train", records(), words(), Method().encode))
-    line = "! a process that encodes records was lost; the job's own does its part"
+    line = "! a process that works on the records was lost; the job's own does its part"
     assert capsys.readouterr().out.splitlines() == [line]
 
 
 def test_what_can_not_be_sent_is_encoded_here(monkeypatch):
     monkeypatch.setattr(encode_module, "num_cpus", lambda: 2)
     assert check(encode_split("train", records(), words(), lambda record, tokens: encode(record, tokens)))
+
+
+def test_what_another_process_can_not_import_is_done_here(monkeypatch, capsys):
+    class Local:
+        def __reduce__(self):
+            return Method, ()
+
+        def __call__(self, batch):
+            return len(batch)
+
+    monkeypatch.setattr(Method, "__module__", "__main__")
+    monkeypatch.setattr(sys.modules["__main__"], "Method", Method, raising=False)
+    assert list(map_batches(Local(), [numbered(5)] * 9, 2)) == [5] * 9
+    assert set(capsys.readouterr().out.splitlines()) == {
+        "! a process that works on the records was lost; the job's own does its part"
+    }
 
 
 def test_an_error_of_a_method_is_its_own(monkeypatch):
@@ -232,7 +248,7 @@ def test_an_error_of_a_method_is_its_own(monkeypatch):
 
 
 def test_processes_end_with_what_they_are_for():
-    blocks = encode_batches([numbered(5)] * 40, words(), Method().encode, 2)
+    blocks = map_batches(len, [numbered(5)] * 40, 2)
     next(blocks)
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
     running = children.read_text().split()
@@ -245,11 +261,9 @@ def test_a_job_without_a_guarded_main_module_can_have_processes(tmp_path):
     script = tmp_path / "job.py"
     script.write_text(
         "print('started', flush=True)\n"
-        "from test_doctor import numbered, words\n"
-        "from test_encode_many import Method\n"
-        "from raytune_llm.data.encode_workers import encode_batches\n"
-        "blocks = encode_batches([numbered(5)] * 4, words(), Method().encode, 2)\n"
-        "print([block.num_records for block in blocks])\n"
+        "from test_doctor import numbered\n"
+        "from raytune_llm.data.workers import map_batches\n"
+        "print(list(map_batches(len, [numbered(5)] * 4, 2)))\n"
     )
     found = subprocess.run(
         [sys.executable, str(script)],
@@ -263,14 +277,16 @@ def test_a_job_without_a_guarded_main_module_can_have_processes(tmp_path):
 
 def test_progress_is_a_line_now_and_then(monkeypatch, capsys):
     now = [0.0]
-    monkeypatch.setattr(encode_progress.time, "monotonic", lambda: now[0])
-    progress = encode_progress.EncodeProgress("data.train", 1_000_000)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    shown = progress.RecordProgress("tokenising data.train", 1_000_000)
     for seconds in (1, 9, 10, 200):
         now[0] = seconds
-        progress.add(10_000 if seconds < 200 else 870_000)
+        shown.add(10_000 if seconds < 200 else 870_000)
+    now[0] = 230
+    shown.add(50_000)
     now[0] = 400
-    progress.add(100_000)
-    progress.done()
+    shown.add(50_000)
+    shown.close()
     assert capsys.readouterr().out.splitlines() == [
         "tokenising data.train: 30,000 of 1,000,000 records, 3,000 a second, 5 min left",
         "tokenising data.train: 900,000 of 1,000,000 records, 4,500 a second, 22 s left",
@@ -279,9 +295,9 @@ def test_progress_is_a_line_now_and_then(monkeypatch, capsys):
 
 def test_progress_on_a_terminal_is_a_bar_that_vanishes(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    progress = encode_progress.EncodeProgress("data.train", 100)
-    progress.add(50)
-    progress.done()
+    shown = progress.RecordProgress("tokenising data.train", 100)
+    shown.add(50)
+    shown.close()
     found = capsys.readouterr()
     assert "tokenising data.train" in found.err and "/100" in found.err and found.out == ""
 

@@ -126,13 +126,9 @@ def test_few_examples_of_many_travel_alone():
     assert list(pickle.loads(pickle.dumps(few))) == [table[7], table[3]]
 
 
-def test_the_workers_of_a_node_share_one_read_only_copy():
+def test_the_workers_of_a_node_share_one_read_only_copy(ray_session):
     table = ExampleTable.of([{"completion": TokenSequence([row] * 100, [row] * 100)} for row in range(1000)])
-    ray.init("local", num_cpus=1, include_dashboard=False, logging_level="ERROR")
-    try:
-        found = ray.get(ray.put(table))
-        flat = found.columns["completion"].ids.flat
-        assert not flat.flags.owndata and not flat.flags.writeable, "the tokens were copied"
-        assert found == table
-    finally:
-        ray.shutdown()
+    found = ray.get(ray.put(table))
+    flat = found.columns["completion"].ids.flat
+    assert not flat.flags.owndata and not flat.flags.writeable, "the tokens were copied"
+    assert found == table

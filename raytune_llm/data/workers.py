@@ -1,8 +1,8 @@
-"""Encoding in several processes: `python -m raytune_llm.data.encode_workers FD` is one of them.
+"""Work on many records in several processes: `python -m raytune_llm.data.workers FD` is one of them.
 
 Each process is a fresh interpreter that has nothing of this one's threads, locks or Ray session, and doesn't run the
 main module again, as multiprocessing's would. Batches are given out and come back in their order, so that the result is
-that of one process. A process that can't start, or is lost, costs speed only: this one encodes in its place.
+that of one process. A process that can't start, or is lost, costs speed only: this one works in its place.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import pickle
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any, TypeVar
 
-from raytune_llm.data.encode_block import Block, Encode, encode_block
-from raytune_llm.data.records import Record
-from raytune_llm.data.tokens import Tokens
+A = TypeVar("A")
+B = TypeVar("B")
 
 QUEUED_PER_WORKER = 3
-"""Batches that wait for a worker, or for earlier ones to be done."""
+"""Batches that wait for a process, or for earlier ones to be done."""
 MOST_WORKERS = 32
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 READY = b"ready"
@@ -40,37 +40,36 @@ def num_cpus(quota: Path = CPU_QUOTA) -> int:
     return count
 
 
-def encode_batches(
-    batches: Iterable[Sequence[Record]], tokens: Tokens, encode: Encode, num_workers: int
-) -> Iterator[Block]:
-    """A block for each batch, in their order, by so many processes; by this one where num_workers is 1, or where
-    `encode` or `tokens` can't be sent to another."""
-    workers = start_workers(tokens, encode, min(num_workers, MOST_WORKERS)) if num_workers > 1 else []
+def map_batches(run: Callable[[A], B], batches: Iterable[A], num_workers: int) -> Iterator[B]:
+    """run(batch) of each batch, in their order, by so many processes; by this one where num_workers is 1, or `run` can't
+    be pickled. Raises what `run` raises. Batches are read ahead of the results, a few for each process."""
+    workers = start_workers(run, min(num_workers, MOST_WORKERS)) if num_workers > 1 else []
     if not workers:
-        yield from (encode_block(batch, tokens, encode) for batch in batches)
+        yield from map(run, batches)
         return
     idle: SimpleQueue[Worker] = SimpleQueue()
     for worker in workers:
         idle.put(worker)
 
-    def run(batch: Sequence[Record]) -> Block | None:
+    def send(batch: A) -> list[Any]:
         worker = idle.get()
         try:
-            return worker.encode(batch)
+            return worker.run(batch)
         finally:
             idle.put(worker)
 
-    waiting: deque[tuple[Sequence[Record], Future[Block | None]]] = deque()
+    waiting: deque[tuple[A, Future[list[B]]]] = deque()
+
+    def first() -> B:
+        batch, future = waiting.popleft()
+        found = future.result()
+        return found[0] if found else run(batch)
+
     with ThreadPoolExecutor(len(workers)) as threads, contextlib.ExitStack() as stack:
         for worker in workers:
             stack.callback(worker.end)
-
-        def first() -> Block:
-            batch, future = waiting.popleft()
-            return future.result() or encode_block(batch, tokens, encode)
-
         for batch in batches:
-            waiting.append((batch, threads.submit(run, batch)))
+            waiting.append((batch, threads.submit(send, batch)))
             if len(waiting) >= QUEUED_PER_WORKER * len(workers):
                 yield first()
         while waiting:
@@ -78,10 +77,10 @@ def encode_batches(
 
 
 class Worker:
-    """One process, which encodes one batch at a time. Its end of the pipe is closed with this object."""
+    """One process, which works on one batch at a time. Its end of the pipe is closed with this object."""
 
     def __init__(self, job: bytes) -> None:
-        """`job`: the pickled tokens and encoding."""
+        """`job`: the pickled callable."""
         self._pipe, remote = Pipe()
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         with remote:
@@ -94,22 +93,22 @@ class Worker:
         self._job = job
         self._is_ready = self._is_lost = self._is_ended = False
 
-    def encode(self, batch: Sequence[Record]) -> Block | None:
-        """The batch's block; None where the process is lost or can't encode it."""
+    def run(self, batch: Any) -> list[Any]:
+        """The batch's result, in a list of its own; an empty list where the process is lost or failed on it."""
         if self._is_lost:
-            return None
+            return []
         try:
             if not self._is_ready:
                 self._pipe.send_bytes(self._job)
                 self._is_ready = self._pipe.recv_bytes() == READY
             self._pipe.send_bytes(pickle.dumps(batch, protocol=5))
-            found: Block | None = pickle.loads(self._pipe.recv_bytes())
+            found: list[Any] = pickle.loads(self._pipe.recv_bytes())
             return found
         except (OSError, EOFError):
             self._is_lost = True
             if not self._is_ended:
-                print("! a process that encodes records was lost; the job's own does its part", flush=True)
-        return None
+                print("! a process that works on the records was lost; the job's own does its part", flush=True)
+        return []
 
     def end(self) -> None:
         """End the process, whatever it does."""
@@ -118,10 +117,10 @@ class Worker:
         self._process.wait()
 
 
-def start_workers(tokens: Tokens, encode: Encode, count: int) -> list[Worker]:
-    """So many processes; fewer, or none, where they can't be started or be sent these."""
+def start_workers(run: Callable[[A], B], count: int) -> list[Worker]:
+    """So many processes; fewer, or none, where they can't be started or be sent `run`."""
     try:
-        job = pickle.dumps((tokens, encode), protocol=5)
+        job = pickle.dumps(run, protocol=5)
     except (pickle.PicklingError, AttributeError, TypeError):  # a local function, for example
         return []
     workers: list[Worker] = []
@@ -132,16 +131,19 @@ def start_workers(tokens: Tokens, encode: Encode, count: int) -> list[Worker]:
 
 
 def serve(pipe: Connection) -> None:
-    """Encode what comes through the pipe until it is closed. A batch that raises is answered with None: the process
-    that sent it raises the same when it encodes it."""
-    tokens, encode = pickle.loads(pipe.recv_bytes())
+    """Work on what comes through the pipe until it is closed. A batch that raises is answered with an empty list: the
+    process that sent it raises the same when it works on it. Ends where the callable can't be imported."""
+    try:
+        run = pickle.loads(pipe.recv_bytes())
+    except (ImportError, AttributeError):  # of a main module, for example
+        return
     pipe.send_bytes(READY)
     while True:
         batch = pickle.loads(pipe.recv_bytes())
         try:
-            found: Block | None = encode_block(batch, tokens, encode)
+            found = [run(batch)]
         except Exception:
-            found = None
+            found = []
         pipe.send_bytes(pickle.dumps(found, protocol=5))
 
 
