@@ -41,8 +41,8 @@ def num_cpus(quota: Path = CPU_QUOTA) -> int:
 
 
 def map_batches(run: Callable[[A], B], batches: Iterable[A], num_workers: int) -> Iterator[B]:
-    """run(batch) of each batch, in their order, by so many processes; by this one where num_workers is 1, or `run` can't
-    be pickled. Raises what `run` raises. Batches are read ahead of the results, a few for each process."""
+    """run(batch) of each batch, in their order, by so many processes; by this one where num_workers is 1, or where it
+    can't be pickled. Raises what `run` raises. Batches are read ahead of the results, a few for each process."""
     workers = start_workers(run, min(num_workers, MOST_WORKERS)) if num_workers > 1 else []
     if not workers:
         yield from map(run, batches)
