@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,8 +48,8 @@ Example = dict[str, TokenSequence]
 class Examples:
     """What trials are trained and evaluated on: encoded records, with all that the method needs of frozen models."""
 
-    train: list[Example]
-    eval: list[Example]
+    train: Sequence[Example]
+    eval: Sequence[Example]
 
 
 @dataclass(frozen=True)

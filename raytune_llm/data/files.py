@@ -46,9 +46,11 @@ class Splits:
     origins: dict[str, Origins] = field(default_factory=dict, compare=False)
     """Where the records of each split were read."""
     findings: tuple[Finding, ...] = ()
-    """What reading them showed: keys that nothing reads, lines left out."""
+    """What reading them showed: keys that nothing reads."""
     rejects: Rejects = field(default_factory=Rejects, compare=False)
     """The lines left out."""
+    num_lines: int = 0
+    """Lines read, those left out too."""
 
     def where(self, split: str, index: int) -> str:
         """Where record `index` of a split was read, for messages: file and line."""
@@ -142,15 +144,12 @@ class Sources:
             raise self.problems.error()
 
     def findings(self) -> tuple[Finding, ...]:
-        """What was left out."""
+        """What nothing read."""
         found = []
         for key, count in self.unused.most_common(MOST_UNUSED):
             place = Place(self.first_unused[key], key)
             text = f"nothing reads the key {key} of {count} records"
             found.append(Finding("unused_keys", Severity.note, "", text, count, (place,)))
-        if self.rejects.count:
-            text = f"{self.rejects.count} of {self.num_lines} lines are left out because they can't be used"
-            found.append(Finding("skipped_lines", Severity.warning, "", text, self.rejects.count))
         return tuple(found)
 
 
@@ -180,7 +179,9 @@ def load(data: Data, kinds: Sequence[type], seed: int, *, train_key: str = "data
         records |= {"train": [whole[i] for i in kept], "eval": [whole[i] for i in chosen]}
         origins |= {"train": places.select(kept), "eval": places.select(chosen)}
     train, evaluation, test = (records.get(name, []) for name in SPLITS)
-    return Splits(train, evaluation, test, fingerprints, carved, origins, reader.findings(), reader.rejects)
+    return Splits(
+        train, evaluation, test, fingerprints, carved, origins, reader.findings(), reader.rejects, reader.num_lines
+    )
 
 
 def read_records(locations: Locations, key: str, kinds: Sequence[type]) -> list[Any]:

@@ -22,6 +22,7 @@ from raytune_llm.data.examples import IGNORED, TokenSequence
 from raytune_llm.data.records import Message, Text
 from raytune_llm.data.rendering import render
 from raytune_llm.data.template import added_tokens, answer_spans, require_eos, template_error
+from raytune_llm.data.token_ids import begin_of_part, ids_and_offsets, splitting_tokens, token_ids
 from raytune_llm.errors import InputError
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Tokens:
         special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         longest_first = sorted(special, key=lambda token: (-len(token), token))
         self._control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self._splitting = splitting_tokens(tokenizer)
 
     @contextmanager
     def counting(self) -> Iterator[Truncation]:
@@ -178,7 +180,7 @@ class Tokens:
         return self._cut_start(ids, room), length
 
     def _encode(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
+        return token_ids(self.tokenizer, text)
 
     def _prompt_ids(self, prompt: Text) -> list[int]:
         if not isinstance(prompt, str):
@@ -234,8 +236,7 @@ class Tokens:
             return self._pair(self.prompt(messages[:last]), messages[last].content)
         ids, labels = self._labelled(messages, first)
         lost = labels[self.max_tokens :]
-        num_lost = sum(label != IGNORED for label in lost)
-        num_labels = sum(label != IGNORED for label in labels)
+        num_lost, num_labels = (len(found) - found.count(IGNORED) for found in (lost, labels))
         some_left = self.truncation.count(
             tokens=len(ids), labels=num_labels, prompt_lost=len(lost) - num_lost, labels_lost=num_lost
         )
@@ -246,8 +247,7 @@ class Tokens:
         text = render(self.tokenizer, messages, generation_prompt=False)
         turns = [i for i, turn in enumerate(messages) if i >= first and turn.role == "assistant" and turn.learn]
         spans = answer_spans(self.tokenizer, text, messages, turns)
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
+        ids, offsets = ids_and_offsets(self.tokenizer, text)
         labels, position = [IGNORED] * len(ids), 0
         for start, end in spans:
             while position < len(ids) and offsets[position][0] < start:
@@ -258,7 +258,9 @@ class Tokens:
                 position += 1
             if prompted and offsets[prompted - 1][1] > start:
                 raise template_error("one token spans the end of a prompt and the answer", text, start)
-        if self._encode(text[: spans[-1][0]]) != ids[:prompted]:
+        apart = begin_of_part(self._splitting, text, ids[:prompted], offsets)
+        begin = offsets[apart][0] if apart else 0
+        if self._encode(text[begin : spans[-1][0]]) != ids[apart:prompted]:
             raise template_error("the prompt is tokenized differently with its answer than without", text, spans[-1][0])
         return ids, labels
 

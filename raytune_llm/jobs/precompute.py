@@ -6,6 +6,7 @@ a teacher's hidden states and group members only by training. All trials share t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -57,7 +58,7 @@ class FrozenModels:
         those of the teacher's likeliest tokens."""
         return split.with_examples(self.with_logprobs(split.examples))
 
-    def with_logprobs(self, examples: list[Example]) -> list[Example]:
+    def with_logprobs(self, examples: Sequence[Example]) -> Sequence[Example]:
         """The same for examples without records."""
         needs = self.method.needs
         if needs.reference and examples:
@@ -67,7 +68,7 @@ class FrozenModels:
             examples = with_teacher_top_k(self.teacher, examples, **size, **self._reading())
         return examples
 
-    def with_features(self, examples: list[Example]) -> list[Example]:
+    def with_features(self, examples: Sequence[Example]) -> Sequence[Example]:
         """The examples with the teacher's hidden states, where the method needs them."""
         layers = self.method.needs.teacher_layers
         if not layers or not examples:
@@ -104,12 +105,15 @@ def precompute(models: FrozenModels, encoded: EncodedSplits, *, max_examples: in
 
 
 def precompute_on_cluster(job: TrainJob, encoded: EncodedSplits, *, use_gpu: bool) -> Precomputed:
-    """The same for a job, in a Ray task; the records as they are where the method needs no frozen model."""
+    """The same for a job, in a Ray task, which gets the examples alone; the records as they are where the method needs
+    no frozen model."""
     needs = job.method.needs
     if not needs.reference and not needs.precomputes_teacher:
         return Precomputed(encoded, Examples(encoded.train.examples, encoded.eval.examples))
     outputs = "the reference policy's log-probabilities" if needs.reference else "the teacher's outputs"
     print(f"computing {outputs} …", flush=True)
-    return cluster.as_task(precompute, use_gpu=use_gpu)(
-        FrozenModels.of(job, use_gpu=use_gpu), encoded, max_examples=job.evaluation.max_examples, seed=job.seed
+    kept = replace(encoded, test=encoded.test.drawn(job.evaluation.max_examples, job.seed))
+    found = cluster.as_task(precompute, use_gpu=use_gpu)(
+        FrozenModels.of(job, use_gpu=use_gpu), kept.without_records(), max_examples=None, seed=job.seed
     )
+    return replace(found, encoded=found.encoded.with_records(kept))

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from raytune_llm.data.config import OnError
 from raytune_llm.data.doctor.advice import DEFAULT_HORIZON, Horizon
 from raytune_llm.data.doctor.diagnosis import Diagnosis, UnusableData
 from raytune_llm.data.doctor.examine import examine
 from raytune_llm.data.encode import EncodedSplit, EncodedSplits, encode_splits
+from raytune_llm.data.example_table import ExampleTable
 from raytune_llm.data.examples import Examples
 from raytune_llm.data.files import Splits, load
 from raytune_llm.data.findings import Finding, Severity
@@ -56,7 +58,7 @@ def prepare(job: CheckJob, read: Splits | None = None) -> Prepared:
     facts = job.model.facts
     max_tokens = facts.max_tokens(job.data.max_tokens)
     tokens = Tokens(job.model.tokenizer(), max_tokens=max_tokens, is_encoder_decoder=facts.is_encoder_decoder)
-    encoded = encode_splits(splits, tokens, job.method.encode)
+    encoded = encode_splits(splits, tokens, job.method.encode, skip=job.data.on_error is OnError.skip)
     check_method(job, encoded.train, tokens)
     diagnosis = examine(
         splits,
@@ -65,7 +67,7 @@ def prepare(job: CheckJob, read: Splits | None = None) -> Prepared:
         context_tokens=facts.context_tokens,
         horizon=horizon_of(job, splits),
         strict=job.data.strict,
-        more=(*splits.findings, *of_base(job, splits, tokens)),
+        more=(*splits.findings, *left_out(splits), *of_base(job, splits, tokens)),
     )
     if diagnosis.problems:
         raise UnusableData(diagnosis)
@@ -79,9 +81,15 @@ def mixed(found: Precomputed, splits: Splits, seed: int) -> Examples:
     origins, train = splits.origins.get("train"), found.encoded.train
     if origins is None or all(file.weight == 1 for file in origins.files):
         return found.examples
-    kept = [index for index, example in enumerate(train.encoded) if example is not None]
-    order = mixed_indices([origins.weight(index) for index in kept], seed)
-    return dataclasses.replace(found.examples, train=[found.examples.train[index] for index in order])
+    order = mixed_indices([origins.weight(place) for place in train.places.tolist()], seed)
+    return dataclasses.replace(found.examples, train=ExampleTable.of(found.examples.train).select(order))
+
+
+def left_out(splits: Splits) -> Iterator[Finding]:
+    """The lines that can't be used, where they are left out."""
+    if count := splits.rejects.count:
+        text = f"{count} of {splits.num_lines} lines are left out because they can't be used; rejects.jsonl has them"
+        yield Finding("skipped_lines", Severity.warning, "", text, count)
 
 
 def of_base(job: CheckJob, splits: Splits, tokens: Tokens) -> Iterator[Finding]:

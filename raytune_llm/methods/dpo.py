@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from raytune_llm.data.arrow import as_dataset
 from raytune_llm.data.examples import IGNORED, Example
 from raytune_llm.data.question import question
 from raytune_llm.data.records import Preference, Record, Text
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from raytune_llm.methods.base import TrainerInputs
 
 NAMES = ("chosen", "rejected")
+COLUMNS = {f"{name}_ids": (name, "input_ids") for name in NAMES}
+COLUMNS |= {f"{name}_labels": (name, "labels") for name in NAMES}
+COLUMNS |= {f"ref_{name}_logps": (name, "reference") for name in NAMES}
+"""Of TRL's data set: what each holds of an example."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +103,6 @@ class DPO(PolicyInit):
             from raytune_llm.methods.trainers.loss_terms import loss_terms_trainer
 
             return loss_terms_trainer(self.terms, inputs)
-        from datasets import Dataset
-
-        rows = [columns(example) for example in inputs.examples]
         return _trainer_class()(
             model=inputs.model,
             args=self.trainer_config(is_encoder_decoder=False).build(
@@ -112,7 +114,7 @@ class DPO(PolicyInit):
                 precompute_ref_log_probs=True,
             ),
             data_collator=partial(collate, pad_id=inputs.tokenizer.pad_token_id),
-            train_dataset=Dataset.from_list(rows).select(inputs.indices),
+            train_dataset=as_dataset(inputs.examples, COLUMNS).select(inputs.indices),
             processing_class=inputs.tokenizer,
             callbacks=inputs.callbacks,
         )
@@ -126,15 +128,6 @@ class DPO(PolicyInit):
 
         own = {"remove_unused_columns", "beta", "max_length", "disable_dropout", "precompute_ref_log_probs"}
         return TrainerConfig(kind=DPOConfig, own=frozenset(own))
-
-
-def columns(example: Example) -> dict[str, Any]:
-    """An example as a row of TRL's dataset."""
-    row: dict[str, Any] = {}
-    for name, sequence in example.items():
-        row |= {f"{name}_ids": sequence.input_ids, f"{name}_labels": sequence.labels}
-        row[f"ref_{name}_logps"] = sequence.reference
-    return row
 
 
 def collate(rows: Sequence[dict[str, Any]], *, pad_id: int) -> dict[str, Tensor]:

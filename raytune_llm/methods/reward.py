@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from raytune_llm.data.arrow import as_dataset
 from raytune_llm.data.examples import Example
 from raytune_llm.data.question import question
 from raytune_llm.data.records import Preference, Record, Text
@@ -77,10 +78,9 @@ class Reward:
             from raytune_llm.methods.trainers.loss_terms import loss_terms_trainer
 
             return loss_terms_trainer(self.terms, inputs)
-        from datasets import Dataset
         from trl import RewardTrainer
 
-        columns = [{f"{name}_ids": e[name].input_ids for name in ("chosen", "rejected")} for e in inputs.examples]
+        columns = {f"{name}_ids": (name, "input_ids") for name in ("chosen", "rejected")}
         return RewardTrainer(
             model=inputs.model,
             args=self.trainer_config(is_encoder_decoder=False).build(
@@ -90,7 +90,7 @@ class Reward:
                 center_rewards_coefficient=self.centering or None,
                 pad_token=inputs.tokenizer.convert_ids_to_tokens(inputs.model.config.get_text_config().pad_token_id),
             ),
-            train_dataset=Dataset.from_list(columns).select(inputs.indices),
+            train_dataset=as_dataset(inputs.examples, columns).select(inputs.indices),
             processing_class=inputs.tokenizer,
             callbacks=inputs.callbacks,
         )

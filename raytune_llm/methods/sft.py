@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from raytune_llm.data.arrow import as_dataset
 from raytune_llm.data.examples import Example
 from raytune_llm.data.question import question
 from raytune_llm.data.records import Chat, Preference, Record, Supervised, Text
@@ -67,15 +68,14 @@ class SFT(AdapterInit):
             from raytune_llm.methods.trainers.loss_terms import loss_terms_trainer
 
             return loss_terms_trainer(self.terms, inputs)
-        from datasets import Dataset
         from trl import SFTTrainer
 
         config = self.trainer_config(is_encoder_decoder=False)
-        columns = [{"input_ids": e["completion"].input_ids, "labels": e["completion"].labels} for e in inputs.examples]
+        columns = {field: ("completion", field) for field in ("input_ids", "labels")}
         return SFTTrainer(
             model=inputs.model,
             args=config.build(inputs.arguments, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
-            train_dataset=Dataset.from_list(columns).select(inputs.indices),
+            train_dataset=as_dataset(inputs.examples, columns).select(inputs.indices),
             processing_class=inputs.tokenizer,
             callbacks=inputs.callbacks,
         )

@@ -9,72 +9,74 @@ mode.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from raytune_llm.data.example_table import ExampleTable
 from raytune_llm.data.examples import IGNORED, Example, TeacherTopK, TokenSequence
 from raytune_llm.models.batches import run_batches
 from raytune_llm.models.forward import inference, label_logits, label_states, outputs, row_chunks
 
-Read = Callable[[list[TokenSequence]], Iterable[dict[str, Any]]]
-"""One forward pass over a batch: of each sequence, the fields of TokenSequence that it fills in."""
+Read = Callable[[list[TokenSequence]], Iterable[Any]]
+"""One forward pass over a batch: of each sequence, the value of the field that is filled in."""
 
 
-def with_references(model: Any, examples: Sequence[Example], *, pad_id: int, batch_size: int) -> list[Example]:
+def with_references(model: Any, examples: Sequence[Example], *, pad_id: int, batch_size: int) -> ExampleTable:
     """The examples, each sequence with its log p(labels) under `model`, nats."""
 
-    def read(sequences: list[TokenSequence]) -> list[dict[str, Any]]:
+    def read(sequences: list[TokenSequence]) -> list[Any]:
         found = outputs(model, sequences, pad_id=pad_id)
-        return [{"reference": total} for total in found.logprobs.sum(-1).tolist()]
+        return found.logprobs.sum(-1).tolist()
 
-    return _filled_in(model, examples, read, batch_size)
+    return _filled_in(model, examples, "reference", read, batch_size)
 
 
 def with_teacher_top_k(
     model: Any, examples: Sequence[Example], *, top_k: int, vocabulary: int, pad_id: int, batch_size: int
-) -> list[Example]:
+) -> ExampleTable:
     """The examples, each sequence with the teacher's top_k likeliest tokens, or all of the vocabulary's."""
 
-    def read(sequences: list[TokenSequence]) -> list[dict[str, Any]]:
+    def read(sequences: list[TokenSequence]) -> list[Any]:
         logits, labels = label_logits(model, sequences, pad_id=pad_id)
         ids, logprobs = _likeliest(logits, min(top_k, vocabulary), vocabulary)
-        return [{"teacher": TeacherTopK(ids[rows], logprobs[rows])} for rows in _rows(labels)]
+        return [TeacherTopK(ids[rows], logprobs[rows]) for rows in _rows(labels)]
 
-    return _filled_in(model, examples, read, batch_size)
+    return _filled_in(model, examples, "teacher", read, batch_size)
 
 
 def with_features(
     model: Any, examples: Sequence[Example], *, layers: Sequence[int], pad_id: int, batch_size: int
-) -> list[Example]:
+) -> ExampleTable:
     """The examples, each sequence with the hidden states of the layers."""
 
-    def read(sequences: list[TokenSequence]) -> list[dict[str, Any]]:
+    def read(sequences: list[TokenSequence]) -> list[Any]:
         _, labels, states = label_states(model, sequences, pad_id=pad_id, layers=layers)
         kept = torch.stack(states, 1).float().cpu().numpy().astype(np.float32)
-        return [{"features": kept[rows]} for rows in _rows(labels)]
+        return [kept[rows] for rows in _rows(labels)]
 
-    return _filled_in(model, examples, read, batch_size)
+    return _filled_in(model, examples, "features", read, batch_size)
 
 
-def _filled_in(model: Any, examples: Sequence[Example], read: Read, batch_size: int) -> list[Example]:
-    """The examples with the fields that `read` gives of each of their sequences; sequences of like lengths share a
-    batch."""
-    places = [(index, name) for index, example in enumerate(examples) for name in example]
-    sequences = [examples[index][name] for index, name in places]
-    lengths = [len(sequence.input_ids) + len(sequence.labels) for sequence in sequences]
-    found = [dict(example) for example in examples]
+def _filled_in(model: Any, examples: Sequence[Example], field: str, read: Read, batch_size: int) -> ExampleTable:
+    """The examples with the field of TokenSequence that `read` gives of each of their sequences; sequences of like
+    lengths share a batch."""
+    table = ExampleTable.of(examples)
+    columns = list(table.columns.values())
+    lengths = [column.ids.lengths + column.label_lengths for column in columns]
+    values: list[list[Any]] = [[None] * len(table) for _ in columns]
 
     def fill_in(batch: list[int]) -> None:
-        for place, values in zip(batch, read([sequences[place] for place in batch]), strict=True):
-            index, name = places[place]
-            found[index][name] = replace(sequences[place], **values)
+        places = [divmod(place, len(columns)) for place in batch]
+        for (row, k), value in zip(places, read([columns[k].sequence(row) for row, k in places]), strict=True):
+            values[k][row] = value
 
     with inference(model):
-        run_batches(lengths, batch_size, fill_in)
-    return found
+        run_batches(np.ravel(lengths, order="F").tolist(), batch_size, fill_in)
+    for name, found in zip(table.names, values, strict=True):
+        table = table.with_field(name, field, found)
+    return table
 
 
 def _rows(labels: torch.Tensor) -> list[slice]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from ray import tune
 from ray.exceptions import RayActorError, RayTaskError
 
 from raytune_llm import cluster
+from raytune_llm.data.example_table import ExampleTable
 from raytune_llm.data.examples import Example
 from raytune_llm.errors import InputError
 from raytune_llm.sweep.backends.base import RunnerInputs, trial_spec
@@ -103,14 +104,14 @@ def devices(inputs: RunnerInputs) -> tuple[int, int]:
     return int(total["GPU"]), trials_that_fill_a_gpu(inputs.config, inputs.plan, examples)
 
 
-def trials_that_fill_a_gpu(config: TrialConfig, plan: Plan, examples: list[Example]) -> int:
+def trials_that_fill_a_gpu(config: TrialConfig, plan: Plan, examples: Sequence[Example]) -> int:
     """Trials whose steps together have the tokens that saturate a pass, at the largest batch size of the sweep.
 
     A GPU is busy computing, rather than launching kernels and reading weights, from 2,048 tokens a pass at 1 B
     parameters and 1,024 at 8 B, so that packing beyond gains little.
     """
     saturating = 2048 * (1e9 / config.model.facts.num_parameters) ** (1 / 3)
-    tokens = sum(len(sequence.input_ids) for example in examples for sequence in example.values())
+    tokens = int(ExampleTable.of(examples).lengths().sum())
     batch_size = max(plan.candidates(BATCH_SIZE) or [config.tuning.batch_size])
     return math.ceil(saturating * len(examples) / (tokens * batch_size))
 

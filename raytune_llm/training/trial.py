@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def fit(
 
 
 def trainer_inputs(
-    config: TrialConfig, examples: list[Example], place: WorkerContext, evaluator: Evaluator, teacher: Any
+    config: TrialConfig, examples: Sequence[Example], place: WorkerContext, evaluator: Evaluator, teacher: Any
 ) -> TrainerInputs:
     """What the trainer of a trial is made from."""
     return TrainerInputs(
@@ -135,7 +135,7 @@ class Evaluator(TrainerCallback):
     def __init__(
         self,
         trial: LiveTrial,
-        eval_examples: list[Example],
+        eval_examples: Sequence[Example],
         place: WorkerContext,
         report: Reporter,
         progress: Progress,

@@ -184,6 +184,26 @@ def test_a_version_chosen_by_its_labels_is_judged_by_its_loss_where_there_are_no
     assert "eval/token_f1" in text
 
 
+def test_records_stay_where_they_are(calls, tmp_path, monkeypatch):
+    sent = []
+
+    def as_task(function, *, use_gpu):
+        def run(models, encoded, **options):
+            sent.extend([encoded.train, encoded.eval, encoded.test])
+            return function(models, encoded, **options)
+
+        return run
+
+    monkeypatch.setattr(cluster, "as_task", as_task)
+    job = job_of("dpo", tmp_path)
+    encoded = prepare(job).encoded
+    found = precompute_on_cluster(job, encoded, use_gpu=False).encoded
+    assert [len(split.records) for split in sent] == [0, 0, 0] and all(split.examples for split in sent)
+    assert (found.train.records, found.eval.records) == (encoded.train.records, encoded.eval.records)
+    assert found.test.records == encoded.test.drawn(MAX_EXAMPLES, job.seed).records
+    assert found.test.examples[0]["chosen"].reference is not None
+
+
 @pytest.mark.parametrize("method", ["distill_feature", "distill_relation"])
 def test_the_comparison_reads_no_hidden_states_and_no_groups(method, calls, tmp_path):
     job = job_of(method, tmp_path)

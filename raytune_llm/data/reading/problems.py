@@ -98,9 +98,9 @@ class Problems:
 
 
 def kind_of(text: str) -> str:
-    """A problem without what differs from line to line: quoted values, numbers, positions."""
+    """A problem without what differs from line to line: quoted values, lists, numbers, positions."""
     text = re.sub(r"'(?:[^'\\]|\\.)*'…?|\"(?:[^\"\\]|\\.)*\"…?", "'", text.partition(", near ")[0])
-    return re.sub(r"0x[0-9a-f]+|-?\d[\d.]*", "0", text)
+    return re.sub(r"\[[^\]]*\]|0x[0-9a-f]+|-?\d[\d.]*", "0", text)
 
 
 class Rejects:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
+from raytune_llm.data.example_table import ExampleTable
 from raytune_llm.data.examples import Example
 from raytune_llm.evaluation.terms import Term
 from raytune_llm.methods.base import TrainerConfig, TrainerInputs
@@ -49,7 +50,7 @@ def loss_terms_trainer(
     return (kind or LossTermsTrainer)(
         model=inputs.model,
         args=terms_config().build(inputs.arguments, remove_unused_columns=False),
-        train_dataset=[inputs.examples[i] for i in inputs.indices],
+        train_dataset=ExampleTable.of(inputs.examples).select(inputs.indices),
         data_collator=lambda batch: {EXAMPLES: batch},
         processing_class=inputs.tokenizer,
         callbacks=inputs.callbacks,

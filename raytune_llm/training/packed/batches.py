@@ -19,7 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raytune_llm.data.examples import IGNORED, Example, TeacherTopK, TokenSequence
+from raytune_llm.data.example_table import ExampleTable
+from raytune_llm.data.examples import IGNORED, Example
+from raytune_llm.data.ragged import Ragged
 from raytune_llm.evaluation.terms import Term
 from raytune_llm.models.outputs import Outputs
 from raytune_llm.models.shared_prefix import SharedPrefix
@@ -65,21 +67,20 @@ class Batch:
 
 
 class TokenTable:
-    """Encoded examples as flat arrays: made once, shared by every slot that learns from them."""
+    """Encoded examples as batches need them: one table, shared by every slot that learns from them."""
 
     def __init__(self, examples: Sequence[Example], *, is_encoder_decoder: bool) -> None:
         if not examples:
             raise ValueError("there are no examples to train on")
         self.is_encoder_decoder = is_encoder_decoder
-        self.names = tuple(examples[0])
-        self.num_examples = len(examples)
-        self._ids = {name: _Ragged([example[name].input_ids for example in examples]) for name in self.names}
-        self._labels = {name: _Ragged([example[name].labels for example in examples]) for name in self.names}
-        self._references = {name: _references([example[name] for example in examples]) for name in self.names}
-        self._top_k = {name: TopKTable.of([example[name] for example in examples]) for name in self.names}
-        lengths = np.sum([ids.lengths for ids in self._ids.values()], axis=0)
+        table = ExampleTable.of(examples)
+        self.names = table.names
+        self.num_examples = len(table)
+        self._columns = table.columns
+        self._label_lengths = {name: column.label_lengths for name, column in table.columns.items()}
+        lengths = table.lengths()
         if is_encoder_decoder:
-            lengths += np.sum([labels.lengths for labels in self._labels.values()], axis=0)
+            lengths += np.sum(list(self._label_lengths.values()), axis=0)
         self.lengths: np.ndarray = lengths
         """Tokens that go through the model for each example, (num_examples,)."""
 
@@ -88,17 +89,17 @@ class TokenTable:
     ) -> Batch:
         """The named sequence of these examples; padding is token 0, which nothing ever attends to or learns from.
         share_among: number of slots, each with equally many neighbouring rows, which may share their prefix."""
-        ids, labels = self._ids[name], self._labels[name]
-        lengths, label_lengths = ids.lengths[rows], labels.lengths[rows]
+        column = self._columns[name]
+        lengths, label_lengths = column.ids.lengths[rows], self._label_lengths[name][rows]
         width, label_width = int(lengths.max()), int(label_lengths.max())
         if self.is_encoder_decoder and width == label_width:
             # Layers know by the length of their input whether it is the encoder's or the decoder's.
             label_width += 1
-        targets = labels.padded(rows, label_width, IGNORED)
+        targets = column.padded_labels(rows, label_width)
         mask = targets != IGNORED
         if not self.is_encoder_decoder:
             mask[:, 0] = False
-        padded, where = ids.padded(rows, width, 0), np.flatnonzero(mask)
+        padded, where = column.ids.padded(rows, width, 0), np.flatnonzero(mask)
         predicts, positions = where - 1, None
         each = padded.reshape(share_among or len(rows), -1, width)
         prefix = SharedPrefix.of(each)
@@ -107,9 +108,8 @@ class TokenTable:
             predicts = prefix.places(*np.divmod(predicts, width))
         arrays = (padded, targets, mask, where, predicts)
         input_ids, labels_of, counts, where_of, predicts_of = (uploaded(array, device) for array in arrays)
-        references, table = self._references[name], self._top_k[name]
-        reference = None if references is None else uploaded(references[rows], device)
-        top_k_ids, teacher_logprobs = (None, None) if table is None else table.batch(rows, device)
+        reference = None if column.references is None else uploaded(column.references[rows], device)
+        top_k_ids, teacher_logprobs = (_gathered(part, rows, device) for part in column.teacher or (None, None))
         return Batch(
             input_ids=input_ids,
             labels=labels_of,
@@ -128,7 +128,7 @@ class TokenTable:
     def num_labels(self) -> np.ndarray:
         """Labels that count in all of an example's sequences, (num_examples,)."""
         first = 0 if self.is_encoder_decoder else 1
-        return np.sum([labels.counts(IGNORED, first) for labels in self._labels.values()], axis=0)
+        return np.sum([column.num_labels(first) for column in self._columns.values()], axis=0)
 
     def weights(self, terms: Terms, chunk: int = 256) -> dict[str, np.ndarray]:
         """Each example's weight in each term, (num_examples,), fp64. Weights don't depend on the model, so no forward
@@ -156,56 +156,9 @@ def uploaded(array: np.ndarray, device: torch.device | None) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def _references(sequences: Sequence[TokenSequence]) -> np.ndarray | None:
-    """log p under the reference policy of each sequence; None when one has none."""
-    found = [sequence.reference for sequence in sequences]
-    return None if None in found else np.array(found, dtype=np.float64)
-
-
-class TopKTable:
-    """A teacher's log-probabilities at every label of some sequences, end to end."""
-
-    def __init__(self, found: Sequence[TeacherTopK]) -> None:
-        counts = np.array([len(top_k.ids) for top_k in found])
-        self._ends = np.cumsum(counts)
-        self._starts = self._ends - counts
-        self._ids = np.concatenate([top_k.ids for top_k in found])
-        self._logprobs = np.concatenate([top_k.logprobs for top_k in found])
-
-    @classmethod
-    def of(cls, sequences: Sequence[TokenSequence]) -> TopKTable | None:
-        """None when a sequence has no teacher."""
-        found = [sequence.teacher for sequence in sequences if sequence.teacher is not None]
-        return cls(found) if len(found) == len(sequences) else None
-
-    def batch(self, rows: np.ndarray, device: torch.device | None) -> tuple[Tensor, Tensor]:
-        """Ids (K, k) and log-probabilities (K, k + 1) of these sequences, in their order."""
-        index = np.concatenate([np.arange(self._starts[row], self._ends[row]) for row in rows])
-        return uploaded(self._ids[index], device), uploaded(self._logprobs[index], device)
-
-
-class _Ragged:
-    """Lists of integers end to end."""
-
-    def __init__(self, lists: Sequence[Sequence[int]]) -> None:
-        self.lengths = np.array([len(items) for items in lists], dtype=np.int64)
-        self._starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]])
-        self._flat = np.concatenate(
-            [np.asarray(items, dtype=np.int64) for items in lists] + [np.zeros(1, dtype=np.int64)]
-        )
-
-    def counts(self, ignored: int, first: int) -> np.ndarray:
-        """Items from the first-th on that aren't `ignored`, of each list."""
-        wanted = np.append(self._flat[:-1] != ignored, False)
-        ends = np.cumsum(np.append(0, wanted))
-        return ends[self._starts + self.lengths] - ends[np.minimum(self._starts + first, self._starts + self.lengths)]
-
-    def padded(self, rows: np.ndarray, width: int, value: int) -> np.ndarray:
-        """(len(rows), width)"""
-        columns = np.arange(width)
-        inside = columns < self.lengths[rows][:, None]
-        index = np.where(inside, self._starts[rows][:, None] + columns, len(self._flat) - 1)
-        return np.where(inside, self._flat[index], value)
+def _gathered(values: Ragged | None, rows: np.ndarray, device: torch.device | None) -> Tensor | None:
+    """What these rows have at their labels that count, in their order, (K, …)."""
+    return None if values is None else uploaded(values.select(rows).compact().flat, device)
 
 
 @dataclass(frozen=True)

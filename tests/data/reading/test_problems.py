@@ -10,6 +10,7 @@ from raytune_llm.data.reading import problems as problems_module
 from raytune_llm.data.reading.problems import Problems, Rejects, kind_of
 from raytune_llm.data.records import Supervised
 from raytune_llm.jobs.config import load as load_job
+from raytune_llm.jobs.prepare import prepare
 
 
 def test_kinds_leave_out_what_differs():
@@ -65,8 +66,7 @@ def test_lines_are_left_out_counted_and_kept_with_reasons(tmp_path):
     job = load_job("check", ["model=demo", f"data.train={path}", "data.on_error=skip"])
     splits = load(job.data, (Supervised,), 0)
     assert len(splits.train) + len(splits.eval) == 8
-    [skipped] = [finding for finding in splits.findings if finding.kind == "skipped_lines"]
-    assert skipped.count == 3 and skipped.text == "3 of 11 lines are left out because they can't be used"
+    assert (splits.rejects.count, splits.num_lines) == (3, 11)
     kept = [json.loads(line) for line in splits.rejects.content().splitlines()]
     assert [(row["file"], row["line"]) for row in kept] == [(path, 9), (path, 10), (path, 11)]
     assert kept[0]["content"] == '{"prompt": "a"}' and kept[0]["problem"].startswith("completion: found no such key")
@@ -100,3 +100,33 @@ def test_origins_of_several_sources(tmp_path):
     assert splits.sources("eval") == {path: 2, f"{tmp_path}/b.json": 3}
     assert splits.origins["train"].weight(0) == 2.0
     assert len(read_records([path, path], "data.train", (Supervised,))) == 4
+
+
+REFUSING = "{% if messages | length > 2 %}{{ raise_exception('two turns only') }}{% endif %}"
+REFUSING += "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ eos_token }}{% endfor %}"
+REFUSING += "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+
+
+def chats(tmp_path) -> str:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    rows = [{"messages": [{**turns[0], "content": f"a{i}"}, turns[1]]} for i in range(9)]
+    return lines(tmp_path, *rows, {"messages": turns * 2}, {"messages": turns * 3})
+
+
+def test_what_the_template_refuses_has_file_and_line(tmp_path):
+    (tmp_path / "chat.jinja").write_text(REFUSING)
+    path = chats(tmp_path)
+    given = ["model=demo", f"model.chat_template={tmp_path}/chat.jinja", f"data.train={path}", f"data.eval={path}"]
+    with pytest.raises(DataError) as caught:
+        prepare(load_job("check", given))
+    message = str(caught.value)
+    assert (
+        "a.jsonl:10: the chat template refuses a conversation of the turns [user, assistant, user, assistant]"
+        in message
+    )
+    assert "two turns only" in message and "and 1 more of this kind" in message
+
+    prepared = prepare(load_job("check", [*given, "data.on_error=skip"]))
+    [skipped] = [finding for finding in prepared.diagnosis.findings if finding.kind == "skipped_lines"]
+    assert skipped.text == "4 of 22 lines are left out because they can't be used; rejects.jsonl has them"
+    assert len(prepared.examples.train) == len(prepared.examples.eval) == 9
