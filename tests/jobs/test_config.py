@@ -137,8 +137,9 @@ def run(job, *arguments, cwd=ROOT):
 
 
 def test_a_job_leaves_nothing_in_the_folder_it_is_called_from(tmp_path):
-    assert run("jobs/check.py", *DEMO, cwd=tmp_path).returncode == 0
-    assert list(tmp_path.iterdir()) == []
+    (called_from := tmp_path / "called_from").mkdir()
+    assert run("jobs/check.py", *DEMO, f"home={tmp_path}/home", cwd=called_from).returncode == 0
+    assert list(called_from.iterdir()) == []
 
 
 def test_a_job_refuses_in_one_message_with_status_2():
