@@ -44,9 +44,10 @@ def _check_one(job: CheckJob, splits: Splits, folder: str) -> None:
 
 def _report(job: CheckJob, diagnosis: Diagnosis, splits: Splits, folder: str) -> None:
     """Write the report of a check and the lines left out, and print where they are."""
+    from raytune_llm.data.config import SPLITS
     from raytune_llm.data.doctor.report import write_report
 
-    title = " · ".join(str(location) for location in (job.data.train, job.data.eval, job.data.test) if location)
+    title = " · ".join(dict.fromkeys(source.path for split in SPLITS for source in job.data.sources(split)))
     try:
         _, page = write_report(diagnosis, folder, title)
         print(f"report: {page}")
