@@ -54,13 +54,23 @@ class View:
     """Of the longest sequence of all splits, before truncation."""
 
     def __iter__(self) -> Iterator[Seen]:
-        examples: Iterable[Example | None] = (
-            (None for _ in range(len(self.records))) if self.encoded is None else self.encoded.encoded
-        )
-        for index, (record, example) in enumerate(zip(self.records, examples, strict=True)):
+        for index, (record, example) in enumerate(zip(self.records, self._examples(), strict=True)):
             prompt, answer = plain(prompt_of(record)), answer_of(record)
             answer = None if answer is None else plain(answer)
             yield Seen(index, record, prompt, answer, "\n".join(texts_of(record)), example)
+
+    def _examples(self) -> Iterator[Example | None]:
+        """What the method made of each record, one at a time."""
+        rows = (
+            iter(()) if self.encoded is None else zip(self.encoded.places.tolist(), self.encoded.examples, strict=True)
+        )
+        place, example = next(rows, (-1, None))
+        for index in range(len(self.records)):
+            if index == place:
+                yield example
+                place, example = next(rows, (-1, None))
+            else:
+                yield None
 
     @property
     def is_encoder_decoder(self) -> bool:
