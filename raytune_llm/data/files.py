@@ -10,22 +10,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from raytune_llm.data.carving import carve
 from raytune_llm.data.config import SPLITS, Data, OnError
 from raytune_llm.data.findings import Finding, Place, Severity
 from raytune_llm.data.origins import Origins
 from raytune_llm.data.parsing import Reader
-from raytune_llm.data.parts import answer_of, is_instruction, prompt_of, text_key
-from raytune_llm.data.question import plain
 from raytune_llm.data.reading.formats import read
 from raytune_llm.data.reading.problems import BadLine, DataError, Problems, Rejects
 from raytune_llm.data.reading.sources import Locations, Source, Unreadable, expand, sources
 from raytune_llm.data.reading.streams import FAILURES, why_unreadable
+from raytune_llm.data.record_table import RecordTable, RecordWriter
 from raytune_llm.data.records import Record, RecordError
 from raytune_llm.errors import InputError
 
-CARVED_SHARE = 0.2
-"""At most this share of train becomes the carved eval set."""
-FEWEST_TO_CARVE = 5
+MANY_RECORDS = 10_000
+"""From here on records are kept outside of memory."""
 MOST_SKIPPED = 0.5
 """Where more than this share of the lines can't be used, data.on_error=skip is refused: something else is wrong."""
 MOST_UNUSED = 20
@@ -36,9 +38,9 @@ MOST_UNUSED = 20
 class Splits:
     """The records of a job, in the order of their files."""
 
-    train: list[Record]
-    eval: list[Record]
-    test: list[Record]
+    train: Sequence[Record]
+    eval: Sequence[Record]
+    test: Sequence[Record]
     fingerprints: dict[str, str]
     """sha256 of what each location held, uncompressed, by split; a carved eval set has train's only."""
     carved: bool
@@ -62,7 +64,7 @@ class Splits:
         origins = self.origins.get(split)
         return {f"data.{split}": len(getattr(self, split))} if origins is None else origins.counts()
 
-    def items(self) -> Iterator[tuple[str, list[Record]]]:
+    def items(self) -> Iterator[tuple[str, Sequence[Record]]]:
         """The splits that have records, by name."""
         yield from ((name, split) for name in SPLITS if (split := getattr(self, name)))
 
@@ -88,10 +90,9 @@ class Sources:
         self.unused: Counter[str] = Counter()
         self.first_unused: dict[str, str] = {}
 
-    def split(self, given: Sequence[Source], key: str, digest: Any) -> tuple[list[Record], Origins]:
-        """The records of all these locations."""
-        records: list[Record] = []
-        origins = Origins()
+    def split(self, given: Sequence[Source], key: str, digest: Any) -> tuple[Sequence[Record], Origins]:
+        """The records of all these locations: a list, or outside of memory where they are many."""
+        records, origins = RecordWriter(), Origins()
         for source in given:
             for file in expand(source):
                 if isinstance(file, Unreadable):
@@ -101,7 +102,8 @@ class Sources:
                 for line, record in self._file(file.path, key, digest):
                     records.append(record)
                     origins.add(line)
-        return records, origins
+        table = records.table()
+        return list(table) if len(table) < MANY_RECORDS else table, origins
 
     def _file(self, path: str, key: str, digest: Any) -> Iterator[tuple[int, Record]]:
         is_empty = True
@@ -165,7 +167,7 @@ def load(data: Data, kinds: Sequence[type], seed: int, *, train_key: str = "data
     if not named:
         raise InputError("data.train, data.eval and data.test are all null; name at least one location")
     reading = Reading(kinds=tuple(kinds), columns=data.columns, ignore=tuple(data.ignore), on_error=data.on_error)
-    reader, records, origins, fingerprints = Sources(reading), dict[str, list[Record]](), dict[str, Origins](), {}
+    reader, records, origins, fingerprints = Sources(reading), dict[str, Sequence[Record]](), dict[str, Origins](), {}
     for name, given in named.items():
         digest = hashlib.sha256()
         key = train_key if name == "train" else f"data.{name}"
@@ -174,10 +176,9 @@ def load(data: Data, kinds: Sequence[type], seed: int, *, train_key: str = "data
     reader.check()
     carved = bool(records.get("train")) and data.eval is None
     if carved:
-        kept, chosen = carve(records["train"], data.eval_size, seed)
         whole, places = records["train"], origins["train"]
-        records |= {"train": [whole[i] for i in kept], "eval": [whole[i] for i in chosen]}
-        origins |= {"train": places.select(kept), "eval": places.select(chosen)}
+        for name, indices in zip(("train", "eval"), carve(whole, data.eval_size, seed), strict=True):
+            records[name], origins[name] = _chosen(whole, indices), places.select(indices.tolist())
     train, evaluation, test = (records.get(name, []) for name in SPLITS)
     return Splits(
         train, evaluation, test, fingerprints, carved, origins, reader.findings(), reader.rejects, reader.num_lines
@@ -193,39 +194,11 @@ def read_records(locations: Locations, key: str, kinds: Sequence[type]) -> list[
     reader = Sources(Reading(kinds=tuple(kinds)))
     records, _ = reader.split(sources(locations, key), key, hashlib.sha256())
     reader.check()
-    return records
+    return list(records)
 
 
-def carve(records: Sequence[Record], size: int, seed: int) -> tuple[list[int], list[int]]:
-    """Indices of train and of an eval set of at most `size` different records, whose prompts don't occur in train.
-
-    Where a few prompts are instructions for all records, prompt and answer count together. Which
-    records are chosen depends on them and the seed alone, so that more data move few of them; orders are kept.
-
-    Raises:
-        DataError: there are fewer than 5 different records.
-    """
-    prompts = [text_key(plain(prompt_of(record))) for record in records]
-    with_answer = is_instruction(len(set(prompts)), len(prompts))
-    groups: dict[str, dict[Record, int]] = {}
-    for index, (record, prompt) in enumerate(zip(records, prompts, strict=True)):
-        group = f"{prompt}\n{text_key(plain(answer_of(record) or ''))}" if with_answer else prompt
-        groups.setdefault(group, {}).setdefault(record, index)
-    num_unique = sum(map(len, groups.values()))
-    room = min(size, int(num_unique * CARVED_SHARE))
-    chosen: set[str] = set()
-    for group in sorted(groups, key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest()):
-        if len(groups[group]) <= room:
-            chosen.add(group)
-            room -= len(groups[group])
-    if not chosen:
-        found = (
-            f"{num_unique} different records with {len(groups)} different prompts, too few to carve an eval set from"
-        )
-        raise DataError([f"data.train: found {found}, expected at least {FEWEST_TO_CARVE}; or name data.eval"], 1)
-    evaluation = sorted(index for group in chosen for index in groups[group].values())
-    held = {record for group in chosen for record in groups[group]}
-    return [index for index, record in enumerate(records) if record not in held], evaluation
+def _chosen(records: Sequence[Record], indices: NDArray[np.int64]) -> Sequence[Record]:
+    return records.select(indices) if isinstance(records, RecordTable) else [records[i] for i in indices.tolist()]
 
 
-__all__ = ["BadLine", "Data", "DataError", "Splits", "carve", "load", "read", "read_records"]
+__all__ = ["BadLine", "Data", "DataError", "Splits", "load", "read", "read_records"]

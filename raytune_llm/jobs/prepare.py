@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 from raytune_llm.data.config import OnError
 from raytune_llm.data.doctor.advice import DEFAULT_HORIZON, Horizon
@@ -32,6 +33,9 @@ from raytune_llm.stores.choices import name_of
 from raytune_llm.sweep.backends.base import Backend
 from raytune_llm.sweep.plan import Plan
 from raytune_llm.training.trainer_arguments import check_passed_on, split_batch
+
+LOOKED_AT = 1000
+"""First records of a split that show if it has conversations."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,9 @@ def of_base(job: CheckJob, splits: Splits, tokens: Tokens) -> Iterator[Finding]:
     if job.model.eos.note is not None:
         yield Finding("eos", Severity.warning, "", job.model.eos.note)
     given = job.model.chat_template is None and PLAIN_TEMPLATE in (tokens.tokenizer.chat_template or "")
-    if given and any(isinstance(record, Chat) for _, records in splits.items() for record in records):
+    if given and any(
+        isinstance(record, Chat) for _, records in splits.items() for record in islice(records, LOOKED_AT)
+    ):
         text = (
             "the base has no chat template; conversations are written as lines of System:, User: and Assistant: "
             "(model.chat_template gives another)"

@@ -10,8 +10,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from raytune_llm.data.carving import carve
 from raytune_llm.data.config import Data, OnError
-from raytune_llm.data.files import BadLine, DataError, carve, load, read
+from raytune_llm.data.files import BadLine, DataError, load, read
 from raytune_llm.data.records import Chat, Preference, Supervised
 from raytune_llm.errors import InputError
 
