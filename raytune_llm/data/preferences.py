@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from raytune_llm.data.records import Message, Preference, Prompt, RecordError, Text, show
 from raytune_llm.data.turns import GEMINI, conversation, parse_parts, parse_turn, parse_turns
@@ -69,7 +70,7 @@ def candidates(row: Row) -> Preference:
     choice = row["choice"]
     if type(choice) is not int or choice not in (0, 1):
         raise RecordError("choice", show(choice), EXPECTED["choice"])
-    return _preference(prompt, answers[choice], answers[1 - choice], "candidate_1")
+    return replace(_preference(prompt, answers[choice], answers[1 - choice], "candidate_1"), place=choice)
 
 
 def chosen_rejected(row: Row) -> Preference:

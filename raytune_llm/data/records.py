@@ -6,7 +6,7 @@ Records are frozen and hashable. Media are left out.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 
@@ -63,6 +63,8 @@ class Preference:
     prompt: Text
     chosen: Text
     rejected: Text
+    place: int | None = field(default=None, compare=False)
+    """Which of the two candidates was preferred, 0 or 1, where the record gives them in an order."""
 
 
 @dataclass(frozen=True, slots=True)

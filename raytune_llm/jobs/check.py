@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from raytune_llm.jobs.reports import write_rejects
+from raytune_llm.jobs.reports import write_data_report
 from raytune_llm.jobs.schema import CheckJob
 from raytune_llm.jobs.setup import read_stage_data
 
 if TYPE_CHECKING:
-    from raytune_llm.data.doctor.diagnosis import Diagnosis
     from raytune_llm.data.files import Splits
 
 
@@ -36,21 +35,7 @@ def _check_one(job: CheckJob, splits: Splits, folder: str) -> None:
     try:
         diagnosis = prepare(job, splits).diagnosis
     except UnusableData as error:
-        _report(job, error.diagnosis, splits, folder)
+        write_data_report(job.data, error.diagnosis, splits, folder)
         raise
     print(diagnosis.text(whole=True))
-    _report(job, diagnosis, splits, folder)
-
-
-def _report(job: CheckJob, diagnosis: Diagnosis, splits: Splits, folder: str) -> None:
-    """Write the report of a check and the lines left out, and print where they are."""
-    from raytune_llm.data.config import SPLITS
-    from raytune_llm.data.doctor.report import write_report
-
-    title = " · ".join(dict.fromkeys(source.path for split in SPLITS for source in job.data.sources(split)))
-    try:
-        _, page = write_report(diagnosis, folder, title)
-        print(f"report: {page}")
-        write_rejects(splits, folder)
-    except OSError as error:
-        print(f"report: not written: {folder}: {error}")
+    write_data_report(job.data, diagnosis, splits, folder)

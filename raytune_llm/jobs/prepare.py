@@ -24,6 +24,7 @@ from raytune_llm.data.tokens import Tokens
 from raytune_llm.errors import InputError, require
 from raytune_llm.evaluation.answering import Answering
 from raytune_llm.evaluation.terms import Better
+from raytune_llm.jobs.cost import cost_note
 from raytune_llm.jobs.metric import choose_metric
 from raytune_llm.jobs.precompute import Precomputed
 from raytune_llm.jobs.schema import CheckJob, SweepJob, TrainJob
@@ -71,7 +72,7 @@ def prepare(job: CheckJob, read: Splits | None = None) -> Prepared:
         context_tokens=facts.context_tokens,
         horizon=horizon_of(job, splits),
         strict=job.data.strict,
-        more=(*splits.findings, *left_out(splits), *of_base(job, splits, tokens)),
+        more=(*splits.findings, *left_out(splits), *of_base(job, splits, tokens), *cost_of(job, encoded)),
     )
     if diagnosis.problems:
         raise UnusableData(diagnosis)
@@ -87,6 +88,13 @@ def mixed(found: Precomputed, splits: Splits, seed: int) -> Examples:
         return found.examples
     order = mixed_indices([origins.weight(place) for place in train.places.tolist()], seed)
     return dataclasses.replace(found.examples, train=ExampleTable.of(found.examples.train).select(order))
+
+
+def cost_of(job: CheckJob, encoded: EncodedSplits) -> Iterator[Finding]:
+    """What an epoch costs, where training is no sampling."""
+    note = None if job.method.needs.sampling else cost_note(job.model.facts, encoded.train)
+    if note is not None:
+        yield note
 
 
 def left_out(splits: Splits) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from test_doctor import examine, found, splits, warnings
 
 from raytune_llm.data.doctor.results import Pairs
 from raytune_llm.data.findings import Severity
+from raytune_llm.data.parsing import parse
 from raytune_llm.data.records import Message, Preference
 
 
@@ -59,3 +60,14 @@ def test_conversations_are_compared_as_texts():
     same = [Preference((Message("user", str(i)),), turn("yes"), turn("yes ")) for i in range(3)]
     assert found(examine(splits(same)), "equal_pairs")[0].count == 3
     assert not [one for one in warnings(pairs(20, 20)) if "whitespace" in one]
+
+
+@pytest.mark.parametrize(("zeros", "ones", "warned"), [(90, 10, True), (70, 30, False), (25, 0, False)])
+def test_a_choice_that_is_nearly_always_the_same(zeros, ones, warned):
+    def row(i: int, choice: int) -> dict[str, object]:
+        return {"input_text": f"ask {i}", "candidate_0": f"one {i}", "candidate_1": f"two {i}", "choice": choice}
+
+    made = [parse(row(i, int(i >= zeros)), (Preference,)) for i in range(zeros + ones)]
+    balance = found(examine(splits(made)), "choice_balance")
+    text = "train: choice is 0 in 90% of the pairs: is it the preferred candidate's number?"
+    assert [one.text for one in balance] == ([text] if warned else [])

@@ -23,6 +23,7 @@ class Preferences:
     def __init__(self, view: View) -> None:
         self._view = view
         self._total = self._longer = self._shorter = 0
+        self._places = [0, 0]
         self._same_text, self._same_tokens = Hits(), Hits()
 
     def see(self, seen: Seen) -> None:
@@ -33,6 +34,8 @@ class Preferences:
         self._total += 1
         self._longer += len(chosen) > len(rejected)
         self._shorter += len(chosen) < len(rejected)
+        if record.place is not None:
+            self._places[record.place] += 1
         if chosen.split() == rejected.split():
             self._same_text.add(seen.index, chosen)
         elif seen.example is not None and "chosen" in seen.example and "rejected" in seen.example:
@@ -62,6 +65,17 @@ class Preferences:
                 text = f"{view.name}: {share} have answers that {when}, so nothing is preferred: {remedy}"
                 yield Finding(kind, severity, view.name, text, hits.count, hits.places(view))
         yield from self._of_lengths()
+        yield from self._of_places()
+
+    def _of_places(self) -> Iterator[Finding]:
+        total, name = sum(self._places), self._view.name
+        most = max(self._places)
+        if total >= FEWEST_PAIRS and most >= BIASED * total:
+            place = self._places.index(most)
+            text = (
+                f"{name}: choice is {place} in {most / total:.0%} of the pairs: is it the preferred candidate's number?"
+            )
+            yield Finding("choice_balance", Severity.warning, name, text, most)
 
     def _of_lengths(self) -> Iterator[Finding]:
         unequal, name = self._longer + self._shorter, self._view.name

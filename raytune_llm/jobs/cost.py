@@ -1,0 +1,48 @@
+"""A guess of what an epoch costs, from the size of the base and the number of tokens alone.
+
+    FLOP = 4 · weights · tokens     with an adapter: forward, and back to the inputs (docs/gpu.md)
+
+Leaves out attention, evaluations, padding and start-up, and what packing saves. For methods that sample completions
+nothing is guessed: sampling takes most of their time.
+"""
+
+from __future__ import annotations
+
+from raytune_llm.data.encode import EncodedSplit
+from raytune_llm.data.example_table import ExampleTable
+from raytune_llm.data.findings import Finding, Severity
+from raytune_llm.models.base import Facts
+
+FLOP_PER_WEIGHT = 4.0
+GPU_RATE = 350e12
+"""FLOP/s: half of what large products reach on an H100 or H200, as packed steps do."""
+CORE_RATE = 0.2e12
+"""FLOP/s of one CPU core with bfloat16 products, as packed steps on a Zen 5 reach."""
+UNITS = ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"))
+
+
+def cost_note(facts: Facts, train: EncodedSplit) -> Finding | None:
+    """The guess for an epoch over these examples; None without any."""
+    tokens = int(ExampleTable.of(train.examples).lengths().sum()) if len(train.examples) else 0
+    if not tokens:
+        return None
+    flop = FLOP_PER_WEIGHT * facts.num_parameters * tokens
+    text = (
+        f"the base's weights take {size(2 * facts.num_parameters)} in bfloat16, twice that in float32; an epoch with "
+        f"an adapter is about {flop / 1e12:,.2g} TFLOP: {duration(flop / GPU_RATE)} on an H100 or H200, "
+        f"{duration(flop / CORE_RATE)} on a CPU core with bfloat16 (a guess from sizes alone)"
+    )
+    return Finding("cost", Severity.note, "", text)
+
+
+def size(num_bytes: float) -> str:
+    """Bytes in the unit that suits them."""
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.0f} MB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
+    unit = next(((length, name) for length, name in UNITS if seconds >= 2 * length), None)
+    if unit is None:
+        return f"{seconds:.0f} seconds" if seconds >= 2 else "a second"
+    return f"{seconds / unit[0]:,.0f} {unit[1]}"

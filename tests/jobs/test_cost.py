@@ -1,0 +1,31 @@
+"""The guess of what an epoch costs."""
+
+import pytest
+
+from raytune_llm.jobs.config import load
+from raytune_llm.jobs.cost import cost_note, duration, size
+from raytune_llm.jobs.prepare import prepare
+
+
+def test_units():
+    assert [duration(seconds) for seconds in (0.1, 45, 150, 10_000, 864_000)] == [
+        "a second",
+        "45 seconds",
+        "2 minutes",
+        "3 hours",
+        "10 days",
+    ]
+    assert [size(count) for count in (270e6, 16e9)] == ["270 MB", "16.0 GB"]
+
+
+@pytest.mark.parametrize(("method", "data", "is_guessed"), [("sft", "chat", True), ("rlhf", "preference", False)])
+def test_a_check_guesses_where_training_is_no_sampling(method, data, is_guessed):
+    prepared = prepare(load("check", ["model=demo", f"method={method}", f"data=demo_{data}"]))
+    found = [finding.text for finding in prepared.diagnosis.findings if finding.kind == "cost"]
+    assert bool(found) is is_guessed
+    if found:
+        facts = load("check", ["model=demo", "data=demo_chat"]).model.facts
+        tokens = sum(len(example["completion"].input_ids) for example in prepared.examples.train)
+        flop = 4 * facts.num_parameters * tokens
+        assert f"an epoch with an adapter is about {flop / 1e12:,.2g} TFLOP: a second on an H100 or H200" in found[0]
+        assert cost_note(facts, prepared.encoded.train.with_examples(prepared.examples.train)).text == found[0]
