@@ -18,17 +18,20 @@ if TYPE_CHECKING:
 CHUNK_ROWS = 4096
 
 
-def as_dataset(examples: Sequence[Example], columns: Mapping[str, tuple[str, str]]) -> Dataset:
-    """A row for each example. `columns`: by their names, the name of a sequence and of its field (input_ids, labels or
-    reference)."""
+def as_dataset(examples: Sequence[Example], indices: Sequence[int], columns: Mapping[str, tuple[str, str]]) -> Dataset:
+    """A row for each of `indices`, in their order; examples that they don't name aren't copied. `columns`: by their
+    names, the name of a sequence and of its field (input_ids, labels or reference)."""
     import pyarrow
     from datasets import Dataset
 
     table, parts = ExampleTable.of(examples), []
+    named, rows = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
+    if len(named) < len(table):
+        table = table.select(named)
     for first in range(0, len(table), CHUNK_ROWS):
         part = table[first : first + CHUNK_ROWS]
         parts.append(pyarrow.table({name: _array(part.columns[of], field) for name, (of, field) in columns.items()}))
-    return Dataset(pyarrow.concat_tables(parts), fingerprint=uuid.uuid4().hex)
+    return Dataset(pyarrow.concat_tables(parts), fingerprint=uuid.uuid4().hex).select(rows)
 
 
 def _array(column: Column, field: str) -> Any:

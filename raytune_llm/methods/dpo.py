@@ -114,7 +114,7 @@ class DPO(PolicyInit):
                 precompute_ref_log_probs=True,
             ),
             data_collator=partial(collate, pad_id=inputs.tokenizer.pad_token_id),
-            train_dataset=as_dataset(inputs.examples, COLUMNS).select(inputs.indices),
+            train_dataset=as_dataset(inputs.examples, inputs.indices, COLUMNS),
             processing_class=inputs.tokenizer,
             callbacks=inputs.callbacks,
         )

@@ -90,7 +90,7 @@ class Reward:
                 center_rewards_coefficient=self.centering or None,
                 pad_token=inputs.tokenizer.convert_ids_to_tokens(inputs.model.config.get_text_config().pad_token_id),
             ),
-            train_dataset=as_dataset(inputs.examples, columns).select(inputs.indices),
+            train_dataset=as_dataset(inputs.examples, inputs.indices, columns),
             processing_class=inputs.tokenizer,
             callbacks=inputs.callbacks,
         )

@@ -75,7 +75,7 @@ class SFT(AdapterInit):
         return SFTTrainer(
             model=inputs.model,
             args=config.build(inputs.arguments, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
-            train_dataset=as_dataset(inputs.examples, columns).select(inputs.indices),
+            train_dataset=as_dataset(inputs.examples, inputs.indices, columns),
             processing_class=inputs.tokenizer,
             callbacks=inputs.callbacks,
         )

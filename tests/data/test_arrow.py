@@ -18,13 +18,15 @@ def test_each_example_is_a_row(rows, monkeypatch):
         {"a": TokenSequence([4, 4], [4, 4], reference=0.0), "b": TokenSequence([7], [7])},
     ]
     columns = {"x": ("a", "input_ids"), "y": ("a", "labels"), "z": ("a", "reference"), "of_b": ("b", "labels")}
-    found = as_dataset(ExampleTable.of(examples).select([2, 0, 1]), {**columns, "none": ("b", "reference")})
+    found = as_dataset(ExampleTable.of(examples), [2, 0, 1], {**columns, "none": ("b", "reference")})
     assert found.column_names == ["x", "y", "z", "of_b", "none"]
     for row, example in zip(found, [examples[2], examples[0], examples[1]], strict=True):
         assert row == {name: getattr(example[of], field) for name, (of, field) in columns.items()} | {"none": None}
-    assert found.select([2, 2])[1] == found[2]
+    few = as_dataset(examples, [2, 1, 2, 2], columns)
+    assert [few[i] == {name: found[row][name] for name in columns} for i, row in enumerate((0, 2, 0, 0))] == [True] * 4
+    assert few.data.num_rows == 2, "examples that are not asked for were copied"
 
 
 def test_references_are_kept():
-    found = as_dataset(with_all_fields(), {"value": ("completion", "reference")})
+    found = as_dataset(with_all_fields(), range(20), {"value": ("completion", "reference")})
     assert found["value"][:3] == [0.0, 1.0, 2.0]

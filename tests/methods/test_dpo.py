@@ -50,7 +50,7 @@ def test_trl_gets_the_projects_own_labels_and_references():
         "chosen": TokenSequence([5, 6, 7, 8], [IGNORED, IGNORED, 7, 8], reference=-1.5),
         "rejected": TokenSequence([5, 6, 9], [IGNORED, IGNORED, 9], reference=-2.5),
     }
-    batch = collate([*as_dataset([example], COLUMNS)], pad_id=0)
+    batch = collate([*as_dataset([example], [0], COLUMNS)], pad_id=0)
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [5, 6, 9, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
     assert batch["completion_mask"].tolist() == [[0, 0, 1, 1], [0, 0, 1, 0]]
