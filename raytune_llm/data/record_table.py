@@ -1,7 +1,7 @@
 """Records outside of Python's memory: each is made when it is asked for.
 
 A table keeps its records serialised in a temporary file that vanishes with it, in memory while they are few. A million
-records of 1 KB take 24 MB of memory instead of 1.5 GB. Tables pickle whole: records go where they are compared.
+records of 1 KB take 16 MB of memory instead of 1.5 GB. Tables pickle whole: records go where they are compared.
 """
 
 from __future__ import annotations
@@ -27,17 +27,15 @@ BATCH_RECORDS = 512
 
 
 class RecordWriter:
-    """Takes records one after another, and where each was read."""
+    """Takes records one after another."""
 
     def __init__(self, memory_bytes: int = MEMORY_BYTES) -> None:
         self._store, self._dumps = _Store(memory_bytes), Serialiser()
-        self._ends, self._sources, self._lines = array("q"), array("i"), array("q")
+        self._ends = array("q")
 
-    def append(self, record: Record, source: int = 0, line: int = 0) -> None:
-        """`source` and `line`: numbers that the table gives back. Raises OSError when the disk is full."""
+    def append(self, record: Record) -> None:
+        """Raises OSError when the disk is full."""
         self._ends.append(self._store.append(self._dumps(record)))
-        self._sources.append(source)
-        self._lines.append(line)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -46,29 +44,21 @@ class RecordWriter:
         """All that was appended; the writer takes no more."""
         ends = np.array(self._ends, dtype=np.int64)
         starts = np.concatenate([np.zeros(min(1, len(ends)), dtype=np.int64), ends[:-1]])
-        sources, lines = np.array(self._sources, np.int32), np.array(self._lines, np.int64)
-        return RecordTable(self._store, starts, ends, sources, lines)
+        return RecordTable(self._store, starts, ends)
 
 
 class RecordTable(Sequence[Record]):
-    """Records in order, each with its source and line."""
+    """Records in order."""
 
-    def __init__(
-        self,
-        store: _Store,
-        starts: NDArray[np.int64],
-        ends: NDArray[np.int64],
-        sources: NDArray[np.int32],
-        lines: NDArray[np.int64],
-    ) -> None:
-        self._store, self._starts, self._ends, self._sources, self._lines = store, starts, ends, sources, lines
+    def __init__(self, store: _Store, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+        self._store, self._starts, self._ends = store, starts, ends
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> RecordTable:
-        """Records that are in memory; their lines are their places, from 1."""
+        """Records that are in memory."""
         writer = RecordWriter()
-        for line, record in enumerate(records, start=1):
-            writer.append(record, 0, line)
+        for record in records:
+            writer.append(record)
         return writer.table()
 
     def __len__(self) -> int:
@@ -117,26 +107,19 @@ class RecordTable(Sequence[Record]):
         return np.frombuffer(found, dtype=np.uint64)
 
     def select(self, rows: Sequence[int] | NDArray[np.int64]) -> RecordTable:
-        """These records, in this order, with their sources and lines."""
+        """These records, in this order."""
         index = np.asarray(rows, dtype=np.int64)
-        columns = (self._starts[index], self._ends[index], self._sources[index], self._lines[index])
-        return RecordTable(self._store, *columns)
+        return RecordTable(self._store, self._starts[index], self._ends[index])
 
-    def source(self, index: int) -> int:
-        """As it was appended."""
-        return int(self._sources[index])
+    def __eq__(self, other: object) -> bool:
+        """Whether the other is a sequence of equal records, in a table or not."""
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(operator.eq, self, other))
 
-    def line(self, index: int) -> int:
-        """As it was appended."""
-        return int(self._lines[index])
-
-    def sources(self) -> NDArray[np.int32]:
-        """Of all records, (n,)."""
-        return self._sources
+    __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[Any, ...]:
         data = list(self.serialised())
-        return _restored, (b"".join(data), np.array(list(map(len, data)), np.int64), self._sources, self._lines)
+        return _restored, (b"".join(data), np.array(list(map(len, data)), np.int64))
 
 
 class _Store:
@@ -192,13 +175,11 @@ def digest_of(records: Sequence[Record]) -> str:
     return digest.hexdigest()
 
 
-def _restored(
-    data: bytes, lengths: NDArray[np.int64], sources: NDArray[np.int32], lines: NDArray[np.int64]
-) -> RecordTable:
+def _restored(data: bytes, lengths: NDArray[np.int64]) -> RecordTable:
     store = _Store()
     store.append(data)
     ends = np.cumsum(lengths)
-    return RecordTable(store, ends - lengths, ends, sources, lines)
+    return RecordTable(store, ends - lengths, ends)
 
 
 def _pairs(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

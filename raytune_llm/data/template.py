@@ -67,13 +67,17 @@ def require_eos(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def answer_spans(
-    tokenizer: PreTrainedTokenizerBase, text: str, messages: Sequence[Message], turns: Sequence[int]
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    messages: Sequence[Message],
+    turns: Sequence[int],
+    end_of_turn: re.Pattern[str],
 ) -> list[tuple[int, int]]:
     """The spans of the answers of `turns` (indices of messages) in `text`, the rendered conversation.
 
     Characters [start, end): all that is generated after the prompt for that answer, its end token included.
+    `end_of_turn`: the tokenizer's.
     """
-    end_of_turn = _end_of_turn(tokenizer)
     spans = [_span(tokenizer, end_of_turn, text, messages, i) for i in turns]
     for (_, end), (start, _) in pairwise(spans):
         if end > start:
@@ -81,7 +85,9 @@ def answer_spans(
     return spans
 
 
-def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """What an answer may end in: any special token, after white space. A tokenizer may have hundreds of them: made
+    once."""
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     return re.compile(r"\s*(?:" + "|".join(map(re.escape, sorted({*special, str(tokenizer.eos_token)}))) + ")")
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from raytune_llm.data.examples import IGNORED, TokenSequence
 from raytune_llm.data.records import Message, Text
 from raytune_llm.data.rendering import render
-from raytune_llm.data.template import added_tokens, answer_spans, require_eos, template_error
+from raytune_llm.data.template import added_tokens, answer_spans, end_of_turn, require_eos, template_error
 from raytune_llm.data.token_ids import begin_of_part, ids_and_offsets, splitting_tokens, token_ids
 from raytune_llm.errors import InputError
 
@@ -79,7 +79,7 @@ class Tokens:
         special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         longest_first = sorted(special, key=lambda token: (-len(token), token))
         self._control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-        self._splitting = splitting_tokens(tokenizer)
+        self._splitting, self._end_of_turn = splitting_tokens(tokenizer), end_of_turn(tokenizer)
 
     @contextmanager
     def counting(self) -> Iterator[Truncation]:
@@ -246,7 +246,7 @@ class Tokens:
         """Ids and labels of the whole conversation, with loss on the learned assistant turns from `first` on."""
         text = render(self.tokenizer, messages, generation_prompt=False)
         turns = [i for i, turn in enumerate(messages) if i >= first and turn.role == "assistant" and turn.learn]
-        spans = answer_spans(self.tokenizer, text, messages, turns)
+        spans = answer_spans(self.tokenizer, text, messages, turns, self._end_of_turn)
         ids, offsets = ids_and_offsets(self.tokenizer, text)
         labels, position = [IGNORED] * len(ids), 0
         for start, end in spans:

@@ -1,4 +1,4 @@
-"""Records in a table are those that were appended, in memory or in a file, with their places."""
+"""Records in a table are those that were appended, in memory or in a file."""
 
 import pickle
 import tempfile
@@ -19,15 +19,14 @@ RECORDS = [
 
 
 @pytest.mark.parametrize("memory_bytes", [0, 10_000, 1 << 30])
-def test_records_come_back_with_their_places(memory_bytes):
+def test_records_come_back(memory_bytes):
     writer = RecordWriter(memory_bytes)
-    for line, record in enumerate(RECORDS):
-        writer.append(record, source=line % 3, line=line + 1)
+    for record in RECORDS:
+        writer.append(record)
     assert len(writer) == len(RECORDS)
     table = writer.table()
-    assert len(table) == len(RECORDS) and list(table) == RECORDS
+    assert len(table) == len(RECORDS) and list(table) == RECORDS and table == RECORDS and table != RECORDS[1:]
     assert [table[index] for index in (0, 7, -1)] == [RECORDS[index] for index in (0, 7, -1)]
-    assert (table.source(7), table.line(7)) == (1, 8) and table.sources().tolist()[:4] == [0, 1, 2, 0]
     assert [len(batch) for batch in table.batches(900)] == [900, 900, 200]
     assert [record for batch in table.batches(900) for record in batch] == RECORDS
 
@@ -35,14 +34,14 @@ def test_records_come_back_with_their_places(memory_bytes):
 @pytest.mark.parametrize("memory_bytes", [0, 1 << 30])
 def test_a_selection_has_its_own_order_and_travels_alone(memory_bytes):
     writer = RecordWriter(memory_bytes)
-    for line, record in enumerate(RECORDS):
-        writer.append(record, 0, line)
+    for record in RECORDS:
+        writer.append(record)
     rows = [9, 3, 3, 1999]
     found = writer.table().select(rows)
-    assert list(found) == [RECORDS[row] for row in rows] and [found.line(i) for i in range(4)] == rows
+    assert list(found) == [RECORDS[row] for row in rows]
     assert list(found[1:3]) == [RECORDS[3], RECORDS[3]]
     sent = pickle.dumps(found)
-    assert len(sent) < 2000 and list(pickle.loads(sent)) == list(found) and pickle.loads(sent).line(3) == 1999
+    assert len(sent) < 2000 and list(pickle.loads(sent)) == list(found)
     assert list(writer.table().select([])) == []
 
 
