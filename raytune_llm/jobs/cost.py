@@ -16,8 +16,9 @@ from raytune_llm.models.base import Facts
 FLOP_PER_WEIGHT = 4.0
 GPU_RATE = 350e12
 """FLOP/s: half of what large products reach on an H100 or H200, as packed steps do."""
-CORE_RATE = 0.2e12
+CORE_RATE = 0.15e12
 """FLOP/s of one CPU core with bfloat16 products, as packed steps on a Zen 5 reach."""
+PREFIXES = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"))
 UNITS = ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"))
 
 
@@ -29,7 +30,7 @@ def cost_note(facts: Facts, train: EncodedSplit) -> Finding | None:
     flop = FLOP_PER_WEIGHT * facts.num_parameters * tokens
     text = (
         f"the base's weights take {size(2 * facts.num_parameters)} in bfloat16, twice that in float32; an epoch with "
-        f"an adapter is about {flop / 1e12:,.2g} TFLOP: {duration(flop / GPU_RATE)} on an H100 or H200, "
+        f"an adapter is about {work(flop)}: {duration(flop / GPU_RATE)} on an H100 or H200, "
         f"{duration(flop / CORE_RATE)} on a CPU core with bfloat16 (a guess from sizes alone)"
     )
     return Finding("cost", Severity.note, "", text)
@@ -38,6 +39,12 @@ def cost_note(facts: Facts, train: EncodedSplit) -> Finding | None:
 def size(num_bytes: float) -> str:
     """Bytes in the unit that suits them."""
     return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.0f} MB"
+
+
+def work(flop: float) -> str:
+    """Arithmetic in the unit that suits it."""
+    scale, unit = next(((scale, unit) for scale, unit in PREFIXES if flop >= 10 * scale), (1e9, "GFLOP"))
+    return f"{flop / scale:,.0f} {unit}"
 
 
 def duration(seconds: float) -> str:

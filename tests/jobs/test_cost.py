@@ -3,7 +3,7 @@
 import pytest
 
 from raytune_llm.jobs.config import load
-from raytune_llm.jobs.cost import cost_note, duration, size
+from raytune_llm.jobs.cost import cost_note, duration, size, work
 from raytune_llm.jobs.prepare import prepare
 
 
@@ -15,6 +15,7 @@ def test_units():
         "3 hours",
         "10 days",
     ]
+    assert [work(flop) for flop in (3e9, 4e12, 83e12, 2e16)] == ["3 GFLOP", "4,000 GFLOP", "83 TFLOP", "20 PFLOP"]
     assert [size(count) for count in (270e6, 16e9)] == ["270 MB", "16.0 GB"]
 
 
@@ -27,5 +28,5 @@ def test_a_check_guesses_where_training_is_no_sampling(method, data, is_guessed)
         facts = load("check", ["model=demo", "data=demo_chat"]).model.facts
         tokens = sum(len(example["completion"].input_ids) for example in prepared.examples.train)
         flop = 4 * facts.num_parameters * tokens
-        assert f"an epoch with an adapter is about {flop / 1e12:,.2g} TFLOP: a second on an H100 or H200" in found[0]
+        assert f"an epoch with an adapter is about {work(flop)}: a second on an H100 or H200" in found[0]
         assert cost_note(facts, prepared.encoded.train.with_examples(prepared.examples.train)).text == found[0]
