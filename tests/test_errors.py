@@ -75,7 +75,8 @@ def test_broken_json_at_its_line(world, tmp_path):
     lines = [json.dumps(GOOD), '{"input_text": "a", "output_text": }', json.dumps(GOOD), "nothing"]
     message = refused_data(world, tmp_path, "\n".join(lines))
     assert message.startswith("2 problems in the data:")
-    assert "/mine.jsonl:2: column 36: not JSON: expecting value" in message and "/mine.jsonl:4: column 1:" in message
+    assert "/mine.jsonl:2: column 36: not JSON: expecting value" in message
+    assert "and 1 more of this kind (line 4)" in message
 
 
 def test_wrong_keys(world, tmp_path):
@@ -92,7 +93,10 @@ def test_wrong_keys(world, tmp_path):
         ({"input_text": "a"}, "output_text"),
         ({"input_text": "a", "output_text": ""}, "output_text: found the string ''"),
         ({"messages": [{"role": "user", "content": "a"}]}, "there is no completion"),
-        ({"contents": [{"role": "model", "parts": [{"text": " "}]}]}, "the turn has no completion"),
+        (
+            {"contents": [{"role": "model", "parts": [{"text": " "}]}]},
+            "contents[0].parts: found the string ' ', expected a part with text",
+        ),
     ],
 )
 def test_no_completion(world, tmp_path, record, found):

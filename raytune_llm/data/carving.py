@@ -10,7 +10,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from raytune_llm.data.parts import answer_of, is_instruction, prompt_of, text_key
+from raytune_llm.data.parts import answer_of, is_instruction, prompt_key, prompt_of, text_key
 from raytune_llm.data.question import plain
 from raytune_llm.data.reading.problems import DataError
 from raytune_llm.data.record_table import Serialiser
@@ -57,7 +57,7 @@ def _hashes(records: Sequence[Record]) -> tuple[NDArray[np.uint64], ...]:
     found: tuple[array[int], ...] = (array("Q"), array("Q"), array("Q"))
     dumps = Serialiser()
     for record in records:
-        prompt, answer = text_key(plain(prompt_of(record))), text_key(plain(answer_of(record) or ""))
+        prompt, answer = prompt_key(plain(prompt_of(record))), text_key(plain(answer_of(record) or ""))
         for into, content in zip(found, (dumps(record), prompt.encode(), answer.encode()), strict=True):
             into.append(xxhash.xxh3_64_intdigest(content))
     return tuple(np.frombuffer(one, dtype=np.uint64) for one in found)

@@ -52,7 +52,9 @@ class Data:
         require(self.eval_size >= 1, "data.eval_size", self.eval_size, "≥ 1")
         require(self.max_tokens is None or self.max_tokens >= 2, "data.max_tokens", self.max_tokens, "≥ 2 or null")
         for name in SPLITS:
-            self.sources(name)
+            weights = [source.weight for source in self.sources(name)]
+            allowed = "no weights: every record counts once there"
+            require(name == "train" or set(weights) <= {1.0}, f"data.{name}", getattr(self, name), allowed)
 
     def sources(self, split: str) -> list[Source]:
         """The locations of a split. Raises InputError for a value of another form."""

@@ -54,15 +54,25 @@ def _messages(row: Row, key: str) -> tuple[Message, ...]:
     return conversation(row, parse_turns(row, row[key], key), key)
 
 
-def _prompt_completion(row: Row) -> Supervised | Chat:
-    """Plain, or conversational: then only the completion's turns are learned."""
+def _check_label(row: Row) -> None:
+    """Refuse an unpaired preference (KTO) for an answer that isn't wanted, however its label is written."""
     label = row.values.get("label")
-    if label is False:
-        remedy = "remove the record (data.ignore=[label] would have it learned)"
+    if label is False or (not isinstance(label, bool) and str(label).strip().lower() in UNWANTED):
+        remedy = "remove the record, or, where label means something else, data.ignore=[label]"
         expected = f"true: an answer that is not wanted can't be learned from by itself; {remedy}"
-        raise RecordError("label", "false", expected)
+        raise RecordError("label", show(label), expected)
     if label is not None and label is not True:
         row.unused.append("label")
+
+
+def _supervised(row: Row) -> Supervised:
+    _check_label(row)
+    return Supervised(*row.texts(*NATIVE))
+
+
+def _prompt_completion(row: Row) -> Supervised | Chat:
+    """Plain, or conversational: then only the completion's turns are learned."""
+    _check_label(row)
     is_plain = not isinstance(row["prompt"], list) and not isinstance(row["completion"], list)
     if is_plain and row.get("system") is row.get("tools") is None:
         return Supervised(*row.texts("prompt", "completion"))
@@ -109,11 +119,13 @@ def _prompt_only(row: Row) -> Prompt:
 
 
 NATIVE = ("input_text", "output_text")
+UNWANTED = ("false", "0", "0.0", "no")
+"""Labels of answers that aren't wanted, as CSV and others write them."""
 CONTEXT = ("system", "tools")
 """Keys that stand apart from a conversation's turns."""
 GEMINI_SYSTEM = ("systemInstruction", "system_instruction")
 DIALECTS = (
-    Dialect(NATIVE, (Supervised,), lambda row: Supervised(*row.texts(*NATIVE))),
+    Dialect(NATIVE, (Supervised,), _supervised, ("label",)),
     Dialect(("prompt", "completion"), (Supervised, Chat), _prompt_completion, (*CONTEXT, "label")),
     Dialect(("instruction", "output"), (Supervised, Chat), _instruction, ("input", "system", "history")),
     Dialect(("contents",), (Chat,), lambda row: _chat(gemini_turns(row), "contents"), GEMINI_SYSTEM, ("completions",)),

@@ -22,7 +22,7 @@ from raytune_llm.data.example_table import ExampleTable
 from raytune_llm.data.examples import Example
 from raytune_llm.data.files import Splits
 from raytune_llm.data.progress import RecordProgress
-from raytune_llm.data.reading.problems import Problems, Rejects
+from raytune_llm.data.reading.problems import Problems, Rejects, check_skipped
 from raytune_llm.data.record_table import RecordTable
 from raytune_llm.data.records import Record
 from raytune_llm.data.tokens import Tokens, Truncation
@@ -108,11 +108,22 @@ class EncodedSplits:
 def encode_splits(splits: Splits, tokens: Tokens, encode: Encode, *, skip: bool = False) -> EncodedSplits:
     """All records of a job, each encoded once. `skip`: those that can't be encoded are left out, and added to the
     rejects. Raises DataError as `encode_split` does."""
-    rejects = splits.rejects if skip else None
+    problems, rejects = Problems(), splits.rejects if skip else None
     train, evaluation, test = (
-        encode_split(name, getattr(splits, name), tokens, encode, where=partial(splits.where, name), rejects=rejects)
+        encode_split(
+            name,
+            getattr(splits, name),
+            tokens,
+            encode,
+            where=partial(splits.where, name),
+            rejects=rejects,
+            problems=problems,
+        )
         for name in ("train", "eval", "test")
     )
+    check_skipped(splits.rejects, splits.num_lines, problems)
+    if problems.total:
+        raise problems.error()
     return EncodedSplits(train, evaluation, test, tokens.max_tokens, tokens.is_encoder_decoder)
 
 
@@ -124,9 +135,11 @@ def encode_split(
     indices: Sequence[int] | None = None,
     where: Callable[[int], str] | None = None,
     rejects: Rejects | None = None,
+    problems: Problems | None = None,
 ) -> EncodedSplit:
     """The records of one split, those of `indices` only where they are given; `tokens` keeps its own counts. `where`
-    names a record by its index; None = split and number. Records that can't be encoded go to `rejects`, where given.
+    names a record by its index; None = split and number. Records that can't be encoded go to `rejects` or `problems`,
+    where given.
 
     Raises:
         DataError: records can't be encoded; each kind of reason with the first of them.
@@ -139,7 +152,7 @@ def encode_split(
         found, refused = _encode_many(name, chosen, tokens, encode)
     if refused:
         place_of = where or (lambda index: f"data.{name}, record {index + 1}")
-        problems = Problems()
+        found_problems = Problems() if problems is None else problems
         for place, why in refused:
             at = place_of(place if indices is None else indices[place])
             path, _, line = at.rpartition(":")
@@ -147,9 +160,9 @@ def encode_split(
             if rejects is not None:
                 rejects.add(path or at, number or place + 1, why, repr(chosen[place]))
             else:
-                problems.add(f"{at}: " if number is None else path, number, why)
-        if problems.total:
-            raise problems.error()
+                found_problems.add(f"{at}: " if number is None else path, number, why)
+        if problems is None and found_problems.total:
+            raise found_problems.error()
     arrays, counts = found
     places = arrays.pop(PLACES)
     return EncodedSplit(chosen, ExampleTable.from_arrays(arrays), places, Truncation(**counts))

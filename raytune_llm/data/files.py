@@ -19,7 +19,7 @@ from raytune_llm.data.findings import Finding, Place, Severity
 from raytune_llm.data.origins import Origins
 from raytune_llm.data.parsing import Reader
 from raytune_llm.data.reading.formats import read
-from raytune_llm.data.reading.problems import BadLine, DataError, Problems, Rejects
+from raytune_llm.data.reading.problems import BadLine, DataError, Problems, Rejects, check_skipped
 from raytune_llm.data.reading.sources import Locations, Source, Unreadable, expand, sources
 from raytune_llm.data.reading.streams import FAILURES, why_unreadable
 from raytune_llm.data.record_table import RecordTable, RecordWriter
@@ -28,8 +28,6 @@ from raytune_llm.errors import InputError
 
 MANY_RECORDS = 10_000
 """From here on records are kept outside of memory."""
-MOST_SKIPPED = 0.5
-"""Where more than this share of the lines can't be used, data.on_error=skip is refused: something else is wrong."""
 MOST_UNUSED = 20
 """Keys that nothing reads which are shown, those of most records."""
 
@@ -129,7 +127,7 @@ class Sources:
             if self.reading.on_error is OnError.stop:
                 self.problems.add(path, line, text)
             else:
-                self.rejects.add(path, line, text, str(raw) if isinstance(raw, BadLine) else raw)
+                self.rejects.add(path, line, text, (raw.content or str(raw)) if isinstance(raw, BadLine) else raw)
             return None
         for key in unused:
             if not self.unused[key]:
@@ -139,9 +137,7 @@ class Sources:
 
     def check(self) -> None:
         """Raise DataError for the problems so far."""
-        if self.rejects.count > MOST_SKIPPED * self.num_lines:
-            found = f"{self.rejects.count} of {self.num_lines} lines can't be used, too many to skip"
-            self.problems.add("data", None, f": {found}; data.on_error=stop names them")
+        check_skipped(self.rejects, self.num_lines, self.problems)
         if self.problems.total:
             raise self.problems.error()
 
@@ -150,8 +146,12 @@ class Sources:
         found = []
         for key, count in self.unused.most_common(MOST_UNUSED):
             place = Place(self.first_unused[key], key)
-            text = f"nothing reads the key {key} of {count} records"
+            text = f"nothing reads the key {key} of {count} record{'' if count == 1 else 's'}"
             found.append(Finding("unused_keys", Severity.note, "", text, count, (place,)))
+        if (hidden := len(self.unused) - MOST_UNUSED) > 0:
+            found.append(
+                Finding("unused_keys", Severity.note, "", f"nothing reads {hidden} more keys of fewer records")
+            )
         return tuple(found)
 
 

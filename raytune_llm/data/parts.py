@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from raytune_llm.data.question import last_answer, turn_text
 from raytune_llm.data.records import Chat, Preference, Rationale, Record, Supervised, Text
 
+MARKS = " .?!,;:…\"'。？！，；："
 FEW_PROMPTS = 20
 """Fewer different prompts than this, for more records, are instructions, not questions."""
 
@@ -57,6 +58,12 @@ def _turns(text: Text) -> Iterator[str]:
 def text_key(text: str | None) -> str:
     """Text for comparison: whitespace and case don't count."""
     return " ".join((text or "").split()).casefold()
+
+
+def prompt_key(text: str) -> str:
+    """A prompt for comparison: nor do punctuation marks at its ends count."""
+    key = text_key(text)
+    return key.strip(MARKS) or key
 
 
 def is_instruction(num_prompts: int, num_records: int) -> bool:

@@ -46,6 +46,11 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, g
         )
     except Exception as error:  # whatever a template's expressions may raise
         raise _render_error(error, messages) from error
+    if messages[0].role == "system" and messages[0].content.strip() not in str(text):
+        raise InputError(
+            "the base's chat template leaves out the system turn, so that the model would never see it; take a base "
+            "whose template has it, set model.chat_template, or write it into the first user turn"
+        )
     return str(text)
 
 

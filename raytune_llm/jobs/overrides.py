@@ -17,8 +17,10 @@ FREE = ("scaling.trainer.", "model.from_pretrained.", "teacher.model.from_pretra
 VERSIONED_ROOTS = ("evaluate", "serve")
 LISTS = ("data.train", "data.eval", "data.test")
 """Keys of which several values may be given with commas between them."""
-TEXTS = ("version",)
-"""Keys whose commas belong to the value."""
+TEXTS = ("version", "model.chat_template")
+"""Keys whose commas and braces belong to the value."""
+KEYS = ("data.ignore",)
+"""Keys of lists, of which one entry may be given without brackets."""
 GRAMMAR = re.compile(r"""\s*(?:[\[{'"]|[a-z_]+\()""")
 """How a value begins that is a list, mapping, quoted text or function, in which a mistake isn't hidden by quotes."""
 MULTIRUN = ("--multirun", "-m")
@@ -52,7 +54,14 @@ def quoted(argument: str) -> str:
     try:
         override: Any = OverridesParser.create().parse_override(argument)
     except HydraException:
-        return argument if GRAMMAR.match(value) else f"{key}={as_list(value) if key in LISTS else quote(value)}"
+        if GRAMMAR.match(value) and key not in TEXTS:
+            raise InputError(
+                f"{argument}: no list or mapping as Hydra reads it: texts with accents, spaces or brackets go in "
+                "quotes within it, keys don't: [{path: 'été.jsonl', weight: 2}]"
+            ) from None
+        return f"{key}={as_list(value) if key in LISTS else quote(value)}"
+    if key in KEYS and isinstance(override.value(), str):
+        return f"{key}=[{value}]"
     if not override.is_sweep_override() or not override.value().simple_form:
         return argument
     if key in (*LISTS, *TEXTS):

@@ -124,7 +124,7 @@ def horizon_of(job: CheckJob, splits: Splits) -> Horizon:
     an epoch."""
     origins = splits.origins.get("train")
     is_mixed = origins is not None and any(file.weight != 1 for file in origins.files)
-    count = round(sum(map(origins.weight, range(len(origins))))) if origins is not None and is_mixed else None
+    count = max(1, round(sum(map(origins.weight, range(len(origins)))))) if origins is not None and is_mixed else None
     if not isinstance(job, TrainJob):
         return dataclasses.replace(DEFAULT_HORIZON, num_examples=count)
     is_swept = isinstance(job, SweepJob) and {"tuning.steps", "tuning.batch_size"} & job.sweep.axes().keys()

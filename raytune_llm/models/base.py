@@ -326,9 +326,11 @@ def template_text(value: str) -> str:
         return value
     file = Path(value).expanduser()
     if not file.is_file():
-        near = f"; {file.parent} has {', '.join(sorted(entry.name for entry in file.parent.iterdir())[:8])}"
-        where = near if file.parent.is_dir() else ""
-        raise InputError(f"model.chat_template={value}: no such file, and no Jinja template, which has braces{where}")
+        what = "a folder" if file.is_dir() else "no such file"
+        parent = file if file.is_dir() else file.parent
+        found = sorted(entry.name for entry in parent.iterdir())[:8] if parent.is_dir() else []
+        where = f"; {parent} has {', '.join(found)}" if found else ""
+        raise InputError(f"model.chat_template={value}: {what}, and no Jinja template, which has braces{where}")
     try:
         return file.read_text()
     except (OSError, UnicodeDecodeError) as error:

@@ -230,7 +230,7 @@ def test_columns_that_can_not_be(options, message):
     with pytest.raises(InputError) as caught:
         Reader(SFT, **options)
     assert str(caught.value) == message
-    with pytest.raises(InputError, match="no dialect has such a key; known: input_text, output_text, prompt,"):
+    with pytest.raises(InputError, match="no dialect has such a key; known: input_text, output_text, label, prompt,"):
         Reader(SFT, columns={"zzzz": "question"})
 
 
@@ -239,3 +239,13 @@ def test_files_of_ever_new_keys_are_read():
     for i in range(MOST_PLANS + 10):
         assert reader.read({"prompt": "Hi", "completion": "Hello", f"k{i}": i})[1] == (f"k{i}",)
     assert len(reader._plans) <= MOST_PLANS
+
+
+@pytest.mark.parametrize("label", [False, 0, 0.0, "false", "False", " no "])
+@pytest.mark.parametrize("keys", [("prompt", "completion"), ("input_text", "output_text")])
+def test_an_answer_that_is_not_wanted_is_never_learned(keys, label):
+    row = dict.fromkeys(keys, "a") | {"label": label}
+    with pytest.raises(RecordError, match="that is not wanted can't be learned from by itself"):
+        parse(row, (Supervised,))
+    assert isinstance(parse(row, (Supervised,), ignore=["label"]), Supervised)
+    assert isinstance(parse(row | {"label": True}, (Supervised,)), Supervised)

@@ -2,6 +2,7 @@
 
 import random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_doctor import examine, found, numbered, splits, warnings
@@ -69,8 +70,7 @@ def test_copies_with_a_dot_added():
     dotted = [Supervised(f"{record.prompt}.", f"{record.completion}!") for record in train[:40]]
     [warning] = warnings(train, dotted)
     assert warning == (
-        "40 of 40 eval prompts share 80% or more of the words with a prompt of train: eval scores may be optimistic; "
-        "leave such pairs in one split"
+        "40 of 40 eval records also occur in train (leakage): eval scores are optimistic: leave these out of train"
     )
 
 
@@ -120,7 +120,7 @@ def test_texts_that_are_all_alike_end_in_time(monkeypatch):
         Supervised(" ".join(random.Random(i).sample([*words, f"x{i}", f"y{i}", f"z{i}"], 12)), f"answer {i}")
         for i in range(400)
     ]
-    train, held = [*alike[:300], Supervised(f"{alike[350].prompt}.", "?")], alike[300:]
+    train, held = [*alike[:300], Supervised(f"{alike[350].prompt} please", "?")], alike[300:]
     assert found(examine(splits(train, held)), "near_leakage") == [], "a limit is reached before the last"
     monkeypatch.setattr(leakage, "MOST_COMPARED", 10**9)
     assert found(examine(splits(train, held)), "near_leakage")[0].count == 1
@@ -130,7 +130,7 @@ def test_samples_are_named(monkeypatch):
     monkeypatch.setattr(leakage, "MOST_TRAIN", 50)
     monkeypatch.setattr(leakage, "MOST_HELD_OUT", 20)
     train = worded(200)
-    held = [Supervised(f"{record.prompt}.", "other") for record in train[:40]]
+    held = [Supervised(f"{record.prompt} please", "other") for record in train[:40]]
     [near] = found(examine(splits(train, held)), "near_leakage")
     assert near.count == 10
     assert near.text.startswith("10 of 20 eval prompts (in a sample of 20 of eval and 50 of train) share 80%")
@@ -145,3 +145,12 @@ def test_jaccard_is_of_the_words(first, second):
 
 def test_spread():
     assert list(spread(3, 5)) == [0, 1, 2] and list(spread(10, 4)) == [0, 2, 5, 7]
+
+
+@pytest.mark.parametrize(("asked", "end"), [("capital of c{}", "?"), ("translate {}", "."), ("第{}句话", "。")])
+def test_a_mark_at_the_end_makes_no_other_prompt(asked, end):
+    train = [Supervised(asked.format(i), f"a {i}") for i in range(50)]
+    copies = [Supervised(asked.format(i) + end, f"a {i}") for i in range(40)]
+    [leak] = found(examine(splits(train, copies)), "leakage")
+    assert leak.count == 40
+    assert not found(examine(splits(train[:25], train[25:])), "leakage")

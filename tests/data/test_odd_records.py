@@ -282,7 +282,7 @@ odd('chat_template_kwargs', {**M(U, A), "chat_template_kwargs": {"enable_thinkin
         'model.chat_template, which is for all records; data.ignore=[chat_template_kwargs] leaves it out')
 odd('label false', {**P, "label": False}, message=
         "label: found false, expected true: an answer that is not wanted can't be learned from by itself; remove "
-        'the record (data.ignore=[label] would have it learned)')
+        'the record, or, where label means something else, data.ignore=[label]')
 odd('typo inputs', {"instruction": "a", "inputs": "b", "output": "c"}, message=
         "inputs: found an unknown key, expected a known one; did you mean 'input'? Else data.ignore=[inputs] "
         'leaves it out')

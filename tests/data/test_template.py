@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from raytune_llm.data.examples import IGNORED
 from raytune_llm.data.records import Message
-from raytune_llm.data.rendering import TemplateRefusal
+from raytune_llm.data.rendering import TemplateRefusal, render
 from raytune_llm.data.template import NO_THINKING, supply_template
 from raytune_llm.data.tokens import Tokens
 from raytune_llm.errors import InputError
@@ -265,3 +265,12 @@ def test_a_template_is_needed_for_conversations():
     with pytest.raises(ValueError, match="the tokenizer has no chat template; supply_template gives it one"):
         made.prompt(CHAT[:1])
     assert made.stop_ids() == [1]
+
+
+def test_a_template_that_drops_the_system_turn_is_refused():
+    template = "{% for m in messages %}{% if m.role != 'system' %}{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+    tokenizer = tokens(template).tokenizer
+    turns = (Message("user", "a"), Message("assistant", "b"))
+    assert render(tokenizer, turns, generation_prompt=False)
+    with pytest.raises(InputError, match="chat template leaves out the system turn"):
+        render(tokenizer, (Message("system", "be kind"), *turns), generation_prompt=False)

@@ -53,8 +53,9 @@ def repeated(view: View, keys: Keys) -> Iterator[Finding]:
 
 def _conflicting(keys: Keys) -> NDArray[np.int64]:
     """Index of the first record of each prompt that has different answers, or a pair preferred both ways."""
-    pairs = keys.other != NONE
-    single = ~pairs & (keys.answer != NONE)
+    has_two = keys.other != NONE
+    single = ~has_two & (keys.answer != NONE) & (not keys.prompts_repeat)
+    pairs = has_two & (keys.answer != keys.other)
     prompts, answers = keys.prompt[single], keys.answer[single]
     both = np.unique(np.stack([prompts, answers], axis=1), axis=0) if single.any() else np.empty((0, 2), np.int64)
     found, counts = np.unique(both[:, 0], return_counts=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from raytune_llm.data.doctor.view import Seen
 from raytune_llm.data.findings import Finding
-from raytune_llm.data.parts import is_instruction, text_key
+from raytune_llm.data.parts import is_instruction, prompt_key, text_key
 from raytune_llm.data.question import plain
 from raytune_llm.data.records import Preference
 
@@ -31,7 +31,7 @@ class Keys:
     def see(self, seen: Seen) -> None:
         record = seen.record
         self._whole.append(hash(record))
-        self._prompt.append(hash(text_key(seen.prompt)))
+        self._prompt.append(hash(prompt_key(seen.prompt)))
         self._answer.append(NONE if seen.answer is None else hash(text_key(seen.answer)))
         if isinstance(record, Preference):
             self._answers_are_pairs = True

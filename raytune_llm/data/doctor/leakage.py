@@ -98,10 +98,11 @@ def near_copies(views: Mapping[str, View], keys: Mapping[str, Keys], instruction
                 text = plain(prompt_of(view.records[i])) if hits.count < NUM_SHOWN else ""
                 hits.add(i, f"{excerpt(text, 30)} ≈ {train.where(known[twin])}")
         if hits.count:
-            yield _near_finding(view, hits, *new[name], num_known, len(train.records))
+            what = "prompt with its answer" if repeat else "prompt"
+            yield _near_finding(view, hits, *new[name], num_known, len(train.records), what)
 
 
-def _near_finding(view: View, hits: Hits, looked: int, new: int, known: int, train: int) -> Finding:
+def _near_finding(view: View, hits: Hits, looked: int, new: int, known: int, train: int, what: str) -> Finding:
     sampled = [f"{looked:,} of {view.name}"] * (looked < new) + [f"{known:,} of train"] * (known < train)
     note = f" (in a sample of {' and '.join(sampled)})" if sampled else ""
     do = "shares" if hits.count == 1 else "share"

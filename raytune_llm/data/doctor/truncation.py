@@ -37,11 +37,17 @@ class Cuts:
             return
         if seen.example is None:
             self._dropped.add(seen.index, seen.prompt)
-        elif seen.index % view.stride == 0 and _is_full(seen.example, view.tokens.max_tokens):
+        elif seen.index % view.stride == 0 and self._may_be_cut(seen.example):
             if isinstance(prompt_of(seen.record), str):
                 self._see_plain(seen, seen.example)
             else:
                 self._ends.add(seen.index, seen.prompt)
+
+    def _may_be_cut(self, example: Example) -> bool:
+        """Whether an example is as long as it may be; prompts that are sampled from leave room for a completion."""
+        assert self._view.tokens is not None and self._view.encoded is not None
+        is_sampled = self._view.encoded.truncation.label_tokens == 0
+        return is_sampled or _is_full(example, self._view.tokens.max_tokens)
 
     def _see_plain(self, seen: Seen, example: Example) -> None:
         """Compare what is kept of a prompt with the whole of it."""

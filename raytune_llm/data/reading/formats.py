@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from typing import IO, Any
 
@@ -122,10 +123,11 @@ def _json_lines(stream: IO[bytes]) -> Iterator[Row]:
         except UnicodeDecodeError as error:
             excerpt = line[max(0, error.start - 20) : error.start + 20].decode("latin-1")
             reason = f"byte 0x{line[error.start]:02x} is not UTF-8; save the file as UTF-8"
-            yield number, BadLine(error.start + 1, reason, excerpt)
+            yield number, BadLine(error.start + 1, reason, excerpt, line.decode("latin-1"))
             continue
         if text.strip():
-            yield number, decoded(text.rstrip("\r\n"))
+            value = decoded(text.rstrip("\r\n"))
+            yield number, replace(value, content=text) if isinstance(value, BadLine) else value
 
 
 def _delimited_rows(stream: IO[bytes], encoding: str, suffix: str) -> Iterator[Row]:

@@ -17,6 +17,8 @@ MOST_KINDS = 1000
 """Kinds of problems that are counted apart; further ones count as one."""
 OTHERS = "problems of other kinds"
 NAME = "rejects.jsonl"
+MOST_SKIPPED = 0.5
+"""Where more than this share of the lines can't be used, leaving them out is refused."""
 LONGEST_REJECT = 100_000
 """Characters of a line left out that are kept in the file of those."""
 
@@ -29,6 +31,8 @@ class BadLine:
     """Where it stops being JSON, characters from 1; None where that is no matter."""
     reason: str
     excerpt: str = ""
+    content: str = field(default="", compare=False, repr=False)
+    """The whole line, where it is one."""
 
     def __str__(self) -> str:
         near = f", near {self.excerpt!r}" if self.excerpt else ""
@@ -52,7 +56,8 @@ class Group:
         if self.count == 1:
             return shown
         more = " …" if self.count > len(others) + 1 else ""
-        at = f" (lines {', '.join(map(str, others))}{more})" if others else ""
+        what = "lines" if self.count > 2 else "line"
+        at = f" ({what} {', '.join(map(str, others))}{more})" if others else ""
         return f"{shown}\n      and {self.count - 1} more of this kind{at}"
 
 
@@ -99,7 +104,7 @@ class Problems:
 
 def kind_of(text: str) -> str:
     """A problem without what differs from line to line: quoted values, lists, numbers, positions."""
-    text = re.sub(r"'(?:[^'\\]|\\.)*'…?|\"(?:[^\"\\]|\\.)*\"…?", "'", text.partition(", near ")[0])
+    text = re.sub(r"'(?:[^'\\]|\\.)*'…?|\"(?:[^\"\\]|\\.)*\"…?", "'", re.split(", near | at ▸ ", text)[0])
     return re.sub(r"\[[^\]]*\]|0x[0-9a-f]+|-?\d[\d.]*", "0", text)
 
 
@@ -107,12 +112,13 @@ class Rejects:
     """Lines that were left out (data.on_error=skip), with reasons: JSON lines in a temporary file."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count, self.first = 0, ""
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def add(self, path: str, line: int, problem: str, content: object) -> None:
         self._folder = self._folder or tempfile.TemporaryDirectory()
         self.count += 1
+        self.first = self.first or f"{path}:{line}: {problem}"
         kept = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, default=str)
         row = {"file": path, "line": line, "problem": problem, "content": kept[:LONGEST_REJECT]}
         with Path(self._folder.name, NAME).open("a") as file:
@@ -121,3 +127,10 @@ class Rejects:
     def content(self) -> bytes:
         """All of them as JSON lines."""
         return b"" if self._folder is None else Path(self._folder.name, NAME).read_bytes()
+
+
+def check_skipped(rejects: Rejects, num_lines: int, problems: Problems) -> None:
+    """Add a problem where so many lines were left out that something else is wrong."""
+    if rejects.count > MOST_SKIPPED * num_lines:
+        found = f"{rejects.count} of {num_lines} lines can't be used, too many to skip, such as {rejects.first}"
+        problems.add("data", None, f": {found}; data.on_error=stop names them")

@@ -150,7 +150,8 @@ def _names_in(folder: Path) -> str:
 
 
 def names(entries: Sequence[str]) -> str:
-    """The first few of them."""
+    """The first few of them, printable."""
+    entries = [repr(entry)[1:-1] for entry in entries]
     more = " …" if len(entries) > SHOWN_NAMES else ""
     return (", ".join(entries[:SHOWN_NAMES]) or "nothing in it") + more
 
@@ -163,6 +164,10 @@ def check_hub_name(path: str) -> tuple[str, str | None, str]:
         raise InputError("expected hf:org/name, hf:org/name:split or hf:org/name:config:split")
     folder = Path(name).expanduser()
     looks_local = name.startswith((".", "~", "/"))
+    if looks_local and Path.cwd().is_relative_to(folder.resolve()):
+        raise InputError(
+            f"{name} is this folder or one above it, all of which would be searched; name a data set in it"
+        )
     if looks_local and not (folder.is_dir() and _is_data_set(folder)):
         raise InputError(f"{name} is no folder of a data set: it has no files of records and no README.md")
     config = rest[0] if len(rest) == 2 else None

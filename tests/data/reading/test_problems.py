@@ -124,7 +124,7 @@ def test_what_the_template_refuses_has_file_and_line(tmp_path):
         "a.jsonl:10: the chat template refuses a conversation of the turns [user, assistant, user, assistant]"
         in message
     )
-    assert "two turns only" in message and "and 1 more of this kind" in message
+    assert "two turns only" in message and "and 3 more of this kind (lines 11, 10 …)" in message
 
     prepared = prepare(load_job("check", [*given, "data.on_error=skip"]))
     [skipped] = [finding for finding in prepared.diagnosis.findings if finding.kind == "skipped_lines"]
