@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from raytune_llm.jobs.reports import write_data_report
+from raytune_llm.jobs.data_report import write_data_report
 from raytune_llm.jobs.schema import CheckJob
 from raytune_llm.jobs.setup import read_stage_data
 

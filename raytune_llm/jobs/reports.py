@@ -1,13 +1,10 @@
-"""What a run leaves for people to read, as files in its folder."""
+"""The report of a comparison, as files in a run's folder."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 
-from raytune_llm.data.config import SPLITS, Data
-from raytune_llm.data.doctor.results import Results
-from raytune_llm.data.files import Splits
 from raytune_llm.evaluation import report
 from raytune_llm.jobs.compare import ComparisonResult
 from raytune_llm.stores.card import Version
@@ -32,23 +29,6 @@ def write_report(
     content = report.as_json(result.comparison) | {"samples": [dataclasses.asdict(s) for s in result.samples]}
     storage.write(f"evaluation-{split}.json", json.dumps(content, indent=2, ensure_ascii=False).encode())
     return f"{run_dir}/evaluation-{split}.md"
-
-
-def write_data_report(data: Data, diagnosis: Results, splits: Splits, folder: str) -> None:
-    """Write what the doctor found, and the lines that were left out, into a folder, and print where they are. A folder
-    that can't be written to is no reason to stop."""
-    from raytune_llm.data.doctor.report import write_report as write_diagnosis
-
-    title = " · ".join(dict.fromkeys(source.path for split in SPLITS for source in data.sources(split)))
-    try:
-        _, page = write_diagnosis(diagnosis, folder, title)
-        print(f"report: {page}", flush=True)
-        if splits.rejects.count:
-            storage = open_storage(folder)
-            storage.write("rejects.jsonl", splits.rejects.content())
-            print(f"{splits.rejects.count} lines left out, with the reasons: {storage.root}/rejects.jsonl", flush=True)
-    except OSError as error:
-        print(f"report: not written: {folder}: {error}", flush=True)
 
 
 def facts(version: Version) -> dict[str, object]:

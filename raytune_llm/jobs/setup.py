@@ -13,7 +13,7 @@ from raytune_llm.cluster import gc_paused
 from raytune_llm.errors import InputError
 from raytune_llm.jobs.annotate import annotated
 from raytune_llm.jobs.clock import Clock
-from raytune_llm.jobs.reports import write_data_report
+from raytune_llm.jobs.data_report import write_data_report
 from raytune_llm.jobs.schema import CheckJob, TrainJob
 
 if TYPE_CHECKING:

@@ -110,6 +110,10 @@ def _evaluation(fields: dict[str, Any]) -> dict[str, Any]:
     return fields | {"answers_per_eval": 64}
 
 
+def _data(fields: dict[str, Any]) -> dict[str, Any]:
+    return fields | {"columns": {}, "ignore": [], "on_error": "stop", "strict": False}
+
+
 def _local_engine(fields: dict[str, Any]) -> dict[str, Any]:
     return fields | {"cache_bytes": None}
 
@@ -164,6 +168,7 @@ UPGRADES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "Auto": _packed,
     "Packed": _packed,
     "LocalEngine": _local_engine,
+    "Data": _data,
     "Evaluation": _evaluation,
     "SFT": _new_adapter,
     "DSS": _new_adapter,

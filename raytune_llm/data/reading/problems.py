@@ -114,8 +114,12 @@ class Rejects:
     def __init__(self) -> None:
         self.count, self.first = 0, ""
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._known: set[tuple[str, int]] = set()
 
     def add(self, path: str, line: int, problem: str, content: object) -> None:
+        if (path, line) in self._known:  # refused by an earlier stage, too
+            return
+        self._known.add((path, line))
         self._folder = self._folder or tempfile.TemporaryDirectory()
         self.count += 1
         self.first = self.first or f"{path}:{line}: {problem}"

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-import zstandard
 from pyarrow import feather, ipc, parquet
 
 from raytune_llm.data.reading import formats, whole_json
@@ -76,7 +75,7 @@ FILES = {
     "two_parts.gz": gzip.compress(JSON_LINES[:50].encode()) + gzip.compress(JSON_LINES[50:].encode()),
     "train.jsonl.bz2": bz2.compress(JSON_LINES.encode()),
     "train.jsonl.xz": lzma.compress(JSON_LINES.encode()),
-    "train.jsonl.zst": zstandard.compress(JSON_LINES.encode()),
+    "train.jsonl.zst": pa.compress(JSON_LINES.encode(), codec="zstd", asbytes=True),
     "twice.jsonl.gz": gzip.compress(gzip.compress(JSON_LINES.encode())),
     "train.zip": zipped({"train.jsonl": JSON_LINES}),
     "mac.zip": zipped({"train.jsonl": JSON_LINES, "__MACOSX/train.jsonl": "x"}),

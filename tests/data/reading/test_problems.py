@@ -1,6 +1,7 @@
 """Equal problems are shown once, with their number; none hides another."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -85,7 +86,8 @@ def test_too_many_lines_to_skip(tmp_path):
 def test_rejects_survive_odd_text():
     rejects = Rejects()
     rejects.add("a", 1, "x", {"a": "\ud800", "b": object})
-    assert json.loads(rejects.content())["line"] == 1
+    rejects.add("a", 1, "y", "the same line, refused again")
+    assert json.loads(rejects.content())["line"] == 1 and rejects.count == 1
 
 
 def test_origins_of_several_sources(tmp_path):
@@ -115,8 +117,9 @@ def chats(tmp_path) -> str:
 
 def test_what_the_template_refuses_has_file_and_line(tmp_path):
     (tmp_path / "chat.jinja").write_text(REFUSING)
-    path = chats(tmp_path)
-    given = ["model=demo", f"model.chat_template={tmp_path}/chat.jinja", f"data.train={path}", f"data.eval={path}"]
+    path, held = chats(tmp_path), tmp_path / "b.jsonl"
+    held.write_text(Path(path).read_text())
+    given = ["model=demo", f"model.chat_template={tmp_path}/chat.jinja", f"data.train={path}", f"data.eval={held}"]
     with pytest.raises(DataError) as caught:
         prepare(load_job("check", given))
     message = str(caught.value)
@@ -124,7 +127,7 @@ def test_what_the_template_refuses_has_file_and_line(tmp_path):
         "a.jsonl:10: the chat template refuses a conversation of the turns [user, assistant, user, assistant]"
         in message
     )
-    assert "two turns only" in message and "and 3 more of this kind (lines 11, 10 …)" in message
+    assert "two turns only" in message and "and 1 more of this kind (line 11)" in message and "b.jsonl:10: " in message
 
     prepared = prepare(load_job("check", [*given, "data.on_error=skip"]))
     [skipped] = [finding for finding in prepared.diagnosis.findings if finding.kind == "skipped_lines"]
