@@ -26,7 +26,7 @@ import numpy as np
 from raytune_llm.data import demo
 from raytune_llm.data.demo.world import prefers
 from raytune_llm.data.examples import Rollout
-from raytune_llm.data.tokens import Tokens
+from raytune_llm.data.tokenizing.tokens import Tokens
 from raytune_llm.evaluation.compare import compare, number
 from raytune_llm.evaluation.generate import generate
 from raytune_llm.evaluation.metrics import Metric, mean, ratio

@@ -47,7 +47,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from serve_paths import Ask, all_at_once, behind_uvicorn, by_handle, by_http, on_ray_serve
 
 from raytune_llm.data.demo import path as demo_path
-from raytune_llm.data.tokens import Tokens
+from raytune_llm.data.tokenizing.tokens import Tokens
 from raytune_llm.jobs import config
 from raytune_llm.models.base import Base
 from raytune_llm.models.loading import load_tuned

@@ -140,10 +140,10 @@ def test_an_added_method_is_trained_and_an_added_tracker_logs_it(project, tmp_pa
 def test_an_added_dialect_is_read(tmp_path):
     project = copied(tmp_path / "project")
     (line,) = re.findall(r"in `DIALECTS`\n\n```python\n(.*)\n```", PAGE)
-    dialects = project / "raytune_llm/data/dialects.py"
+    dialects = project / "raytune_llm/data/dialects/dialect.py"
     dialects.write_text(dialects.read_text().replace("DIALECTS = (\n", f"DIALECTS = (\n    {line},\n"))
     code = (
-        "from raytune_llm.data.parsing import parse; from raytune_llm.data.records import Supervised; "
+        "from raytune_llm.data.dialects.parsing import parse; from raytune_llm.data.records import Supervised; "
         "print(parse({'question': 'q', 'answer': 'a'}, [Supervised]))"
     )
     assert python(project, code).strip() == "Supervised(prompt='q', completion='a')"

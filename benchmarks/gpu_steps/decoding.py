@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from token_trials import trial
 
-from raytune_llm.data.tokens import Tokens
+from raytune_llm.data.tokenizing.tokens import Tokens
 from raytune_llm.jobs.config import load
 from raytune_llm.models.base import Base, linear_targets, skeleton
 from raytune_llm.serving.engine.base import Engine, Sampling, ServedModel

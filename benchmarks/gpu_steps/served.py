@@ -18,7 +18,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from raytune_llm.data.tokens import Tokens
+from raytune_llm.data.tokenizing.tokens import Tokens
 from raytune_llm.jobs.config import load
 from raytune_llm.jobs.schema import ServeJob
 from raytune_llm.models.base import Base, DType

@@ -10,7 +10,7 @@ from typing import Any
 
 from raytune_llm.annotation.teachers.base import Client, Request, Response, Sampling
 from raytune_llm.data.records import Message, Text
-from raytune_llm.data.tokens import Tokens
+from raytune_llm.data.tokenizing.tokens import Tokens
 from raytune_llm.models.base import Base
 
 

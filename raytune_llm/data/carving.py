@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from raytune_llm.data.parts import answer_of, is_instruction, prompt_key, prompt_of, text_key
 from raytune_llm.data.question import plain
 from raytune_llm.data.reading.problems import DataError
-from raytune_llm.data.record_table import Serialiser
 from raytune_llm.data.records import Record
+from raytune_llm.data.tables.record_table import Serialiser
 
 CARVED_SHARE = 0.2
 """At most this share of train becomes the carved eval set."""

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 
 from raytune_llm.data.carving import carve
 from raytune_llm.data.config import SPLITS, Data, OnError
+from raytune_llm.data.dialects.parsing import Reader
 from raytune_llm.data.findings import Finding, Place, Severity
 from raytune_llm.data.origins import Origins
-from raytune_llm.data.parsing import Reader
 from raytune_llm.data.reading.formats import read
 from raytune_llm.data.reading.problems import BadLine, DataError, Problems, Rejects, check_skipped
 from raytune_llm.data.reading.sources import Locations, Source, Unreadable, expand, sources
 from raytune_llm.data.reading.streams import FAILURES, why_unreadable
-from raytune_llm.data.record_table import RecordTable, RecordWriter
 from raytune_llm.data.records import Record, RecordError
+from raytune_llm.data.tables.record_table import RecordTable, RecordWriter
 from raytune_llm.errors import InputError
 
 MANY_RECORDS = 10_000

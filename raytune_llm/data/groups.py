@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from raytune_llm.data.example_table import ExampleTable
 from raytune_llm.data.examples import Example
+from raytune_llm.data.tables.example_table import ExampleTable
 
 GROUP_MEMBER = "member"
 """Names the sequences of an example's group members: member1, member2 …"""

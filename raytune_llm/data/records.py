@@ -1,4 +1,4 @@
-"""The record kinds: what a method learns from, whatever the dialect it was written in (raytune_llm/data/dialects.py).
+"""The record kinds: what a method learns from, whatever the dialect it was written in (data/dialects/dialect.py).
 
 Records are frozen and hashable. Media are left out.
 """

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from raytune_llm import cluster
-from raytune_llm.data.encode import EncodedSplit
+from raytune_llm.data.encoding.encode import EncodedSplit
 from raytune_llm.data.examples import Example
 from raytune_llm.data.question import plain
 from raytune_llm.data.records import Preference, Text
-from raytune_llm.data.tokens import Tokens
+from raytune_llm.data.tokenizing.tokens import Tokens
 from raytune_llm.errors import InputError
 from raytune_llm.evaluation.calibration import calibration_error, reliability
 from raytune_llm.evaluation.compare import Comparison, compare

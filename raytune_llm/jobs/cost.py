@@ -8,9 +8,9 @@ nothing is guessed: sampling takes most of their time.
 
 from __future__ import annotations
 
-from raytune_llm.data.encode import EncodedSplit
-from raytune_llm.data.example_table import ExampleTable
+from raytune_llm.data.encoding.encode import EncodedSplit
 from raytune_llm.data.findings import Finding, Severity
+from raytune_llm.data.tables.example_table import ExampleTable
 from raytune_llm.models.base import Facts
 
 FLOP_PER_WEIGHT = 4.0

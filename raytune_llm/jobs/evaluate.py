@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from raytune_llm import cluster
-from raytune_llm.data.encode import draw_indices, encode_split
+from raytune_llm.data.encoding.encode import draw_indices, encode_split
 from raytune_llm.data.files import load
 from raytune_llm.data.records import Record
-from raytune_llm.data.tokens import Tokens
+from raytune_llm.data.tokenizing.tokens import Tokens
 from raytune_llm.evaluation import report
 from raytune_llm.evaluation.compare import better
 from raytune_llm.evaluation.systems import Systems

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from raytune_llm.data.encode import EncodedSplit, EncodedSplits, draw_indices
+from raytune_llm.data.encoding.encode import EncodedSplit, EncodedSplits, draw_indices
 from raytune_llm.data.examples import Example
-from raytune_llm.data.tokens import Tokens
+from raytune_llm.data.tokenizing.tokens import Tokens
 from raytune_llm.errors import InputError
 from raytune_llm.evaluation.answering import Answering
 from raytune_llm.evaluation.metrics import after, label_set

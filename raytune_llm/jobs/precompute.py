@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from raytune_llm import cluster
-from raytune_llm.data.encode import EncodedSplit, EncodedSplits
+from raytune_llm.data.encoding.encode import EncodedSplit, EncodedSplits
 from raytune_llm.data.examples import Example, Examples
 from raytune_llm.data.groups import with_group_members
 from raytune_llm.jobs.schema import TrainJob

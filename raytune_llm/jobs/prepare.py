@@ -12,15 +12,15 @@ from raytune_llm.data.config import OnError
 from raytune_llm.data.doctor.advice import DEFAULT_HORIZON, Horizon
 from raytune_llm.data.doctor.diagnosis import Diagnosis, UnusableData
 from raytune_llm.data.doctor.examine import examine
-from raytune_llm.data.encode import EncodedSplit, EncodedSplits, encode_splits
-from raytune_llm.data.example_table import ExampleTable
+from raytune_llm.data.encoding.encode import EncodedSplit, EncodedSplits, encode_splits
 from raytune_llm.data.examples import Examples
 from raytune_llm.data.files import Splits, load
 from raytune_llm.data.findings import Finding, Severity
 from raytune_llm.data.mixture import mixed_indices
 from raytune_llm.data.records import Chat
-from raytune_llm.data.template import PLAIN_TEMPLATE
-from raytune_llm.data.tokens import Tokens
+from raytune_llm.data.tables.example_table import ExampleTable
+from raytune_llm.data.tokenizing.template import PLAIN_TEMPLATE
+from raytune_llm.data.tokenizing.tokens import Tokens
 from raytune_llm.errors import InputError, require
 from raytune_llm.evaluation.answering import Answering
 from raytune_llm.evaluation.terms import Better

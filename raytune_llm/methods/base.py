@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from raytune_llm.data.config import Data
     from raytune_llm.data.records import Record, Text
-    from raytune_llm.data.tokens import Tokens
+    from raytune_llm.data.tokenizing.tokens import Tokens
     from raytune_llm.evaluation.loss import Scores
     from raytune_llm.models.adapters.base import Adapter
     from raytune_llm.models.base import Base

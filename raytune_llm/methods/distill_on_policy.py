@@ -74,7 +74,7 @@ class DistillOnPolicy(Student):
         from datasets import Dataset
         from trl import DistillationTrainer
 
-        from raytune_llm.data.tokens import Tokens
+        from raytune_llm.data.tokenizing.tokens import Tokens
         from raytune_llm.methods.trainers.policy import encoded
         from raytune_llm.models.forward import unwrapped
 

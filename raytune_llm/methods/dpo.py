@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from raytune_llm.data.arrow import as_dataset
 from raytune_llm.data.examples import IGNORED, Example
 from raytune_llm.data.question import question
 from raytune_llm.data.records import Preference, Record, Text
+from raytune_llm.data.tables.arrow import as_dataset
 from raytune_llm.errors import require
 from raytune_llm.evaluation.terms import Better, Term
 from raytune_llm.methods.base import Needs, TrainerConfig
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import Trainer
 
-    from raytune_llm.data.tokens import Tokens
+    from raytune_llm.data.tokenizing.tokens import Tokens
     from raytune_llm.methods.base import TrainerInputs
 
 NAMES = ("chosen", "rejected")

@@ -27,7 +27,7 @@ from raytune_llm.models.outputs import Outputs
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from raytune_llm.data.tokens import Tokens
+    from raytune_llm.data.tokenizing.tokens import Tokens
     from raytune_llm.methods.base import CheckContext
 
 FIELDS = ("label", "rationale")

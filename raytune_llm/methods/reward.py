@@ -13,10 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from raytune_llm.data.arrow import as_dataset
 from raytune_llm.data.examples import Example
 from raytune_llm.data.question import question
 from raytune_llm.data.records import Preference, Record, Text
+from raytune_llm.data.tables.arrow import as_dataset
 from raytune_llm.errors import require
 from raytune_llm.evaluation.terms import Better, Term
 from raytune_llm.methods.base import Needs, TrainerConfig
@@ -25,7 +25,7 @@ from raytune_llm.models.outputs import Outputs
 if TYPE_CHECKING:
     from transformers import Trainer
 
-    from raytune_llm.data.tokens import Tokens
+    from raytune_llm.data.tokenizing.tokens import Tokens
     from raytune_llm.methods.base import CheckContext, TrainerInputs
 
 

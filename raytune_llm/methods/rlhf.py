@@ -28,7 +28,7 @@ from raytune_llm.models.adapters.base import Adapter
 from raytune_llm.stores.choices import name_of
 
 if TYPE_CHECKING:
-    from raytune_llm.data.tokens import Tokens
+    from raytune_llm.data.tokenizing.tokens import Tokens
     from raytune_llm.methods.base import CheckContext, ModelRefs, Session, TrainerConfig
 
 WINS = "win_rate"

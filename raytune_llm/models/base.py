@@ -106,7 +106,7 @@ class Base:
         """The tokenizer with a chat template and a pad token, supplied where it has none of its own."""
         from transformers import AutoTokenizer
 
-        from raytune_llm.data.template import supply_template
+        from raytune_llm.data.tokenizing.template import supply_template
 
         tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, revision=self.revision)
         tokenizer.eos_token = self.eos.token

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from raytune_llm.data.example_table import ExampleTable
 from raytune_llm.data.examples import IGNORED, Example, TeacherTopK, TokenSequence
+from raytune_llm.data.tables.example_table import ExampleTable
 from raytune_llm.models.batches import run_batches
 from raytune_llm.models.forward import inference, label_logits, label_states, outputs, row_chunks
 

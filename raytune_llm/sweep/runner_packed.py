@@ -22,8 +22,8 @@ from ray import tune
 from ray.exceptions import RayActorError, RayTaskError
 
 from raytune_llm import cluster
-from raytune_llm.data.example_table import ExampleTable
 from raytune_llm.data.examples import Example
+from raytune_llm.data.tables.example_table import ExampleTable
 from raytune_llm.errors import InputError
 from raytune_llm.sweep.backends.base import RunnerInputs, trial_spec
 from raytune_llm.sweep.plan import BATCH_SIZE, SIZE, Plan

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raytune_llm.data.parsing import parse
+from raytune_llm.data.dialects.parsing import parse
 from raytune_llm.data.records import Chat, Message, Preference, Prompt, Rationale, RecordError, Supervised
 
 PUBLIC = os.environ.get("RAYTUNE_LLM_PUBLIC_DATA")

@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM
 
 from raytune_llm.data import demo
 from raytune_llm.data.examples import IGNORED, TokenSequence
-from raytune_llm.data.tokens import Tokens
+from raytune_llm.data.tokenizing.tokens import Tokens
 from raytune_llm.errors import InputError
 from raytune_llm.evaluation import systems as module
 from raytune_llm.evaluation.systems import Task, measure_systems

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from raytune_llm.data.arrow import as_dataset
 from raytune_llm.data.examples import IGNORED, TokenSequence
+from raytune_llm.data.tables.arrow import as_dataset
 from raytune_llm.errors import InputError
 from raytune_llm.jobs.config import load
 from raytune_llm.methods.dpo import COLUMNS, DPO, collate

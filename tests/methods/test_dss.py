@@ -9,7 +9,7 @@ from worlds import write_base, write_records
 
 from raytune_llm.data.examples import IGNORED
 from raytune_llm.data.records import Rationale
-from raytune_llm.data.tokens import Tokens
+from raytune_llm.data.tokenizing.tokens import Tokens
 from raytune_llm.errors import InputError
 from raytune_llm.evaluation.generate import generate
 from raytune_llm.evaluation.loss import evaluate

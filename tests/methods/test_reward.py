@@ -8,7 +8,7 @@ from worlds import tokenizer
 
 from raytune_llm.data.examples import IGNORED
 from raytune_llm.data.records import Message, Preference
-from raytune_llm.data.tokens import Tokens
+from raytune_llm.data.tokenizing.tokens import Tokens
 from raytune_llm.errors import InputError
 from raytune_llm.jobs.config import load
 from raytune_llm.methods.reward import Reward
@@ -57,7 +57,7 @@ def test_a_cut_answer_still_ends_with_eos_on_encoder_decoder_bases():
 
 def test_a_conversation_is_judged_in_its_template():
     words = tokenizer()
-    from raytune_llm.data.template import supply_template
+    from raytune_llm.data.tokenizing.template import supply_template
 
     supply_template(words)
     tokens = Tokens(words, max_tokens=64, is_encoder_decoder=False)

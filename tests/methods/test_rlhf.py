@@ -16,7 +16,7 @@ from worlds import spec_of, write_base, write_records
 
 from raytune_llm.data.examples import TokenSequence
 from raytune_llm.data.records import Preference
-from raytune_llm.data.tokens import Tokens
+from raytune_llm.data.tokenizing.tokens import Tokens
 from raytune_llm.errors import InputError, worker_input_errors
 from raytune_llm.evaluation.policy import roll_out
 from raytune_llm.evaluation.terms import Better

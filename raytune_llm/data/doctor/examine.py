@@ -28,12 +28,12 @@ from raytune_llm.data.doctor.secrets import Secrets
 from raytune_llm.data.doctor.texts import Texts
 from raytune_llm.data.doctor.truncation import Cuts, nothing_left
 from raytune_llm.data.doctor.view import Check, View
-from raytune_llm.data.encode import EncodedSplits
+from raytune_llm.data.encoding.encode import EncodedSplits
 from raytune_llm.data.files import Splits
 from raytune_llm.data.findings import Finding, Severity
 
 if TYPE_CHECKING:
-    from raytune_llm.data.tokens import Tokens
+    from raytune_llm.data.tokenizing.tokens import Tokens
 
 ORDER = (Severity.problem, Severity.warning, Severity.note)
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from raytune_llm.data.findings import Finding, Severity
-from raytune_llm.data.tokens import Truncation
+from raytune_llm.data.tokenizing.tokens import Truncation
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from raytune_llm.data.examples import IGNORED, Example
 from raytune_llm.data.findings import Finding, Severity
 from raytune_llm.data.parts import prompt_of, text_key
 from raytune_llm.data.records import Supervised
-from raytune_llm.data.tokens import Truncation
+from raytune_llm.data.tokenizing.tokens import Truncation
 
 MUCH_CUT = 0.05
 LONGEST_INSTRUCTION = 80

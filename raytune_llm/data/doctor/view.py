@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from raytune_llm.data.encode import EncodedSplit
+from raytune_llm.data.encoding.encode import EncodedSplit
 from raytune_llm.data.examples import Example
 from raytune_llm.data.findings import Finding, Place
 from raytune_llm.data.parts import answer_of, prompt_of, texts_of
@@ -14,7 +14,7 @@ from raytune_llm.data.question import plain
 from raytune_llm.data.records import Record
 
 if TYPE_CHECKING:
-    from raytune_llm.data.tokens import Tokens
+    from raytune_llm.data.tokenizing.tokens import Tokens
 
 NUM_SHOWN = 3
 EXCERPT = 60

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
-from raytune_llm.data.example_table import ExampleTable
 from raytune_llm.data.examples import Example
+from raytune_llm.data.tables.example_table import ExampleTable
 from raytune_llm.evaluation.terms import Term
 from raytune_llm.methods.base import TrainerConfig, TrainerInputs
 from raytune_llm.models.forward import blank_outputs, outputs, unwrapped

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from raytune_llm.compat import using_adapter
 from raytune_llm.data.examples import Example, Rollout
-from raytune_llm.data.tokens import Tokens
+from raytune_llm.data.tokenizing.tokens import Tokens
 from raytune_llm.evaluation.policy import PolicyPrompt, Sampling, divergence, policy_metrics, roll_out, win_rate
 from raytune_llm.methods.algorithms.base import Algorithm
 from raytune_llm.methods.base import Measurement, ModelRefs, TrainerConfig, TrainerInputs

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raytune_llm.data.template import supply_template
-from raytune_llm.data.tokens import Tokens
+from raytune_llm.data.tokenizing.template import supply_template
+from raytune_llm.data.tokenizing.tokens import Tokens
 from raytune_llm.errors import InputError
 from raytune_llm.models.base import Base
 from raytune_llm.serving.catalog import Entry

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raytune_llm.data.example_table import ExampleTable
 from raytune_llm.data.examples import IGNORED, Example
-from raytune_llm.data.ragged import Ragged
+from raytune_llm.data.tables.example_table import ExampleTable
+from raytune_llm.data.tables.ragged import Ragged
 from raytune_llm.evaluation.terms import Term
 from raytune_llm.models.outputs import Outputs
 from raytune_llm.models.shared_prefix import SharedPrefix

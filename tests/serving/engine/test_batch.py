@@ -19,7 +19,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from raytune_llm.data.tokens import Tokens
+from raytune_llm.data.tokenizing.tokens import Tokens
 from raytune_llm.models.base import Base, DType
 from raytune_llm.models.decoding.step import can_batch
 from raytune_llm.models.loading import load_tuned

@@ -11,7 +11,7 @@ from serving_world import ENGINE, greedy_text, make_base, write_adapter, write_m
 from worlds import write_base
 
 from raytune_llm.data.records import Message
-from raytune_llm.data.tokens import Tokens
+from raytune_llm.data.tokenizing.tokens import Tokens
 from raytune_llm.errors import InputError
 from raytune_llm.models.loading import load_tuned
 from raytune_llm.serving.engine.base import Finish, Sampling, ServedModel

@@ -9,7 +9,7 @@ from real_world import files_of, job_of, trained
 from serving_world import ENGINE
 
 from raytune_llm.data.examples import IGNORED
-from raytune_llm.data.tokens import Tokens
+from raytune_llm.data.tokenizing.tokens import Tokens
 from raytune_llm.jobs.prepare import prepare
 from raytune_llm.models.loading import load_tuned
 from raytune_llm.serving.engine.base import Finish, Sampling, ServedModel

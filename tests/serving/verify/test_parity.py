@@ -7,7 +7,7 @@ import pytest
 import torch
 from serving_world import ENGINE, make_base, write_adapter
 
-from raytune_llm.data.tokens import Tokens
+from raytune_llm.data.tokenizing.tokens import Tokens
 from raytune_llm.models.base import DType
 from raytune_llm.serving.engine.base import ServedModel
 from raytune_llm.serving.verify.engine import check_engine

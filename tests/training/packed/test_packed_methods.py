@@ -14,10 +14,10 @@ import torch
 from packed_oracle import BUDGET, distance, make_spec, peft_weights, table_of
 
 from raytune_llm.data import demo
+from raytune_llm.data.dialects.parsing import parse
 from raytune_llm.data.order import first_indices
-from raytune_llm.data.parsing import parse
 from raytune_llm.data.records import RecordError
-from raytune_llm.data.tokens import Tokens
+from raytune_llm.data.tokenizing.tokens import Tokens
 from raytune_llm.jobs import config
 from raytune_llm.jobs.precompute import FrozenModels
 from raytune_llm.methods.base import TrainerInputs

@@ -1,0 +1,1 @@
+"""From JSON objects of any known dialect to records."""

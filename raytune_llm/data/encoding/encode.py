@@ -1,0 +1,220 @@
+"""The records of a job as its method encodes them: each once, kept with its record.
+
+Training takes the examples, the doctor examines them, and the comparison after training pairs them with their records.
+Many records are encoded by several processes, once for all jobs: a cache keeps them. Leaves out what frozen models add
+to examples before training (jobs/precompute.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raytune_llm.data.encoding.block import PLACES, Block, Encode, encode_block, merged
+from raytune_llm.data.encoding.cache import Found, cache_key, find, new_entry
+from raytune_llm.data.encoding.workers import map_batches, num_cpus
+from raytune_llm.data.examples import Example
+from raytune_llm.data.files import Splits
+from raytune_llm.data.progress import RecordProgress
+from raytune_llm.data.reading.problems import Problems, Rejects, check_skipped
+from raytune_llm.data.records import Record
+from raytune_llm.data.tables.example_table import ExampleTable
+from raytune_llm.data.tables.record_table import RecordTable
+from raytune_llm.data.tokenizing.tokens import Tokens, Truncation
+
+LARGE_RECORDS = 10_000
+"""From here on records are encoded by several processes, which take seconds to start, and kept in the cache."""
+BATCH_RECORDS = 256
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSplit:
+    """Records of a split with their token sequences."""
+
+    records: Sequence[Record]
+    examples: Sequence[Example]
+    """Those of which truncation left something, in the records' order."""
+    places: NDArray[np.int64]
+    """Which record each example belongs to; ascending."""
+    truncation: Truncation
+    """Counted while these records were encoded."""
+
+    @property
+    def encoded(self) -> list[Example | None]:
+        """One for each record; None where truncation left nothing to learn from."""
+        found: list[Example | None] = [None] * len(self.records)
+        for place, example in zip(self.places.tolist(), self.examples, strict=True):
+            found[place] = example
+        return found
+
+    def pairs(self) -> list[tuple[Record, Example]]:
+        """The records with an example, and that example."""
+        both = zip(self.places.tolist(), self.examples, strict=True)
+        return [(self.records[place], example) for place, example in both]
+
+    def with_examples(self, examples: Sequence[Example]) -> EncodedSplit:
+        """The same records with other examples in the places of `examples`, in their order."""
+        if len(examples) != len(self.examples):
+            raise ValueError(f"{len(examples)} examples given for the {len(self.examples)} of the split")
+        return replace(self, examples=examples)
+
+    def drawn(self, count: int | None, seed: int) -> EncodedSplit:
+        """At most `count` of the records, as `draw_indices` draws them."""
+        if count is None or count >= len(self.records):
+            return self
+        chosen = np.asarray(draw_indices(len(self.records), count, seed), dtype=np.int64)
+        row_of = np.full(len(self.records), -1, dtype=np.int64)
+        row_of[self.places] = np.arange(len(self.places))
+        rows = row_of[chosen]
+        examples = ExampleTable.of(self.examples).select(rows[rows >= 0])
+        return replace(self, records=_chosen(self.records, chosen), examples=examples, places=np.flatnonzero(rows >= 0))
+
+
+@dataclass(frozen=True)
+class EncodedSplits:
+    """The encoded records of a job; splits without records are empty."""
+
+    train: EncodedSplit
+    eval: EncodedSplit
+    test: EncodedSplit
+    max_tokens: int
+    """Longest sequence; for encoder-decoder bases, of either side."""
+    is_encoder_decoder: bool
+
+    def without_records(self) -> EncodedSplits:
+        """The examples alone, to be sent elsewhere."""
+        return self._with_records([()] * 3)
+
+    def with_records(self, owner: EncodedSplits) -> EncodedSplits:
+        """With the records of the splits that these were made from, by `without_records`."""
+        return self._with_records([owner.train.records, owner.eval.records, owner.test.records])
+
+    def _with_records(self, records: Sequence[Sequence[Record]]) -> EncodedSplits:
+        splits = (self.train, self.eval, self.test)
+        train, evaluation, test = (replace(split, records=own) for split, own in zip(splits, records, strict=True))
+        return replace(self, train=train, eval=evaluation, test=test)
+
+    def items(self) -> Iterator[tuple[str, EncodedSplit]]:
+        """The splits that have records, by name."""
+        yield from ((name, split) for name in ("train", "eval", "test") if len((split := getattr(self, name)).records))
+
+
+def encode_splits(splits: Splits, tokens: Tokens, encode: Encode, *, skip: bool = False) -> EncodedSplits:
+    """All records of a job, each encoded once. `skip`: those that can't be encoded are left out, and added to the
+    rejects. Raises DataError as `encode_split` does."""
+    problems, rejects = Problems(), splits.rejects if skip else None
+    train, evaluation, test = (
+        encode_split(
+            name,
+            getattr(splits, name),
+            tokens,
+            encode,
+            where=partial(splits.where, name),
+            rejects=rejects,
+            problems=problems,
+        )
+        for name in ("train", "eval", "test")
+    )
+    check_skipped(splits.rejects, splits.num_lines, problems)
+    if problems.total:
+        raise problems.error()
+    return EncodedSplits(train, evaluation, test, tokens.max_tokens, tokens.is_encoder_decoder)
+
+
+def encode_split(
+    name: str,
+    records: Sequence[Record],
+    tokens: Tokens,
+    encode: Encode,
+    indices: Sequence[int] | None = None,
+    where: Callable[[int], str] | None = None,
+    rejects: Rejects | None = None,
+    problems: Problems | None = None,
+) -> EncodedSplit:
+    """The records of one split, those of `indices` only where they are given; `tokens` keeps its own counts. `where`
+    names a record by its index; None = split and number. Records that can't be encoded go to `rejects` or `problems`,
+    where given.
+
+    Raises:
+        DataError: records can't be encoded; each kind of reason with the first of them.
+    """
+    chosen = records if indices is None else _chosen(records, indices)
+    if len(chosen) < LARGE_RECORDS:
+        block = encode_block(list(chosen), tokens, encode)
+        found, refused = ({**block.arrays}, dataclasses.asdict(block.truncation)), block.refused
+    else:
+        found, refused = _encode_many(name, chosen, tokens, encode)
+    if refused:
+        place_of = where or (lambda index: f"data.{name}, record {index + 1}")
+        found_problems = Problems() if problems is None else problems
+        for place, why in refused:
+            at = place_of(place if indices is None else indices[place])
+            path, _, line = at.rpartition(":")
+            number = int(line) if line.isdigit() else None
+            if rejects is not None:
+                rejects.add(path or at, number or place + 1, why, repr(chosen[place]))
+            else:
+                found_problems.add(f"{at}: " if number is None else path, number, why)
+        if problems is None and found_problems.total:
+            raise found_problems.error()
+    arrays, counts = found
+    places = arrays.pop(PLACES)
+    return EncodedSplit(chosen, ExampleTable.from_arrays(arrays), places, Truncation(**counts))
+
+
+def _encode_many(
+    name: str, records: Sequence[Record], tokens: Tokens, encode: Encode
+) -> tuple[Found, list[tuple[int, str]]]:
+    """The arrays of all blocks end to end and the counts of truncation, from the cache where it has them; and the
+    records that can't be encoded, with the reason."""
+    key = cache_key(records, tokens, encode)
+    found = None if key is None else find(key)
+    if found is not None:
+        return found, []
+    with new_entry(key) as entry:
+        counts, first = Truncation(), 0
+        refused: list[tuple[int, str]] = []
+        run = partial(encode_block, tokens=tokens, encode=encode)
+        for block in _with_progress(name, len(records), map_batches(run, _batches(records), num_cpus())):
+            refused += [(first + place, why) for place, why in block.refused]
+            counts = merged(counts, block.truncation)
+            entry.append(block.arrays | {PLACES: block.arrays[PLACES] + first})
+            first += block.num_records
+        if refused:
+            return ({}, {}), refused
+        about = dataclasses.asdict(counts)
+        return (entry.finish(about), about), refused
+
+
+def _with_progress(name: str, total: int, blocks: Iterable[Block]) -> Iterator[Block]:
+    progress = RecordProgress(f"tokenising data.{name}", total)
+    try:
+        for block in blocks:
+            yield block
+            progress.add(block.num_records)
+    finally:
+        progress.close()
+
+
+def _batches(records: Sequence[Record]) -> Iterator[list[Record]]:
+    if isinstance(records, RecordTable):
+        return records.batches(BATCH_RECORDS)
+    return (list(records[first : first + BATCH_RECORDS]) for first in range(0, len(records), BATCH_RECORDS))
+
+
+def _chosen(records: Sequence[Record], indices: Sequence[int] | NDArray[np.int64]) -> Sequence[Record]:
+    return records.select(indices) if isinstance(records, RecordTable) else [records[index] for index in indices]
+
+
+def draw_indices(num_records: int, count: int | None, seed: int) -> Sequence[int]:
+    """Indices of at most `count` records, the same ones for the same seed; all of them, in order, where `count` is None
+    or not less."""
+    if count is None or count >= num_records:
+        return range(num_records)
+    return random.Random(seed).sample(range(num_records), count)

@@ -1,0 +1,1 @@
+"""Records and examples outside of Python's memory."""
