@@ -22,7 +22,7 @@ from transformers import (
     T5GemmaForConditionalGeneration,
 )
 
-from raytune_llm.data.records import Preference, Rationale, Supervised
+from raytune_llm.data.records import PlainText, Preference, Rationale, Supervised
 from raytune_llm.jobs.precompute import FrozenModels, Precomputed, precompute
 from raytune_llm.jobs.prepare import prepare
 from raytune_llm.jobs.publish import make_card
@@ -149,6 +149,10 @@ def supervised(words: list[str]) -> dict[str, object]:
     return {"input_text": " ".join(words), "output_text": words[-1]}
 
 
+def text(words: list[str]) -> dict[str, object]:
+    return {"text": " ".join(words)}
+
+
 def preference(words: list[str]) -> dict[str, object]:
     """The last word of the prompt is preferred to a word that isn't in it."""
     other = next(word for word in WORDS if word not in words)
@@ -161,7 +165,7 @@ def rationale(words: list[str]) -> dict[str, object]:
     return {**supervised(words), **reason}
 
 
-RECORDS = {Supervised: supervised, Preference: preference, Rationale: rationale}
+RECORDS = {Supervised: supervised, PlainText: text, Preference: preference, Rationale: rationale}
 
 
 def write_records(folder: Path, count: int = 24, kinds: Sequence[type] = (Supervised,)) -> tuple[Path, Path]:

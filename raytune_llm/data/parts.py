@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from raytune_llm.data.question import last_answer, turn_text
-from raytune_llm.data.records import Chat, Preference, Rationale, Record, Supervised, Text
+from raytune_llm.data.records import Chat, PlainText, Preference, Rationale, Record, Supervised, Text
 
 MARKS = " .?!,;:…\"'。？！，；："
 FEW_PROMPTS = 20
@@ -28,7 +28,9 @@ def answer_of(record: Record) -> Text | None:
 
 
 def prompt_of(record: Record) -> Text:
-    """The prompt of the record's answer; of a chat, all turns before its last answer."""
+    """The prompt of the record's answer; of a chat, all turns before its last answer; a plain text itself."""
+    if isinstance(record, PlainText):
+        return record.text
     if not isinstance(record, Chat):
         return record.prompt
     last = last_answer(record.messages)
@@ -42,6 +44,8 @@ def texts_of(record: Record) -> Iterator[str]:
             yield from map(turn_text, record.messages)
         case Supervised():
             yield from (record.prompt, record.completion)
+        case PlainText():
+            yield record.text
         case Rationale():
             yield from (text for text in (record.prompt, record.label, record.rationale) if text is not None)
         case Preference():

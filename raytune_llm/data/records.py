@@ -45,6 +45,13 @@ class Supervised:
 
 
 @dataclass(frozen=True, slots=True)
+class PlainText:
+    """A text to learn whole, without a prompt."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Chat:
     """A conversation with at least one assistant turn to learn; it begins with a system or a user turn."""
 
@@ -83,7 +90,7 @@ class Prompt:
     prompt: Text
 
 
-Record = Supervised | Chat | Preference | Rationale | Prompt
+Record = Supervised | PlainText | Chat | Preference | Rationale | Prompt
 
 
 class RecordError(ValueError):

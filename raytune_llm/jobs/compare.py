@@ -127,11 +127,12 @@ def compare_answers(
     tokens: Tokens,
     seed: int,
 ) -> ComparisonResult:
-    """Compare by the method's terms on the given answers, and by the answers that are generated."""
+    """Compare by the method's terms on the given answers, and by the answers that are generated; by the terms alone
+    where no record has an answer to compare with: plain texts, answers that are calls of tools."""
     max_new_tokens = evaluation.longest_answer(tokens.max_tokens)
     questions = questions_of(split, models.method, tokens, max_new_tokens)
     if not questions:
-        raise InputError(f"none of the {len(split.records)} records has an answer to compare with")
+        return compare_losses(models, systems, split, evaluation, tokens=tokens, seed=seed)
     references = [after(question.reference, evaluation.answer_after) for question in questions]
     task = Task(
         examples=[question.example for question in questions],
@@ -159,6 +160,32 @@ def compare_answers(
         {name: Confusion.of(references, texts, labels) for name, texts in answered.items()} if labels else None,
         tables,
     )
+
+
+def compare_losses(
+    models: FrozenModels,
+    systems: Systems,
+    split: EncodedSplit,
+    evaluation: Evaluation,
+    *,
+    tokens: Tokens,
+    seed: int,
+) -> ComparisonResult:
+    """Compare by the method's terms on what the records say, without any samples."""
+    examples = [example for _, example in split.pairs()]
+    if not examples:
+        raise InputError(f"truncation leaves nothing of the {len(split.records)} records to compare on")
+    found = {
+        name: evaluate(
+            load_model(models.base, location, use_gpu=models.use_gpu),
+            examples,
+            models.method.terms,
+            pad_id=tokens.tokenizer.pad_token_id,
+            batch_size=evaluation.batch_size,
+        ).resamplable()
+        for name, location in systems.items()
+    }
+    return ComparisonResult(compare(found, num_draws=evaluation.bootstrap_draws, seed=seed), [])
 
 
 def _speeds(models: FrozenModels, student: Any, task: Task, references: Sequence[str]) -> list[list[str]]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from raytune_llm.data.examples import IGNORED, TokenSequence
+from raytune_llm.data.records import Chat, Supervised
 from raytune_llm.errors import require
 from raytune_llm.evaluation.terms import Term
 from raytune_llm.methods.base import Needs, TrainerConfig
@@ -50,6 +51,8 @@ class DistillOnPolicy(Student):
         require(self.temperature > 0, "method.temperature", self.temperature, "> 0")
         for name in ("max_completion_tokens", "teacher_top_k"):
             require(getattr(self, name) >= 1, f"method.{name}", getattr(self, name), "≥ 1")
+
+    records = (Supervised, Chat)  # an answer is sampled to their prompts
 
     @property
     def needs(self) -> Needs:

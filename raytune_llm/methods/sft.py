@@ -1,5 +1,5 @@
 """Supervised fine-tuning: next-token loss on the completion only; in chats, on every assistant turn; of preferences,
-on the preferred answer.
+on the preferred answer; of plain texts, on all of them.
 
     loss = Σ_tokens −log p(token | prompt, tokens before) / number of completion tokens in the step
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from raytune_llm.data.examples import Example
 from raytune_llm.data.question import question
-from raytune_llm.data.records import Chat, Preference, Record, Supervised, Text
+from raytune_llm.data.records import Chat, PlainText, Preference, Record, Supervised, Text
 from raytune_llm.data.tables.arrow import as_dataset
 from raytune_llm.evaluation.terms import Better, Term
 from raytune_llm.methods.base import Needs, TrainerConfig
@@ -36,7 +36,7 @@ class SFT(AdapterInit):
     metric: str
     """The eval metric that stops, ranks and selects trials."""
 
-    records = (Supervised, Chat, Preference)
+    records = (Supervised, Chat, Preference, PlainText)
 
     @property
     def needs(self) -> Needs:
@@ -47,6 +47,8 @@ class SFT(AdapterInit):
             sequence = tokens.conversation(record.messages)
         elif isinstance(record, Preference):
             sequence = tokens.completion(record.prompt, record.chosen)
+        elif isinstance(record, PlainText):
+            sequence = tokens.text(record.text)
         else:
             assert isinstance(record, Supervised)
             sequence = tokens.completion(record.prompt, record.completion)

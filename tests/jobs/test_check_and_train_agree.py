@@ -29,6 +29,7 @@ KINDS = {
     },
     "preference": lambda i: {"prompt": f"say {i}", "chosen": f"good {i}", "rejected": f"bad {i}"},
     "rationale": lambda i: {"input_text": f"say {i}", "output_text": f"{i}", "rationale": f"since {i} is {i}"},
+    "text": lambda i: {"text": f"say {i}, and it is {i}"},
     "question": lambda i: {"input_text": f"say {i}"},
     "prompt": lambda i: {"prompt": f"say {i}"},
 }

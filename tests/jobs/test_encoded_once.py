@@ -9,7 +9,7 @@ from worlds import write_base, write_records
 
 from raytune_llm import cluster
 from raytune_llm.data import files
-from raytune_llm.data.records import Preference, Rationale, Supervised
+from raytune_llm.data.records import PlainText, Preference, Rationale, Supervised
 from raytune_llm.jobs import setup, summary
 from raytune_llm.jobs.clock import Clock
 from raytune_llm.jobs.config import load
@@ -29,11 +29,13 @@ NUM_TRAIN, NUM_EVAL, NUM_TEST, MAX_EXAMPLES = 24, 8, 11, 6
 EXACT = ["method/rewards=[exact]", "method.max_completion_tokens=4", "method.eval_prompts=2"]
 METHODS = {
     "sft": (Supervised, []),
+    "sft on texts": (PlainText, []),
     "dpo": (Preference, []),
     "dss": (Rationale, []),
     "reward": (Preference, []),
     "rlhf": (Supervised, EXACT),
     "distill": (Supervised, ["method.teacher_top_k=7"]),
+    "distill on texts": (PlainText, ["method.teacher_top_k=7"]),
     "distill_feature": (Supervised, []),
     "distill_relation": (Supervised, []),
 }
@@ -78,7 +80,7 @@ def job_of(method, folder):
     return load(
         "train",
         [
-            f"method={method}",
+            f"method={method.removesuffix(' on texts')}",
             f"model.name_or_path={write_base(folder / 'base', 'llama')}",
             *(f"data.{name}={file}" for name, file in (("train", train), ("eval", evaluation), ("test", test))),
             f"home={folder}",
@@ -135,9 +137,10 @@ def test_a_train_job_encodes_and_reads_each_record_once(method, calls, tmp_path,
     monkeypatch.setattr(cls, "encode", watched)
     _, result = published(job, tmp_path / "trial")
     assert result.split == "test" and result.result.comparison.num_examples == MAX_EXAMPLES
+    assert bool(result.result.samples) == (" on texts" not in method), "texts have no prompt to answer"
     assert calls.pop("encode") == NUM_TRAIN + NUM_EVAL + NUM_TEST
     num_sequences = 2 if method == "dpo" else 1
-    needed = {name for name, methods in READERS.items() if method in methods.split()}
+    needed = {name for name, methods in READERS.items() if method.removesuffix(" on texts") in methods.split()}
     num_read = NUM_TRAIN + NUM_EVAL + (0 if needed == {"label_states"} else MAX_EXAMPLES)
     assert calls == {name: num_sequences * num_read for name in needed}
 

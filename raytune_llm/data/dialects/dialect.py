@@ -23,7 +23,18 @@ from raytune_llm.data.dialects.preferences import (
 )
 from raytune_llm.data.dialects.turns import conversation, parse_turns
 from raytune_llm.data.dialects.values import Row, as_text
-from raytune_llm.data.records import Chat, Message, Preference, Prompt, Rationale, Record, RecordError, Supervised, show
+from raytune_llm.data.records import (
+    Chat,
+    Message,
+    PlainText,
+    Preference,
+    Prompt,
+    Rationale,
+    Record,
+    RecordError,
+    Supervised,
+    show,
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,8 @@ class Dialect:
     """Keys that it reads where they are present."""
     unless: tuple[str, ...] = ()
     """Keys with which a record is in another dialect."""
+    alone: bool = False
+    """Whether records have no other keys, unless data.columns names this dialect's."""
 
 
 def _chat(turns: tuple[Message, ...], key: str) -> Chat:
@@ -136,6 +149,7 @@ DIALECTS = (
     Dialect(("chosen", "rejected"), (Preference,), implicit_prompt, CONTEXT, ("prompt",)),
     Dialect(("input", "preferred_output", "non_preferred_output"), (Preference,), openai_preference),
     Dialect(("contents", "completions"), (Preference,), vertex_preference, GEMINI_SYSTEM),
+    Dialect(("text",), (PlainText,), lambda row: PlainText(row.text("text")), alone=True),
     Dialect(("input_text",), (Rationale,), _rationale, ("output_text", "rationale")),
     Dialect(("input_text",), (Prompt,), lambda row: Prompt(row.text("input_text"))),
     Dialect(("prompt",), (Prompt,), _prompt_only, CONTEXT),

@@ -15,11 +15,23 @@ from typing import Any
 
 from raytune_llm.data.dialects.dialect import DIALECTS, Dialect
 from raytune_llm.data.dialects.values import EXPECTED, MEANINGS, Row, check_unread, left_out, printable
-from raytune_llm.data.records import Chat, Message, Preference, Prompt, Rationale, Record, RecordError, show, show_keys
+from raytune_llm.data.records import (
+    Chat,
+    Message,
+    PlainText,
+    Preference,
+    Prompt,
+    Rationale,
+    Record,
+    RecordError,
+    show,
+    show_keys,
+)
 from raytune_llm.errors import InputError
 
 PLAIN_KEY = re.compile(r"[A-Za-z][\w-]{,39}", re.ASCII)
 """A key that needs no quotes on a command line."""
+BY_KEYS = tuple(dialect for dialect in DIALECTS if not dialect.alone)
 MOST_PLANS = 1024
 """Sets of keys for which the way to read them is kept."""
 
@@ -120,7 +132,7 @@ class Reader:
     def _plan(self, raw: dict[str, Any], values: dict[str, Any], keys: tuple[str, ...]) -> _Plan:
         """How to read objects with these keys. Raises RecordError where no dialect fits, or a key would be lost."""
         present = set(values)
-        fitting = [dialect for dialect in self._wanted if present.isdisjoint(dialect.unless)]
+        fitting = [dialect for dialect in self._wanted if self._fits(dialect, present)]
         if not fitting:
             raise _misfit(raw, values, self._kinds)
         largest = max(fitting, key=lambda dialect: (len(present.intersection(dialect.needs)), -len(dialect.needs)))
@@ -146,9 +158,14 @@ class Reader:
         self._plans[keys] = plan
         return plan
 
+    def _fits(self, dialect: Dialect, present: set[str]) -> bool:
+        """Whether an object may be in a dialect by the keys that it should not have."""
+        is_named = not self._columns.keys().isdisjoint(dialect.needs)
+        return present.isdisjoint(dialect.unless) and (not dialect.alone or is_named or present <= set(dialect.needs))
+
     def _is_rival(self, dialect: Dialect, other: Dialect, present: set[str]) -> bool:
         """Whether an object in `dialect` is in `other` too, with a prompt or answer of its own."""
-        if not present.issuperset(other.needs) or not present.isdisjoint(other.unless):
+        if not present.issuperset(other.needs) or not self._fits(other, present):
             return False
         if set(other.needs) <= set(dialect.needs) or set(other.needs) >= set(dialect.needs):
             return False
@@ -199,6 +216,8 @@ def _words(record: Record) -> list[tuple[str, str]]:
         case Preference() | Prompt():
             answer = record.chosen if isinstance(record, Preference) else ()
             turns = (*_turns(record.prompt, "user"), *_turns(answer, "assistant"))
+        case PlainText():
+            turns = (Message("user", record.text),)
         case _:
             answer = (record.label or "") if isinstance(record, Rationale) else record.completion
             turns = (Message("user", record.prompt), Message("assistant", answer))
@@ -215,9 +234,9 @@ def _misfit(raw: dict[str, Any], row: dict[str, Any], kinds: Sequence[type]) -> 
     def num_present(dialect: Dialect) -> int:
         return len(row.keys() & set(dialect.needs))
 
-    whole = [dialect for dialect in DIALECTS if row.keys() >= set(dialect.needs)]
+    whole = [dialect for dialect in BY_KEYS if row.keys() >= set(dialect.needs)]
     other = max(whole, key=num_present, default=None)
-    wanted = [dialect for dialect in DIALECTS if set(dialect.kinds) & set(kinds)]
+    wanted = [dialect for dialect in BY_KEYS if set(dialect.kinds) & set(kinds)]
     near = max(wanted, key=lambda dialect: (num_present(dialect), -len(dialect.needs)))
     if num_present(near) and (other is None or num_present(other) <= num_present(near)):
         missing = next(key for key in near.needs if key not in row)
@@ -230,8 +249,8 @@ def _misfit(raw: dict[str, Any], row: dict[str, Any], kinds: Sequence[type]) -> 
     if other is not None:
         return RecordError("record", f"a {other.kinds[0].__name__} record with keys {show_keys(raw)}", _wanted(kinds))
     if isinstance(row.get("text"), str):
-        expected = "a prompt and its answer: text without a prompt is not learned"
-        return RecordError("text", f"plain text with keys {show_keys(raw)}", f"{expected}: {_wanted(kinds)}")
+        alone = "no other keys, or data.columns.text=text to learn the texts whole; else " if PlainText in kinds else ""
+        return RecordError("text", f"plain text with keys {show_keys(raw)}", f"{alone}{_wanted(kinds)}")
     hint = "; or name the file's own keys: data.columns.prompt=question"
     found = show_keys(raw) if row or not raw else f"{show_keys(raw)}, all null or left out"
     return RecordError("keys", found, _wanted(kinds) + (hint if row else ""))
@@ -239,7 +258,7 @@ def _misfit(raw: dict[str, Any], row: dict[str, Any], kinds: Sequence[type]) -> 
 
 def _column_hint(missing: str, row: dict[str, Any]) -> str:
     """How to read the first unknown key of text as the missing one, where there is such a key."""
-    known = {key for dialect in DIALECTS for key in (*dialect.needs, *dialect.also)} | MEANINGS.keys()
+    known = {key for dialect in BY_KEYS for key in (*dialect.needs, *dialect.also)} | MEANINGS.keys()
     texts = (key for key, value in row.items() if isinstance(value, str) and key not in known)
     key = next((key for key in texts if PLAIN_KEY.fullmatch(key)), None)
     return "" if key is None else f"; data.columns.{missing}={key} reads {key} as it"

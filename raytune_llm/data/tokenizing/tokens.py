@@ -2,6 +2,7 @@
 
 Plain text, causal bases:      [BOS] prompt "\\n" | completion EOS
 Conversations, causal bases:   the chat template's text | each answer, from its generation prompt to its end token
+Text alone, causal bases:      [BOS] | text EOS
 Encoder-decoder bases:         prompt | completion EOS, each with the special tokens that the tokenizer adds
 
 Loss is on the part after the bar. BOS occurs once, where the tokenizer adds it; in conversations, where the template
@@ -99,9 +100,18 @@ class Tokens:
         if isinstance(prompt, str):
             if not isinstance(completion, str):
                 raise InputError("a plain prompt takes a plain completion; give the prompt as messages too")
-            return self._pair(self.prompt(prompt), completion)
+            return self._pair(self.prompt(prompt), self._answer(completion))
         answer = (Message("assistant", completion),) if isinstance(completion, str) else completion
         return self._conversation((*prompt, *answer), first=len(prompt))
+
+    def text(self, text: str) -> TokenSequence:
+        """A text to learn whole, with EOS, cut at its end. Loss is on all of it but the first token, which nothing
+        comes before, where the tokenizer adds no BOS; encoder-decoder bases learn it from an empty source."""
+        answer = self._answer(text)
+        if self.is_encoder_decoder:
+            return self._pair(self._prompt_ids("") or [self._eos], answer)
+        first = [] if self._prefix else answer[:1]
+        return self._pair(self._prefix + first, answer[len(first) :] or [self._eos])
 
     def judged(self, prompt: Text, completion: Text) -> TokenSequence | None:
         """The same prompt and completion as one sequence that a reward model reads to the end of the answer.
@@ -203,12 +213,15 @@ class Tokens:
         kept = self._prefix if ids[: len(self._prefix)] == self._prefix else []
         return kept + ids[len(ids) - (room - len(kept)) :]
 
-    def _pair(self, prompt: list[int], completion: str) -> TokenSequence | None:
-        """Plain text: the completion survives whole if it can, the prompt is cut for it."""
-        answer = self._encode(completion)
+    def _answer(self, text: str) -> list[int]:
+        """A text to learn, with EOS at its end, once."""
+        ids = self._encode(text)
         if self.is_encoder_decoder:
-            answer = self._with_added(answer)
-        answer = answer if answer[-1:] == [self._eos] else [*answer, self._eos]
+            ids = self._with_added(ids)
+        return ids if ids[-1:] == [self._eos] else [*ids, self._eos]
+
+    def _pair(self, prompt: list[int], answer: list[int]) -> TokenSequence:
+        """Plain text: the answer survives whole if it can, the prompt is cut for it."""
         if self.is_encoder_decoder:
             source, kept = self._cut_start(prompt, self.max_tokens), answer[: self.max_tokens]
             longest = max(len(prompt), len(answer))
@@ -233,7 +246,7 @@ class Tokens:
         if self.is_encoder_decoder:
             if messages[last].tool_calls:
                 raise InputError("an encoder-decoder base can't learn an answer that calls tools; take a causal base")
-            return self._pair(self.prompt(messages[:last]), messages[last].content)
+            return self._pair(self.prompt(messages[:last]), self._answer(messages[last].content))
         ids, labels = self._labelled(messages, first)
         lost = labels[self.max_tokens :]
         num_lost, num_labels = (len(found) - found.count(IGNORED) for found in (lost, labels))

@@ -12,11 +12,11 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from raytune_llm.data.examples import Example
 from raytune_llm.data.question import question
-from raytune_llm.data.records import Chat, Record, Supervised, Text
+from raytune_llm.data.records import Chat, PlainText, Record, Supervised, Text
 from raytune_llm.errors import require
 from raytune_llm.evaluation.terms import Better, Term
 from raytune_llm.methods.common.loss_terms import LossTermsMethod
@@ -47,7 +47,7 @@ class Student(LossTermsMethod):
     metric: str
     """The eval metric that stops, ranks and selects trials."""
 
-    records = (Supervised, Chat)
+    records: ClassVar[tuple[type, ...]] = (Supervised, Chat, PlainText)
 
     @property
     @abstractmethod
@@ -64,6 +64,8 @@ class Student(LossTermsMethod):
     def encode(self, record: Record, tokens: Tokens) -> Example | None:
         if isinstance(record, Chat):
             sequence = tokens.conversation(record.messages)
+        elif isinstance(record, PlainText):
+            sequence = tokens.text(record.text)
         else:
             assert isinstance(record, Supervised)
             sequence = tokens.completion(record.prompt, record.completion)

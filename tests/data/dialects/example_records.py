@@ -1,8 +1,8 @@
 """One valid record of each dialect, and the kinds it is read as."""
 
-from raytune_llm.data.records import Chat, Preference, Prompt, Rationale, Supervised
+from raytune_llm.data.records import Chat, PlainText, Preference, Prompt, Rationale, Supervised
 
-SFT, PREF = (Supervised, Chat, Preference), (Preference,)
+SFT, PREF = (Supervised, Chat, Preference, PlainText), (Preference,)
 U, A, B = (
     {"role": role, "content": text} for role, text in (("user", "Hi"), ("assistant", "Hello"), ("assistant", "No"))
 )
@@ -39,6 +39,7 @@ EXAMPLES = {
         {"instruction": "Do", "input": "", "output": "Done", "system": "Be kind.", "history": [["a", "b"], ["c", "d"]]},
         SFT,
     ),
+    "plain text": ({"text": "Once upon a time"}, SFT),
     "messages": ({"messages": [{"role": "system", "content": "Be kind."}, U, A, U, B]}, SFT),
     "messages with tools": (WITH_TOOLS, SFT),
     "sharegpt": ({"system": "Be kind.", "conversations": [HUMAN, {**GPT, "train": False}, HUMAN, GPT]}, SFT),

@@ -15,7 +15,7 @@ from raytune_llm.data.demo import path as demo_path
 from raytune_llm.data.dialects.parsing import Reader
 from raytune_llm.data.examples import TokenSequence
 from raytune_llm.data.question import question
-from raytune_llm.data.records import Chat, Preference, Prompt, Rationale, RecordError, Supervised
+from raytune_llm.data.records import Chat, PlainText, Preference, Prompt, Rationale, RecordError, Supervised
 from raytune_llm.data.tokenizing.template import supply_template
 from raytune_llm.data.tokenizing.tokens import Tokens
 from raytune_llm.errors import InputError
@@ -100,6 +100,8 @@ def encoded(record, made):
             return [encode(record.prompt, answer) for encode in (made.completion, made.judged) for answer in answers]
         case Supervised():
             return [made.completion(record.prompt, record.completion)]
+        case PlainText():
+            return [made.text(record.text)]
         case Rationale():
             return [made.completion(record.prompt, answer) for answer in (record.label, record.rationale) if answer]
         case Prompt():

@@ -7,10 +7,10 @@ from example_records import CALL, EXAMPLES, TOOL, WITH_TOOLS
 
 from raytune_llm.data.dialects.parsing import MOST_PLANS, Reader, parse
 from raytune_llm.data.question import last_answer, plain, question
-from raytune_llm.data.records import Chat, Message, Preference, Prompt, Rationale, RecordError, Supervised
+from raytune_llm.data.records import Chat, Message, PlainText, Preference, Prompt, Rationale, RecordError, Supervised
 from raytune_llm.errors import InputError
 
-SFT, PREF, RLHF = (Supervised, Chat, Preference), (Preference,), (Preference, Supervised, Prompt)
+SFT, PREF, RLHF = (Supervised, Chat, Preference, PlainText), (Preference,), (Preference, Supervised, Prompt)
 U, A = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 ASK, SAY, NO = Message("user", "Hi"), Message("assistant", "Hello"), Message("assistant", "No")
 KIND = Message("system", "Be kind.")
@@ -34,6 +34,7 @@ RECORDS = {
             Message("assistant", "Done"),
         )
     ),
+    "plain text": PlainText("Once upon a time"),
     "messages": Chat((KIND, ASK, SAY, ASK, NO)),
     "messages with tools": Chat(
         (
@@ -66,7 +67,9 @@ def test_each_dialect_gives_its_record(name):
     row, kinds = EXAMPLES[name]
     unused = {"messages with tools": ("parallel_tool_calls", "messages[].name")}.get(name, ())
     assert Reader(kinds).read(row) == (RECORDS[name], unused)
-    assert Reader(kinds).read({**row, "id": 7, "note": None}) == (RECORDS[name], _sorted(row, unused))
+    columns = {"text": "text"} if name == "plain text" else {}
+    with_id = Reader(kinds, columns=columns).read({**row, "id": 7, "note": None})
+    assert with_id == (RECORDS[name], _sorted(row, unused))
     assert Reader(kinds, ignore=["id"]).read({**row, "id": 7}) == (RECORDS[name], unused)
 
 
@@ -200,6 +203,20 @@ def test_two_dialects_must_hold_the_same():
     assert Reader(SFT).read(ultrachat) == (Chat((ASK, SAY)), ("prompt",))
     stanford = {"instruction": "Do", "input": "", "output": "Done", "text": "### Instruction: Do ### Response: Done"}
     assert Reader(SFT).read(stanford) == (Supervised("Do", "Done"), ("text",))
+
+
+def test_a_text_is_learned_whole_where_it_is_alone_or_named():
+    assert parse({"text": "Once", "label": None}, SFT) == PlainText("Once")
+    pile = {"text": "Once", "meta": {"source": "book"}}
+    with pytest.raises(RecordError, match=r"no other keys, or data\.columns\.text=text to learn the texts whole"):
+        parse(pile, SFT)
+    assert Reader(SFT, columns={"text": "text"}).read(pile) == (PlainText("Once"), ("meta",))
+    assert parse({"content": "Once", "id": 7}, SFT, columns={"text": "content"}) == PlainText("Once")
+    labelled = {"text": "Once", "label": "story"}
+    assert parse(labelled, SFT, columns={"prompt": "text", "completion": "label"}) == Supervised("Once", "story")
+    with pytest.raises(RecordError, match="plain text with keys 'text', expected a Preference record"):
+        parse({"text": "Once"}, PREF)
+    assert question(PlainText("Once")) is None
 
 
 # columns

@@ -3,14 +3,15 @@
 import pytest
 
 from raytune_llm.data.dialects.parsing import Reader
-from raytune_llm.data.records import Chat, Preference, Prompt, Rationale, RecordError, Supervised
+from raytune_llm.data.records import Chat, PlainText, Preference, Prompt, Rationale, RecordError, Supervised
 
-SFT, PREF, ASK, DSS = (Supervised, Chat, Preference), (Preference,), (Prompt,), (Rationale,)
+SFT, PREF, ASK, DSS = (Supervised, Chat, Preference, PlainText), (Preference,), (Prompt,), (Rationale,)
 WANTED = (
     "a Supervised record (input_text+output_text or prompt+completion or instruction+output) or a Chat "
     "record (prompt+completion or instruction+output or contents or messages or conversations) or a "
     "Preference record (input_text+candidate_0+candidate_1+choice or prompt+chosen+rejected or "
-    "chosen+rejected or input+preferred_output+non_preferred_output or contents+completions)"
+    "chosen+rejected or input+preferred_output+non_preferred_output or contents+completions) or a PlainText "
+    "record (text)"
 )
 U, A = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 P = {"prompt": "Hi", "completion": "Hello"}
@@ -150,9 +151,11 @@ odd('null', None, message=
         'record: found null, expected a JSON object')
 odd('a list', [P], message=
         'record: found a list of 1, expected a JSON object')
-odd('plain text', {"text": "Once upon a time"}, message=
-        "text: found plain text with keys 'text', expected a prompt and its answer: text without a prompt is not "
-        f'learned: {WANTED}')
+odd('text of other keys', {"text": "Once upon a time", "meta": "book"}, message=
+        "text: found plain text with keys 'text', 'meta', expected no other keys, or data.columns.text=text to learn "
+        f'the texts whole; else {WANTED}')
+odd('text that is empty', {"text": " "}, message=
+        "text: found the string ' ', expected a string")
 odd('question and answer', {"question": "a", "answer": "b"}, message=
         f"keys: found 'question', 'answer', expected {WANTED}; or name the file's own keys: "
         'data.columns.prompt=question')

@@ -167,6 +167,33 @@ def test_a_completion_too_long_by_itself_loses_its_end(name):
     assert (cut.label_tokens, cut.label_tokens_lost) == (len(labels), len(labels) - 11)
 
 
+@pytest.mark.parametrize("name", ["bytes", "sentencepiece", "t5"])
+def test_a_text_alone_is_learned_whole(name):
+    made = tokens(name)
+    sequence = made.text("no, not at all")
+    labels = [label for label in sequence.labels if label != IGNORED]
+    assert labels == tokens(name).completion("yes", "no, not at all").labels[-len(labels) :]
+    assert labels[-1] == made.tokenizer.eos_token_id
+    if name == "t5":
+        assert made.tokenizer.decode(sequence.input_ids) == "</s>"
+    else:
+        assert sequence.labels == [IGNORED, *sequence.input_ids[1:]], "nothing predicts the first token"
+        bos = "" if name == "bytes" else "<s> "
+        assert made.tokenizer.decode(sequence.input_ids) == f"{bos}no, not at all</s>"
+    assert made.truncation.label_tokens == len(labels)
+
+
+@pytest.mark.parametrize("name", ["bytes", "sentencepiece", "t5"])
+def test_a_long_text_loses_its_end(name):
+    for max_tokens in (2, 12):
+        made, whole = tokens(name, max_tokens=max_tokens), tokens(name).text("no, " * 30)
+        sequence = made.text("no, " * 30)
+        assert sequence.labels == whole.labels[:max_tokens] and sequence.input_ids == whole.input_ids[:max_tokens]
+        cut = made.truncation
+        assert (cut.prompts_cut, cut.completions_cut, cut.dropped) == (0, 1, 0)
+    assert tokens(name).text("</s>").labels[-1] == made.tokenizer.eos_token_id
+
+
 # conversations
 
 
