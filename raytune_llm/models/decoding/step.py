@@ -25,8 +25,9 @@ from raytune_llm.models.decoding.kv_cache import COLUMN_STEP, KVCache, power_of_
 from raytune_llm.models.decoding.masks import SLIDING_ATTENTION, Masks, attention_kinds, makes_own_mask
 from raytune_llm.models.grouped_lora import GroupedRoute
 from raytune_llm.models.masked_lora import MaskedRoute
+from raytune_llm.models.row_lora import RowRoute
 
-AnyRoute = Route | GroupedRoute | MaskedRoute | None
+AnyRoute = Route | GroupedRoute | MaskedRoute | RowRoute | None
 
 
 class Adapters(Protocol):
@@ -40,7 +41,8 @@ class Adapters(Protocol):
         ...
 
     def fixed_route(self, ids: Sequence[Any]) -> tuple[AnyRoute, int]:
-        """The same at addresses that stay while the number of rows and the rank do, the rank with it."""
+        """The same for rows of one token, at addresses that stay while the number of rows and the rank do, the rank
+        with it."""
         ...
 
     def routed(self, route: AnyRoute) -> AbstractContextManager[None]:

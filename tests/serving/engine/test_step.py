@@ -8,6 +8,7 @@ import random
 import pytest
 from serving_world import make_base, write_adapter, write_model
 from test_batch import adapter, answer, drawn_prompts, served, shaped_base
+from test_row_lora import Products
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from raytune_llm.models.base import DType
@@ -82,11 +83,13 @@ def world(tmp_path_factory):
     return base, models, work, expected
 
 
+@pytest.mark.parametrize("kernels", [None, Products()], ids=["products", "kernels"])
 @pytest.mark.parametrize("is_grouped", [False, True])
 @pytest.mark.parametrize("capture", [None, recorded], ids=["run", "recorded"])
-def test_bucketed_steps_give_the_answers_of_exact_ones(world, monkeypatch, capture, is_grouped):
+def test_bucketed_steps_give_the_answers_of_exact_ones(world, monkeypatch, capture, is_grouped, kernels):
     base, models, work, expected = world
     monkeypatch.setattr(routes, "can_group", lambda table, layers: is_grouped)
+    monkeypatch.setattr(routes, "row_kernels", lambda table, lora_rank: kernels)
     engine = decoder(base, models, is_bucketed=True, capture=capture)
     for seed in range(2):
         assert answers(engine, work, seed) == expected
@@ -99,9 +102,11 @@ def test_bucketed_steps_give_the_answers_of_exact_ones(world, monkeypatch, captu
     engine.close()
 
 
-def test_recorded_steps_follow_adapters_that_are_evicted_and_buffers_that_move(world, monkeypatch):
+@pytest.mark.parametrize("kernels", [None, Products()], ids=["products", "kernels"])
+def test_recorded_steps_follow_adapters_that_are_evicted_and_buffers_that_move(world, monkeypatch, kernels):
     base, models, work, expected = world
     monkeypatch.setattr(routes, "can_group", lambda table, layers: True)
+    monkeypatch.setattr(routes, "row_kernels", lambda table, lora_rank: kernels)
     engine = decoder(base, models, is_bucketed=True, capture=recorded, max_adapters=2)
     for seed in range(2):
         assert answers(engine, work, seed) == expected
