@@ -159,6 +159,7 @@ ROWS = [
     Row("the same with large logits", "served", count("larger_logits_passed", "larger_logits_of"), "", 1.0),
     Row("the same in fp32, all tokens", "served", count("exact_passed", "exact_of"), "", 1.0),
     Row("mixed adapters: nats off without CUDA graphs", "served", number("without_graphs_nats"), "", at_most=0.1),
+    Row("mixed adapters: nats off without row kernels", "served", number("without_row_kernels_nats"), "", at_most=0.1),
     Row("mixed adapters: nats off without grouped products", "served", number("without_groups_nats"), "", at_most=0.1),
     *packed_rows(),
     Row("1 B sweep: TRL one at a time over ours", "sweep", share("trl_1_seconds", "ours_seconds", "{:.2f}×"), "7", 3.0),

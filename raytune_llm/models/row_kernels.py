@@ -22,9 +22,8 @@ TILE = 4096
 """Scalars of an adapter that a program holds at once."""
 LEAST_WIDTH = 32
 """Inputs or outputs of a tile, however large the rank."""
-PROGRAMS = 1024
-"""Wanted of a launch: some for each multiprocessor."""
 MOST_PARTS = 32
+"""Programs that share one row's inputs. Their number doesn't depend on the rows, and so neither does the rounding."""
 WARPS = 4
 
 
@@ -87,8 +86,7 @@ def shrink(
     block = min(max(LEAST_WIDTH, tile // padded), triton.next_power_of_2(width))
     blocks = triton.cdiv(width, block)
     if parts is None:
-        wanted = triton.next_power_of_2(triton.cdiv(PROGRAMS, rows * groups))
-        parts = min(MOST_PARTS, wanted, triton.next_power_of_2(blocks))
+        parts = min(MOST_PARTS, triton.next_power_of_2(blocks))
     h = torch.empty(groups, rows, parts, padded, dtype=torch.float32, device=x.device)
     _shrink[rows, parts, groups](
         x, a, slots, h, len(a) - 1, width, x.stride(0), a.stride(0), a.stride(1), a.stride(2),
