@@ -48,7 +48,7 @@ class Planned:
 
 STEPS = [
     Planned("machine", "gpu_steps.machine", 15, 60),
-    Planned("correct", "gpu_steps.correct", 15, 60),
+    Planned("correct", "gpu_steps.correct", 30, 90),
     Planned("served", "gpu_steps.served", 15, 60),
     Planned("decoding", "gpu_steps.decoding", 95, 160),
     Planned("sweep", "gpu_steps.whole_sweep", 240, 340),

@@ -55,6 +55,8 @@ class Paths:
             if path.fused and self._on_gpu:
                 undo.enter_context(fuse_decoding(batch._model))
             yield
+        # buffers that moved meanwhile had their graphs recorded anew
+        self._graphs[path, batch._kv_cache.version] = batch._step.graphs
 
     def facts(self) -> dict[str, Any]:
         """What is recorded now, and what the machine offers."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-RANKS, ROWS, WIDTHS = (1, 4, 16, 33, 64), (1, 7, 64), ((2048, 512), (8192, 2048), (131, 77))
+RANKS, ROWS, WIDTHS = (1, 4, 16, 33, 64), (1, 7, 64), ((2048, 512), (131, 77))
 SLOTS, LAYERS = 9, 3
 
 
@@ -56,7 +56,7 @@ def distance(found: Tensor, expected: Tensor) -> float:
 
 def replayed_distance(kernels: Any, device: torch.device) -> float:
     """Of a recorded pair of kernels after other slots were written to the tensor that it reads."""
-    x, a, b, y = drawn(16, 64, 2048, 512, device)
+    x, a, b, y = drawn(16, 64, 8192, 2048, device)
     slots, result = drawn_slots(64, device), y.float()
 
     def product_of_rows() -> None:

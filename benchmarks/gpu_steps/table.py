@@ -155,6 +155,8 @@ ROWS = [
     Row("bf16: error over PEFT's own bf16 error", "correct", number("bf16_error_over_peft"), "", at_most=1.5),
     Row("a trial alone: distance to the same among 16", "correct", number("alone_distance"), "", at_most=1e-5),
     Row("a step that runs out of memory", "correct", survived, "", at_most=1e-5),
+    Row("row kernels, sums in fp32: distance to fp64", "correct", number("rows_fp32_distance"), "", at_most=1e-5),
+    Row("the same replayed over other slots", "correct", number("rows_replayed_distance"), "", at_most=1e-5),
     Row("served adapters that pass the parity check", "served", count("plain_passed", "plain_of"), "", 1.0),
     Row("the same with large logits", "served", count("larger_logits_passed", "larger_logits_of"), "", 1.0),
     Row("the same in fp32, all tokens", "served", count("exact_passed", "exact_of"), "", 1.0),
