@@ -1,4 +1,5 @@
-"""Packed gradients against PEFT's, a trial alone against the same among sixteen, and a pack that runs out of memory.
+"""Packed gradients against PEFT's, a trial alone against the same among sixteen, and a pack that runs out of memory; on
+a GPU also the kernels that decoding goes through adapters with (row_errors.py).
 
 Sixteen trials of mixed ranks, alphas and record lengths, adapters with A and B random, one step. Distances are
 ‖found − expected‖ / ‖expected‖ over all of a trial's gradients, the largest over the trials:
@@ -31,6 +32,7 @@ from raytune_llm.training.packed.hyperparameters import Hyperparameters
 from raytune_llm.training.packed.pack import Pack
 
 from .llama import make_base, make_config, random_examples
+from .row_errors import row_kernel_figures
 from .step import Step, main
 from .timing import fresh_memory
 
@@ -54,6 +56,8 @@ def run(step: Step) -> None:
     step.add(bf16_error_over_peft=bf16_ratio(world, specs))
     among, alone = world.packed(specs, torch.float32), world.packed(specs[-1:], torch.float32)
     step.add(alone_distance=distance(alone[specs[-1].trial_id], among[specs[-1].trial_id]))
+    if step.on_gpu:
+        step.add(**row_kernel_figures(step.device))
     step.add(**out_of_memory(world, specs, step))
 
 

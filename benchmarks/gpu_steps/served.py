@@ -3,7 +3,8 @@ logits twice as large, up to 35, where a bf16 head would round them to multiples
 of an answer are compared, so that decoding steps and their graphs count, too.
 
 In bf16 the check looks at first tokens. So answers over mixed adapters, which join one after another, are also compared
-with the same without CUDA graphs and without grouped products: log-probabilities up to the first other token.
+with the same without CUDA graphs, without row kernels and without grouped products: log-probabilities up to the first
+other token.
 """
 
 from __future__ import annotations
@@ -71,8 +72,10 @@ def mixed_differences(engine: Engine, base: Base) -> dict[str, Any]:
     batch, cache = engine._resident._batch, engine._resident.adapter_cache
     own = mixed_answers(engine, base)
     found = {"graphs": len(batch._step.graphs), "is_grouped": cache._routes.is_grouped}
+    found["has_row_kernels"] = cache._routes.row_kernels is not None
     for name, owner, switch, off in (
         ("without_graphs", batch._step.graphs, "_capture", None),
+        ("without_row_kernels", cache._routes, "row_kernels", None),
         ("without_groups", cache._routes, "is_grouped", False),
     ):
         batch._step.graphs.clear()
@@ -112,10 +115,12 @@ def root_mean_square(one: list[list[tuple[str, float]]], other: list[list[tuple[
     return math.sqrt(sum(squares) / len(squares))
 
 
-def load_engine(base: Base, step: Step, *, rows: int, adapters: int, lora_rank: int) -> Engine:
-    """The local engine as `serve` sets it up, with room for so many adapters and answers at once."""
+def load_engine(base: Base, step: Step, *, rows: int, adapters: int, lora_rank: int, fused: bool = True) -> Engine:
+    """The local engine as `serve` sets it up, with room for so many adapters and answers at once, and pointwise parts
+    `fused` on a GPU."""
     settings = [f"serve.engine.max_resident_adapters={adapters}", f"serve.engine.max_adapter_size={lora_rank}"]
     settings += [f"serve.engine.use_gpu={str(step.on_gpu).lower()}"]
+    settings += [f"serve.engine.compile={'null' if fused else 'false'}"]
     job: ServeJob = load("serve", ["adapter=any", *settings])
     return job.serve.engine.load(base, max_running=rows)
 

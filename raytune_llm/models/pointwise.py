@@ -46,11 +46,11 @@ def compiled_and_compared(function: Callable[..., Any], *arguments: Any) -> Call
     return fused
 
 
-def fuse_pointwise(model: nn.Module, compile: Compile = compiled) -> ExitStack:
+def fuse_pointwise(model: nn.Module, compile: Compile = compiled, *, with_gradients: bool = True) -> ExitStack:
     """Replace these parts of a model until the returned stack is closed.
 
-    One part of each kind is compiled and compared with what it replaces first. Raises CompileError, with nothing
-    replaced, when that fails.
+    One part of each kind is compiled and compared with what it replaces first, `with_gradients` or by values alone.
+    Raises CompileError, with nothing replaced, when that fails.
     """
     kinds = {type(module): module for module in model.modules()}
     found = {kind: _fused(module, compile) for kind, module in kinds.items()}
@@ -58,12 +58,12 @@ def fuse_pointwise(model: nn.Module, compile: Compile = compiled) -> ExitStack:
     for kind, forward in fused.items():
         module, weight = kinds[kind], next(kinds[kind].parameters())
         x = _random((1, TRIED_ROWS, weight.shape[-1]), weight)
-        _compare(kind.__name__, partial(kind.forward, module), partial(forward, module), (x,))
+        _compare(kind.__name__, partial(kind.forward, module), partial(forward, module), (x,), with_gradients)
     file = sys.modules[type(model).__module__]
     rotary = getattr(file, ROTARY, None)
     undo = ExitStack()
     if rotary is not None:
-        setattr(file, ROTARY, _fused_rotary(rotary, next(model.parameters()), compile))
+        setattr(file, ROTARY, _fused_rotary(rotary, next(model.parameters()), compile, with_gradients))
         undo.callback(setattr, file, ROTARY, rotary)
     for module in model.modules():
         if type(module) in fused:
@@ -94,27 +94,41 @@ def _gated(activation: nn.Module, gate: Tensor, up: Tensor) -> Tensor:
     return activation(gate) * up
 
 
-def _fused_rotary(rotary: Callable[..., Any], like: Tensor, compile: Compile) -> Callable[..., Any]:
+def _fused_rotary(
+    rotary: Callable[..., Any], like: Tensor, compile: Compile, with_gradients: bool
+) -> Callable[..., Any]:
     """The function compiled, and compared on queries and keys of a few heads."""
     fused = compile(rotary)
     q, k = _random((2, 2, TRIED_ROWS, 16), like), _random((2, 1, TRIED_ROWS, 16), like)
     angles = _random((2, TRIED_ROWS, 16), like)
     cos, sin = angles.cos(), angles.sin()
-    _compare(rotary.__name__, lambda q, k: rotary(q, k, cos, sin), lambda q, k: fused(q, k, cos, sin), (q, k))
+    pair = partial(rotary, cos=cos, sin=sin), partial(fused, cos=cos, sin=sin)
+    _compare(rotary.__name__, *pair, (q, k), with_gradients)
     return fused
 
 
-def _compare(name: str, own: Callable[..., Any], fused: Callable[..., Any], inputs: tuple[Tensor, ...]) -> None:
-    """Compare the values and gradients of two functions. Raises CompileError where they differ by more than rounding,
-    or the compiled one can't be run."""
-    allowed = 4 * torch.finfo(inputs[0].dtype).eps
+def _compare(
+    name: str,
+    own: Callable[..., Any],
+    fused: Callable[..., Any],
+    inputs: tuple[Tensor, ...],
+    with_gradients: bool,
+) -> None:
+    """Compare the values, and the gradients too, of two functions. Raises CompileError where they differ by more than
+    rounding, or the compiled one can't be run."""
+    allowed, results = 4 * torch.finfo(inputs[0].dtype).eps, _values_and_gradients if with_gradients else _values
     try:
-        for one, other in zip(*(_values_and_gradients(function, inputs) for function in (own, fused)), strict=True):
+        for one, other in zip(*(results(function, inputs) for function in (own, fused)), strict=True):
             distance = float((other - one).norm() / one.norm())
             if not distance <= allowed:
                 raise ValueError(f"it differs by {distance:.2g} of its size")
     except Exception as error:  # whatever the compiler's backend raises
         raise CompileError(f"torch.compile of {name} failed: {first_line(error)}") from error
+
+
+def _values(function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    outputs = function(*inputs)
+    return [*outputs] if isinstance(outputs, tuple) else [outputs]
 
 
 def _values_and_gradients(function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> list[Tensor]:

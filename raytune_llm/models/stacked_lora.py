@@ -33,6 +33,7 @@ from raytune_llm.models.fp32_head import FP32Head
 from raytune_llm.models.grouped_lora import GroupedRoute
 from raytune_llm.models.lora_weights import RowLayout, Weights
 from raytune_llm.models.masked_lora import MaskedRoute
+from raytune_llm.models.row_lora import RowRoute
 
 RANK_STEP = 8
 """Passes compute ranks in multiples of this, as matrix units like them."""
@@ -173,7 +174,7 @@ class AdapterStack:
         self.lora_ranks = [0] * (capacity + 1)
         self.anchor = torch.zeros((), device=self.device, requires_grad=trainable)
         self.route: Route | None = None
-        self.mixed: GroupedRoute | MaskedRoute | None = None
+        self.mixed: GroupedRoute | MaskedRoute | RowRoute | None = None
         """Taken in place of a route."""
         self._spans: dict[tuple[int, int, int], Views] = {}
         # kept: each copy to the device is waited for
@@ -259,7 +260,7 @@ class AdapterStack:
         self.grad.index_add_(0, self._index(tuple(slots)), grad)
 
     @contextmanager
-    def routed(self, route: Route | GroupedRoute | MaskedRoute | None) -> Iterator[None]:
+    def routed(self, route: Route | GroupedRoute | MaskedRoute | RowRoute | None) -> Iterator[None]:
         """Forward passes inside go through this route."""
         before = self.route, self.mixed
         self.route, self.mixed = (route, None) if route is None or isinstance(route, Route) else (None, route)

@@ -115,7 +115,7 @@ def _data(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _local_engine(fields: dict[str, Any]) -> dict[str, Any]:
-    return fields | {"cache_bytes": None}
+    return fields | {"cache_bytes": None, "compile": False}
 
 
 def _new_adapter(fields: dict[str, Any]) -> dict[str, Any]:

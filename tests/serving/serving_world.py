@@ -20,7 +20,9 @@ SENTENCES = [
     "Oh great, another meeting about meetings. 😀 Wonderful! 日本語",
 ]
 CONTEXT_TOKENS = 128
-ENGINE = LocalEngine(cpus_per_replica=1, use_gpu=False, max_resident_adapters=8, max_adapter_size=32, cache_bytes=None)
+ENGINE = LocalEngine(
+    cpus_per_replica=1, use_gpu=False, max_resident_adapters=8, max_adapter_size=32, cache_bytes=None, compile=None
+)
 
 
 def byte_level_tokenizer() -> PreTrainedTokenizerFast:

@@ -277,6 +277,13 @@ def power_of_two(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
+def columns_to_read(tokens: int) -> int:
+    """How many columns a step of few shapes reads for rows of at most so many tokens: quarters of a power of two, so
+    that less than half of what it reads is in vain."""
+    quarter = max(COLUMN_STEP, power_of_two(tokens) // 4)
+    return -(-tokens // quarter) * quarter
+
+
 def _up(tokens: int) -> int:
     return -(-tokens // COLUMN_STEP) * COLUMN_STEP
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from raytune_llm.models.adapter_route import Route
 from raytune_llm.models.decoding.step import AnyRoute
 from raytune_llm.models.grouped_lora import GroupedRoute, can_group
 from raytune_llm.models.masked_lora import MaskedAdapters, MaskedRoute
+from raytune_llm.models.row_lora import RowKernels, RowRoute, row_kernels
 from raytune_llm.models.stacked_lora import AdapterStack
 
 MOST_MASKED = 16
@@ -27,8 +29,8 @@ class StackRoutes:
     def __init__(self, stack: AdapterStack) -> None:
         self._stack = stack
         self.is_grouped = can_group(stack.table, self._all_layers().layers)
-        self._grouped: dict[tuple[int, int], GroupedRoute] = {}
-        """Routes that stay where they are, by number of rows and rank."""
+        self._fixed: dict[tuple[type, int, int], GroupedRoute | RowRoute] = {}
+        """Routes that stay where they are, by kind, number of rows and rank."""
         self._gathered: dict[int, Tensor] = {}
         """The memory of such routes where they are copies, by number of rows."""
         self._masked: tuple[tuple[int, ...], MaskedAdapters | None] = ((), None)
@@ -53,24 +55,36 @@ class StackRoutes:
             return self._stack.gather([slot for slot, _ in runs])[0]
         return self._masked_route(places) or self._stack.gather(places)[0]
 
+    @cached_property
+    def row_kernels(self) -> RowKernels | None:
+        """What multiplies rows of one token, each with its own adapter; None where that has no kernels."""
+        return row_kernels(self._stack.table, self._stack.max_lora_rank)
+
     def fixed_route(self, slots: Sequence[int | None]) -> tuple[AnyRoute, int]:
-        """The same at addresses that stay while the number of rows and the rank do, the rank with it; 0 without
-        adapters. Valid until the next call."""
+        """The same for rows of one token, at addresses that stay while the number of rows and the rank do, the rank
+        with it; 0 without adapters. Valid until the next call."""
         places = self._places(slots)
         if all(place == self._stack.capacity for place in places):
             return None, 0
-        if not self.is_grouped:
-            if len(places) not in self._gathered:
-                self._gathered[len(places)] = self._stack.table.new_empty(len(places), self._stack.layout.size)
-            route = self._stack.gather(places, out=self._gathered[len(places)])[0]
-            return route, route.layers[0].a.shape[1]
+        kind: type = GroupedRoute if self.row_kernels is None else RowRoute
+        if kind is GroupedRoute and not self.is_grouped:
+            return self._copied_route(places)
         layers = self._all_layers().layers
-        key = len(places), layers[0].a.shape[1]
-        if key in self._grouped:
-            self._grouped[key].update(places)
+        key = kind, len(places), layers[0].a.shape[1]
+        if key in self._fixed:
+            self._fixed[key].update(places)
+        elif self.row_kernels is None:
+            self._fixed[key] = GroupedRoute(layers, places)
         else:
-            self._grouped[key] = GroupedRoute(layers, places)
-        return self._grouped[key], key[1]
+            self._fixed[key] = RowRoute(layers, places, self.row_kernels)
+        return self._fixed[key], key[2]
+
+    def _copied_route(self, places: Sequence[int]) -> tuple[Route, int]:
+        """Over copies of the slots' weights, one a row, with their rank."""
+        if len(places) not in self._gathered:
+            self._gathered[len(places)] = self._stack.table.new_empty(len(places), self._stack.layout.size)
+        route = self._stack.gather(places, out=self._gathered[len(places)])[0]
+        return route, route.layers[0].a.shape[1]
 
     def routed(self, route: AnyRoute) -> AbstractContextManager[None]:
         """Forward passes inside the context take this route."""

@@ -1,9 +1,9 @@
 """One decoding step: the next token's logits of all rows in one forward pass.
 
 What a step reads (tokens, positions, where to write, which adapters) lies in tensors on the device. Bucketed, its
-shapes come from a small set: rows and columns are filled up to powers of two, the rows through the base in unused rows
-of the cache. So the same operations on the same addresses are repeated, and on a GPU are CUDA graphs. Unfilled, shapes
-are exact, which is faster where each operation costs by its size.
+shapes come from a small set: rows are filled up to powers of two, through the base in unused rows of the cache, and
+columns to quarters of one. So the same operations on the same addresses are repeated, and on a GPU are CUDA graphs.
+Unfilled, shapes are exact, which is faster where each operation costs by its size.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from raytune_llm.compat import is_stateful
 from raytune_llm.models.adapter_route import Route
 from raytune_llm.models.attention import FULL_ATTENTION
 from raytune_llm.models.decoding.graphs import CUDACapture, Graphs
-from raytune_llm.models.decoding.kv_cache import COLUMN_STEP, KVCache, power_of_two
+from raytune_llm.models.decoding.kv_cache import KVCache, columns_to_read
 from raytune_llm.models.decoding.masks import SLIDING_ATTENTION, Masks, attention_kinds, makes_own_mask
 from raytune_llm.models.grouped_lora import GroupedRoute
 from raytune_llm.models.masked_lora import MaskedRoute
+from raytune_llm.models.row_lora import RowRoute
 
-AnyRoute = Route | GroupedRoute | MaskedRoute | None
+AnyRoute = Route | GroupedRoute | MaskedRoute | RowRoute | None
 
 
 class Adapters(Protocol):
@@ -40,7 +41,8 @@ class Adapters(Protocol):
         ...
 
     def fixed_route(self, ids: Sequence[Any]) -> tuple[AnyRoute, int]:
-        """The same at addresses that stay while the number of rows and the rank do, the rank with it."""
+        """The same for rows of one token, at addresses that stay while the number of rows and the rank do, the rank
+        with it."""
         ...
 
     def routed(self, route: AnyRoute) -> AbstractContextManager[None]:
@@ -105,7 +107,7 @@ class DecodingStep:
         columns = max(self._kv_cache.lengths) + 1
         self._kv_cache.reserve(rows, columns)
         if self._is_bucketed:
-            columns = min(power_of_two(max(columns, COLUMN_STEP)), self._kv_cache.columns)
+            columns = min(columns_to_read(columns), self._kv_cache.columns)
         layout = -1 if self._adapters is None else self._adapters.layout_version
         if not self._has_route or layout != self._versions[1]:
             self._make_route()

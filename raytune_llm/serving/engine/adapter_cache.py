@@ -80,8 +80,8 @@ class AdapterCache:
         return None if self._routes is None else self._routes.route(self._slots_of(ids))
 
     def fixed_route(self, ids: Sequence[str | None]) -> tuple[AnyRoute, int]:
-        """The same at addresses that stay while the number of rows and the rank do, the rank with it; 0 without
-        adapters. Valid until the next call."""
+        """The same for rows of one token, at addresses that stay while the number of rows and the rank do, the rank
+        with it; 0 without adapters. Valid until the next call."""
         return (None, 0) if self._routes is None else self._routes.fixed_route(self._slots_of(ids))
 
     def routed(self, route: AnyRoute) -> AbstractContextManager[None]:

@@ -29,6 +29,9 @@ class LocalEngine:
     cache_bytes: int | None
     """Memory for the key-value caches of all answers; answers that don't fit wait, and one that never can is refused.
     ≥ 1, or null for half of a GPU's memory that is free once the base is loaded, a quarter of a CPU's."""
+    compile: bool | None
+    """Whether torch.compile fuses the pointwise parts of the base, and of its adapters' answers: it takes some seconds
+    when a replica starts. null = on a GPU, where it works."""
 
     def __post_init__(self) -> None:
         require(self.cpus_per_replica > 0, "serve.engine.cpus_per_replica", self.cpus_per_replica, "> 0")
@@ -59,6 +62,7 @@ class LocalEngine:
             max_adapters=self.max_resident_adapters,
             max_lora_rank=self.max_adapter_size,
             cache_bytes=self.cache_bytes,
+            compile=self.compile,
         )
         return LocalDecoder(resident, max_running=max_running)
 

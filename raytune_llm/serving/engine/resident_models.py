@@ -7,23 +7,28 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from raytune_llm.errors import InputError
 from raytune_llm.models.base import Base, skeleton
+from raytune_llm.models.decoding.fused import fuse_decoding
 from raytune_llm.models.decoding.kv_cache import CacheBudget, default_budget
 from raytune_llm.models.decoding.step import can_batch
 from raytune_llm.models.fp32_head import use_fp32_head
 from raytune_llm.models.loading import load_tuned
 from raytune_llm.models.lora_folder import can_stack, largest_lora_rank, read_config, read_scaled_weights
 from raytune_llm.models.lora_weights import Weights
+from raytune_llm.models.pointwise import CompileError
 from raytune_llm.serving.engine.adapter_cache import AdapterCache
 from raytune_llm.serving.engine.base import ServedModel
 from raytune_llm.serving.engine.batch import Batch
 from raytune_llm.serving.engine.unbatched import AdapterSwitcher
 from raytune_llm.stores.weight_checks import check_folder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,10 +56,12 @@ class ResidentModels:
         max_adapters: int,
         max_lora_rank: int,
         cache_bytes: int | None,
+        compile: bool | None = False,
         is_bucketed: bool | None = None,
     ) -> None:
-        """cache_bytes: for all key-value caches, None = a share of the free memory; is_bucketed: see Batch, None = on a
-        GPU."""
+        """cache_bytes: for all key-value caches, None = a share of the free memory; compile: whether pointwise parts of
+        the base are fused, None = where steps are bucketed and it works; is_bucketed: see Batch, None = on a GPU.
+        Raises InputError when they are to be fused and can't be."""
         self._base, self._device = base, device
         self._max_lora_rank = max_lora_rank
         plain = base.load(device=device).eval()
@@ -71,6 +78,8 @@ class ResidentModels:
         self._batch: Batch | None = None
         if can_batch(plain) and not base.is_quantized:
             stacked = shared_copy(plain)
+            if compile or (compile is None and is_bucketed):
+                _fuse(stacked, is_wanted=bool(compile))
             self.adapter_cache = AdapterCache(stacked, capacity=max_adapters)
             self._batch = self._make_batch(stacked, self.adapter_cache)
         self._full_models: dict[str, tuple[Any, Batch | None]] = {}
@@ -194,6 +203,16 @@ class ResidentModels:
                 f"{id} has rank {rank}, more than serve.engine.max_adapter_size={self._max_lora_rank}; raise that, or "
                 "tune with a smaller tuning.adapter_size"
             )
+
+
+def _fuse(model: Any, *, is_wanted: bool) -> None:
+    """Fuse a model's pointwise parts for good. Where that fails, raises InputError if it is wanted, else logs why."""
+    try:
+        fuse_decoding(model)
+    except CompileError as error:
+        if is_wanted:
+            raise InputError(f"serve.engine.compile=true: {error}; set it to null or false") from error
+        logger.warning("serving: %s; continuing without", error)
 
 
 def shared_copy(model: Any) -> Any:

@@ -7,7 +7,7 @@ import torch
 from transformers.cache_utils import DynamicCache
 
 from raytune_llm.models.decoding import kv_cache as module
-from raytune_llm.models.decoding.kv_cache import COLUMN_STEP, CacheBudget, KVCache, power_of_two
+from raytune_llm.models.decoding.kv_cache import COLUMN_STEP, CacheBudget, KVCache, columns_to_read, power_of_two
 
 HEADS, SIZE, LAYERS = 2, 3, 2
 TOKEN_BYTES = LAYERS * 2 * HEADS * SIZE * 4
@@ -81,6 +81,8 @@ def test_buffers_are_powers_of_two_until_the_budget_is_short():
     assert (tight.rows, tight.columns) == (3, 3 * COLUMN_STEP)
     assert roomy.wide_rows(3) == 4 and tight.wide_rows(3) == 3
     assert [power_of_two(number) for number in (1, 2, 3, 4, 5, 129)] == [1, 2, 4, 4, 8, 256]
+    tokens_and_columns = {1: 128, 128: 128, 129: 256, 257: 384, 512: 512, 513: 768, 769: 1024, 1025: 1536, 4000: 4096}
+    assert {tokens: columns_to_read(tokens) for tokens in tokens_and_columns} == tokens_and_columns
 
 
 def test_what_a_long_answer_needed_is_given_back():

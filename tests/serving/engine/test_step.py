@@ -8,11 +8,15 @@ import random
 import pytest
 from serving_world import make_base, write_adapter, write_model
 from test_batch import adapter, answer, drawn_prompts, served, shaped_base
+from test_row_lora import Products
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from raytune_llm.errors import InputError
 from raytune_llm.models.base import DType
 from raytune_llm.models.decoding import routes
 from raytune_llm.models.decoding.graphs import Graphs
+from raytune_llm.models.pointwise import CompileError
+from raytune_llm.serving.engine import resident_models
 from raytune_llm.serving.engine.base import Sampling
 from raytune_llm.serving.engine.decoder import LocalDecoder
 from raytune_llm.serving.engine.resident_models import ResidentModels
@@ -37,7 +41,7 @@ def recorded(step, is_first):
     return lambda: traced()
 
 
-def decoder(base, models, *, is_bucketed, capture=None, max_rows=6, max_adapters=8):
+def decoder(base, models, *, is_bucketed, capture=None, max_rows=6, max_adapters=8, compile=False):
     resident = ResidentModels(
         base,
         "cpu",
@@ -45,6 +49,7 @@ def decoder(base, models, *, is_bucketed, capture=None, max_rows=6, max_adapters
         max_adapters=max_adapters,
         max_lora_rank=32,
         cache_bytes=1 << 30,
+        compile=compile,
         is_bucketed=is_bucketed,
     )
     engine = LocalDecoder(resident, max_running=max_rows)
@@ -82,11 +87,13 @@ def world(tmp_path_factory):
     return base, models, work, expected
 
 
+@pytest.mark.parametrize("kernels", [None, Products()], ids=["products", "kernels"])
 @pytest.mark.parametrize("is_grouped", [False, True])
 @pytest.mark.parametrize("capture", [None, recorded], ids=["run", "recorded"])
-def test_bucketed_steps_give_the_answers_of_exact_ones(world, monkeypatch, capture, is_grouped):
+def test_bucketed_steps_give_the_answers_of_exact_ones(world, monkeypatch, capture, is_grouped, kernels):
     base, models, work, expected = world
     monkeypatch.setattr(routes, "can_group", lambda table, layers: is_grouped)
+    monkeypatch.setattr(routes, "row_kernels", lambda table, lora_rank: kernels)
     engine = decoder(base, models, is_bucketed=True, capture=capture)
     for seed in range(2):
         assert answers(engine, work, seed) == expected
@@ -99,9 +106,11 @@ def test_bucketed_steps_give_the_answers_of_exact_ones(world, monkeypatch, captu
     engine.close()
 
 
-def test_recorded_steps_follow_adapters_that_are_evicted_and_buffers_that_move(world, monkeypatch):
+@pytest.mark.parametrize("kernels", [None, Products()], ids=["products", "kernels"])
+def test_recorded_steps_follow_adapters_that_are_evicted_and_buffers_that_move(world, monkeypatch, kernels):
     base, models, work, expected = world
     monkeypatch.setattr(routes, "can_group", lambda table, layers: True)
+    monkeypatch.setattr(routes, "row_kernels", lambda table, lora_rank: kernels)
     engine = decoder(base, models, is_bucketed=True, capture=recorded, max_adapters=2)
     for seed in range(2):
         assert answers(engine, work, seed) == expected
@@ -140,3 +149,24 @@ def test_a_step_that_can_not_be_recorded_is_run_and_reported_once(world, caplog)
         assert answers(engine, work[:8], 0) == expected[:8]
     assert caplog.text.count("run without") == 2  # the base's batch and the tuned model's
     engine.close()
+
+
+def test_pointwise_parts_are_fused_where_that_works_and_wanted(world, monkeypatch, caplog):
+    base, models, work, expected = world
+    fused = []
+    monkeypatch.setattr(resident_models, "fuse_decoding", fused.append)
+    for compile, is_bucketed, count in ((None, False, 0), (False, True, 0), (None, True, 1), (True, False, 2)):
+        engine = decoder(base, models, is_bucketed=is_bucketed, compile=compile)
+        assert answers(engine, work[:3], 0) == expected[:3]
+        assert len(fused) == count
+        engine.close()
+
+    def failing(model):
+        raise CompileError("no compiler")
+
+    monkeypatch.setattr(resident_models, "fuse_decoding", failing)
+    with pytest.raises(InputError, match="compile=true: no compiler; set it to null or false"):
+        decoder(base, models, is_bucketed=True, compile=True)
+    with caplog.at_level(logging.WARNING):
+        decoder(base, models, is_bucketed=True, compile=None).close()
+    assert "serving: no compiler; continuing without" in caplog.text
