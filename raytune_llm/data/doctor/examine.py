@@ -17,7 +17,7 @@ from raytune_llm.data.doctor.duplicates import repeated
 from raytune_llm.data.doctor.facts import Facts
 from raytune_llm.data.doctor.instruction import Instruction, find_instruction
 from raytune_llm.data.doctor.keys import Keys
-from raytune_llm.data.doctor.labels import Labels, unknown_labels
+from raytune_llm.data.doctor.labels import Labels, label_spellings, unknown_labels
 from raytune_llm.data.doctor.lacking import Lacking, small
 from raytune_llm.data.doctor.language import Scripts, foreign
 from raytune_llm.data.doctor.leakage import copies, near_copies
@@ -117,6 +117,7 @@ def _findings(examined: Mapping[str, Examined], instruction: Instruction) -> Ite
     keys = {name: one.keys for name, one in examined.items()}
     yield from nothing_left(views.values())
     yield from _of_records(examined.values())
+    yield from label_spellings({name: one.labels for name, one in examined.items()})
     yield from unknown_labels({name: one.labels.table() for name, one in examined.items()})
     yield from foreign({name: one.scripts.shares() for name, one in examined.items()})
     yield from copies(views, keys)
