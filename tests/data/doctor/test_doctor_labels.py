@@ -62,10 +62,10 @@ def test_one_spelling_is_advised_for_all_splits():
     test = answered(*["YES"] * 15, *["No"] * 15, start=200)
     found_in = {one.split: one for one in found(examine(splits(train, held, test)), "label_spellings")}
     assert {name: one.text for name, one in found_in.items()} == {
-        "train": "train: one label in several spellings: 'Yes' = 'yes': the model would have to guess which one counts; "
-        "write the first of each",
-        "eval": "eval: one label in several spellings: 'Yes' = 'yes' = 'Yes.': of an answer the model's spelling alone is "
-        "right; write the first of each",
+        "train": "train: one label in several spellings: 'Yes' = 'yes': the model would have to guess which one "
+        "counts; write the first of each",
+        "eval": "eval: one label in several spellings: 'Yes' = 'yes' = 'Yes.': of an answer the model's spelling alone "
+        "is right; write the first of each",
         "test": "test: one label in several spellings: 'Yes' = 'YES'; 'no' = 'No': of an answer the model's spelling "
         "alone is right; write the first of each",
     }
