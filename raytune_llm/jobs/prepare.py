@@ -72,7 +72,7 @@ def prepare(job: CheckJob, read: Splits | None = None) -> Prepared:
         context_tokens=facts.context_tokens,
         horizon=horizon_of(job, splits),
         strict=job.data.strict,
-        more=(*splits.findings, *left_out(splits), *of_base(job, splits, tokens), *cost_of(job, encoded)),
+        more=(*splits.findings, *left_out(splits), *of_base(job, splits, tokens), *cost_of(job, encoded, splits)),
     )
     if diagnosis.problems:
         raise UnusableData(diagnosis)
@@ -90,9 +90,10 @@ def mixed(found: Precomputed, splits: Splits, seed: int) -> Examples:
     return dataclasses.replace(found.examples, train=ExampleTable.of(found.examples.train).select(order))
 
 
-def cost_of(job: CheckJob, encoded: EncodedSplits) -> Iterator[Finding]:
+def cost_of(job: CheckJob, encoded: EncodedSplits, splits: Splits) -> Iterator[Finding]:
     """What an epoch costs, where training is no sampling."""
-    note = None if job.method.needs.sampling else cost_note(job.model.facts, encoded.train)
+    batch_size = horizon_of(job, splits).batch_size
+    note = None if job.method.needs.sampling else cost_note(job.model.facts, encoded.train, batch_size)
     if note is not None:
         yield note
 
