@@ -98,7 +98,7 @@ def notes(splits: Mapping[str, SplitFacts], horizon: Horizon) -> Iterator[str]:
     if len(train.scripts) > 1 and list(train.scripts.values())[1] >= 0.05:
         yield f"letters of train: {listed(train.scripts)}"
     if spoken := [f"{name} {listed(facts.languages)}" for name, facts in splits.items() if facts.languages]:
-        yield f"languages (ISO 639 codes; where they can be told): {'; '.join(spoken)}"
+        yield f"languages (ISO 639 codes; where they can be recognised): {'; '.join(spoken)}"
     yield hosted(splits)
 
 

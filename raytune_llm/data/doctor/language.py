@@ -1,7 +1,7 @@
 """The scripts and the languages that texts are written in.
 
-Languages are told by py3langid (BSD licence, a model of 4.6 MB in the package), which is loaded when there is a text to
-tell. Leaves out texts of a few words, and those that it isn't sure of: code, numbers, mixtures.
+Languages are recognised by py3langid (BSD licence, a model of 4.6 MB in the package), which is loaded for the first
+text that is long enough. Leaves out texts of a few words, and those that it isn't sure of: code, numbers, mixtures.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ SAMPLED_CHARACTERS = 500
 FOREIGN = 0.5
 """A split whose main script has less than this share in train is another language."""
 FEWEST_LETTERS = 12
-"""Of shorter texts no language is told."""
+"""Of shorter texts no language is recognised."""
 SURE = 0.9
 """Probability from which on a language counts."""
-FEWEST_TOLD, TOLD = 10, 0.1
+FEWEST_SURE, SURE_SHARE = 10, 0.1
 """Of fewer texts, or a smaller share of the long enough ones, nothing is concluded."""
 NEW_LANGUAGE, KNOWN_LANGUAGE = 0.1, 0.01
 """Share of a split's texts from which on their language should be in train, and from which on it is."""
@@ -58,8 +58,8 @@ class Scripts:
 
 
 class Languages:
-    """Keeps prompts, without the instruction that most have, and answers of a sample; tells their languages at the
-    end."""
+    """Keeps prompts, without the instruction that most have, and answers of a sample; finds their languages at the
+    end, in one process."""
 
     def __init__(self, view: View, instruction: Instruction) -> None:
         self._stride = -(-len(view.records) // SAMPLED_RECORDS) or 1
@@ -79,11 +79,11 @@ class Languages:
     def shares(self) -> dict[str, float]:
         """Share of each language, by its ISO 639 code, among the texts whose language is sure, commonest first; those
         below 1 % are left out. {} where too few are."""
-        told = Counter(name for name in map(language, self._texts) if name is not None)
-        total = told.total()
-        if total < max(FEWEST_TOLD, TOLD * len(self._texts)):
+        found = Counter(name for name in map(language, self._texts) if name is not None)
+        total = found.total()
+        if total < max(FEWEST_SURE, SURE_SHARE * len(self._texts)):
             return {}
-        return {name: count / total for name, count in told.most_common() if count / total >= KNOWN_LANGUAGE}
+        return {name: count / total for name, count in found.most_common() if count / total >= KNOWN_LANGUAGE}
 
 
 def language(text: str) -> str | None:
@@ -94,13 +94,11 @@ def language(text: str) -> str | None:
 
 @cache
 def _classifier() -> Callable[[str], tuple[str, float]]:
-    """Half a second and 100 MB: loaded once, when there is something to tell."""
+    """Half a second and 100 MB: loaded once, where it is needed."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    classify: Callable[[str], tuple[str, float]] = LanguageIdentifier.from_model_file(
-        MODEL_FILE, norm_probs=True
-    ).classify
-    return classify
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    return lambda text: identifier.classify(text)
 
 
 def listed(shares: Mapping[str, float]) -> str:
@@ -118,7 +116,7 @@ def script(letter: str) -> str:
 def foreign(
     scripts: Mapping[str, Mapping[str, float]], languages: Mapping[str, Mapping[str, float]]
 ) -> Iterator[Finding]:
-    """Splits in a language that train hardly has or, where languages can't be told, in such a script."""
+    """Splits in a language that train hardly has or, where languages aren't recognised, in such a script."""
     for name in scripts:
         of_languages = list(_of_languages(name, languages))
         yield from of_languages or _of_scripts(name, scripts)
@@ -133,7 +131,7 @@ def _of_languages(name: str, languages: Mapping[str, Mapping[str, float]]) -> It
             Severity.warning,
             name,
             f"{name} has texts in languages that train lacks: {listed(new)}; train: {listed(train)} (ISO 639 codes; "
-            "where a language can be told): add such records to train, or leave them out",
+            "where one can be recognised): add such records to train, or leave them out",
         )
 
 

@@ -72,11 +72,11 @@ def test_a_language_that_train_lacks():
     }
     [new] = found(diagnosis, "language")
     assert new.text == (
-        "eval has texts in languages that train lacks: de 15%, fr 10%; train: en 100% (ISO 639 codes; where a language "
-        "can be told): add such records to train, or leave them out"
+        "eval has texts in languages that train lacks: de 15%, fr 10%; train: en 100% (ISO 639 codes; where one can be "
+        "recognised): add such records to train, or leave them out"
     )
     assert diagnosis.notes[1] == (
-        "languages (ISO 639 codes; where they can be told): train en 100%; eval en 75%, de 15%, fr 10%"
+        "languages (ISO 639 codes; where they can be recognised): train en 100%; eval en 75%, de 15%, fr 10%"
     )
     assert "en 75 %, de 15 %, fr 10 %" in render(diagnosis, "a")
     assert json.loads(json.dumps(diagnosis.to_dict()))["splits"]["eval"]["languages"]["fr"] == 0.1
@@ -89,7 +89,7 @@ def test_a_few_texts_in_another_language_are_left_in_peace():
     assert found(examine(splits(asked(*["en"] * 30), asked(*["de"] * 9, start=60))), "language") == [], "too few"
 
 
-def test_a_language_that_is_told_is_not_reported_as_a_script_too():
+def test_a_language_that_is_recognised_is_not_reported_as_a_script_too():
     diagnosis = examine(splits(asked(*["en"] * 30), asked(*["ru"] * 30, start=60)))
     assert [one.kind for one in diagnosis.findings if one.kind in ("language", "script")] == ["language"]
 
@@ -106,13 +106,13 @@ def test_answers_count_and_conversations():
     assert len(found(diagnosis, "language")) == 1
 
 
-def test_nothing_is_concluded_of_texts_that_can_not_be_told():
+def test_nothing_is_concluded_of_texts_that_can_not_be_recognised():
     assert examine(splits(numbered(50))).splits["train"].languages == {}
     code = [Supervised(f"{NONE[i % 6]} # {i}", NONE[(i + 1) % 6]) for i in range(60)]
     assert examine(splits(code)).splits["train"].languages == {}
 
 
-def test_the_model_is_loaded_only_where_there_is_a_text_to_tell():
+def test_the_model_is_loaded_only_where_there_is_a_text_to_recognise():
     code = (
         "import sys, raytune_llm.data.doctor.examine as doctor\n"
         "from raytune_llm.data.files import Splits\n"
