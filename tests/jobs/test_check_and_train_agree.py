@@ -95,3 +95,19 @@ def test_each_method_accepts_a_kind_and_refuses_another(without_ray, tmp_path):
         }
         assert None in found.values(), f"{method}: {found}"
         assert any(found.values()), method
+
+
+@pytest.mark.parametrize(("method", "kind"), [("sft", "supervised"), ("dpo", "preference"), ("dss", "rationale")])
+def test_both_refuse_prompts_that_are_cut_to_next_to_nothing(without_ray, tmp_path, method, kind):
+    rows = [KINDS[kind](i) for i in range(NUM_RECORDS)]
+    key = next(iter(rows[0]))
+    lines = [json.dumps({**row, key: f"{row[key]} {'of all that there is ' * 30}{i}"}) for i, row in enumerate(rows)]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    given = ["model=demo", f"method={method}", f"data.train={tmp_path}/train.jsonl", f"home={tmp_path}/home"]
+    for max_tokens, is_refused in ((16, True), (240, False)):
+        own = [*given, f"data.max_tokens={max_tokens}"]
+        checked = refusal(lambda own=own: check.check_data(load("check", own)))
+        trained = refusal(lambda own=own: setup.start(load("train", [*own, "name=a"])))
+        for found in (checked, trained):
+            assert ("prompts are cut to next to nothing" in (found or "")) is is_refused, found
+            assert bool(found) is is_refused

@@ -17,9 +17,9 @@ from raytune_llm.data.doctor.duplicates import repeated
 from raytune_llm.data.doctor.facts import Facts
 from raytune_llm.data.doctor.instruction import Instruction, find_instruction
 from raytune_llm.data.doctor.keys import Keys
-from raytune_llm.data.doctor.labels import Labels, unknown_labels
+from raytune_llm.data.doctor.labels import Labels, label_spellings, unknown_labels
 from raytune_llm.data.doctor.lacking import Lacking, small
-from raytune_llm.data.doctor.language import Scripts, foreign
+from raytune_llm.data.doctor.language import Languages, Scripts, foreign
 from raytune_llm.data.doctor.leakage import copies, near_copies
 from raytune_llm.data.doctor.preferences import Preferences
 from raytune_llm.data.doctor.preview import Previews
@@ -48,13 +48,15 @@ class Examined:
     labels: Labels
     preferences: Preferences
     scripts: Scripts
+    languages: Languages
     previews: Previews
     others: tuple[Check, ...]
 
     @property
     def checks(self) -> tuple[Check, ...]:
         """All of them, in the order of the report."""
-        return (*self.others, self.labels, self.preferences, self.facts, self.keys, self.scripts, self.previews)
+        counts = (self.labels, self.preferences, self.facts, self.keys, self.scripts, self.languages)
+        return (*self.others, *counts, self.previews)
 
 
 def examine(
@@ -82,7 +84,7 @@ def examine(
     sources = {name: dict(splits.sources(name)) for name in views}
     examined = {name: _examined(view, instruction, sources[name]) for name, view in views.items()}
     facts = {name: _facts(one, sources[name]) for name, one in examined.items()}
-    findings = [*_findings(examined, instruction), *more]
+    findings = [*_findings(examined, facts, instruction), *more]
     if strict:
         findings = [replace(f, severity=Severity.problem) if f.severity is Severity.warning else f for f in findings]
     return Diagnosis(
@@ -99,7 +101,15 @@ def examine(
 def _examined(view: View, instruction: Instruction, sources: Mapping[str, int]) -> Examined:
     others = (Cuts(view, instruction), Lacking(view), Texts(view), Secrets(view))
     one = Examined(
-        view, Facts(view), Keys(), Labels(view), Preferences(view), Scripts(view), Previews(view, sources), others
+        view=view,
+        facts=Facts(view),
+        keys=Keys(),
+        labels=Labels(view),
+        preferences=Preferences(view),
+        scripts=Scripts(view),
+        languages=Languages(view, instruction),
+        previews=Previews(view, sources),
+        others=others,
     )
     see: list[Callable[..., None]] = [check.see for check in one.checks]
     for seen in view:
@@ -109,16 +119,23 @@ def _examined(view: View, instruction: Instruction, sources: Mapping[str, int]) 
 
 
 def _facts(one: Examined, sources: Mapping[str, int]) -> SplitFacts:
-    return one.facts.result(sources, one.labels.table(), one.preferences.pairs(), one.scripts.shares())
+    return one.facts.result(
+        sources, one.labels.table(), one.preferences.pairs(), one.scripts.shares(), one.languages.shares()
+    )
 
 
-def _findings(examined: Mapping[str, Examined], instruction: Instruction) -> Iterator[Finding]:
+def _findings(
+    examined: Mapping[str, Examined], facts: Mapping[str, SplitFacts], instruction: Instruction
+) -> Iterator[Finding]:
     views = {name: one.view for name, one in examined.items()}
     keys = {name: one.keys for name, one in examined.items()}
     yield from nothing_left(views.values())
     yield from _of_records(examined.values())
-    yield from unknown_labels({name: one.labels.table() for name, one in examined.items()})
-    yield from foreign({name: one.scripts.shares() for name, one in examined.items()})
+    yield from label_spellings({name: one.labels for name, one in examined.items()})
+    yield from unknown_labels({name: one.labels for name, one in facts.items()})
+    yield from foreign(
+        {name: one.scripts for name, one in facts.items()}, {name: one.languages for name, one in facts.items()}
+    )
     yield from copies(views, keys)
     yield from near_copies(views, keys, instruction)
     yield from small(views.values())

@@ -44,6 +44,7 @@ class Facts:
         labels: dict[str, int] | None,
         pairs: Pairs | None,
         scripts: dict[str, float],
+        languages: dict[str, float],
     ) -> SplitFacts:
         """All that was counted, with what others counted."""
         encoded = self._view.encoded
@@ -58,6 +59,7 @@ class Facts:
             labels=labels,
             pairs=pairs,
             scripts=scripts,
+            languages=languages,
         )
 
 

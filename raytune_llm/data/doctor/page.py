@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from raytune_llm.data.doctor.results import Histogram, Results, SplitFacts
-from raytune_llm.data.doctor.view import printable
+from raytune_llm.data.doctor.view import brief, printable, share
 from raytune_llm.data.findings import Severity
 
 TITLES = {Severity.problem: "Problems", Severity.warning: "Warnings", Severity.note: "Notes"}
@@ -54,6 +54,7 @@ def render(diagnosis: Results, title: str) -> str:
             histograms=list(_histograms(diagnosis)),
             tables=[(name, rows) for name, split in diagnosis.splits.items() if (rows := label_rows(split))],
             sources={name: source_rows(split) for name, split in diagnosis.splits.items()},
+            has_languages=any(split.languages for split in diagnosis.splits.values()),
             width=WIDTH,
             height=HEIGHT,
             base=BASE,
@@ -108,21 +109,22 @@ def bars(histogram: Histogram) -> list[Bar]:
 
 def label_rows(split: SplitFacts) -> list[tuple[str, int, float]]:
     """Label, count, share in percent; the last row is of the rest where there are many."""
-    return _rows(split.labels or {})
+    total = sum((split.labels or {}).values()) or 1
+    return [(name, count, 100 * count / total) for name, count in _rows(split.labels or {})]
 
 
-def source_rows(split: SplitFacts) -> list[tuple[str, int, float]]:
-    """Source, count, share in percent."""
-    return _rows(split.sources)
+def source_rows(split: SplitFacts) -> list[tuple[str, int, str]]:
+    """Source, count, share."""
+    total = sum(split.sources.values())
+    return [(name, count, share(count, total)) for name, count in _rows(split.sources)]
 
 
-def _rows(counts: dict[str, int]) -> list[tuple[str, int, float]]:
-    total = sum(counts.values()) or 1
+def _rows(counts: dict[str, int]) -> list[tuple[str, int]]:
     ordered = sorted(counts.items(), key=lambda row: -row[1])
-    shown = [(printable(name) if len(name) <= 80 else f"{printable(name[:79])}…", n) for name, n in ordered[:MOST_ROWS]]
+    shown = [(brief(name), count) for name, count in ordered[:MOST_ROWS]]
     if rest := ordered[MOST_ROWS:]:
-        shown.append((f"{len(rest)} others", sum(n for _, n in rest)))
-    return [(name, n, 100 * n / total) for name, n in shown]
+        shown.append((f"{len(rest)} others", sum(count for _, count in rest)))
+    return shown
 
 
 def size(num_bytes: int) -> str:

@@ -144,6 +144,12 @@ def quoted(text: str, limit: int = 40) -> str:
     return f"'{printable(text[:limit])}{'…' if len(text) > limit else ''}'"
 
 
+def brief(name: str, limit: int = 80) -> str:
+    """A name without its middle if it is long; printable."""
+    half = limit // 2
+    return printable(name if len(name) <= limit else f"{name[: half - 1]}…{name[-half:]}")
+
+
 def share(count: int, total: int) -> str:
     """A count as a share of a total, in percent, never rounded to nothing or to all."""
     percent = 100 * count / max(total, 1)

@@ -1,6 +1,7 @@
 """The report for the terminal, as JSON and as a page."""
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -124,6 +125,24 @@ def test_sources_are_listed_where_there_are_several(monkeypatch):
         ("b.jsonl", "b.jsonl:1"),
     ]
     assert "b.jsonl1033 %" in " ".join(read(render(diagnosis, "x")).text.split())
+
+
+def test_many_sources_and_long_names():
+    name = f"s3://{'bucket' * 30}/train.jsonl"
+    sources = {name: 3} | {f"part-{i:03}.parquet": 15 for i in range(199)}
+    diagnosis = rich()
+    train = replace(
+        diagnosis.splits["train"], sources=sources, labels={f"{i} {'y' * 200}": 400 - i for i in range(300)}
+    )
+    many = replace(diagnosis, splits={"train": train})
+    text = read(render(many, name)).text
+    assert "part-000.parquet15< 1 %" in text.replace("\n", "") and "160 others" in text and "260 others" in text
+    assert "y" * 81 not in text and name not in "\n".join(many.text().splitlines())
+    few = {name: 3, "part-000.parquet": 15}
+    short = f"{name[:39]}…{name[-40:]}"
+    assert short.endswith("bucket/train.jsonl") and len(short) == 80
+    assert f"3  from {short}" in replace(many, splits={"train": replace(train, sources=few)}).text()
+    assert short in read(render(replace(many, splits={"train": replace(train, sources=few)}), "a")).text
 
 
 def test_report_files(tmp_path):
