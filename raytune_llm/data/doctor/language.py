@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
-from raytune_llm.data.doctor.view import Seen, View
+from raytune_llm.data.doctor.view import Check, Seen, View
 from raytune_llm.data.findings import Finding, Severity
 
 SAMPLED_RECORDS = 2000
@@ -18,11 +18,12 @@ FOREIGN = 0.5
 NAMES = {"CJK": "Han", "LATIN": "Latin"}
 
 
-class Scripts:
+class Scripts(Check):
     """Counts letters by script in a sample."""
 
     def __init__(self, view: View) -> None:
-        self._stride = -(-len(view.records) // SAMPLED_RECORDS) or 1
+        super().__init__(view)
+        self._stride = -(-view.total // SAMPLED_RECORDS) or 1
         self._counts = Counter[str]()
 
     def see(self, seen: Seen) -> None:
@@ -33,8 +34,8 @@ class Scripts:
             else:
                 self._counts.update(script(letter) for letter in part if letter.isalpha())
 
-    def findings(self) -> Iterable[Finding]:
-        return ()
+    def merge(self, later: Scripts) -> None:
+        self._counts.update(later._counts)
 
     def shares(self) -> dict[str, float]:
         """Share of each script among the letters, commonest first; those below 1 % are left out."""

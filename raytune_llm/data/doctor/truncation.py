@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from raytune_llm.data.doctor.instruction import Instruction
-from raytune_llm.data.doctor.view import Hits, Seen, View, many, quoted, share
+from raytune_llm.data.doctor.view import Check, Hits, Seen, View, many, quoted, share
 from raytune_llm.data.examples import IGNORED, Example
 from raytune_llm.data.findings import Finding, Severity
 from raytune_llm.data.parts import prompt_of, text_key
@@ -23,11 +23,12 @@ MUCH_LOST = 0.5
 """A job is refused when more than this share of its records, or of the tokens to learn, is lost."""
 
 
-class Cuts:
+class Cuts(Check):
     """Counts records by what they lose."""
 
     def __init__(self, view: View, instruction: Instruction) -> None:
-        self._view, self._instruction = view, instruction
+        super().__init__(view)
+        self._instruction = instruction
         self._lost = Counter[str]()
         self._beginnings, self._ends, self._answers, self._dropped = Hits(), Hits(), Hits(), Hits()
 
@@ -42,6 +43,13 @@ class Cuts:
                 self._see_plain(seen, seen.example)
             else:
                 self._ends.add(seen.index, seen.prompt)
+
+    def merge(self, later: Cuts) -> None:
+        self._lost.update(later._lost)
+        self._beginnings.merge(later._beginnings)
+        self._ends.merge(later._ends)
+        self._answers.merge(later._answers)
+        self._dropped.merge(later._dropped)
 
     def _may_be_cut(self, example: Example) -> bool:
         """Whether an example is as long as it may be; prompts that are sampled from leave room for a completion."""
