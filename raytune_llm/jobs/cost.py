@@ -1,12 +1,16 @@
-"""A guess of what an epoch costs, from the size of the base and the number of tokens alone.
+"""A guess of what an epoch costs, from the size of the base and the lengths of the examples alone.
 
     FLOP = 4 · weights · tokens     with an adapter: forward, and back to the inputs (docs/gpu.md)
 
-Leaves out attention, evaluations, padding and start-up, and what packing saves. For methods that sample completions
+Tokens are those of batches padded to their longest example, half as many again where lengths differ much. Leaves out
+attention, evaluations and start-up, and what packing saves. For methods that sample completions
 nothing is guessed: sampling takes most of their time.
 """
 
 from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
 
 from raytune_llm.data.encoding.encode import EncodedSplit
 from raytune_llm.data.findings import Finding, Severity
@@ -22,9 +26,9 @@ PREFIXES = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"))
 UNITS = ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"))
 
 
-def cost_note(facts: Facts, train: EncodedSplit) -> Finding | None:
-    """The guess for an epoch over these examples; None without any."""
-    tokens = int(ExampleTable.of(train.examples).lengths().sum()) if len(train.examples) else 0
+def cost_note(facts: Facts, train: EncodedSplit, batch_size: int) -> Finding | None:
+    """The guess for an epoch over these examples, so many in a batch; None without any."""
+    tokens = padded_tokens(ExampleTable.of(train.examples).lengths(), batch_size) if len(train.examples) else 0
     if not tokens:
         return None
     flop = FLOP_PER_WEIGHT * facts.num_parameters * tokens
@@ -34,6 +38,14 @@ def cost_note(facts: Facts, train: EncodedSplit) -> Finding | None:
         f"{duration(flop / CORE_RATE)} on a CPU core with bfloat16 (a guess from sizes alone)"
     )
     return Finding("cost", Severity.note, "", text)
+
+
+def padded_tokens(lengths: NDArray[np.integer], batch_size: int) -> int:
+    """Tokens of an epoch of shuffled batches, each as wide as its longest example; lengths: (B,)."""
+    shuffled = np.random.default_rng(0).permutation(lengths)
+    starts = np.arange(0, len(shuffled), batch_size)
+    sizes = np.diff(np.append(starts, len(shuffled)))
+    return int((np.maximum.reduceat(shuffled, starts) * sizes).sum())
 
 
 def size(num_bytes: float) -> str:

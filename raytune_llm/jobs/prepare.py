@@ -12,7 +12,7 @@ from raytune_llm.data.config import OnError
 from raytune_llm.data.doctor.advice import DEFAULT_HORIZON, Horizon
 from raytune_llm.data.doctor.diagnosis import Diagnosis, UnusableData
 from raytune_llm.data.doctor.examine import examine
-from raytune_llm.data.encoding.encode import EncodedSplit, EncodedSplits, encode_splits
+from raytune_llm.data.encoding.encode import EncodedSplits, encode_splits
 from raytune_llm.data.examples import Examples
 from raytune_llm.data.files import Splits, load
 from raytune_llm.data.findings import Finding, Severity
@@ -64,7 +64,7 @@ def prepare(job: CheckJob, read: Splits | None = None) -> Prepared:
     max_tokens = facts.max_tokens(job.data.max_tokens)
     tokens = Tokens(job.model.tokenizer(), max_tokens=max_tokens, is_encoder_decoder=facts.is_encoder_decoder)
     encoded = encode_splits(splits, tokens, job.method.encode, skip=job.data.on_error is OnError.skip)
-    check_method(job, encoded.train, tokens)
+    check_method(job, encoded, tokens, is_carved=splits.carved)
     diagnosis = examine(
         splits,
         encoded,
@@ -72,7 +72,7 @@ def prepare(job: CheckJob, read: Splits | None = None) -> Prepared:
         context_tokens=facts.context_tokens,
         horizon=horizon_of(job, splits),
         strict=job.data.strict,
-        more=(*splits.findings, *left_out(splits), *of_base(job, splits, tokens), *cost_of(job, encoded)),
+        more=(*splits.findings, *left_out(splits), *of_base(job, splits, tokens), *cost_of(job, encoded, splits)),
     )
     if diagnosis.problems:
         raise UnusableData(diagnosis)
@@ -90,9 +90,10 @@ def mixed(found: Precomputed, splits: Splits, seed: int) -> Examples:
     return dataclasses.replace(found.examples, train=ExampleTable.of(found.examples.train).select(order))
 
 
-def cost_of(job: CheckJob, encoded: EncodedSplits) -> Iterator[Finding]:
+def cost_of(job: CheckJob, encoded: EncodedSplits, splits: Splits) -> Iterator[Finding]:
     """What an epoch costs, where training is no sampling."""
-    note = None if job.method.needs.sampling else cost_note(job.model.facts, encoded.train)
+    batch_size = horizon_of(job, splits).batch_size
+    note = None if job.method.needs.sampling else cost_note(job.model.facts, encoded.train, batch_size)
     if note is not None:
         yield note
 
@@ -131,15 +132,16 @@ def horizon_of(job: CheckJob, splits: Splits) -> Horizon:
     return Horizon(job.tuning.batch_size, None if is_swept else job.tuning.steps, count)
 
 
-def check_method(job: CheckJob, train: EncodedSplit, tokens: Tokens) -> None:
+def check_method(job: CheckJob, encoded: EncodedSplits, tokens: Tokens, *, is_carved: bool) -> None:
     """Refuse what the method can't be trained with, before a model is loaded. Raises InputError."""
     training = job if isinstance(job, TrainJob) else None
     job.method.check(
         CheckContext(
             base=job.model,
             registry_dir=job.registry_dir,
-            records=train.records,
-            example=next(iter(train.examples), None),
+            records=encoded.train.records,
+            carved=encoded.eval.records if is_carved else (),
+            example=next(iter(encoded.train.examples), None),
             decode=partial(tokens.tokenizer.decode, skip_special_tokens=True),
             adapter=training.adapter if training else None,
             allow_modules=tuple(training.allow_modules) if training else (),

@@ -58,7 +58,7 @@ def start(job: J, check: Callable[[], None] = lambda: None, prepared: Prepared |
             own = prepare(job, splits)
         else:
             own = prepared
-            check_method(job, own.encoded.train, own.tokens)
+            check_method(job, own.encoded, own.tokens, is_carved=own.splits.carved)
         return own, {name: prepare(stage_job, read) for name, (stage_job, read) in stage_data.items()}
 
     clock = Clock()

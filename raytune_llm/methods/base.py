@@ -154,6 +154,8 @@ class CheckContext:
     registry_dir: str
     records: Sequence[Record]
     """Those of data.train."""
+    carved: Sequence[Record]
+    """Those taken from data.train as the eval set; () where data.eval gives one."""
     example: Example | None
     """The first of them as the method encodes it; None when truncation left nothing of it."""
     decode: Callable[[Sequence[int]], str]

@@ -89,10 +89,13 @@ class DSS(AdapterInit, LossTermsMethod):
                 continue
             for name in sorted(_fields(target, getattr(self, target))):
                 if all(getattr(record, name) is None for record in context.records):
+                    carved = sum(getattr(record, name) is not None for record in context.carved)
+                    have = "record has one, but was" if carved == 1 else "records have one, but were"
+                    where = f" ({carved} {have} carved into the eval set: name data.eval)"
                     raise InputError(
                         f"no record of data.train has a {name}, which method.{target} names: there is nothing to "
-                        "learn for it; have a teacher write them (jobs/annotate.py, or teacher=…)"
-                        + ("" if name == "label" else ", or set method.alpha=1 to learn labels alone")
+                        f"learn for it{where if carved else ''}; have a teacher write them (jobs/annotate.py, or "
+                        "teacher=…)" + ("" if name == "label" else ", or set method.alpha=1 to learn labels alone")
                     )
 
     def encode(self, record: Record, tokens: Tokens) -> Example | None:

@@ -245,3 +245,22 @@ def test_a_metric_that_the_eval_records_have_no_weight_in_is_refused(base, tmp_p
     bare.write_text('{"input_text": "red cat", "output_text": "cat"}\n' * 3)
     with pytest.raises(InputError, match=r"method\.metric=eval/rationale_loss: no eval example has it; choose another"):
         prepare(job_of(base, tmp_path, "method.metric=eval/rationale_loss", f"data.eval={bare}"))
+
+
+def test_rationales_that_were_all_carved_are_said_to_be(base, tmp_path):
+    """Which record is carved depends on its text, so each of these has the only rationale once."""
+    file, refusals = tmp_path / "train.jsonl", []
+    rows = [{"input_text": f"red cat {'a ' * i}", "output_text": "cat"} for i in range(10)]
+    for chosen in range(len(rows)):
+        texts = [json.dumps({**row, "rationale": "so"} if i == chosen else row) for i, row in enumerate(rows)]
+        file.write_text("\n".join(texts))
+        given = [f"model.name_or_path={base}", "method=dss", f"data.train={file}", f"home={tmp_path}"]
+        try:
+            prepare(config.load("check", given))
+        except InputError as error:
+            refusals.append(str(error))
+    assert set(refusals) == {
+        "no record of data.train has a rationale, which method.rationale_target names: there is nothing to learn for "
+        "it (1 record has one, but was carved into the eval set: name data.eval); have a teacher write them "
+        "(jobs/annotate.py, or teacher=…), or set method.alpha=1 to learn labels alone"
+    }

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from raytune_llm.data.doctor.language import listed
 from raytune_llm.data.doctor.results import Advice, SplitFacts
 from raytune_llm.data.doctor.view import many
 
@@ -95,7 +96,9 @@ def notes(splits: Mapping[str, SplitFacts], horizon: Horizon) -> Iterator[str]:
             f"in {pairs.shorter_preferred / pairs.total:.0%}"
         )
     if len(train.scripts) > 1 and list(train.scripts.values())[1] >= 0.05:
-        yield "letters of train: " + ", ".join(f"{name} {part:.0%}" for name, part in train.scripts.items())
+        yield f"letters of train: {listed(train.scripts)}"
+    if spoken := [f"{name} {listed(facts.languages)}" for name, facts in splits.items() if facts.languages]:
+        yield f"languages (ISO 639 codes; where they can be told): {'; '.join(spoken)}"
     yield hosted(splits)
 
 

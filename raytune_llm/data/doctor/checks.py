@@ -16,7 +16,7 @@ from raytune_llm.data.doctor.instruction import Instruction
 from raytune_llm.data.doctor.keys import Keys
 from raytune_llm.data.doctor.labels import Labels
 from raytune_llm.data.doctor.lacking import Lacking
-from raytune_llm.data.doctor.language import Scripts
+from raytune_llm.data.doctor.language import Languages, Scripts
 from raytune_llm.data.doctor.preferences import Preferences
 from raytune_llm.data.doctor.secrets import Secrets
 from raytune_llm.data.doctor.texts import Texts
@@ -42,18 +42,28 @@ class Checks:
     labels: Labels
     preferences: Preferences
     scripts: Scripts
+    languages: Languages
     others: tuple[Check, ...]
 
     @classmethod
     def of(cls, view: View, instruction: Instruction) -> Self:
         """Before the first record."""
         others = (Cuts(view, instruction), Lacking(view), Texts(view), Secrets(view))
-        return cls(Facts(view), Keys(view), Labels(view), Preferences(view), Scripts(view), others)
+        return cls(
+            facts=Facts(view),
+            keys=Keys(view),
+            labels=Labels(view),
+            preferences=Preferences(view),
+            scripts=Scripts(view),
+            languages=Languages(view, instruction),
+            others=others,
+        )
 
     @property
     def all(self) -> tuple[Check, ...]:
         """In the order of the report."""
-        return (*self.others, self.labels, self.preferences, self.facts, self.keys, self.scripts)
+        counts = (self.labels, self.preferences, self.facts, self.keys, self.scripts, self.languages)
+        return (*self.others, *counts)
 
     def see(self, view: View) -> None:
         """Count all records of a view."""

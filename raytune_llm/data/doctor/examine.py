@@ -16,7 +16,7 @@ from raytune_llm.data.doctor.checks import Checks, look_through
 from raytune_llm.data.doctor.diagnosis import Diagnosis
 from raytune_llm.data.doctor.duplicates import repeated
 from raytune_llm.data.doctor.instruction import Instruction, find_instruction
-from raytune_llm.data.doctor.labels import unknown_labels
+from raytune_llm.data.doctor.labels import label_spellings, unknown_labels
 from raytune_llm.data.doctor.lacking import small
 from raytune_llm.data.doctor.language import foreign
 from raytune_llm.data.doctor.leakage import copies, near_copies
@@ -59,7 +59,7 @@ def examine(
     sources = {name: dict(splits.sources(name)) for name in views}
     checks = {name: look_through(view, instruction) for name, view in views.items()}
     facts = {name: _facts(one, sources[name]) for name, one in checks.items()}
-    findings = [*_findings(views, checks, instruction), *more]
+    findings = [*_findings(views, checks, facts, instruction), *more]
     if strict:
         findings = [replace(f, severity=Severity.problem) if f.severity is Severity.warning else f for f in findings]
     return Diagnosis(
@@ -74,17 +74,28 @@ def examine(
 
 
 def _facts(checks: Checks, sources: Mapping[str, int]) -> SplitFacts:
-    return checks.facts.result(sources, checks.labels.table(), checks.preferences.pairs(), checks.scripts.shares())
+    return checks.facts.result(
+        sources,
+        checks.labels.table(),
+        checks.preferences.pairs(),
+        checks.scripts.shares(),
+        checks.languages.shares(),
+    )
 
 
-def _findings(views: Mapping[str, View], checks: Mapping[str, Checks], instruction: Instruction) -> Iterator[Finding]:
+def _findings(
+    views: Mapping[str, View], checks: Mapping[str, Checks], facts: Mapping[str, SplitFacts], instruction: Instruction
+) -> Iterator[Finding]:
     keys = {name: one.keys for name, one in checks.items()}
     yield from nothing_left(views.values())
     for one in checks.values():
         for check in one.all:
             yield from check.findings()
-    yield from unknown_labels({name: one.labels.table() for name, one in checks.items()})
-    yield from foreign({name: one.scripts.shares() for name, one in checks.items()})
+    yield from label_spellings({name: one.labels for name, one in checks.items()})
+    yield from unknown_labels({name: one.labels for name, one in facts.items()})
+    yield from foreign(
+        {name: one.scripts for name, one in facts.items()}, {name: one.languages for name, one in facts.items()}
+    )
     yield from copies(views, keys)
     yield from near_copies(views, keys, instruction)
     yield from small(views.values())

@@ -44,6 +44,7 @@ class Facts(Check):
         labels: dict[str, int] | None,
         pairs: Pairs | None,
         scripts: dict[str, float],
+        languages: dict[str, float],
     ) -> SplitFacts:
         """All that was counted, with what others counted."""
         encoded = self._view.encoded
@@ -59,6 +60,7 @@ class Facts(Check):
             labels=labels,
             pairs=pairs,
             scripts=scripts,
+            languages=languages,
         )
 
     def _num_tokens(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -32,6 +32,11 @@ class Instruction:
         words = text.split()
         return " ".join(next((start for start in self.starts if tuple(words[: len(start)]) == start), ()))
 
+    def end_of(self, text: str) -> str:
+        """The one that a text ends with; '' if none."""
+        words = text.split()
+        return " ".join(next((end for end in self.ends if tuple(words[-len(end) :]) == end), ()))
+
     def without(self, text: str) -> str:
         """A text without what it begins and ends with; its whitespace is lost then."""
         if not self.starts and not self.ends:

@@ -23,6 +23,8 @@ FEW = 3
 FEWEST_RECORDS = 10
 """Of fewer records nothing is concluded about their answers."""
 NUM_NAMED = 5
+OF_ONE_SPELLING = "of an answer the model's spelling alone is right"
+"""Why spellings matter where a model is measured: answers are compared as they are."""
 
 
 class Labels(Check):
@@ -58,13 +60,13 @@ class Labels(Check):
 
     def table(self) -> dict[str, int] | None:
         """Records of each label, under its commonest spelling, commonest first; None where answers are no classes."""
-        joined = self._spellings()
+        joined = self.spellings()
         if joined is None:
             return None
         counts = {spellings.most_common(1)[0][0]: spellings.total() for spellings in joined.values()}
         return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
-    def _spellings(self) -> dict[str, Counter[str]] | None:
+    def spellings(self) -> dict[str, Counter[str]] | None:
         """Counts of each spelling of each label, by the label's key; None where answers are no classes."""
         if self._joined is None and self._counts:
             joined: dict[str, Counter[str]] = defaultdict(Counter)
@@ -77,27 +79,28 @@ class Labels(Check):
         return self._joined or None
 
     def findings(self) -> Iterator[Finding]:
-        yield from self._of_spellings()
         if (table := self.table()) is not None:
             yield from self._of_balance(table)
 
-    def _of_spellings(self) -> Iterator[Finding]:
+    def misspelt(self, kept: Mapping[str, str]) -> Iterator[Finding]:
+        """Answers whose label, by its key, has another spelling that is kept."""
         view, hits, named = self._view, Hits(), []
-        for spellings in (self._spellings() or {}).values():
-            kept, *others = [answer for answer, _ in spellings.most_common()]
+        for key, spellings in (self.spellings() or {}).items():
+            others = [answer for answer, _ in spellings.most_common() if answer != kept[key]]
             if others:
-                named.append(" = ".join(quoted(answer) for answer in (kept, *others)[:NUM_NAMED]))
+                named.append(" = ".join(quoted(answer) for answer in (kept[key], *others)[:NUM_NAMED]))
                 for answer in others:
                     hits.add(self._first[answer], answer, at=0)
                     hits.count += spellings[answer] - 1
         if named:
             more = " …" if len(named) > NUM_NAMED else ""
+            why = "the model would have to guess which one counts" if view.name == "train" else OF_ONE_SPELLING
             yield Finding(
                 "label_spellings",
                 Severity.warning,
                 view.name,
-                f"{view.name}: one label in several spellings: {'; '.join(named[:NUM_NAMED])}{more}: the model would "
-                "have to guess which one counts; write the first of each",
+                f"{view.name}: one label in several spellings: {'; '.join(named[:NUM_NAMED])}{more}: {why}; write the "
+                "first of each",
                 hits.count,
                 hits.places(view),
             )
@@ -130,6 +133,16 @@ class Labels(Check):
             )
         if len(table) == 1 and total >= FEWEST_RECORDS:
             yield constant(name, last, total)
+
+
+def label_spellings(labels: Mapping[str, Labels]) -> Iterator[Finding]:
+    """Labels in several spellings, within a split or between them: the first split's commonest is kept in all."""
+    kept: dict[str, str] = {}
+    for one in labels.values():
+        for key, spellings in (one.spellings() or {}).items():
+            kept.setdefault(key, spellings.most_common(1)[0][0])
+    for one in labels.values():
+        yield from one.misspelt(kept)
 
 
 def constant(name: str, answer: str, total: int) -> Finding:

@@ -54,6 +54,7 @@ def render(diagnosis: Results, title: str) -> str:
             histograms=list(_histograms(diagnosis)),
             tables=[(name, rows) for name, split in diagnosis.splits.items() if (rows := label_rows(split))],
             sources={name: source_rows(split) for name, split in diagnosis.splits.items()},
+            told=any(split.languages for split in diagnosis.splits.values()),
             width=WIDTH,
             height=HEIGHT,
             base=BASE,

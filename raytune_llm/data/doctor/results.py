@@ -60,6 +60,8 @@ class SplitFacts:
     pairs: Pairs | None
     scripts: dict[str, float]
     """Share of each script among the letters of a sample."""
+    languages: dict[str, float]
+    """Share of each language, by its ISO 639 code, among the texts of a sample whose language is sure."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,11 @@ from raytune_llm.data.records import Chat
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f]")
+LOW_CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f]")
+HIGH_CONTROL = re.compile("[\x80-\x9f]")
+CONTROL = re.compile(f"{LOW_CONTROL.pattern}|{HIGH_CONTROL.pattern}")
+WINDOWS = {code: bytes([code]).decode("cp1252", "ignore") or chr(code) for code in range(0x80, 0xA0)}
+"""What windows-1252 has in the place of high control characters: mostly quotes and dashes."""
 INVISIBLE = re.compile(
     "[\xad\u061c\u180e\u200b\u2060-\u2064\u202a-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb]"
     "|(?:^|(?<=[\x00-\x7f]))[\u200c\u200d]"  # joiners are right inside emoji and in Persian or Indic words
@@ -39,15 +43,19 @@ class Texts(Check):
     def see(self, seen: Seen) -> None:
         text = seen.text
         if not text.replace("\n", "").isprintable():
-            self._match("control_characters", CONTROL, seen)
+            self._match("control_characters", LOW_CONTROL, seen)
             self._match("invisible_characters", INVISIBLE, seen)
         if "&" in text:
             self._match("html_entities", ENTITY, seen)
         if not text.isascii():
             if (at := text.find("\ufffd")) >= 0:
                 self._hits["replacement_character"].add(seen.index, text, at=at)
-            if seen.index % self._view.stride == 0 and is_mojibake(text):
+            control = HIGH_CONTROL.search(text)
+            is_letters = (control or seen.index % self._view.stride == 0) and is_mojibake(text)
+            if is_letters and seen.index % self._view.stride == 0:
                 self._hits["mojibake"].add(seen.index, text, at=_bad_at(text))
+            elif control and not is_letters:
+                self._hits["high_control_characters"].add(seen.index, text, at=control.start())
         self._tokens.see(seen)
         self._see_answer(seen)
 
@@ -85,6 +93,8 @@ class Texts(Check):
 
 SENTENCES = {
     "control_characters": "{name}: {records} control characters (NUL, escape sequences …): remove them",
+    "high_control_characters": "{name}: {records} control characters from \\x80 to \\x9f: remove them or, where they "
+    "stand for quotes and dashes, read the source as windows-1252",
     "invisible_characters": "{name}: {records} characters that don't show (zero-width, BOM, soft hyphen, direction "
     "marks): to a model they are other words; remove them",
     "replacement_character": "{name}: {records} a replacement character (�), a sign of a wrong encoding: read the "
@@ -143,8 +153,8 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def is_mojibake(text: str) -> bool:
-    """Whether ftfy finds letters in a text that were decoded with a wrong encoding."""
-    return bool(is_bad(text)) and ftfy.fix_encoding(text) != text
+    """Whether ftfy finds letters that were decoded with a wrong encoding; lone control characters are none."""
+    return bool(is_bad(text)) and ftfy.fix_encoding(text) not in (text, text.translate(WINDOWS))
 
 
 def _bad_at(text: str) -> int:

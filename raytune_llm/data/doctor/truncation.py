@@ -22,6 +22,9 @@ LONGEST_INSTRUCTION = 80
 MUCH_LOST = 0.5
 """A job is refused when more than this share of its records, or of the tokens to learn, is lost."""
 
+LITTLE_KEPT, FEW_KEPT = 0.1, 16
+"""Next to nothing is kept of a prompt: less than this share of its tokens, or at most so many and less than half."""
+
 
 class Cuts(Check):
     """Counts records by what they lose."""
@@ -31,6 +34,7 @@ class Cuts(Check):
         self._instruction = instruction
         self._lost = Counter[str]()
         self._beginnings, self._ends, self._answers, self._dropped = Hits(), Hits(), Hits(), Hits()
+        self._gone, self._gone_kept, self._gone_whole = Hits(), 0, 0
 
     def see(self, seen: Seen) -> None:
         view = self._view
@@ -43,6 +47,9 @@ class Cuts(Check):
                 self._see_plain(seen, seen.example)
             else:
                 self._ends.add(seen.index, seen.prompt)
+                if view.encoded.truncation.label_tokens == 0:
+                    kept, whole = _kept_prompt(seen.example, view.is_encoder_decoder), prompt_of(seen.record)
+                    self._see_gone(seen, len(kept), len(view.tokens.prompt(whole)))
 
     def merge(self, later: Cuts) -> None:
         self._lost.update(later._lost)
@@ -50,6 +57,9 @@ class Cuts(Check):
         self._ends.merge(later._ends)
         self._answers.merge(later._answers)
         self._dropped.merge(later._dropped)
+        self._gone.merge(later._gone)
+        self._gone_kept += later._gone_kept
+        self._gone_whole += later._gone_whole
 
     def _may_be_cut(self, example: Example) -> bool:
         """Whether an example is as long as it may be; prompts that are sampled from leave room for a completion."""
@@ -60,10 +70,11 @@ class Cuts(Check):
     def _see_plain(self, seen: Seen, example: Example) -> None:
         """Compare what is kept of a prompt with the whole of it."""
         assert self._view.tokens is not None
-        kept = _kept_prompt(example, self._view.is_encoder_decoder)
-        if len(kept) >= len(self._view.tokens.prompt(seen.prompt)):
+        kept, whole = _kept_prompt(example, self._view.is_encoder_decoder), self._view.tokens.prompt(seen.prompt)
+        if len(kept) >= len(whole):
             return
         text = text_key(str(self._view.tokens.tokenizer.decode(kept, skip_special_tokens=True)))
+        self._see_gone(seen, len(kept), len(whole), text)
         start = self._instruction.start_of(seen.prompt)
         if not start or text_key(start) not in text:
             self._beginnings.add(seen.index, seen.prompt)
@@ -73,22 +84,51 @@ class Cuts(Check):
             if answer in text_key(seen.prompt) and answer not in text:
                 self._answers.add(seen.index, seen.answer or "")
 
+    def _see_gone(self, seen: Seen, kept: int, whole: int, text: str | None = None) -> None:
+        """Count a prompt cut from `whole` to `kept` tokens, if that is next to nothing, or if these say nothing of its
+        own: `text` is empty, or what all prompts end with."""
+        is_common = text is not None and text_key(self._instruction.end_of(seen.prompt)).endswith(text)
+        if kept < LITTLE_KEPT * whole or (kept <= FEW_KEPT and kept < whole / 2) or (kept < whole and is_common):
+            self._gone.add(seen.index, seen.prompt)
+            self._gone_kept += kept
+            self._gone_whole += whole
+
     def findings(self) -> Iterator[Finding]:
         cut = None if self._view.encoded is None else self._view.encoded.truncation
         if (
             cut is None or not cut.cut or self._dropped.count == len(self._view.records)
         ):  # nothing_left reports the last
             return
-        yield from self._of_beginnings(cut)
-        yield from self._of_answers()
+        if self._gone.count > MUCH_LOST * self._num_looked_at:
+            yield self._of_gone(cut)
+        else:
+            yield from self._of_beginnings(cut)
+            yield from self._of_answers()
         yield from self._of_labels(cut)
         yield from self._of_dropped(cut)
+
+    @property
+    def _num_looked_at(self) -> int:
+        return len(range(0, len(self._view.records), self._view.stride))
+
+    def _of_gone(self, cut: Truncation) -> Finding:
+        view, count = self._view, self._gone.count
+        return Finding(
+            "prompts_gone",
+            Severity.problem,
+            view.name,
+            f"{view.name}: {count:,} of {self._num_looked_at:,}{view.of_sample} prompts are cut to next to nothing "
+            f"({self._gone_kept / count:.0f} of {self._gone_whole / count:.0f} tokens on average), so a model can't "
+            f"know what it is asked: {self._remedy(cut, None)}",
+            count,
+            self._gone.places(view),
+        )
 
     def _of_beginnings(self, cut: Truncation) -> Iterator[Finding]:
         view, count = self._view, self._beginnings.count
         if not count:
             return
-        total = len(range(0, len(view.records), view.stride))
+        total = self._num_looked_at
         lost = [quoted(start, LONGEST_INSTRUCTION) for start, _ in self._lost.most_common()]
         what = f", the instruction ({lost[0]}{' …' if len(lost) > 1 else ''})" if lost else ""
         yield Finding(

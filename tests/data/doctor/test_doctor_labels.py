@@ -56,6 +56,32 @@ def test_spellings_of_one_label_are_joined():
     assert found(held, "unknown_labels") == [], "another spelling is no other label"
 
 
+def test_one_spelling_is_advised_for_all_splits():
+    train = answered(*["Yes"] * 50, *["yes"] * 3, *["no"] * 40)
+    held = answered(*["yes"] * 12, *["Yes."] * 4, *["no"] * 15, start=100)
+    test = answered(*["YES"] * 15, *["No"] * 15, start=200)
+    found_in = {one.split: one for one in found(examine(splits(train, held, test)), "label_spellings")}
+    assert {name: one.text for name, one in found_in.items()} == {
+        "train": "train: one label in several spellings: 'Yes' = 'yes': the model would have to guess which one "
+        "counts; write the first of each",
+        "eval": "eval: one label in several spellings: 'Yes' = 'yes' = 'Yes.': of an answer the model's spelling alone "
+        "is right; write the first of each",
+        "test": "test: one label in several spellings: 'Yes' = 'YES'; 'no' = 'No': of an answer the model's spelling "
+        "alone is right; write the first of each",
+    }
+    assert {name: one.count for name, one in found_in.items()} == {"train": 3, "eval": 16, "test": 30}
+    assert found_in["eval"].places[0].where == "data.eval, record 1"
+
+
+def test_a_label_that_train_lacks_has_one_spelling_in_eval_and_test():
+    train = answered(*["a", "b"] * 20)
+    held = answered(*["a"] * 20, *["New"] * 15, "new", start=100)
+    test = answered(*["a"] * 20, *["new"] * 15, start=200)
+    one, other = found(examine(splits(train, held, test)), "label_spellings")
+    assert (one.split, one.count, other.split, other.count) == ("eval", 1, "test", 15)
+    assert "'New' = 'new'" in one.text and "'New' = 'new'" in other.text
+
+
 def test_a_constant_answer():
     train = answered(*["yes"] * 40)
     assert warnings(train, answered(*["yes"] * 40, start=50)) == [

@@ -36,6 +36,12 @@ def test_oddities_of_answers():
         ("a\x00b", "control_characters"),
         ("a\x1b[31mb", "control_characters"),
         ("a\x7fb", "control_characters"),
+        ("a\x9bb", "high_control_characters"),
+        ("\x9b31m red", "high_control_characters"),
+        ("it\x92s \x93said\x94", "high_control_characters"),
+        ("caf\xe9\x85s", "high_control_characters"),
+        ("\x81", "high_control_characters"),
+        ("â\x80\x99tis", "mojibake"),
         ("a\u200bb", "invisible_characters"),
         ("a\ufeffb", "invisible_characters"),
         ("soft\u00adhyphen", "invisible_characters"),
@@ -78,6 +84,16 @@ def test_places_name_what_is_wrong_and_are_printable():
     )
     assert odd.places[0].where == "data.train, record 10"
     assert odd.places[0].excerpt == "…" + "a" * 30 + "\\x1b[2J" + "b" * 26 + "…"
+
+
+def test_lone_high_control_characters_are_called_that():
+    [odd] = examine(splits([*numbered(9), Supervised("red \x9b31m", "c"), Supervised("it\x92s", "d")])).findings
+    assert odd.text == (
+        "train: 2 records have control characters from \\x80 to \\x9f: remove them or, where they stand for quotes and "
+        "dashes, read the source as windows-1252"
+    )
+    assert [place.excerpt for place in odd.places] == ["red \\x9b31m c", "it\\x92s d"]
+    assert kinds("it\x92s cafÃ©") == {"mojibake": 1}
 
 
 def test_control_tokens_of_the_base():

@@ -5,8 +5,9 @@ from test_doctor import diagnosed, encode, found, numbered, splits, words
 
 from raytune_llm.data.doctor.examine import examine
 from raytune_llm.data.encoding.encode import encode_splits
+from raytune_llm.data.examples import IGNORED, TokenSequence
 from raytune_llm.data.findings import Severity
-from raytune_llm.data.records import Chat, Message, Preference, Supervised
+from raytune_llm.data.records import Chat, Message, Preference, Prompt, Supervised
 
 INSTRUCTION = "User Assistant yes no"
 
@@ -112,3 +113,60 @@ def test_without_tokens_nothing_is_known_of_cuts():
     assert examine(splits(extractive(20, 300, answer_at=2))).max_tokens is None
     data = splits(numbered(3))
     assert examine(data, encode_splits(data, tokens := words(64), encode), tokens).max_tokens == 64
+
+
+def test_prompts_of_which_next_to_nothing_is_kept_are_a_problem():
+    long = [Supervised(f"{INSTRUCTION} {' '.join(str((i + k) % 99) for k in range(40))}", "yes") for i in range(30)]
+    diagnosis = diagnosed(splits([*long, *numbered(20)]), words(14), context_tokens=64)
+    assert diagnosis.problems == [
+        "train: 30 of 50 prompts are cut to next to nothing (12 of 44 tokens on average), so a model can't know what "
+        "it is asked: set data.max_tokens=46 (now 14; keeps all) or shorten the records"
+    ]
+    assert diagnosis.warnings == [], "what else these lose goes without saying"
+    [gone] = found(diagnosis, "prompts_gone")
+    assert gone.count == 30 and gone.places[0].where == "data.train, record 1"
+    [limit] = diagnosed(splits([*long, *numbered(20)]), words(14), context_tokens=14).problems
+    assert limit.endswith(
+        "is asked: the longest has 46 tokens, and 14 are all that the base can take; shorten the records or use a base "
+        "with a longer context"
+    )
+
+
+@pytest.mark.parametrize(
+    ("length", "max_tokens", "is_gone"),
+    [(40, 18, True), (40, 19, False), (30, 18, False), (190, 20, True), (190, 24, False)],
+    ids=["16 of 40", "17 of 40", "16 of 30", "18 of 190", "22 of 190"],
+)
+def test_how_little_is_next_to_nothing(length, max_tokens, is_gone):
+    data = [Supervised(" ".join(str((i + 7 * k) % 99) for k in range(length)), "yes") for i in range(20)]
+    assert bool(found(diagnosed(splits(data), words(max_tokens)), "prompts_gone")) is is_gone
+
+
+def test_prompts_that_lose_all_in_which_they_differ_are_a_problem():
+    task = " ".join(["User", "Assistant"] * 10)
+    data = [Supervised(f"{i} {i + 1} {i + 2} {i + 3} {task}", "yes") for i in range(60)]
+    [gone] = found(diagnosed(splits(data), words(22)), "prompts_gone")
+    assert gone.severity is Severity.problem and "60 of 60 prompts" in gone.text and "20 of 24 tokens" in gone.text
+    assert found(diagnosed(splits(data), words(23)), "prompts_gone") == [], "a number is left"
+
+
+def test_half_of_the_prompts_may_be_cut_to_nothing():
+    long = [Supervised(" ".join(str((i + 7 * k) % 99) for k in range(40)), "yes") for i in range(20)]
+    diagnosis = diagnosed(splits([*long, *numbered(20)]), words(14))
+    assert diagnosis.problems == [] and len(found(diagnosis, "prompt_beginning_lost")) == 1
+
+
+def test_sampled_conversations_of_which_nothing_is_kept():
+    data = splits([Prompt((Message("user", f"{i} " * 40),)) for i in range(20)])
+    tokens = words(24)
+
+    def sampled(record, tokens):
+        return {
+            "prompt": TokenSequence(
+                ids := tokens.sampled_prompt(record.prompt, max_new_tokens=16), [IGNORED] * len(ids)
+            )
+        }
+
+    diagnosis = examine(data, encode_splits(data, tokens, sampled), tokens)
+    [gone] = found(diagnosis, "prompts_gone")
+    assert "20 of 20 prompts are cut to next to nothing (8 of 44 tokens" in gone.text
