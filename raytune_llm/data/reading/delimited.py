@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import IO
 
+from raytune_llm.data.findings import many
 from raytune_llm.data.reading.problems import BadLine
 from raytune_llm.data.reading.whole_json import decoded
 from raytune_llm.data.records import quoted, show_keys
@@ -75,7 +76,7 @@ class _Rows:
         """The row of these cells; empty ones are left out."""
         names = self._names
         if len(cells) != len(names):
-            below = f"a row of {len(cells)} cell{'' if len(cells) == 1 else 's'} below a header of {len(names)}"
+            below = f"a row of {many(len(cells), 'cell')} below a header of {len(names)}"
             return BadLine(None, f"{below}; quote cells with commas")
         if self._has_index and not self._is_of_index(cells[0]):
             found = f"the first column has no name, and holds {quoted(cells[0])} here, which is no number of a row"

@@ -1,7 +1,8 @@
 """The rows of a location with their line numbers, whatever its format: JSON lines, a JSON array or several objects over
 many lines, CSV, TSV, Parquet, Arrow, a data set of the hub.
 
-The first bytes and the name tell the format. Nulls within rows of Parquet, Arrow and the hub are left out: these formats fill them in.
+The first bytes and the name tell the format. Nulls within rows of Parquet, Arrow and the hub are left out: these
+formats fill them in.
 """
 
 from __future__ import annotations
