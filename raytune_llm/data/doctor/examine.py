@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from raytune_llm.data.doctor.advice import DEFAULT_HORIZON, Horizon, advise, notes
 from raytune_llm.data.doctor.diagnosis import Diagnosis
 from raytune_llm.data.doctor.duplicates import repeated
-from raytune_llm.data.doctor.facts import Facts
+from raytune_llm.data.doctor.facts import Facts, weights_of
 from raytune_llm.data.doctor.instruction import Instruction, find_instruction
 from raytune_llm.data.doctor.keys import Keys
 from raytune_llm.data.doctor.labels import Labels, unknown_labels
@@ -26,6 +26,7 @@ from raytune_llm.data.doctor.preview import Previews
 from raytune_llm.data.doctor.results import SplitFacts
 from raytune_llm.data.doctor.secrets import Secrets
 from raytune_llm.data.doctor.texts import Texts
+from raytune_llm.data.doctor.tools import ToolCalls
 from raytune_llm.data.doctor.truncation import Cuts, nothing_left
 from raytune_llm.data.doctor.view import Check, View
 from raytune_llm.data.encoding.encode import EncodedSplits
@@ -82,6 +83,8 @@ def examine(
     sources = {name: dict(splits.sources(name)) for name in views}
     examined = {name: _examined(view, instruction, sources[name]) for name, view in views.items()}
     facts = {name: _facts(one, sources[name]) for name, one in examined.items()}
+    if "train" in facts:
+        facts["train"] = replace(facts["train"], weights=weights_of(splits.origins.get("train")))
     findings = [*_findings(examined, instruction), *more]
     if strict:
         findings = [replace(f, severity=Severity.problem) if f.severity is Severity.warning else f for f in findings]
@@ -97,7 +100,7 @@ def examine(
 
 
 def _examined(view: View, instruction: Instruction, sources: Mapping[str, int]) -> Examined:
-    others = (Cuts(view, instruction), Lacking(view), Texts(view), Secrets(view))
+    others = (Cuts(view, instruction), Lacking(view), Texts(view), ToolCalls(view), Secrets(view))
     one = Examined(
         view, Facts(view), Keys(), Labels(view), Preferences(view), Scripts(view), Previews(view, sources), others
     )

@@ -11,6 +11,7 @@ from raytune_llm.data.doctor.results import Histogram, Lengths, Pairs, SplitFact
 from raytune_llm.data.doctor.view import Seen, View, printable
 from raytune_llm.data.examples import IGNORED
 from raytune_llm.data.findings import Finding
+from raytune_llm.data.origins import Origins
 
 EDGES = (1, *(edge for power in range(1, 21) for edge in (1 << power, 3 << (power - 1))))
 """1, 2, 3, 4, 6, 8, 12, 16, 24 …: half an octave a bin."""
@@ -59,6 +60,15 @@ class Facts:
             pairs=pairs,
             scripts=scripts,
         )
+
+
+def weights_of(origins: Origins | None) -> dict[str, float]:
+    """SplitFacts.weights of a split; the mean of a source that is named several times."""
+    given: dict[str, list[float]] = {}
+    for file in () if origins is None else origins.files:
+        given.setdefault(printable(file.path), []).append(file.weight)
+    means = {name: sum(weights) / len(weights) for name, weights in given.items()}
+    return {name: mean for name, mean in means.items() if mean != 1}
 
 
 def lengths_of(lengths: Iterable[int]) -> Lengths:

@@ -60,6 +60,12 @@ class SplitFacts:
     pairs: Pairs | None
     scripts: dict[str, float]
     """Share of each script among the letters of a sample."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Passes over the records of a source in an epoch, of those where it isn't one."""
+
+    def times(self, source: str) -> str:
+        """What to write behind a source that has a weight: ' × 2'."""
+        return f" × {self.weights[source]:g}" if source in self.weights else ""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What is left of records is said, each kind once: unread keys, an index, thoughts, keys to ignore that none has."""
+"""What is left of records shows, each kind once: unread keys, an index, thoughts, keys to ignore that none has."""
 
 import pytest
 from test_files import KINDS, data, problems, rows, write
