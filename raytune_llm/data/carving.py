@@ -11,6 +11,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from raytune_llm.data.encoding.workers import map_batches, num_cpus
+from raytune_llm.data.findings import many
 from raytune_llm.data.parts import answer_of, is_instruction, prompt_key, prompt_of, text_key
 from raytune_llm.data.question import plain
 from raytune_llm.data.reading.problems import DataError
@@ -49,8 +50,9 @@ def carve(records: Sequence[Record], size: int, seed: int) -> tuple[NDArray[np.i
             chosen.append(names[place])
             room -= int(sizes[place])
     if not chosen:
-        found = f"{len(first)} different records with {len(names)} different prompts, too few to carve an eval set from"
-        raise DataError([f"data.train: found {found}, expected at least {FEWEST_TO_CARVE}; or name data.eval"], 1)
+        found = f"{many(len(first), 'different record')} with {many(len(names), 'different prompt')}"
+        expected = f"too few to carve an eval set from, expected at least {FEWEST_TO_CARVE}; or name data.eval"
+        raise DataError([f"data.train: found {found}, {expected}"], 1)
     held = np.isin(groups, chosen)
     return np.flatnonzero(~held), np.sort(first[held[first]])
 

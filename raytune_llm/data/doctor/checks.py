@@ -20,6 +20,7 @@ from raytune_llm.data.doctor.language import Languages, Scripts
 from raytune_llm.data.doctor.preferences import Preferences
 from raytune_llm.data.doctor.secrets import Secrets
 from raytune_llm.data.doctor.texts import Texts
+from raytune_llm.data.doctor.tools import ToolCalls
 from raytune_llm.data.doctor.truncation import Cuts
 from raytune_llm.data.doctor.view import Check, View
 from raytune_llm.data.encoding.workers import map_batches, num_cpus
@@ -48,7 +49,7 @@ class Checks:
     @classmethod
     def of(cls, view: View, instruction: Instruction) -> Self:
         """Before the first record."""
-        others = (Cuts(view, instruction), Lacking(view), Texts(view), Secrets(view))
+        others = (Cuts(view, instruction), Lacking(view), Texts(view), ToolCalls(view), Secrets(view))
         return cls(
             facts=Facts(view),
             keys=Keys(view),

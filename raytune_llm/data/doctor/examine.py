@@ -15,6 +15,7 @@ from raytune_llm.data.doctor.advice import DEFAULT_HORIZON, Horizon, advise, not
 from raytune_llm.data.doctor.checks import Checks, look_through
 from raytune_llm.data.doctor.diagnosis import Diagnosis
 from raytune_llm.data.doctor.duplicates import repeated
+from raytune_llm.data.doctor.facts import weights_of
 from raytune_llm.data.doctor.instruction import Instruction, find_instruction
 from raytune_llm.data.doctor.labels import label_spellings, unknown_labels
 from raytune_llm.data.doctor.lacking import small
@@ -59,6 +60,8 @@ def examine(
     sources = {name: dict(splits.sources(name)) for name in views}
     checks = {name: look_through(view, instruction) for name, view in views.items()}
     facts = {name: _facts(one, sources[name]) for name, one in checks.items()}
+    if "train" in facts:
+        facts["train"] = replace(facts["train"], weights=weights_of(splits.origins.get("train")))
     findings = [*_findings(views, checks, facts, instruction), *more]
     if strict:
         findings = [replace(f, severity=Severity.problem) if f.severity is Severity.warning else f for f in findings]

@@ -11,6 +11,7 @@ import numpy as np
 
 from raytune_llm.data.doctor.results import Histogram, Lengths, Pairs, SplitFacts
 from raytune_llm.data.doctor.view import Check, Seen, View, printable
+from raytune_llm.data.origins import Origins
 from raytune_llm.data.tables.example_table import ExampleTable
 
 if TYPE_CHECKING:
@@ -74,6 +75,15 @@ class Facts(Check):
                 prompts.append(before[num_labels > 0])
                 completions.append(num_labels[num_labels > 0])
         return np.concatenate(prompts), np.concatenate(completions)
+
+
+def weights_of(origins: Origins | None) -> dict[str, float]:
+    """SplitFacts.weights of a split; the mean of a source that is named several times."""
+    given: dict[str, list[float]] = {}
+    for file in () if origins is None else origins.files:
+        given.setdefault(printable(file.path), []).append(file.weight)
+    means = {name: sum(weights) / len(weights) for name, weights in given.items()}
+    return {name: mean for name, mean in means.items() if mean != 1}
 
 
 def lengths_of(lengths: NDArray[np.int64]) -> Lengths:

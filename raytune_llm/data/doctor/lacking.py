@@ -47,11 +47,13 @@ class Lacking(Check):
         ):
             if hits.count:
                 which = f"{hits.count:,} of {self._total:,}" if hits.count < self._total else f"all {self._total:,}"
+                some = f"{which} train records {'has' if hits.count == 1 else 'have'}"
+                some = "the only train record has" if self._total == 1 else some
                 yield Finding(
                     kind,
                     Severity.warning,
                     name,
-                    f"{which} train records have no {what}; jobs/annotate.py has a teacher write it",
+                    f"{some} no {what}; jobs/annotate.py has a teacher write it",
                     hits.count,
                     hits.places(self._view),
                 )

@@ -5,6 +5,7 @@ Everything that data say is escaped by the template engine. For phones, dark roo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from raytune_llm.data.doctor.results import Histogram, Results, SplitFacts
-from raytune_llm.data.doctor.view import printable
+from raytune_llm.data.doctor.view import many, printable
 from raytune_llm.data.findings import Severity
 
 TITLES = {Severity.problem: "Problems", Severity.warning: "Warnings", Severity.note: "Notes"}
@@ -114,15 +115,17 @@ def label_rows(split: SplitFacts) -> list[tuple[str, int, float]]:
 
 def source_rows(split: SplitFacts) -> list[tuple[str, int, float]]:
     """Source, count, share in percent."""
-    return _rows(split.sources)
+    return _rows(split.sources, split.times)
 
 
-def _rows(counts: dict[str, int]) -> list[tuple[str, int, float]]:
+def _rows(counts: dict[str, int], after: Callable[[str], str] = lambda name: "") -> list[tuple[str, int, float]]:
+    """`after`: what follows a name."""
     total = sum(counts.values()) or 1
     ordered = sorted(counts.items(), key=lambda row: -row[1])
-    shown = [(printable(name) if len(name) <= 80 else f"{printable(name[:79])}…", n) for name, n in ordered[:MOST_ROWS]]
+    short = [printable(name) if len(name) <= 80 else f"{printable(name[:79])}…" for name, _ in ordered[:MOST_ROWS]]
+    shown = [(f"{words}{after(name)}", n) for words, (name, n) in zip(short, ordered, strict=False)]
     if rest := ordered[MOST_ROWS:]:
-        shown.append((f"{len(rest)} others", sum(n for _, n in rest)))
+        shown.append((many(len(rest), "other"), sum(n for _, n in rest)))
     return [(name, n, 100 * n / total) for name, n in shown]
 
 

@@ -174,12 +174,12 @@ class Cuts(Check):
         view, hits = self._view, self._dropped
         if not hits.count:
             return
+        some = f"{hits.count:,} of {many(len(view.records), 'record')} {'is' if hits.count == 1 else 'are'}"
         yield Finding(
             "dropped",
             Severity.problem if hits.count > MUCH_LOST * len(view.records) else Severity.warning,
             view.name,
-            f"{view.name}: {hits.count:,} of {len(view.records):,} records are dropped: truncation leaves no answer "
-            f"token: {self._remedy(cut, None)}",
+            f"{view.name}: {some} dropped: truncation leaves no answer token: {self._remedy(cut, None)}",
             hits.count,
             hits.places(view),
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from raytune_llm.data.encoding.encode import EncodedSplit
 from raytune_llm.data.examples import Example
 from raytune_llm.data.findings import Finding, Place
+from raytune_llm.data.findings import many as many
 from raytune_llm.data.parts import answer_of, prompt_of, texts_of
 from raytune_llm.data.question import plain
 from raytune_llm.data.records import Record
@@ -179,8 +180,3 @@ def share(count: int, total: int) -> str:
     if 0 < percent < 1:
         return "< 1 %"
     return "> 99 %" if 99 < percent < 100 else f"{percent:.0f} %"
-
-
-def many(count: int, what: str) -> str:
-    """A count and its noun: '1 record', '1,200 records'."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
