@@ -26,6 +26,7 @@ BAD_TEXTS = {
     "invisible_characters": "zero\u200bwidth",
     "replacement_character": "caf\ufffd",
     "html_entities": "a &amp; b",
+    "high_control_characters": "it\x92s",
     "mojibake": "cafÃ© crÃ¨me",
     "control_tokens": "the end </s> <unk> <unk>",
     "secrets": f"my key {KEY}",
@@ -55,16 +56,20 @@ def chats(generator):
     return records + 2 * bad
 
 
+def instructed(generator):
+    """Some lose the instruction, and what they ask for."""
+    records = [Supervised(f"Tell me the number: {generator.random()}", "1") for _ in range(60)]
+    return records + [Supervised(f"Tell me the number: {LONG} {i}", "Tell me") for i in range(9)]
+
+
 def labelled(generator):
     labels = ["yes"] * 40 + ["no"] * 9 + ["No"] * 3 + ["NO."] * 2 + ["yes "] * 3 + ["maybe"] + ["nay"] * 2
     return [Supervised(f"Is it {generator.random()}?", label) for label in labels]
 
 
 def preferences(generator):
-    records = [
-        Preference(f"ask {generator.random()}", "1 2 3", "4", generator.choice([0, 0, 0, 0, 1])) for _ in range(60)
-    ]
-    bad = [Preference(f"ask {text}", "yes", "no", 1) for text in BAD_TEXTS.values()]
+    records = [Preference(f"ask {generator.random()}", "1 2 3", "4", int(generator.random() < 0.1)) for _ in range(60)]
+    bad = [Preference(f"ask {text}", "yes", "no", 0) for text in BAD_TEXTS.values()]
     bad += [Preference("spaces", "1 2", "1  2"), Preference("cut", f"{LONG} 1", f"{LONG} 2")]
     bad += [Preference("both", "1", "2", 0), Preference("both", "2", "1", 1), Preference("both", "2", "1", None)]
     bad += [Preference(turns("1"), turns("2", first="assistant"), turns("3", first="assistant"))]
@@ -81,13 +86,47 @@ def prompts(generator):
     return [Prompt(f"ask {generator.random()} {text}") for text in (*BAD_TEXTS.values(), *map(str, range(50)))]
 
 
+def gone(generator):
+    """Prompts of which next to nothing is kept."""
+    return [Supervised(f"{generator.random()} {LONG * 8}", "yes") for _ in range(50)] + supervised(generator)[:20]
+
+
+def languages(generator):
+    texts = [
+        "The delivery was three days late.",
+        "Die Lieferung kam drei Tage zu spät an.",
+        "今晩、予約したいのですが。",
+    ]
+    return [Supervised(generator.choice(texts), f"{generator.random()}") for _ in range(80)]
+
+
+def calls(generator):
+    """Calls of tools that aren't there, and that no result answers."""
+    asked = Message("user", f"{generator.random()}")
+    call = Message("assistant", "", '[{"type": "function", "function": {"name": "f", "arguments": {}}}]')
+    told = Message("user", "f", tools='[{"type": "function", "function": {"name": "g"}}]')
+    return chats(generator) + 3 * [Chat((asked, call, asked, Message("assistant", "1"))), Chat((told, call))]
+
+
 KINDS = {
     supervised: {*BAD_TEXTS, "prompt_beginning_lost", "padded_answer", "duplicates", "conflicts", "leakage"},
     chats: {*BAD_TEXTS, "unanswered_turn", "answers_cut", "dropped", "duplicates"},
+    instructed: {"prompt_beginning_lost", "answer_out_of_context"},
     labelled: {"label_spellings", "rare_labels", "padded_answer", "label_skew"},
-    preferences: {*BAD_TEXTS, "equal_pairs", "equal_after_cutting", "length_bias", "duplicates", "conflicts"},
+    preferences: {
+        *BAD_TEXTS,
+        "equal_pairs",
+        "equal_after_cutting",
+        "length_bias",
+        "choice_balance",
+        "duplicates",
+        "conflicts",
+    },
     rationales: {"no_label", "no_rationale"},
     prompts: {"secrets", "personal_data"},
+    gone: {"prompts_gone"},
+    languages: set(),
+    calls: {"calls_without_tools", "undeclared_calls", "unanswered_calls"},
 }
 """Records of each kind, and some of what the doctor finds in them."""
 
@@ -112,7 +151,7 @@ def shuffled(kind, seed):
 
 
 def diagnosis_of(given, kind):
-    if kind in (rationales, prompts):
+    if kind in (rationales, prompts, calls):
         return examine(given)
     return diagnosed(given, words())
 
@@ -136,6 +175,7 @@ def test_blocks_change_nothing(kind, sample, monkeypatch):
         assert parts == whole and parts.text() == whole.text()
         assert json.dumps(asdict(parts), default=str) == json.dumps(asdict(whole), default=str), "orders too"
         expected = KINDS[kind] if sample > len(given.train) else set()
+        assert kind is not languages or len(whole.splits["train"].languages) >= 2
         assert expected <= {finding.kind for finding in whole.findings}
 
 
