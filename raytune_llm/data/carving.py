@@ -10,6 +10,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from raytune_llm.data.encoding.workers import map_batches, num_cpus
+from raytune_llm.data.findings import many
 from raytune_llm.data.parts import answer_of, is_instruction, prompt_key, prompt_of, text_key
 from raytune_llm.data.question import plain
 from raytune_llm.data.reading.problems import DataError
@@ -19,6 +21,9 @@ from raytune_llm.data.tables.record_table import Serialiser
 CARVED_SHARE = 0.2
 """At most this share of train becomes the carved eval set."""
 FEWEST_TO_CARVE = 5
+MANY_RECORDS = 50_000
+"""From here on several processes hash them."""
+BLOCK_RECORDS = 2048
 ODD = np.uint64(0x9E3779B97F4A7C15)
 """Mixes the hashes of prompt and answer."""
 
@@ -45,14 +50,23 @@ def carve(records: Sequence[Record], size: int, seed: int) -> tuple[NDArray[np.i
             chosen.append(names[place])
             room -= int(sizes[place])
     if not chosen:
-        found = f"{len(first)} different records with {len(names)} different prompts, too few to carve an eval set from"
-        raise DataError([f"data.train: found {found}, expected at least {FEWEST_TO_CARVE}; or name data.eval"], 1)
+        found = f"{many(len(first), 'different record')} with {many(len(names), 'different prompt')}"
+        expected = f"too few to carve an eval set from, expected at least {FEWEST_TO_CARVE}; or name data.eval"
+        raise DataError([f"data.train: found {found}, {expected}"], 1)
     held = np.isin(groups, chosen)
     return np.flatnonzero(~held), np.sort(first[held[first]])
 
 
-def _hashes(records: Sequence[Record]) -> tuple[NDArray[np.uint64], ...]:
-    """64 bits of each record, of its prompt and of its answer, case and white space aside; the same in every
+def _hashes(records: Sequence[Record]) -> list[NDArray[np.uint64]]:
+    """What `hashes_of` gives, of many records by several processes."""
+    blocks = (records[first : first + BLOCK_RECORDS] for first in range(0, len(records), BLOCK_RECORDS))
+    num_workers = num_cpus() if len(records) >= MANY_RECORDS else 1
+    found = [hashes_of(()), *map_batches(hashes_of, blocks, num_workers)]
+    return [np.concatenate(one) for one in zip(*found, strict=True)]
+
+
+def hashes_of(records: Sequence[Record]) -> tuple[NDArray[np.uint64], ...]:
+    """64 bits of each record, of its prompt and of its answer, case and white space aside, (n,) each; the same in every
     process."""
     found: tuple[array[int], ...] = (array("Q"), array("Q"), array("Q"))
     dumps = Serialiser()

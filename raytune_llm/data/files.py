@@ -4,7 +4,6 @@ set carved where none is given."""
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +14,9 @@ from numpy.typing import NDArray
 
 from raytune_llm.data.carving import carve
 from raytune_llm.data.config import SPLITS, Data, OnError
+from raytune_llm.data.dialects.leftovers import Leftovers
 from raytune_llm.data.dialects.parsing import Reader
-from raytune_llm.data.findings import Finding, Place, Severity
+from raytune_llm.data.findings import Finding
 from raytune_llm.data.origins import Origins
 from raytune_llm.data.reading.formats import read
 from raytune_llm.data.reading.problems import BadLine, DataError, Problems, Rejects, check_skipped
@@ -28,8 +28,6 @@ from raytune_llm.errors import InputError
 
 MANY_RECORDS = 10_000
 """From here on records are kept outside of memory."""
-MOST_UNUSED = 20
-"""Keys that nothing reads which are shown, those of most records."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +83,7 @@ class Sources:
         self.reading, self.problems, self.rejects = reading, Problems(), Rejects()
         self._reader = Reader(reading.kinds, columns=reading.columns, ignore=reading.ignore)
         self.num_lines = 0
-        self.unused: Counter[str] = Counter()
-        self.first_unused: dict[str, str] = {}
+        self.leftovers = Leftovers(reading.ignore)
 
     def split(self, given: Sequence[Source], key: str, digest: Any) -> tuple[Sequence[Record], Origins]:
         """The records of all these locations: a list, or outside of memory where they are many."""
@@ -121,6 +118,7 @@ class Sources:
         try:
             if isinstance(raw, BadLine):
                 raise RecordError("record", str(raw), "")
+            self.leftovers.see(raw)
             record, unused = self._reader.read(raw)
         except RecordError as error:
             text = str(raw if isinstance(raw, BadLine) else error)
@@ -129,10 +127,8 @@ class Sources:
             else:
                 self.rejects.add(path, line, text, (raw.content or str(raw)) if isinstance(raw, BadLine) else raw)
             return None
-        for key in unused:
-            if not self.unused[key]:
-                self.first_unused[key] = f"{Path(path).name}:{line}"
-            self.unused[key] += 1
+        if unused:
+            self.leftovers.add(unused, f"{Path(path).name}:{line}")
         return record
 
     def check(self) -> None:
@@ -140,19 +136,6 @@ class Sources:
         check_skipped(self.rejects, self.num_lines, self.problems)
         if self.problems.total:
             raise self.problems.error()
-
-    def findings(self) -> tuple[Finding, ...]:
-        """What nothing read."""
-        found = []
-        for key, count in self.unused.most_common(MOST_UNUSED):
-            place = Place(self.first_unused[key], key)
-            text = f"nothing reads the key {key} of {count} record{'' if count == 1 else 's'}"
-            found.append(Finding("unused_keys", Severity.note, "", text, count, (place,)))
-        if (hidden := len(self.unused) - MOST_UNUSED) > 0:
-            found.append(
-                Finding("unused_keys", Severity.note, "", f"nothing reads {hidden} more keys of fewer records")
-            )
-        return tuple(found)
 
 
 def load(data: Data, kinds: Sequence[type], seed: int, *, train_key: str = "data.train") -> Splits:
@@ -181,7 +164,15 @@ def load(data: Data, kinds: Sequence[type], seed: int, *, train_key: str = "data
             records[name], origins[name] = _chosen(whole, indices), places.select(indices.tolist())
     train, evaluation, test = (records.get(name, []) for name in SPLITS)
     return Splits(
-        train, evaluation, test, fingerprints, carved, origins, reader.findings(), reader.rejects, reader.num_lines
+        train,
+        evaluation,
+        test,
+        fingerprints,
+        carved,
+        origins,
+        tuple(reader.leftovers.findings()),
+        reader.rejects,
+        reader.num_lines,
     )
 
 

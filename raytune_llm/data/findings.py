@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 
+def many(count: int, what: str) -> str:
+    """A count and its noun: '1 record', '1,200 records'."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 class Severity(Enum):
     """What follows from a finding."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ def check_data(job: CheckJob) -> None:
 
     splits = load(job.data, job.method.records, job.seed)
     of_stages = read_stage_data(job, splits)
-    folder = f"{job.home}/checks/{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = f"{job.home}/checks/{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
     _check_one(job, splits, folder)
     for name, (stage_job, own) in of_stages.items():
         print(f"\nearlier stage {name}: {stage_job.data.train}")

@@ -15,6 +15,7 @@ from typing import Any
 from raytune_llm import cluster
 from raytune_llm.data.encoding.encode import EncodedSplit
 from raytune_llm.data.examples import Example
+from raytune_llm.data.findings import many
 from raytune_llm.data.question import plain
 from raytune_llm.data.records import Preference, Text
 from raytune_llm.data.tokenizing.tokens import Tokens
@@ -69,7 +70,7 @@ def compare_on_cluster(
     split = split.drawn(evaluation.max_examples, seed)
     *others, newest = systems
     names = f"{', '.join(others)} and {newest}" if others else newest
-    print(f"comparing {names} on {len(split.records)} records …", end="", flush=True)
+    print(f"comparing {names} on {many(len(split.records), 'record')} …", end="", flush=True)
     started = time.monotonic()
     try:
         return cluster.as_task(compare_systems, use_gpu=models.use_gpu)(
@@ -218,7 +219,7 @@ def compare_rankings(
     The base itself has an untrained head, which is chance."""
     pairs = [(record, example) for record, example in split.pairs() if isinstance(record, Preference)]
     if not pairs:
-        raise InputError(f"none of the {len(split.records)} records is a pair of answers to rank")
+        raise InputError(f"none of the {many(len(split.records), 'record')} is a pair of answers to rank")
     metrics: dict[str, dict[str, Metric]] = {}
     margins: dict[str, Array] = {}
     for name, location in systems.items():

@@ -9,6 +9,7 @@ anything is started.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -18,13 +19,13 @@ from typing import Any, NoReturn
 import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from raytune_llm.compat import config_root
 from raytune_llm.data.demo import path as demo_path
-from raytune_llm.errors import InputError
+from raytune_llm.errors import InputError, first_line
 from raytune_llm.jobs.help import called, help_text
-from raytune_llm.jobs.overrides import SPACE, hydra_overrides
+from raytune_llm.jobs.overrides import DOLLAR, SPACE, hydra_overrides
 from raytune_llm.jobs.schema import JOBS, Job, SweepJob
 from raytune_llm.stores import components
 from raytune_llm.stores.components import all_keys, unknown_key
@@ -33,6 +34,7 @@ from raytune_llm.stores.locations import with_absolute_paths
 PACKAGE = Path(__file__).resolve().parents[1]
 CONF = next((folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir()), PACKAGE / "conf")
 """The config files: inside an installed package, at the top of a checkout."""
+MERGING = "Error merging override "
 OmegaConf.register_new_resolver("demo", lambda name: str(demo_path(name)), replace=True)
 
 
@@ -92,9 +94,12 @@ def load(root: str, overrides: Sequence[str]) -> Any:
 
 def build(root_name: str, cfg: DictConfig) -> Any:
     """The job that a root's composed config describes. Raises InputError with the full key of what is wrong."""
-    root = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    try:
+        root = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+        missing = sorted(OmegaConf.missing_keys(root))
+    except OmegaConfBaseException as error:
+        raise InputError(unresolved(error)) from error
     assert isinstance(root, DictConfig)
-    missing = sorted(OmegaConf.missing_keys(root))
     if missing:
         raise InputError(
             "missing: "
@@ -133,6 +138,17 @@ def check_space(root: DictConfig, job: Job) -> None:
                 raise InputError(f"{SPACE}{key}: {error}") from error
 
 
+def unresolved(error: OmegaConfBaseException) -> str:
+    """Why ${…} in a value refers to nothing, with the key of that value."""
+    reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", first_line(error)).strip('"')
+    key = f"{error.full_key}: " if error.full_key else ""
+    if not isinstance(error, InterpolationKeyError):
+        return key + reason
+    return (
+        f"{key}{reason}: ${{…}} stands for the value of another key, or of the environment, ${{oc.env:NAME}}; {DOLLAR}"
+    )
+
+
 def explain(error: BaseException) -> str:
     """Hydra's and OmegaConf's errors in one plain message, with the nearest valid key."""
     cause: BaseException | None = error
@@ -145,6 +161,8 @@ def explain(error: BaseException) -> str:
         cause = cause.__cause__
     messages = [str(link).strip() for link in (error, error.__cause__) if link is not None and str(link).strip()]
     lines = messages[0].splitlines() if messages else [type(error).__name__]
+    if lines[0].startswith(MERGING) and len(messages) > 1:
+        lines = [f"{lines[0].removeprefix(MERGING)}: {messages[1].splitlines()[0]}"]
     return "\n".join(
         line
         for line in lines

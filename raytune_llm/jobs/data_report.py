@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from raytune_llm.data.config import SPLITS, Data
+from raytune_llm.data.findings import many
 from raytune_llm.stores.storage import open_storage
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ def write_data_report(data: Data, diagnosis: Results, splits: Splits, folder: st
         if splits.rejects.count:
             storage = open_storage(folder)
             storage.write("rejects.jsonl", splits.rejects.content())
-            print(f"{splits.rejects.count} lines left out, with the reasons: {storage.root}/rejects.jsonl", flush=True)
+            print(
+                f"{many(splits.rejects.count, 'line')} left out, with the reasons: {storage.root}/rejects.jsonl",
+                flush=True,
+            )
     except OSError as error:
         print(f"report: not written: {folder}: {error}", flush=True)

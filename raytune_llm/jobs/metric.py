@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from raytune_llm.data.encoding.encode import EncodedSplit, EncodedSplits, draw_indices
 from raytune_llm.data.examples import Example
+from raytune_llm.data.findings import many
 from raytune_llm.data.tokenizing.tokens import Tokens
 from raytune_llm.errors import InputError
 from raytune_llm.evaluation.answering import Answering
@@ -93,8 +94,8 @@ def answering_of(job: CheckJob, questions: Sequence[Question], tokens: Tokens) -
     label = job.method.metric.removeprefix("eval/f1/")
     if label in (labels or ()) and label != job.method.metric and label not in references:
         raise InputError(
-            f"method.metric={job.method.metric}: none of the {len(drawn)} records that each evaluation answers has "
-            f"this label; raise evaluation.answers_per_eval, up to {len(questions)}"
+            f"method.metric={job.method.metric}: none of the {many(len(drawn), 'record')} that each evaluation "
+            f"answers has this label; raise evaluation.answers_per_eval, up to {len(questions)}"
         )
     return Answering(
         prompts=tuple(question.prompt_ids for question in drawn),

@@ -14,6 +14,10 @@ from raytune_llm.errors import InputError
 SPACE = "sweep.space."
 FREE = ("scaling.trainer.", "model.from_pretrained.", "teacher.model.from_pretrained.", "data.columns.")
 """Mappings whose keys no file of conf/ lists."""
+MAPPINGS = {key.removesuffix("."): f"{key}KEY=VALUE" for key in FREE} | {
+    "data.columns": "data.columns.prompt=question reads the file's key question as prompt"
+}
+"""The same, with how a value is given."""
 VERSIONED_ROOTS = ("evaluate", "serve")
 LISTS = ("data.train", "data.eval", "data.test")
 """Keys of which several values may be given with commas between them."""
@@ -23,6 +27,7 @@ KEYS = ("data.ignore",)
 """Keys of lists, of which one entry may be given without brackets."""
 GRAMMAR = re.compile(r"""\s*(?:[\[{'"]|[a-z_]+\()""")
 """How a value begins that is a list, mapping, quoted text or function, in which a mistake isn't hidden by quotes."""
+DOLLAR = "a file with ${ in its name is given by a pattern, with ? in place of the $"
 MULTIRUN = ("--multirun", "-m")
 
 
@@ -43,7 +48,7 @@ def hydra_overrides(root: str, argument: str) -> list[str]:
     if argument.startswith(SPACE) and "=" in argument:
         key = argument.partition("=")[0]
         return [f"++{key}=null", f"++{argument}"]  # a range can't be merged into a list
-    return [f"++{argument}"] if argument.startswith(FREE) else [argument]
+    return [f"++{argument}"] if argument.startswith((*FREE, *(f"{key}=" for key in MAPPINGS))) else [argument]
 
 
 def quoted(argument: str) -> str:
@@ -51,6 +56,10 @@ def quoted(argument: str) -> str:
     key, equals, value = argument.partition("=")
     if not equals or argument.startswith("-"):
         return argument
+    if "${" in value and value.count("{") != value.count("}") and key not in TEXTS:
+        raise InputError(
+            f"{argument}: ${{ without }}: it begins a reference to another key, such as ${{home}}; {DOLLAR}"
+        )
     try:
         override: Any = OverridesParser.create().parse_override(argument)
     except HydraException:
@@ -60,8 +69,12 @@ def quoted(argument: str) -> str:
                 "quotes within it, keys don't: [{path: 'été.jsonl', weight: 2}]"
             ) from None
         return f"{key}={as_list(value) if key in LISTS else quote(value)}"
-    if key in KEYS and isinstance(override.value(), str):
-        return f"{key}=[{value}]"
+    if key in MAPPINGS and not isinstance(override.value(), dict):
+        raise InputError(f"{argument}: expected a value for each key below it: {MAPPINGS[key]}")
+    if key in KEYS and not override.is_sweep_override():
+        if override.value() is None or isinstance(override.value(), dict):
+            raise InputError(f"{argument}: expected names: {key}=[weight,tools], or {key}=[] for none")
+        return argument if isinstance(override.value(), list) else f"{key}=[{value}]"
     if not override.is_sweep_override() or not override.value().simple_form:
         return argument
     if key in (*LISTS, *TEXTS):

@@ -15,7 +15,7 @@ from raytune_llm.data.doctor.examine import examine
 from raytune_llm.data.encoding.encode import EncodedSplits, encode_splits
 from raytune_llm.data.examples import Examples
 from raytune_llm.data.files import Splits, load
-from raytune_llm.data.findings import Finding, Severity
+from raytune_llm.data.findings import Finding, Severity, many
 from raytune_llm.data.mixture import mixed_indices
 from raytune_llm.data.records import Chat
 from raytune_llm.data.tables.example_table import ExampleTable
@@ -101,7 +101,8 @@ def cost_of(job: CheckJob, encoded: EncodedSplits, splits: Splits) -> Iterator[F
 def left_out(splits: Splits) -> Iterator[Finding]:
     """The lines that can't be used, where they are left out."""
     if count := splits.rejects.count:
-        text = f"{count} of {splits.num_lines} lines are left out because they can't be used; rejects.jsonl has them"
+        some = f"{count} of {many(splits.num_lines, 'line')} {'is' if count == 1 else 'are'}"
+        text = f"{some} left out because they can't be used; rejects.jsonl has them"
         yield Finding("skipped_lines", Severity.warning, "", text, count)
 
 

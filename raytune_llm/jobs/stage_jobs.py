@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import TypeVar
 
+from raytune_llm.data.findings import many
 from raytune_llm.data.records import Record
 from raytune_llm.errors import InputError
 from raytune_llm.jobs.schema import Promotion, TrainJob
@@ -61,6 +62,7 @@ def check_records(method: Method, records: Sequence[Record]) -> None:
         wrong = [] if stage.data else [record for record in records if not isinstance(record, stage.method.records)]
         if wrong:
             raise InputError(
-                f"data.train can't be used for {stage.meaning}: {len(wrong)} of its {len(records)} records are of kind "
+                f"data.train can't be used for {stage.meaning}: {len(wrong)} of its {many(len(records), 'record')} "
+                f"{'is' if len(wrong) == 1 else 'are'} of kind "
                 f"{type(wrong[0]).__name__}; {stage.remedy}"
             )

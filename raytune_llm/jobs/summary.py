@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from raytune_llm.data.findings import many
 from raytune_llm.evaluation import report
 from raytune_llm.evaluation.terms import LOSS, Better
 from raytune_llm.jobs.help import called
@@ -56,7 +57,7 @@ def of_sweep(started: Started[Any], outcomes: Sequence[Outcome], won: Outcome, p
         *_stages(started.earlier),
         ("winner", f"{_values(won)}, best at step {won.best.step} (trial {won.trial.id})"),
         *_another_winner(outcomes, won, published.result.comparison.directions, job.method.metric),
-        ("trained", f"{len(outcomes)} trials, {trained} steps in all"),
+        ("trained", f"{many(len(outcomes), 'trial')}, {many(trained, 'step')} in all"),
         *_answers(outcomes, started.prepared.answering),
         ("time", started.clock.text()),
         ("leaderboard", f"{job.run_dir}/leaderboard.csv"),
@@ -121,7 +122,9 @@ def _answers(outcomes: Sequence[Outcome], answering: Answering | None) -> list[t
     last = [outcome.reports[-1].metrics for outcome in outcomes if outcome.reports]
     share = sum(found[ANSWER_SECONDS] for found in last) / sum(found["time/seconds"] for found in last)
     whose = "the training's" if len(outcomes) == 1 else "the trials'"
-    return [("answers", f"{len(answering.prompts)} records at each evaluation, {100 * share:.0f} % of {whose} time")]
+    return [
+        ("answers", f"{many(len(answering.prompts), 'record')} at each evaluation, {100 * share:.0f} % of {whose} time")
+    ]
 
 
 def _stages(earlier: Sequence[Version]) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from raytune_llm.data.findings import many
 from raytune_llm.jobs import summary
 from raytune_llm.jobs.schema import SweepJob
 from raytune_llm.jobs.stages import prepare_job
@@ -25,7 +26,7 @@ def run_sweep(job: SweepJob) -> PublishResult:
     planned = make_plan(job.trial_config(), job.sweep.axes())
     started = prepare_job(job, check)
     job = started.job
-    print(f"{job.sweep.search.num_trials(planned)} trials; {planned.sentence()}", flush=True)
+    print(f"{many(job.sweep.search.num_trials(planned), 'trial')}; {planned.sentence()}", flush=True)
     with explain_disk_full(job.home, job.run):
         import ray
 

@@ -13,6 +13,7 @@ import pytest
 from raytune_llm.data.carving import carve
 from raytune_llm.data.config import Data, OnError
 from raytune_llm.data.files import BadLine, DataError, load, read
+from raytune_llm.data.reading import formats
 from raytune_llm.data.records import Chat, Preference, Supervised
 from raytune_llm.errors import InputError
 
@@ -157,7 +158,7 @@ def test_eval_is_carved_once_for_a_seed(tmp_path):
 def test_too_few_to_carve():
     with pytest.raises(DataError) as caught:
         carve([Supervised("a", "b")] * 9, 4, 0)
-    few = "found 1 different records with 1 different prompts, too few to carve an eval set from, expected at least 5"
+    few = "found 1 different record with 1 different prompt, too few to carve an eval set from, expected at least 5"
     assert f"data.train: {few}; or name data.eval" in str(caught.value)
 
 
@@ -255,6 +256,17 @@ def test_permission_denied(tmp_path):
 
 def test_unknown_protocol():
     assert "can't be read: ValueError: Protocol not known: nowhere" in problems("nowhere://bucket/train.jsonl")
+
+
+@pytest.mark.parametrize("name", ["decoded", "Digesting"])
+def test_a_fault_of_this_program_is_no_problem_of_the_data(tmp_path, monkeypatch, name):
+    def faulty(*arguments: object) -> object:
+        raise ValueError("a fault")
+
+    monkeypatch.setattr(formats, name, faulty)
+    with pytest.raises(ValueError, match=r"^a fault$") as caught:
+        load(data(write(tmp_path / "train.jsonl", rows(5))), KINDS, 0)
+    assert type(caught.value) is ValueError and caught.traceback[-1].name == "faulty"
 
 
 def test_kinds_of_the_method_decide(tmp_path):

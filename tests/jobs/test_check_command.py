@@ -39,6 +39,33 @@ def test_the_report_is_written_and_named(base, tmp_path, capsys):
     assert str(tmp_path / "train.jsonl") in (tmp_path / "home/checks" / page).read_text()
 
 
+def test_checks_of_one_second_have_reports_of_their_own(base, tmp_path, monkeypatch):
+    monkeypatch.setattr("time.strftime", lambda form: "20260101-000000")
+    for _ in range(2):
+        assert commands.check(job_of(base, tmp_path, 40)) == 0
+    folders = {report.parts[0] for report in reports(tmp_path)}
+    assert len(folders) == 2 and all(folder.startswith("20260101-000000-") for folder in folders)
+
+
+def test_weights_of_sources_are_shown_beside_them(base, tmp_path, capsys):
+    weighted = "[{path: %s, weight: 2}, {path: %s, weight: 0.5}, %s]"
+    paths = [tmp_path / name for name in ("a.jsonl", "b.jsonl", "c.jsonl")]
+    for path in paths:
+        rows = [{"input_text": f"{path.stem} {i}", "output_text": f"cat {i}"} for i in range(20)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = f"data.train={weighted % tuple(paths)}"
+    assert commands.check(job_of(base, tmp_path, 40, given, f"data.eval={paths[2]}")) == 0
+    printed = capsys.readouterr().out
+    [page, report] = reports(tmp_path)
+    page = (tmp_path / "home/checks" / page).read_text()
+    for path, times in zip(paths, (" × 2", " × 0.5", ""), strict=True):
+        assert f"{20:>21}  from {path}{times}\n" in printed
+        assert f"{path}{times}<" in page
+    splits = json.loads((tmp_path / "home/checks" / report).read_text())["splits"]
+    assert splits["train"]["weights"] == {str(paths[0]): 2.0, str(paths[1]): 0.5}
+    assert splits["eval"]["weights"] == {}
+
+
 def test_refused_data_have_a_report_too(base, tmp_path, capsys):
     with pytest.raises(InputError, match="verdict: not usable"):
         commands.check(job_of(base, tmp_path, 200, "data.max_tokens=2"))

@@ -5,6 +5,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raytune_llm.data.reading.sources import expand
 from raytune_llm.errors import InputError
 from raytune_llm.jobs.config import load
 from raytune_llm.jobs.overrides import hydra_overrides, quote
@@ -98,3 +99,54 @@ def test_sources_and_columns_of_a_job():
     ]
     assert all(source.path.startswith("/") for source in job.data.sources("train"))
     assert job.data.columns == {"prompt": "question"}
+
+
+NO_VALUES = {
+    "data.columns=question": "expected a value for each key below it: data.columns.prompt=question reads the file's "
+    "key question as prompt",
+    "data.columns=[a]": "expected a value for each key below it: data.columns.prompt=question reads the file's key "
+    "question as prompt",
+    "data.columns=a,b": "expected a value for each key below it: data.columns.prompt=question reads the file's key "
+    "question as prompt",
+    "model.from_pretrained=x": "expected a value for each key below it: model.from_pretrained.KEY=VALUE",
+    "data.ignore={a: b}": "expected names: data.ignore=[weight,tools], or data.ignore=[] for none",
+    "data.ignore=null": "expected names: data.ignore=[weight,tools], or data.ignore=[] for none",
+    "data.train=a${x.jsonl": "${ without }: it begins a reference to another key, such as ${home}; a file with ${ in "
+    "its name is given by a pattern, with ? in place of the $",
+}
+
+
+@pytest.mark.parametrize("argument", NO_VALUES)
+def test_values_of_another_form(argument):
+    with pytest.raises(InputError) as caught:
+        load("check", ["model=demo", argument])
+    assert str(caught.value) == f"{argument}: {NO_VALUES[argument]}"
+
+
+def test_columns_may_be_given_as_one_mapping():
+    assert load("check", ["model=demo", "data.train=a.jsonl", "data.columns={prompt: q}"]).data.columns == {
+        "prompt": "q"
+    }
+    assert load("check", ["model=demo", "data.train=a.jsonl", "data.ignore=3"]).data.ignore == ["3"]
+
+
+@pytest.mark.parametrize("path", ["dol${x}.jsonl", "'dol${x}.jsonl'", r"dol\${x}.jsonl", "dol ${x}.jsonl"])
+def test_a_dollar_in_a_path_is_no_reference(path):
+    with pytest.raises(InputError) as caught:
+        load("check", ["model=demo", f"data.train={path}"])
+    assert str(caught.value) == (
+        "data.train: Interpolation key 'x' not found: ${…} stands for the value of another key, or of the environment, "
+        "${oc.env:NAME}; a file with ${ in its name is given by a pattern, with ? in place of the $"
+    )
+
+
+def test_the_advice_for_a_dollar_works(tmp_path):
+    (tmp_path / "dol${x}.jsonl").write_text("{}")
+    [source] = load("check", ["model=demo", f"data.train={tmp_path}/dol?{{x}}.jsonl"]).data.sources("train")
+    assert [file.path for file in expand(source)] == [f"{tmp_path}/dol${{x}}.jsonl"]
+
+
+def test_a_variable_that_is_not_set():
+    with pytest.raises(InputError) as caught:
+        load("check", ["model=demo", "data.train=${oc.env:NOT_SET}/a.jsonl"])
+    assert str(caught.value) == "data.train: Environment variable 'NOT_SET' not found"

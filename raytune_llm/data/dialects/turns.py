@@ -6,7 +6,7 @@
 
 An assistant turn may have tool_calls, and weight (0 or 1) or train (true or false), which say whether it carries loss.
 What an assistant thought (reasoning_content, parts with thought: true) is left out: chat templates leave it out of
-earlier turns, and it is not part of an answer. Media are left out.
+earlier turns, and it is not part of an answer; the row notes it. Media are left out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raytune_llm.data.dialects.tool_calls import parse_calls, parse_tools
-from raytune_llm.data.dialects.values import Row, as_text, left_out
+from raytune_llm.data.dialects.values import NEUTRAL, THOUGHTS_LEFT, Row, as_text, left_out
 from raytune_llm.data.records import Message, RecordError, show
 
 
@@ -51,7 +51,8 @@ GEMINI = Form(
     {"system": "system", "user": "user", "assistant": "assistant", "model": "assistant"},
 )
 
-THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought", "thoughtSignature")
+WRITTEN_THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought")
+THOUGHTS = (*WRITTEN_THOUGHTS, "thoughtSignature")
 """What an assistant thought, by key of a turn or of a part."""
 ASSISTANT_KEYS = ("tool_calls", "weight", "train", *THOUGHTS)
 TOOL_KEYS = ("tool_call_id", "name")
@@ -121,7 +122,11 @@ def parse_turn(row: Row, item: object, at: str, form: Form) -> Message:
         return Message(role, text, call_id=call_id, name=name)
     calls = parse_calls(row, present["tool_calls"], f"{at}.tool_calls") if present.get("tool_calls") else None
     row.leave(present, (form.role, form.content, *ASSISTANT_KEYS), at)
+    _note_thoughts(row, present)
     is_empty = calls is not None and content in (None, "", [])
+    if content in (None, "", []) and not is_empty and item.get("tool_calls") and "tool_calls" in row.ignore:
+        expected = "text; remove the record, or leave tool_calls in"
+        raise RecordError(f"{at}.{form.content}", "nothing but tool_calls, which data.ignore leaves out", expected)
     text = "" if is_empty else _content(row, content, f"{at}.{form.content}", form, role)
     return Message(role, text, tool_calls=calls, learn=_learn(present, at))
 
@@ -160,9 +165,11 @@ def _part(row: Row, part: object, at: str) -> str | None:
     present = row.present(part)
     others = [key for key in present if key not in ("type", "text", *THOUGHTS)]
     if present.get("thought") is True or present.get("type") in ("thinking", "reasoning"):
+        row.unused.append(THOUGHTS_LEFT)
         return None
     text = present.get("text")
     if isinstance(text, str):
+        _note_thoughts(row, present)
         row.leave(present, ("type", "text", *THOUGHTS), at)
         return text
     if text is not None:
@@ -171,6 +178,12 @@ def _part(row: Row, part: object, at: str) -> str | None:
         return None
     remedy = f"; {left_out(others[0])}" if others else ""
     raise RecordError(at, show(part), f'a text part, {{"text": "…"}}; no other media are read{remedy}')
+
+
+def _note_thoughts(row: Row, present: Mapping[str, Any]) -> None:
+    """Note in the row that a turn, or a part of one, has thoughts which are left out."""
+    if any(isinstance(present.get(key), str | list) and present[key] not in NEUTRAL for key in WRITTEN_THOUGHTS):
+        row.unused.append(THOUGHTS_LEFT)
 
 
 def _learn(present: Mapping[str, Any], at: str) -> bool:

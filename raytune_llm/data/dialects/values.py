@@ -58,6 +58,8 @@ TURN_MEANINGS = {
     "refusal": ("a refusal to answer", "it as the turn's content"),
 }
 """The same, of turns."""
+THOUGHTS_LEFT = "(thoughts)"
+"""What stands among a record's unread keys where thoughts were left out."""
 NEUTRAL: tuple[object, ...] = (None, "", [], {})
 """Values of such keys that mean nothing."""
 
@@ -131,7 +133,7 @@ def as_text(value: str, key: str, expected: str) -> str:
 
 def printable(key: str) -> str:
     """A key as it is, shortened and escaped where it must be."""
-    return key if len(key) <= 40 and key.isprintable() else quoted(key)
+    return key if 0 < len(key) <= 40 and key.isprintable() else quoted(key)
 
 
 def check_unread(key: str, value: object, optional: Iterable[str], at: str = "") -> None:
@@ -166,6 +168,18 @@ LONGEST_KEY = 60
 def left_out(key: str) -> str:
     """How to do without a key, for messages."""
     return f"data.ignore=[{printable(key)}] leaves it out"
+
+
+def keys_of(value: object) -> Iterator[str]:
+    """Every key of a JSON value, at any depth."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            yield from item
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
 
 
 def strings(value: object) -> Iterator[str]:

@@ -83,7 +83,7 @@ def notes(splits: Mapping[str, SplitFacts], horizon: Horizon) -> Iterator[str]:
         yield f"{total:,} tokens in train, {learned.total:,} of them in answers ({learned.total / total:.0%})"
     num_examples = train.num_records if horizon.num_examples is None else horizon.num_examples
     an_epoch = num_examples / horizon.batch_size
-    note = f"{math.ceil(an_epoch):,} steps an epoch at tuning.batch_size={horizon.batch_size}"
+    note = f"{many(math.ceil(an_epoch), 'step')} an epoch at tuning.batch_size={horizon.batch_size}"
     if num_examples != train.num_records:
         note = f"{many(num_examples, 'example')} an epoch by the weights of the sources; {note}"
     if horizon.steps is not None:

@@ -6,28 +6,25 @@ Everything is counted over parsed records and their encoded examples; whether th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from raytune_llm.data.doctor.advice import DEFAULT_HORIZON, Horizon, advise, notes
+from raytune_llm.data.doctor.checks import Checks, look_through
 from raytune_llm.data.doctor.diagnosis import Diagnosis
 from raytune_llm.data.doctor.duplicates import repeated
-from raytune_llm.data.doctor.facts import Facts
+from raytune_llm.data.doctor.facts import weights_of
 from raytune_llm.data.doctor.instruction import Instruction, find_instruction
-from raytune_llm.data.doctor.keys import Keys
-from raytune_llm.data.doctor.labels import Labels, label_spellings, unknown_labels
-from raytune_llm.data.doctor.lacking import Lacking, small
-from raytune_llm.data.doctor.language import Languages, Scripts, foreign
+from raytune_llm.data.doctor.labels import label_spellings, unknown_labels
+from raytune_llm.data.doctor.lacking import small
+from raytune_llm.data.doctor.language import foreign
 from raytune_llm.data.doctor.leakage import copies, near_copies
-from raytune_llm.data.doctor.preferences import Preferences
-from raytune_llm.data.doctor.preview import Previews
+from raytune_llm.data.doctor.preview import previews
 from raytune_llm.data.doctor.results import SplitFacts
-from raytune_llm.data.doctor.secrets import Secrets
-from raytune_llm.data.doctor.texts import Texts
-from raytune_llm.data.doctor.truncation import Cuts, nothing_left
-from raytune_llm.data.doctor.view import Check, View
+from raytune_llm.data.doctor.truncation import nothing_left
+from raytune_llm.data.doctor.view import View
 from raytune_llm.data.encoding.encode import EncodedSplits
 from raytune_llm.data.files import Splits
 from raytune_llm.data.findings import Finding, Severity
@@ -36,27 +33,6 @@ if TYPE_CHECKING:
     from raytune_llm.data.tokenizing.tokens import Tokens
 
 ORDER = (Severity.problem, Severity.warning, Severity.note)
-
-
-@dataclass(frozen=True)
-class Examined:
-    """A split, and its checks after the last record."""
-
-    view: View
-    facts: Facts
-    keys: Keys
-    labels: Labels
-    preferences: Preferences
-    scripts: Scripts
-    languages: Languages
-    previews: Previews
-    others: tuple[Check, ...]
-
-    @property
-    def checks(self) -> tuple[Check, ...]:
-        """All of them, in the order of the report."""
-        counts = (self.labels, self.preferences, self.facts, self.keys, self.scripts, self.languages)
-        return (*self.others, *counts, self.previews)
 
 
 def examine(
@@ -82,9 +58,11 @@ def examine(
     }
     instruction = find_instruction(views["train"].records) if "train" in views else Instruction()
     sources = {name: dict(splits.sources(name)) for name in views}
-    examined = {name: _examined(view, instruction, sources[name]) for name, view in views.items()}
-    facts = {name: _facts(one, sources[name]) for name, one in examined.items()}
-    findings = [*_findings(examined, facts, instruction), *more]
+    checks = {name: look_through(view, instruction) for name, view in views.items()}
+    facts = {name: _facts(one, sources[name]) for name, one in checks.items()}
+    if "train" in facts:
+        facts["train"] = replace(facts["train"], weights=weights_of(splits.origins.get("train")))
+    findings = [*_findings(views, checks, facts, instruction), *more]
     if strict:
         findings = [replace(f, severity=Severity.problem) if f.severity is Severity.warning else f for f in findings]
     return Diagnosis(
@@ -93,45 +71,30 @@ def examine(
         max_tokens=None if encoded is None else encoded.max_tokens,
         findings=sorted(findings, key=lambda found: ORDER.index(found.severity)),
         advice=advise(facts["train"], horizon) if "train" in facts else [],
-        previews=[preview for one in examined.values() for preview in one.previews.found],
+        previews=[preview for name, view in views.items() for preview in previews(view, sources[name])],
         notes=list(notes(facts, horizon)),
     )
 
 
-def _examined(view: View, instruction: Instruction, sources: Mapping[str, int]) -> Examined:
-    others = (Cuts(view, instruction), Lacking(view), Texts(view), Secrets(view))
-    one = Examined(
-        view=view,
-        facts=Facts(view),
-        keys=Keys(),
-        labels=Labels(view),
-        preferences=Preferences(view),
-        scripts=Scripts(view),
-        languages=Languages(view, instruction),
-        previews=Previews(view, sources),
-        others=others,
-    )
-    see: list[Callable[..., None]] = [check.see for check in one.checks]
-    for seen in view:
-        for look in see:
-            look(seen)
-    return one
-
-
-def _facts(one: Examined, sources: Mapping[str, int]) -> SplitFacts:
-    return one.facts.result(
-        sources, one.labels.table(), one.preferences.pairs(), one.scripts.shares(), one.languages.shares()
+def _facts(checks: Checks, sources: Mapping[str, int]) -> SplitFacts:
+    return checks.facts.result(
+        sources,
+        checks.labels.table(),
+        checks.preferences.pairs(),
+        checks.scripts.shares(),
+        checks.languages.shares(),
     )
 
 
 def _findings(
-    examined: Mapping[str, Examined], facts: Mapping[str, SplitFacts], instruction: Instruction
+    views: Mapping[str, View], checks: Mapping[str, Checks], facts: Mapping[str, SplitFacts], instruction: Instruction
 ) -> Iterator[Finding]:
-    views = {name: one.view for name, one in examined.items()}
-    keys = {name: one.keys for name, one in examined.items()}
+    keys = {name: one.keys for name, one in checks.items()}
     yield from nothing_left(views.values())
-    yield from _of_records(examined.values())
-    yield from label_spellings({name: one.labels for name, one in examined.items()})
+    for one in checks.values():
+        for check in one.all:
+            yield from check.findings()
+    yield from label_spellings({name: one.labels for name, one in checks.items()})
     yield from unknown_labels({name: one.labels for name, one in facts.items()})
     yield from foreign(
         {name: one.scripts for name, one in facts.items()}, {name: one.languages for name, one in facts.items()}
@@ -141,9 +104,3 @@ def _findings(
     yield from small(views.values())
     for name in views:
         yield from repeated(views[name], keys[name])
-
-
-def _of_records(examined: Iterable[Examined]) -> Iterator[Finding]:
-    for one in examined:
-        for check in one.checks:
-            yield from check.findings()

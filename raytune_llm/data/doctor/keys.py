@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import xxhash
 
-from raytune_llm.data.doctor.view import Seen
-from raytune_llm.data.findings import Finding
+from raytune_llm.data.doctor.view import Check, Seen, View
 from raytune_llm.data.parts import is_instruction, prompt_key, text_key
 from raytune_llm.data.question import plain
-from raytune_llm.data.records import Preference
+from raytune_llm.data.records import Preference, Record
+from raytune_llm.data.tables.record_table import Serialiser
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,26 +22,26 @@ NONE = 0
 """The key of an answer that isn't there."""
 
 
-class Keys:
-    """Keys of a split: equal ones mean equal texts (two of a million different ones agree once in 10⁷ data sets)."""
+class Keys(Check):
+    """Keys of a split: equal ones mean equal texts (two of a million different ones agree once in 10⁷ data sets). They
+    are the same in every process."""
 
-    def __init__(self) -> None:
-        self._whole, self._prompt, self._answer, self._other = (array("q") for _ in range(4))
-        self._answers_are_pairs = False
+    def __init__(self, view: View) -> None:
+        super().__init__(view)
+        self._whole, self._prompt, self._answer, self._other = (array("Q") for _ in range(4))
 
     def see(self, seen: Seen) -> None:
         record = seen.record
-        self._whole.append(hash(record))
-        self._prompt.append(hash(prompt_key(seen.prompt)))
-        self._answer.append(NONE if seen.answer is None else hash(text_key(seen.answer)))
-        if isinstance(record, Preference):
-            self._answers_are_pairs = True
-            self._other.append(hash(text_key(plain(record.rejected))))
-        else:
-            self._other.append(NONE)
+        self._whole.append(whole_key(record))
+        self._prompt.append(key(prompt_key(seen.prompt)))
+        self._answer.append(NONE if seen.answer is None else key(text_key(seen.answer)))
+        self._other.append(key(text_key(plain(record.rejected))) if isinstance(record, Preference) else NONE)
 
-    def findings(self) -> Iterable[Finding]:
-        return ()
+    def merge(self, later: Keys) -> None:
+        self._whole += later._whole
+        self._prompt += later._prompt
+        self._answer += later._answer
+        self._other += later._other
 
     @property
     def whole(self) -> NDArray[np.int64]:
@@ -71,6 +72,21 @@ class Keys:
     def prompts_repeat(self) -> bool:
         """Whether a few prompts are for all records, so that a prompt alone tells nothing."""
         return is_instruction(len(np.unique(self.prompt)), len(self.prompt))
+
+
+def key(text: str) -> int:
+    """64 bits of a text."""
+    return xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))
+
+
+SERIALISED = Serialiser()
+
+
+def whole_key(record: Record) -> int:
+    """64 bits of what makes records equal."""
+    if isinstance(record, Preference) and record.place is not None:
+        record = replace(record, place=None)
+    return xxhash.xxh3_64_intdigest(SERIALISED(record))
 
 
 def mixed(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:

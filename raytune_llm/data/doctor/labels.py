@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
 from raytune_llm.data.doctor.texts import CONTROL, INVISIBLE
-from raytune_llm.data.doctor.view import Hits, Seen, View, many, quoted
+from raytune_llm.data.doctor.view import Check, Hits, Seen, View, many, quoted
 from raytune_llm.data.findings import Finding, Severity
 from raytune_llm.data.records import Rationale, Supervised
 
@@ -27,11 +27,11 @@ OF_ONE_SPELLING = "of an answer the model's spelling alone is right"
 """Why spellings matter where a model is measured: answers are compared as they are."""
 
 
-class Labels:
+class Labels(Check):
     """Counts the answers of a split whose records have one each."""
 
     def __init__(self, view: View) -> None:
-        self._view = view
+        super().__init__(view)
         self._counts: Counter[str] | None = Counter()
         self._first: dict[str, int] = {}
         self._joined: dict[str, Counter[str]] | None = None
@@ -39,11 +39,24 @@ class Labels:
     def see(self, seen: Seen) -> None:
         if self._counts is None:
             return
-        if not isinstance(seen.record, Supervised | Rationale) or len(self._counts) > MOST_ANSWERS:
+        if not isinstance(seen.record, Supervised | Rationale):
             self._counts = None
         elif seen.answer is not None:
             self._counts[seen.answer] += 1
             self._first.setdefault(seen.answer, seen.index)
+            self._end_where_many()
+
+    def merge(self, later: Labels) -> None:
+        if self._counts is None or later._counts is None:
+            self._counts = None
+            return
+        self._counts.update(later._counts)
+        self._first = later._first | self._first
+        self._end_where_many()
+
+    def _end_where_many(self) -> None:
+        if self._counts is not None and len(self._counts) > MOST_ANSWERS:
+            self._counts, self._first = None, {}
 
     def table(self) -> dict[str, int] | None:
         """Records of each label, under its commonest spelling, commonest first; None where answers are no classes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from raytune_llm.data.doctor.view import Hits, Seen, View
+from raytune_llm.data.doctor.view import Check, Hits, Seen, View
 from raytune_llm.data.findings import Finding, Severity
 from raytune_llm.data.records import Rationale
 
@@ -12,11 +12,11 @@ SMALL_EVAL = 30
 """Fewer records than this leave 95 % intervals of about ±18 points on an accuracy."""
 
 
-class Lacking:
+class Lacking(Check):
     """Counts Rationale records without a label or a rationale."""
 
     def __init__(self, view: View) -> None:
-        self._view = view
+        super().__init__(view)
         self._total = 0
         self._no_label, self._no_rationale = Hits(), Hits()
 
@@ -28,6 +28,11 @@ class Lacking:
                 self._no_label.add(seen.index, record.prompt)
             if record.rationale is None:
                 self._no_rationale.add(seen.index, record.prompt)
+
+    def merge(self, later: Lacking) -> None:
+        self._total += later._total
+        self._no_label.merge(later._no_label)
+        self._no_rationale.merge(later._no_rationale)
 
     def findings(self) -> Iterator[Finding]:
         name = self._view.name
@@ -42,11 +47,13 @@ class Lacking:
         ):
             if hits.count:
                 which = f"{hits.count:,} of {self._total:,}" if hits.count < self._total else f"all {self._total:,}"
+                some = f"{which} train records {'has' if hits.count == 1 else 'have'}"
+                some = "the only train record has" if self._total == 1 else some
                 yield Finding(
                     kind,
                     Severity.warning,
                     name,
-                    f"{which} train records have no {what}; jobs/annotate.py has a teacher write it",
+                    f"{some} no {what}; jobs/annotate.py has a teacher write it",
                     hits.count,
                     hits.places(self._view),
                 )

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, lru_cache
 
 from raytune_llm.data.doctor.instruction import Instruction
-from raytune_llm.data.doctor.view import Seen, View
+from raytune_llm.data.doctor.view import Check, Seen, View
 from raytune_llm.data.findings import Finding, Severity
 
 SAMPLED_RECORDS = 2000
@@ -33,11 +33,12 @@ NO_LANGUAGE = "zxx"
 NAMES = {"CJK": "Han", "LATIN": "Latin"}
 
 
-class Scripts:
+class Scripts(Check):
     """Counts letters by script in a sample."""
 
     def __init__(self, view: View) -> None:
-        self._stride = -(-len(view.records) // SAMPLED_RECORDS) or 1
+        super().__init__(view)
+        self._stride = -(-view.total // SAMPLED_RECORDS) or 1
         self._counts = Counter[str]()
 
     def see(self, seen: Seen) -> None:
@@ -48,8 +49,8 @@ class Scripts:
             else:
                 self._counts.update(script(letter) for letter in part if letter.isalpha())
 
-    def findings(self) -> Iterable[Finding]:
-        return ()
+    def merge(self, later: Scripts) -> None:
+        self._counts.update(later._counts)
 
     def shares(self) -> dict[str, float]:
         """Share of each script among the letters, commonest first; those below 1 % are left out."""
@@ -57,12 +58,13 @@ class Scripts:
         return {name: count / total for name, count in self._counts.most_common() if count / total >= 0.01}
 
 
-class Languages:
+class Languages(Check):
     """Keeps prompts, without the instruction that most have, and answers of a sample; finds their languages at the
     end, in one process."""
 
     def __init__(self, view: View, instruction: Instruction) -> None:
-        self._stride = -(-len(view.records) // SAMPLED_RECORDS) or 1
+        super().__init__(view)
+        self._stride = -(-view.total // SAMPLED_RECORDS) or 1
         self._instruction = instruction
         self._texts: list[str] = []
 
@@ -73,8 +75,8 @@ class Languages:
                 if sum(map(str.isalpha, part)) >= FEWEST_LETTERS:
                     self._texts.append(part)
 
-    def findings(self) -> Iterable[Finding]:
-        return ()
+    def merge(self, later: Languages) -> None:
+        self._texts += later._texts
 
     def shares(self) -> dict[str, float]:
         """Share of each language, by its ISO 639 code, among the texts whose language is sure, commonest first; those

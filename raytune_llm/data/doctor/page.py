@@ -5,6 +5,7 @@ Everything that data say is escaped by the template engine. For phones, dark roo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from raytune_llm.data.doctor.results import Histogram, Results, SplitFacts
-from raytune_llm.data.doctor.view import brief, printable, share
+from raytune_llm.data.doctor.view import brief, many, printable, share
 from raytune_llm.data.findings import Severity
 
 TITLES = {Severity.problem: "Problems", Severity.warning: "Warnings", Severity.note: "Notes"}
@@ -114,16 +115,17 @@ def label_rows(split: SplitFacts) -> list[tuple[str, int, float]]:
 
 
 def source_rows(split: SplitFacts) -> list[tuple[str, int, str]]:
-    """Source, count, share."""
+    """Source, with its weight, count, share."""
     total = sum(split.sources.values())
-    return [(name, count, share(count, total)) for name, count in _rows(split.sources)]
+    return [(name, count, share(count, total)) for name, count in _rows(split.sources, split.times)]
 
 
-def _rows(counts: dict[str, int]) -> list[tuple[str, int]]:
+def _rows(counts: dict[str, int], after: Callable[[str], str] = lambda name: "") -> list[tuple[str, int]]:
+    """`after`: what follows a name."""
     ordered = sorted(counts.items(), key=lambda row: -row[1])
-    shown = [(brief(name), count) for name, count in ordered[:MOST_ROWS]]
+    shown = [(f"{brief(name)}{after(name)}", count) for name, count in ordered[:MOST_ROWS]]
     if rest := ordered[MOST_ROWS:]:
-        shown.append((f"{len(rest)} others", sum(count for _, count in rest)))
+        shown.append((many(len(rest), "other"), sum(count for _, count in rest)))
     return shown
 
 

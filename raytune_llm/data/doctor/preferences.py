@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from raytune_llm.data.doctor.results import Pairs
-from raytune_llm.data.doctor.view import Hits, Seen, View
+from raytune_llm.data.doctor.view import Check, Hits, Seen, View
 from raytune_llm.data.findings import Finding, Severity
 from raytune_llm.data.question import plain
 from raytune_llm.data.records import Preference
@@ -17,11 +17,11 @@ MOST_EQUAL = 0.5
 """A job is refused when more than this share of its pairs are no pairs."""
 
 
-class Preferences:
+class Preferences(Check):
     """Counts pairs: which is longer, and which are the same once they are trimmed or cut."""
 
     def __init__(self, view: View) -> None:
-        self._view = view
+        super().__init__(view)
         self._total = self._longer = self._shorter = 0
         self._places = [0, 0]
         self._same_text, self._same_tokens = Hits(), Hits()
@@ -42,6 +42,14 @@ class Preferences:
             one, other = seen.example["chosen"], seen.example["rejected"]
             if one.input_ids == other.input_ids and one.labels == other.labels:
                 self._same_tokens.add(seen.index, chosen)
+
+    def merge(self, later: Preferences) -> None:
+        self._total += later._total
+        self._longer += later._longer
+        self._shorter += later._shorter
+        self._places = [mine + its for mine, its in zip(self._places, later._places, strict=True)]
+        self._same_text.merge(later._same_text)
+        self._same_tokens.merge(later._same_tokens)
 
     def pairs(self) -> Pairs | None:
         """Their counts; None without any."""

@@ -7,9 +7,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from raytune_llm.data.doctor.results import Preview, Segment
-from raytune_llm.data.doctor.view import Seen, View, printable
+from raytune_llm.data.doctor.view import View, printable
 from raytune_llm.data.examples import IGNORED, Example, TokenSequence
-from raytune_llm.data.findings import Finding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,35 +21,30 @@ MOST_CHARACTERS = 1200
 """Of each segment; a longer one loses its middle."""
 
 
-class Previews:
-    """Keeps the first record found of each source of a split."""
+def previews(view: View, sources: Mapping[str, int]) -> list[Preview]:
+    """The first record found of each source of a split."""
+    if view.encoded is None:
+        return []
+    rows, found = view.encoded.rows, dict[str, Preview]()
+    for index in range(0, view.total, -(-view.total // LOOKED_THROUGH) or 1):
+        if len(found) == min(MOST_PREVIEWS, len(sources)):
+            break
+        if rows[index] >= 0:
+            where = view.where(index)
+            source = source_of(where, sources)
+            if source not in found:
+                found[source] = _preview(view, view.encoded.examples[rows[index]], source, where)
+    return list(found.values())
 
-    def __init__(self, view: View, sources: Mapping[str, int]) -> None:
-        self._view, self._sources, self._left = view, sources, set(sources)
-        self._stride = -(-len(view.records) // LOOKED_THROUGH) or 1
-        self.found: list[Preview] = []
 
-    def see(self, seen: Seen) -> None:
-        if seen.example is None or seen.index % self._stride or len(self.found) == MOST_PREVIEWS or not self._left:
-            return
-        where = self._view.where(seen.index)
-        source = source_of(where, self._sources)
-        if source in self._left:
-            self._left.discard(source)
-            self.found.append(self._preview(seen.example, source, where))
-
-    def findings(self) -> Iterable[Finding]:
-        return ()
-
-    def _preview(self, example: Example, source: str, where: str) -> Preview:
-        view = self._view
-        assert view.tokens is not None
-        sequences = {
-            name: tuple(segments(sequence, view.tokens.tokenizer, apart=view.is_encoder_decoder))
-            for name, sequence in example.items()
-            if any(label != IGNORED for label in sequence.labels)
-        }
-        return Preview(view.name, printable(source), printable(where), sequences)
+def _preview(view: View, example: Example, source: str, where: str) -> Preview:
+    assert view.tokens is not None
+    sequences = {
+        name: tuple(segments(sequence, view.tokens.tokenizer, apart=view.is_encoder_decoder))
+        for name, sequence in example.items()
+        if any(label != IGNORED for label in sequence.labels)
+    }
+    return Preview(view.name, printable(source), printable(where), sequences)
 
 
 def source_of(where: str, sources: Iterable[str]) -> str:

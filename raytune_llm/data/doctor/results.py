@@ -62,6 +62,12 @@ class SplitFacts:
     """Share of each script among the letters of a sample."""
     languages: dict[str, float]
     """Share of each language, by its ISO 639 code, among the texts of a sample whose language is sure."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Passes over the records of a source in an epoch, of those where it isn't one."""
+
+    def times(self, source: str) -> str:
+        """What to write behind a source that has a weight: ' × 2'."""
+        return f" × {self.weights[source]:g}" if source in self.weights else ""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from raytune_llm.data.doctor.view import Hits, Seen, View, many
+from raytune_llm.data.doctor.view import Check, Hits, Seen, View, many
 from raytune_llm.data.findings import Finding, Severity
 
 Test = Callable[[re.Match[str]], bool]
@@ -66,11 +66,11 @@ NUMBERS: dict[str, tuple[re.Pattern[str], Test]] = {
 HAS_DIGITS = re.compile(r"\d{2}")
 
 
-class Secrets:
+class Secrets(Check):
     """Counts records with each pattern. Numbers are looked for in a sample."""
 
     def __init__(self, view: View) -> None:
-        self._view = view
+        super().__init__(view)
         self._secret, self._personal = Hits(), Hits()
         self._secrets, self._people = Counter[str](), Counter[str]()
 
@@ -88,6 +88,12 @@ class Secrets:
         if personal:
             self._personal.add(seen.index, "")
             self._people.update(personal)
+
+    def merge(self, later: Secrets) -> None:
+        self._secret.merge(later._secret)
+        self._personal.merge(later._personal)
+        self._secrets.update(later._secrets)
+        self._people.update(later._people)
 
     def findings(self) -> Iterable[Finding]:
         name = self._view.name

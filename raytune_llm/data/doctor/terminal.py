@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterator
 
 from raytune_llm.data.doctor.results import Preview, Results, SplitFacts
-from raytune_llm.data.doctor.view import brief, printable
+from raytune_llm.data.doctor.view import brief, many, printable
 from raytune_llm.data.findings import Finding, Severity
 
 SIGNS = {Severity.problem: "✗", Severity.warning: "!", Severity.note: "·"}
@@ -54,11 +54,11 @@ def _split_lines(diagnosis: Results) -> Iterator[str]:
 
 
 def _source_lines(split: SplitFacts) -> Iterator[str]:
-    if len(split.sources) > 1:
+    if len(split.sources) > 1 or split.weights:
         rows = sorted(split.sources.items(), key=lambda row: -row[1])
-        yield from (f"{count:>21}  from {brief(source)}" for source, count in rows[:MOST_ROWS])
+        yield from (f"{count:>21}  from {brief(source)}{split.times(source)}" for source, count in rows[:MOST_ROWS])
         if len(rows) > MOST_ROWS:
-            yield f"{sum(count for _, count in rows[MOST_ROWS:]):>21}  from {len(rows) - MOST_ROWS} others"
+            yield f"{sum(count for _, count in rows[MOST_ROWS:]):>21}  from {many(len(rows) - MOST_ROWS, 'other')}"
 
 
 def _token_lines(diagnosis: Results) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import ftfy
 from ftfy.badness import is_bad
 
-from raytune_llm.data.doctor.view import Hits, Seen, View, many
+from raytune_llm.data.doctor.view import Check, Hits, Seen, View, many
 from raytune_llm.data.findings import Finding, Severity
 from raytune_llm.data.records import Chat
 
@@ -32,14 +32,13 @@ MOST_TOKENS = 3
 """Control tokens that a finding names."""
 
 
-class Texts:
+class Texts(Check):
     """Counts records by what is wrong in any of their texts."""
 
     def __init__(self, view: View) -> None:
-        self._view = view
+        super().__init__(view)
         self._hits = {kind: Hits() for kind in (*SENTENCES, "mojibake")}
         self._tokens = ControlTokens(view)
-        self._num_examined = 0
 
     def see(self, seen: Seen) -> None:
         text = seen.text
@@ -59,6 +58,11 @@ class Texts:
                 self._hits["high_control_characters"].add(seen.index, text, at=control.start())
         self._tokens.see(seen)
         self._see_answer(seen)
+
+    def merge(self, later: Texts) -> None:
+        for kind, hits in self._hits.items():
+            hits.merge(later._hits[kind])
+        self._tokens.merge(later._tokens)
 
     def _match(self, kind: str, pattern: re.Pattern[str], seen: Seen) -> None:
         if found := pattern.search(seen.text):
@@ -104,11 +108,11 @@ SENTENCES = {
 """What to write of each kind, in the order of the report."""
 
 
-class ControlTokens:
+class ControlTokens(Check):
     """Finds the base's special tokens, written out in texts."""
 
     def __init__(self, view: View) -> None:
-        self._view = view
+        super().__init__(view)
         tokenizer = None if view.tokens is None else view.tokens.tokenizer
         self._names = [] if tokenizer is None else special_tokens(tokenizer)
         self._firsts = sorted({name[0] for name in self._names})
@@ -118,8 +122,12 @@ class ControlTokens:
     def see(self, seen: Seen) -> None:
         text = seen.text
         if any(first in text for first in self._firsts) and (found := self._pattern.search(text)):
-            self._found.update(set(self._pattern.findall(text)))
+            self._found.update(dict.fromkeys(self._pattern.findall(text), 1))
             self._hits.add(seen.index, text, at=found.start())
+
+    def merge(self, later: ControlTokens) -> None:
+        self._found.update(later._found)
+        self._hits.merge(later._hits)
 
     def findings(self) -> Iterable[Finding]:
         if not self._hits.count:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from raytune_llm.data.doctor.instruction import Instruction
-from raytune_llm.data.doctor.view import Hits, Seen, View, many, quoted, share
+from raytune_llm.data.doctor.view import Check, Hits, Seen, View, many, quoted, share
 from raytune_llm.data.examples import IGNORED, Example
 from raytune_llm.data.findings import Finding, Severity
 from raytune_llm.data.parts import prompt_of, text_key
@@ -26,11 +26,12 @@ LITTLE_KEPT, FEW_KEPT = 0.1, 16
 """Next to nothing is kept of a prompt: less than this share of its tokens, or at most so many and less than half."""
 
 
-class Cuts:
+class Cuts(Check):
     """Counts records by what they lose."""
 
     def __init__(self, view: View, instruction: Instruction) -> None:
-        self._view, self._instruction = view, instruction
+        super().__init__(view)
+        self._instruction = instruction
         self._lost = Counter[str]()
         self._beginnings, self._ends, self._answers, self._dropped = Hits(), Hits(), Hits(), Hits()
         self._gone, self._gone_kept, self._gone_whole = Hits(), 0, 0
@@ -49,6 +50,16 @@ class Cuts:
                 if view.encoded.truncation.label_tokens == 0:
                     kept, whole = _kept_prompt(seen.example, view.is_encoder_decoder), prompt_of(seen.record)
                     self._see_gone(seen, len(kept), len(view.tokens.prompt(whole)))
+
+    def merge(self, later: Cuts) -> None:
+        self._lost.update(later._lost)
+        self._beginnings.merge(later._beginnings)
+        self._ends.merge(later._ends)
+        self._answers.merge(later._answers)
+        self._dropped.merge(later._dropped)
+        self._gone.merge(later._gone)
+        self._gone_kept += later._gone_kept
+        self._gone_whole += later._gone_whole
 
     def _may_be_cut(self, example: Example) -> bool:
         """Whether an example is as long as it may be; prompts that are sampled from leave room for a completion."""
@@ -163,12 +174,12 @@ class Cuts:
         view, hits = self._view, self._dropped
         if not hits.count:
             return
+        some = f"{hits.count:,} of {many(len(view.records), 'record')} {'is' if hits.count == 1 else 'are'}"
         yield Finding(
             "dropped",
             Severity.problem if hits.count > MUCH_LOST * len(view.records) else Severity.warning,
             view.name,
-            f"{view.name}: {hits.count:,} of {len(view.records):,} records are dropped: truncation leaves no answer "
-            f"token: {self._remedy(cut, None)}",
+            f"{view.name}: {some} dropped: truncation leaves no answer token: {self._remedy(cut, None)}",
             hits.count,
             hits.places(view),
         )

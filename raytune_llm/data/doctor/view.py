@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
 
 from raytune_llm.data.encoding.encode import EncodedSplit
 from raytune_llm.data.examples import Example
 from raytune_llm.data.findings import Finding, Place
+from raytune_llm.data.findings import many as many
 from raytune_llm.data.parts import answer_of, prompt_of, texts_of
 from raytune_llm.data.question import plain
 from raytune_llm.data.records import Record
@@ -23,24 +26,30 @@ SAMPLE = 20_000
 """Records that a costly check looks at, evenly spread over the split."""
 
 
-@dataclass(slots=True)
+@dataclass
 class Seen:
     """One record."""
 
     index: int
+    """In its split."""
     record: Record
     prompt: str
     answer: str | None
     """The answer to learn, where there is exactly one; conversations as text."""
     text: str
     """All that the record says, its parts a line break apart."""
-    example: Example | None
-    """None without a tokenizer, or where truncation left nothing."""
+    encoded: tuple[Sequence[Example], int] | None
+    """Examples, and which of them is the record's."""
+
+    @cached_property
+    def example(self) -> Example | None:
+        """None without a tokenizer, or where truncation left nothing."""
+        return None if self.encoded is None else self.encoded[0][self.encoded[1]]
 
 
 @dataclass(frozen=True)
 class View:
-    """A split."""
+    """A split, or a part of one."""
 
     name: str
     records: Sequence[Record]
@@ -52,25 +61,29 @@ class View:
     """What the base can take; None = not known."""
     longest_tokens: int = 0
     """Of the longest sequence of all splits, before truncation."""
+    before: int = 0
+    """Records of the split before this part of it."""
+    after: int = 0
 
     def __iter__(self) -> Iterator[Seen]:
-        for index, (record, example) in enumerate(zip(self.records, self._examples(), strict=True)):
+        rows = [] if self.encoded is None else self.encoded.rows.tolist()
+        for place, record in enumerate(self.records):
             prompt, answer = plain(prompt_of(record)), answer_of(record)
             answer = None if answer is None else plain(answer)
-            yield Seen(index, record, prompt, answer, "\n".join(texts_of(record)), example)
+            encoded = None if self.encoded is None or rows[place] < 0 else (self.encoded.examples, rows[place])
+            yield Seen(self.before + place, record, prompt, answer, "\n".join(texts_of(record)), encoded)
 
-    def _examples(self) -> Iterator[Example | None]:
-        """What the method made of each record, one at a time."""
-        rows = (
-            iter(()) if self.encoded is None else zip(self.encoded.places.tolist(), self.encoded.examples, strict=True)
-        )
-        place, example = next(rows, (-1, None))
-        for index in range(len(self.records)):
-            if index == place:
-                yield example
-                place, example = next(rows, (-1, None))
-            else:
-                yield None
+    def part(self, first: int, end: int) -> View:
+        """The records [first, end), to be looked through elsewhere: without tokens and places."""
+        encoded = None if self.encoded is None else self.encoded.part(first, end)
+        records = self.records[first:end] if encoded is None else encoded.records
+        after = len(self.records) - first - len(records)
+        return replace(self, records=records, encoded=encoded, where=str, tokens=None, before=first, after=after)
+
+    @property
+    def total(self) -> int:
+        """Records of the whole split."""
+        return self.before + len(self.records) + self.after
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -80,28 +93,40 @@ class View:
     @property
     def stride(self) -> int:
         """Every which record a costly check looks at."""
-        return -(-len(self.records) // SAMPLE) or 1
+        return -(-self.total // SAMPLE) or 1
 
     @property
     def of_sample(self) -> str:
         """How a count of sampled records is to be read."""
-        return "" if self.stride == 1 else f" (in a sample of {len(range(0, len(self.records), self.stride)):,})"
+        return "" if self.stride == 1 else f" (in a sample of {len(range(0, self.total, self.stride)):,})"
 
     def place(self, index: int, text: str) -> Place:
         """Where a record was read, and a short text of it."""
         return Place(printable(self.where(index)), excerpt(text))
 
 
-class Check(Protocol):
+class Check(ABC):
     """One thing to look for in a split."""
 
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    @abstractmethod
     def see(self, seen: Seen) -> None:
         """Count one record."""
-        ...
+
+    @abstractmethod
+    def merge(self, later: Self) -> None:
+        """Count what another one counted of the records after these, so that both together are as if one had seen
+        all: what is counted depends on the record and the whole split, not on the records before it."""
 
     def findings(self) -> Iterable[Finding]:
         """What was found, after the last record."""
-        ...
+        return ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Counts travel without the records."""
+        return {name: value for name, value in vars(self).items() if name != "_view"}
 
 
 @dataclass
@@ -117,6 +142,11 @@ class Hits:
         self.count += 1
         if len(self.first) < NUM_SHOWN:
             self.first.append((index, excerpt(text, at=at)))
+
+    def merge(self, later: Hits) -> None:
+        """Count those of later records too."""
+        self.count += later.count
+        self.first = [*self.first, *later.first][:NUM_SHOWN]
 
     def places(self, view: View) -> tuple[Place, ...]:
         return tuple(Place(printable(view.where(index)), text) for index, text in self.first)
@@ -156,8 +186,3 @@ def share(count: int, total: int) -> str:
     if 0 < percent < 1:
         return "< 1 %"
     return "> 99 %" if 99 < percent < 100 else f"{percent:.0f} %"
-
-
-def many(count: int, what: str) -> str:
-    """A count and its noun: '1 record', '1,200 records'."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}"

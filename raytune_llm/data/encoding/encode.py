@@ -53,6 +53,20 @@ class EncodedSplit:
             found[place] = example
         return found
 
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Which example belongs to each record, (records,); -1 where truncation left nothing."""
+        found = np.full(len(self.records), -1, dtype=np.int64)
+        found[self.places] = np.arange(len(self.places))
+        return found
+
+    def part(self, first: int, end: int) -> EncodedSplit:
+        """The records [first, end), and the truncation of all."""
+        low, high = np.searchsorted(self.places, [first, end]).tolist()
+        return EncodedSplit(
+            self.records[first:end], self.examples[low:high], self.places[low:high] - first, self.truncation
+        )
+
     def pairs(self) -> list[tuple[Record, Example]]:
         """The records with an example, and that example."""
         both = zip(self.places.tolist(), self.examples, strict=True)
@@ -69,9 +83,7 @@ class EncodedSplit:
         if count is None or count >= len(self.records):
             return self
         chosen = np.asarray(draw_indices(len(self.records), count, seed), dtype=np.int64)
-        row_of = np.full(len(self.records), -1, dtype=np.int64)
-        row_of[self.places] = np.arange(len(self.places))
-        rows = row_of[chosen]
+        rows = self.rows[chosen]
         examples = ExampleTable.of(self.examples).select(rows[rows >= 0])
         return replace(self, records=_chosen(self.records, chosen), examples=examples, places=np.flatnonzero(rows >= 0))
 

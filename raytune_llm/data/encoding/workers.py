@@ -142,7 +142,7 @@ def serve(pipe: Connection) -> None:
         batch = pickle.loads(pipe.recv_bytes())
         try:
             found = [run(batch)]
-        except Exception:
+        except Exception:  # its traceback would be lost here; the process that sent the batch raises it with one
             found = []
         pipe.send_bytes(pickle.dumps(found, protocol=5))
 

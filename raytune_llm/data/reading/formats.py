@@ -1,36 +1,38 @@
 """The rows of a location with their line numbers, whatever its format: JSON lines, a JSON array or several objects over
 many lines, CSV, TSV, Parquet, Arrow, a data set of the hub.
 
-The first bytes and the name tell the format. Cells of CSV are text; those of keys that hold numbers or lists
-(STRUCTURED) are read as JSON. Nulls within rows of Parquet, Arrow and the hub are left out: these formats fill them in.
+The first bytes and the name tell the format. Nulls within rows of Parquet, Arrow and the hub are left out: these
+formats fill them in.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain
 from typing import IO, Any
 
+from raytune_llm.data.reading.delimited import DELIMITED, LONGEST_LINE, delimited_rows
 from raytune_llm.data.reading.problems import BadLine
 from raytune_llm.data.reading.sources import check_hub_name, format_of, is_hub
-from raytune_llm.data.reading.streams import CHUNK, REMOTE_SECONDS, Stream, open_seekable, open_stream, within
+from raytune_llm.data.reading.streams import (
+    CHUNK,
+    REMOTE_SECONDS,
+    Stream,
+    of_library,
+    open_seekable,
+    open_stream,
+    rows_of,
+    within,
+)
 from raytune_llm.data.reading.whole_json import decoded, whole_values
 from raytune_llm.errors import InputError
 
 Row = tuple[int, object | BadLine]
 """Line number, from 1, and what is there."""
 
-LONGEST_LINE = 64 << 20
-"""Bytes; a longer one is no record, and would fill the memory."""
-DELIMITED = {".csv": ",", ".tsv": "\t"}
-STRUCTURED = frozenset(
-    ("choice", "label", "weight", "messages", "conversations", "contents", "history", "tools", "completions")
-)
 UNICODE_MARKS = {
     b"\xff\xfe\x00\x00": "utf-32",
     b"\x00\x00\xfe\xff": "utf-32",
@@ -38,7 +40,6 @@ UNICODE_MARKS = {
     b"\xfe\xff": "utf-16",
 }
 BATCH_ROWS = 1000
-csv.field_size_limit(LONGEST_LINE)
 
 
 def read(path: str, digest: Any = None) -> Iterator[Row]:
@@ -52,7 +53,8 @@ def read(path: str, digest: Any = None) -> Iterator[Row]:
         return _columnar(_hub_rows(path), digest)
     stream = open_stream(path)
     if stream.head.startswith(b"PAR1"):
-        return _columnar(_parquet_rows(path), digest)
+        source = io.BytesIO(stream.readall()) if stream.is_unpacked else open_seekable(path)
+        return _columnar(_parquet_rows(source), digest)
     if stream.head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
         return _columnar(_arrow_rows(stream), digest)
     return _text_rows(path, stream, digest)
@@ -62,10 +64,11 @@ def _text_rows(path: str, stream: Stream, digest: Any) -> Iterator[Row]:
     encoding = next((name for mark, name in UNICODE_MARKS.items() if stream.head.startswith(mark)), None)
     if encoding is None and b"\0" in stream.head[:1024]:
         raise InputError("is no text; JSON lines, a JSON array, CSV, TSV, Parquet and Arrow are read, also compressed")
+    suffix = next((found for name in (stream.name, path) if (found := format_of(name)) in DELIMITED), None)
     reader: IO[bytes] = io.BufferedReader(Digesting(stream, digest), CHUNK)
     with reader:
-        if format_of(path) in DELIMITED:
-            yield from _delimited_rows(reader, encoding or "utf-8-sig", format_of(path))
+        if suffix is not None:
+            yield from delimited_rows(reader, encoding or "utf-8-sig", suffix)
         elif encoding is not None:
             yield from _json_lines(io.BufferedReader(Recoded(reader, encoding), CHUNK))
         elif _is_whole(stream.head):
@@ -130,50 +133,13 @@ def _json_lines(stream: IO[bytes]) -> Iterator[Row]:
             yield number, replace(value, content=text) if isinstance(value, BadLine) else value
 
 
-def _delimited_rows(stream: IO[bytes], encoding: str, suffix: str) -> Iterator[Row]:
-    """Rows of CSV or TSV by their header; the number is that of a row's first line."""
-    text, line = io.TextIOWrapper(stream, encoding, newline=""), 0
-    try:
-        first = text.readline()
-        delimiter = ";" if suffix == ".csv" and first.count(";") > first.count(",") else DELIMITED[suffix]
-        reader = csv.reader(chain([first], text), delimiter=delimiter, strict=True)
-        header = [name.strip() for name in next(reader, [])]
-        if header and (len(set(header)) < len(header) or not all(header)):
-            yield 1, BadLine(None, f"the header has {_twice(header)}; expected a name for each column")
-            return
-        line = reader.line_num
-        for cells in reader:
-            if cells:
-                yield line + 1, _by_header(header, cells)
-            line = reader.line_num
-    except csv.Error as error:
-        yield line + 1, BadLine(None, f"no row of {suffix[1:].upper()}: {error}; the rest of the file isn't read")
-    except UnicodeDecodeError as error:
-        what = f"byte 0x{error.object[error.start]:02x} is not {error.encoding.upper()}"
-        yield line + 1, BadLine(None, f"{what}; save the file as UTF-8; the rest of the file isn't read")
-
-
-def _twice(header: list[str]) -> str:
-    repeated = next((name for name in header if header.count(name) > 1 and name), None)
-    return "a column without a name" if repeated is None else f"the column {repeated[:40]!r} twice"
-
-
-def _by_header(header: list[str], cells: list[str]) -> object | BadLine:
-    if len(cells) != len(header):
-        return BadLine(None, f"a row of {len(cells)} cells below a header of {len(header)}; quote cells with commas")
-    row: dict[str, object] = {}
-    for name, cell in zip(header, cells, strict=True):
-        if cell == "":
-            continue
-        value = decoded(cell) if name in STRUCTURED else cell
-        row[name] = cell if isinstance(value, BadLine) else value
-    return row
-
-
 def _columnar(rows: Iterator[Any], digest: Any) -> Iterator[Row]:
+    number = 0
     for number, row in enumerate(rows, start=1):
         digest.update(json.dumps(row, ensure_ascii=False, default=str).encode(errors="backslashreplace") + b"\n")
         yield number, without_nulls(row)
+    if not number:
+        raise InputError("has no rows; expected one record a row")
 
 
 def without_nulls(value: Any) -> Any:
@@ -183,12 +149,13 @@ def without_nulls(value: Any) -> Any:
     return [without_nulls(entry) for entry in value] if isinstance(value, list) else value
 
 
-def _parquet_rows(path: str) -> Iterator[Any]:
+def _parquet_rows(source: Any) -> Iterator[Any]:
     from pyarrow import parquet
 
-    with parquet.ParquetFile(open_seekable(path)) as file:
-        for batch in file.iter_batches(batch_size=BATCH_ROWS):
-            yield from batch.to_pylist()
+    with of_library():
+        file = parquet.ParquetFile(source)
+    with file:
+        yield from rows_of(file.iter_batches(batch_size=BATCH_ROWS), lambda batch: [batch.to_pylist()])
 
 
 def _arrow_rows(stream: Stream) -> Iterator[Any]:
@@ -197,14 +164,21 @@ def _arrow_rows(stream: Stream) -> Iterator[Any]:
 
     if stream.head.startswith(b"ARROW1"):
         stream.read(8)
-    with ipc.open_stream(stream) as batches:
-        for batch in batches:
-            for start in range(0, batch.num_rows, BATCH_ROWS):
-                yield from batch.slice(start, BATCH_ROWS).to_pylist()
+    with of_library():
+        batches = ipc.open_stream(stream)
+    with batches:
+        yield from rows_of(batches, _pieces)
+
+
+def _pieces(batch: Any) -> Iterator[list[Any]]:
+    """The rows of an Arrow batch, which may be large, some at a time."""
+    return (batch.slice(start, BATCH_ROWS).to_pylist() for start in range(0, batch.num_rows, BATCH_ROWS))
 
 
 def _hub_rows(path: str) -> Iterator[Any]:
-    import datasets
-
     name, config, split = check_hub_name(path)
-    yield from within(10 * REMOTE_SECONDS, lambda: datasets.load_dataset(name, config, split=split))
+    with of_library():
+        import datasets
+
+        found = within(10 * REMOTE_SECONDS, lambda: datasets.load_dataset(name, config, split=split))
+    yield from rows_of(found, lambda row: [[row]])

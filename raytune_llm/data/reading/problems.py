@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from raytune_llm.data.findings import many
 from raytune_llm.errors import InputError
 
 SHOWN_KINDS = 20
@@ -68,11 +69,10 @@ class DataError(InputError):
         num_kinds = len(problems) if num_kinds is None else num_kinds
         shown = "\n".join(f"  {problem}" for problem in problems)
         hidden = num_kinds - len(problems)
-        more = f"\n  … and problems of {hidden} more kinds" if hidden > 0 else ""
-        many = "1 problem" if total == 1 else f"{total} problems"
+        more = f"\n  … and problems of {many(hidden, 'more kind')}" if hidden > 0 else ""
         kinds = f" of {num_kinds} kinds" if 1 < num_kinds < total else ""
         super().__init__(
-            f"{many}{kinds} in the data:\n{shown}{more}\n"
+            f"{many(total, 'problem')}{kinds} in the data:\n{shown}{more}\n"
             "Correct them, then run jobs/check.py with the same data and method: it needs no accelerator."
         )
         self.problems, self.total = tuple(problems), total
@@ -136,5 +136,5 @@ class Rejects:
 def check_skipped(rejects: Rejects, num_lines: int, problems: Problems) -> None:
     """Add a problem where so many lines were left out that something else is wrong."""
     if rejects.count > MOST_SKIPPED * num_lines:
-        found = f"{rejects.count} of {num_lines} lines can't be used, too many to skip, such as {rejects.first}"
+        found = f"{rejects.count} of {many(num_lines, 'line')} can't be used, too many to skip, such as {rejects.first}"
         problems.add("data", None, f": {found}; data.on_error=stop names them")

@@ -2,7 +2,8 @@
 
 A location is one of
     /path, ~/path or ./path     a local file: JSON lines, a JSON array, CSV, TSV, Parquet or Arrow, also compressed
-    folder/, data/*.jsonl       all such files in a folder, or that match, in the order of their names
+    folder/, data/*.jsonl       all such files in a folder, or that match, in the order of their names; a folder of
+                                datasets' save_to_disk in its own order
     s3://…, gs://…, https://…   a remote file: pyarrow's file systems for s3 and gs, fsspec for the rest
     hf:org/name                 a data set of the Hugging Face hub (or a local folder of one), its split `train`
     hf:org/name:split           another split, slices too: hf:org/name:train[:1000]
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raytune_llm.data.reading.saved import files_of, is_saved
 from raytune_llm.errors import InputError, require
 
 Locations = str | list[str | dict[str, Any]]
@@ -91,11 +93,16 @@ def expand(source: Source) -> list[Source | Unreadable]:
         return [source]
     if len(path) > LONGEST_PATH:
         return [Unreadable(path, "is too long for a path; records go into a file, whose path is given here")]
+    if os.path.isdir(path) and is_saved(Path(path)):
+        try:
+            return [Source(entry, source.weight) for entry in files_of(Path(path))]
+        except InputError as error:
+            return [Unreadable(source.path, str(error))]
     if os.path.isdir(path):
         found = sorted(entry for entry in glob.glob(f"{glob.escape(path)}/*") if is_records(entry))
         reason = f"is a folder without files of records ({', '.join(SUFFIXES)}); it has {_names_in(Path(path))}"
     elif not os.path.exists(path) and glob.has_magic(path):
-        found = sorted(entry for entry in glob.glob(path, recursive=True) if os.path.isfile(entry))
+        found = sorted(entry for entry in glob.glob(path, recursive=True) if _is_file(entry))
         reason = "no file matches this pattern"
     else:
         return [source]
@@ -104,7 +111,12 @@ def expand(source: Source) -> list[Source | Unreadable]:
 
 def is_records(path: str) -> bool:
     """Whether a file's name says that it holds records."""
-    return format_of(path) in SUFFIXES and os.path.isfile(path)
+    return format_of(path) in SUFFIXES and _is_file(path)
+
+
+def _is_file(path: str) -> bool:
+    """Whether it is one, or is a link to what doesn't exist, which is not passed over."""
+    return os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))
 
 
 def format_of(path: str) -> str:
@@ -123,6 +135,8 @@ def why_missing(path: str) -> str | None:
         return DENIED
     except OSError as error:
         return f"can't be read: {error.strerror}"
+    except ValueError:  # NUL, or half of a character pair
+        return "is no path: it has a character that no name can have"
     if stat.S_ISDIR(kind):
         return f"is a folder; it has {_names_in(Path(path))}"
     if not stat.S_ISREG(kind):
@@ -134,6 +148,8 @@ def why_missing(path: str) -> str | None:
 
 
 def _missing(path: Path) -> str:
+    if path.is_symlink():
+        return f"is a link to {names([os.readlink(path)])}, which doesn't exist; make the link anew, or name the file"
     if not path.parent.is_dir():
         nearest = next(parent for parent in path.parents if parent.is_dir())
         return f"no such file; its folder is missing too, the nearest that exists is {nearest}"
@@ -162,12 +178,14 @@ def check_hub_name(path: str) -> tuple[str, str | None, str]:
     name, *rest = re.split(r":(?![^\[]*\])", path.removeprefix("hf:"))
     if not name or len(rest) > 2 or not all(rest):
         raise InputError("expected hf:org/name, hf:org/name:split or hf:org/name:config:split")
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     looks_local = name.startswith((".", "~", "/"))
     if looks_local and Path.cwd().is_relative_to(folder.resolve()):
         raise InputError(
             f"{name} is this folder or one above it, all of which would be searched; name a data set in it"
         )
+    if looks_local and is_saved(folder):
+        raise InputError(f"{name} is a folder of save_to_disk; it is read without hf: {folder}")
     if looks_local and not (folder.is_dir() and _is_data_set(folder)):
         raise InputError(f"{name} is no folder of a data set: it has no files of records and no README.md")
     config = rest[0] if len(rest) == 2 else None
@@ -176,7 +194,7 @@ def check_hub_name(path: str) -> tuple[str, str | None, str]:
 
 def _is_data_set(folder: Path) -> bool:
     """Whether a folder looks like one: others would be searched through, which may take hours."""
-    known = ("README.md", "dataset_infos.json", "dataset_dict.json", "state.json")
+    known = ("README.md", "dataset_infos.json")
     inner = folder / "data"
     entries = [*folder.iterdir(), *(inner.iterdir() if inner.is_dir() else ())]
     return any((folder / name).exists() for name in known) or any(is_records(str(entry)) for entry in entries)

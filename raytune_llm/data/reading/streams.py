@@ -9,11 +9,12 @@ import lzma
 import os
 import threading
 import zipfile
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import PurePath
 from typing import IO, Any, TypeVar
 
-from raytune_llm.data.reading.sources import DENIED, is_remote, why_missing
+from raytune_llm.data.reading.sources import DENIED, is_remote, names, why_missing
 from raytune_llm.errors import InputError, causes, first_line
 
 T = TypeVar("T")
@@ -21,25 +22,64 @@ REMOTE_SECONDS = 60.0
 """A remote location that gives no first byte by then can't be read."""
 CHUNK = 1 << 20
 HEAD_BYTES = 8192
-FAILURES = (OSError, ValueError, ImportError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError)
-"""What opening and reading raise where a location is missing, damaged, or no such service is installed."""
+
+
+class Unread(Exception):
+    """A library can't open or read a location; the cause says why."""
+
+
+FAILURES = (InputError, Unread, OSError, UnicodeDecodeError)
+"""What opening and reading raise where a location is missing, damaged, or no such service is installed. No other error
+is the location's fault."""
+
+
+@contextmanager
+def of_library() -> Iterator[None]:
+    """Raise Unread for what a library raises here, whatever that is: pyarrow has ValueErrors of its own for damaged
+    files, fsspec ImportErrors for services that aren't installed, zipfile RuntimeErrors for passwords. Only calls of
+    libraries stand below it, so that a fault of this program stays one."""
+    try:
+        yield
+    except FAILURES:
+        raise
+    except Exception as error:
+        raise Unread from error
+
+
+def rows_of(batches: Iterable[Any], to_rows: Callable[[Any], Iterable[list[Any]]]) -> Iterator[Any]:
+    """The rows of a library's batches, of each some at a time. Raises one of FAILURES where there are no further
+    ones."""
+    pieces = (rows for batch in batches for rows in to_rows(batch))
+    while True:
+        with of_library():
+            rows = next(pieces, None)
+        if rows is None:
+            return
+        yield from rows
 
 
 class Stream(io.RawIOBase):
-    """Bytes whose first ones are known already. A reader that begins with `head` again."""
+    """Bytes whose first ones are known already. A reader that begins with `head` again.
 
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
+    `name`: what the file is called, where an archive says so. `is_unpacked`: whether it was compressed."""
+
+    def __init__(self, inner: Any, name: str = "", *, is_unpacked: bool = False) -> None:
+        self._inner, self.name, self.is_unpacked = inner, name, is_unpacked
         self.head = b""
-        while len(self.head) < HEAD_BYTES and (chunk := inner.read(HEAD_BYTES - len(self.head))):
+        while len(self.head) < HEAD_BYTES and (chunk := self._read(HEAD_BYTES - len(self.head))):
             self.head += chunk
         self._waiting = self.head
+
+    def _read(self, count: int) -> bytes:
+        with of_library():
+            found: bytes = self._inner.read(count)
+        return found
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        chunk = self._waiting[: len(buffer)] or self._inner.read(len(buffer))
+        chunk = self._waiting[: len(buffer)] or self._read(len(buffer))
         self._waiting = self._waiting[len(chunk) :]
         buffer[: len(chunk)] = chunk
         return len(chunk)
@@ -53,26 +93,32 @@ def open_stream(path: str) -> Stream:
     """The uncompressed bytes of a location. Raises one of FAILURES."""
     stream = within(REMOTE_SECONDS, lambda: Stream(_open(path))) if is_remote(path) else Stream(_open(path))
     while (opener := _decompressor(stream.head)) is not None:
-        stream = Stream(opener(io.BufferedReader(stream, CHUNK)))
+        with of_library():
+            inner = opener(io.BufferedReader(stream, CHUNK))
+        name = PurePath(inner.name).name if isinstance(inner, zipfile.ZipExtFile) else stream.name
+        stream = Stream(inner, name, is_unpacked=True)
     return stream
 
 
 def open_seekable(path: str) -> Any:
     """A location that is read here and there, as Parquet is. Raises one of FAILURES."""
     if path.startswith(("s3://", "gs://")):
-        system, inner = within(REMOTE_SECONDS, lambda: _pyarrow_system(path))
-        return within(REMOTE_SECONDS, lambda: system.open_input_file(inner))
+        with of_library():
+            system, inner = within(REMOTE_SECONDS, lambda: _pyarrow_system(path))
+            return within(REMOTE_SECONDS, lambda: system.open_input_file(inner))
     return within(REMOTE_SECONDS, lambda: _open(path)) if is_remote(path) else _open(path)
 
 
 def _open(path: str) -> Any:
     if path.startswith(("s3://", "gs://")):
-        system, inner = _pyarrow_system(path)
-        return system.open_input_stream(inner, compression=None)
+        with of_library():
+            system, inner = _pyarrow_system(path)
+            return system.open_input_stream(inner, compression=None)
     if "://" in path:
-        import fsspec
+        with of_library():
+            import fsspec
 
-        return fsspec.open(path, "rb", compression=None).open()
+            return fsspec.open(path, "rb", compression=None).open()
     reason = why_missing(os.path.expanduser(path))
     if reason is not None:
         raise InputError(reason)
@@ -109,12 +155,21 @@ def _zstd(inner: IO[bytes]) -> Any:
 def _zip(inner: IO[bytes]) -> Any:
     """The only file in a zip archive, which is read whole: its directory is at its end."""
     archive = zipfile.ZipFile(io.BytesIO(inner.read()))
-    entries = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
+    entries = [name for name in archive.namelist() if not name.endswith("/") and not _is_of_system(name)]
     if any(name.startswith(("xl/", "word/", "ppt/")) for name in entries):
         raise InputError("is an Office document; save the sheet as CSV (UTF-8)")
     if len(entries) != 1:
-        raise InputError(f"is a zip archive of {len(entries)} files; expected one file, or name them one by one")
+        many = "no file" if not entries else f"{len(entries)} files ({names(entries)})"
+        raise InputError(f"is a zip archive of {many}; expected one file; unpack it, and name the files one by one")
     return archive.open(entries[0])
+
+
+def _is_of_system(name: str) -> bool:
+    """Whether a file in an archive is one that an operating system adds: of macOS and Windows."""
+    parts = PurePath(name).parts
+    return (
+        parts[0] == "__MACOSX" or parts[-1].startswith("._") or parts[-1] in (".DS_Store", "Thumbs.db", "desktop.ini")
+    )
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:
@@ -145,8 +200,12 @@ def why_unreadable(path: str, error: BaseException) -> str:
         return str(error)
     if isinstance(error, PermissionError) and not is_remote(path):
         return DENIED
+    if isinstance(error, UnicodeDecodeError):
+        what = f"byte 0x{error.object[error.start]:02x} is not {error.encoding.upper()}"
+        return f"can't be read to its end: {what}; save the file as UTF-8"
     reasons = dict.fromkeys(
         f"{type(cause).__name__}: {first_line(cause)}" if str(cause).strip() else type(cause).__name__
         for cause in causes(error)
+        if not isinstance(cause, Unread)
     )
     return "can't be read: " + "; caused by ".join(list(reasons)[:3])

@@ -60,7 +60,9 @@ class Ragged:
         return np.repeat(self.starts - before, self.lengths) + np.arange(int(self.lengths.sum()))
 
     def compact(self) -> Ragged:
-        """The same rows in a flat array of their own, in their order."""
+        """The same rows in a flat array of their own, in their order; a part of this one where they lie end to end."""
+        if len(self) and np.array_equal(self.starts[1:], self.starts[:-1] + self.lengths[:-1]):
+            return Ragged.of(self.flat[self.starts[0] : self.starts[-1] + self.lengths[-1]], self.lengths)
         return Ragged.of(self.flat[self.places()], self.lengths)
 
     def owners(self) -> NDArray[np.int64]:

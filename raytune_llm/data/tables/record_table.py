@@ -70,7 +70,7 @@ class RecordTable(Sequence[Record]):
     def __getitem__(self, index: slice) -> RecordTable: ...
     def __getitem__(self, index: int | slice) -> Record | RecordTable:
         if isinstance(index, slice):
-            return self.select(np.arange(len(self))[index])
+            return RecordTable(self._store, self._starts[index], self._ends[index])
         row = operator.index(index)
         if not -len(self) <= row < len(self):
             raise IndexError(f"record {row} of {len(self)}")

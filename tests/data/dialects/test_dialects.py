@@ -6,6 +6,7 @@ import pytest
 from example_records import CALL, EXAMPLES, TOOL, WITH_TOOLS
 
 from raytune_llm.data.dialects.parsing import MOST_PLANS, Reader, parse
+from raytune_llm.data.dialects.values import THOUGHTS_LEFT
 from raytune_llm.data.question import last_answer, plain, question
 from raytune_llm.data.records import Chat, Message, PlainText, Preference, Prompt, Rationale, RecordError, Supervised
 from raytune_llm.errors import InputError
@@ -65,7 +66,7 @@ RECORDS = {
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_each_dialect_gives_its_record(name):
     row, kinds = EXAMPLES[name]
-    unused = {"messages with tools": ("parallel_tool_calls", "messages[].name")}.get(name, ())
+    unused = {"messages with tools": ("parallel_tool_calls", "messages[].name", THOUGHTS_LEFT)}.get(name, ())
     assert Reader(kinds).read(row) == (RECORDS[name], unused)
     columns = {"text": "text"} if name == "plain text" else {}
     with_id = Reader(kinds, columns=columns).read({**row, "id": 7, "note": None})

@@ -77,14 +77,57 @@ def test_families_with_tools(family, calls):
 )
 def test_templates_that_leave_tools_out_are_refused(template, messages, what):
     made = tokens(template)
-    remedy = "; or data.ignore=[tools] leaves them out" if what == "tools" else ""
     for use in (made.conversation, made.prompt):
         with pytest.raises(InputError) as caught:
             use(messages)
         assert str(caught.value) == (
             f"the base's chat template doesn't render {what}, so that the model would never see them; take a base "
-            f"whose template does, or set model.chat_template{remedy}"
+            "whose template does, or set model.chat_template; or data.on_error=skip leaves such records out"
         )
+
+
+def test_tools_that_are_never_called_may_be_left_out():
+    with pytest.raises(InputError) as caught:
+        tokens(TURNS).prompt((Message("user", "Hi", tools=MESSAGES[0].tools),))
+    assert str(caught.value).endswith("or set model.chat_template; or data.ignore=[tools] leaves them out")
+
+
+FAULTY = {
+    "unknown filter": (
+        QWEN.replace("tool | tojson", "tool | tojsn"),
+        MESSAGES,
+        "the chat template has an error at line 2, with the turns [system, user, assistant, tool, assistant, "
+        "user, assistant]: No filter named 'tojsn'; correct it, or set model.chat_template to another",
+    ),
+    "of tools": (
+        QWEN.replace("tool | tojson", "tool.nothing.name"),
+        MESSAGES,
+        "the chat template has an error at line 2, with the turns [system, user, assistant, tool, assistant, "
+        "user, assistant]: 'dict object' has no attribute 'nothing'; correct it, or set model.chat_template to "
+        "another",
+    ),
+    "of calls": (
+        QWEN.replace("call.function |", "call.nothing.name |"),
+        MESSAGES[1:],
+        "the chat template has an error at line 5, with the turns [user, assistant, tool, assistant, user, "
+        "assistant]: 'dict object' has no attribute 'nothing'; correct it, or set model.chat_template to another",
+    ),
+    "of other tools": (
+        QWEN.replace("tool | tojson", "(tool | tojson) + ('' if 'probe' not in tool.function.name else 1)"),
+        MESSAGES,
+        "the base's chat template doesn't render tools (it has an error at line 2: TypeError: can only concatenate str "
+        '(not "int") to str), so that the model would never see them; take a base whose template does, or set '
+        "model.chat_template; or data.on_error=skip leaves such records out",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_an_error_of_a_template_is_named_with_its_line(name):
+    template, messages, message = FAULTY[name]
+    with pytest.raises(InputError) as caught:
+        tokens(template).conversation(messages)
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(

@@ -133,12 +133,12 @@ def test_preferences_both_ways_are_a_conflict():
 def test_records_that_lack_what_a_method_learns():
     diagnosis = examine(splits([Rationale("a", "b", None), Rationale("c", None, "d")], [Rationale("e", None, "f")]))
     assert diagnosis.warnings[:2] == [
-        "1 of 2 train records have no label (output_text); jobs/annotate.py has a teacher write it",
-        "1 of 2 train records have no rationale; jobs/annotate.py has a teacher write it",
+        "1 of 2 train records has no label (output_text); jobs/annotate.py has a teacher write it",
+        "1 of 2 train records has no rationale; jobs/annotate.py has a teacher write it",
     ]
     assert diagnosis.problems == ["no record of eval has a label (output_text), so no answer can be scored"]
     assert warnings([Rationale("a", "b", None)] * 1) == [
-        "all 1 train records have no rationale; jobs/annotate.py has a teacher write it"
+        "the only train record has no rationale; jobs/annotate.py has a teacher write it"
     ]
 
 

@@ -34,7 +34,7 @@ def test_cuts_and_drops_are_counted_per_split():
         "the base can take; shorten the records or use a base with a longer context",
     ]
     [dropped] = found(diagnosis, "dropped")
-    assert dropped.text.startswith("train: 1 of 10 records are dropped: truncation leaves no answer token: the longest")
+    assert dropped.text.startswith("train: 1 of 10 records is dropped: truncation leaves no answer token: the longest")
     assert dropped.places[0].where == "data.train, record 10"
     assert diagnosis.problems == ["nothing is left of eval after truncation"]
     assert diagnosis.verdict == "not usable: nothing is left of eval after truncation"

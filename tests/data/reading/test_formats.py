@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import feather, ipc, parquet
 
-from raytune_llm.data.reading import formats, whole_json
+from raytune_llm.data.reading import delimited, formats, whole_json
 from raytune_llm.data.reading.formats import read
 from raytune_llm.data.reading.problems import BadLine
 from raytune_llm.data.reading.streams import FAILURES, why_unreadable, within
@@ -32,7 +32,7 @@ def as_csv(rows: list[dict[str, str]], delimiter: str = ",") -> str:
     return text.getvalue()
 
 
-def zipped(files: dict[str, str]) -> bytes:
+def zipped(files: dict[str, str | bytes]) -> bytes:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for name, text in files.items():
@@ -78,7 +78,14 @@ FILES = {
     "train.jsonl.zst": pa.compress(JSON_LINES.encode(), codec="zstd", asbytes=True),
     "twice.jsonl.gz": gzip.compress(gzip.compress(JSON_LINES.encode())),
     "train.zip": zipped({"train.jsonl": JSON_LINES}),
-    "mac.zip": zipped({"train.jsonl": JSON_LINES, "__MACOSX/train.jsonl": "x"}),
+    "mac.zip": zipped(
+        {"a/train.jsonl": JSON_LINES, "__MACOSX/a/._train.jsonl": "x", "a/.DS_Store": "x", "a/._train.jsonl": "x"}
+    ),
+    "csv_inside.zip": zipped({"a/train.csv": as_csv(ROWS)}),
+    "tsv_inside.csv.zip": zipped({"train.tsv": as_csv(ROWS, "\t")}),
+    "csv_by_its_own_name.csv.zip": zipped({"train": as_csv(ROWS)}),
+    "parquet_inside.zip": zipped({"train.parquet": parquet_bytes()}),
+    "train.parquet.gz": gzip.compress(parquet_bytes()),
     "train.csv": as_csv(ROWS).encode(),
     "bom.csv": b"\xef\xbb\xbf" + as_csv(ROWS).encode(),
     "utf16.csv": as_csv(ROWS).encode("utf-16"),
@@ -153,7 +160,7 @@ def test_line_numbers_of_csv_are_those_where_rows_begin(tmp_path):
     assert list(read(str(tmp_path / "a.csv"))) == [
         (2, {"a": "1", "b": "x\ny"}),
         (5, {"a": "2", "b": "z"}),
-        (6, BadLine(None, "a row of 1 cells below a header of 2; quote cells with commas")),
+        (6, BadLine(None, "a row of 1 cell below a header of 2; quote cells with commas")),
         (7, BadLine(None, "no row of CSV: unexpected end of data; the rest of the file isn't read")),
     ]
 
@@ -228,6 +235,32 @@ def test_headers_of_csv(tmp_path, name):
     assert (number, str(bad)) == (1, message)
 
 
+INDEXES = {
+    "of_pandas": ("0,1,2", True),
+    "shuffled": ("7,0,3", True),
+    "text": ("0,x,2", False),
+    "twice": ("0,1,0", False),
+    "negative": ("0,-1,2", False),
+}
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_a_first_column_without_a_name_is_an_index(tmp_path, name):
+    numbers, is_index = INDEXES[name]
+    cells = numbers.split(",")
+    (tmp_path / "a.csv").write_text(",prompt\n" + "".join(f"{cell},p\n" for cell in cells))
+    rows = [row for _, row in read(str(tmp_path / "a.csv"))]
+    if is_index:
+        assert rows == [{"Unnamed: 0": cell, "prompt": "p"} for cell in cells]
+    else:
+        [bad] = [row for row in rows if isinstance(row, BadLine)]
+        wrong = {"text": "x", "twice": "0", "negative": "-1"}[name]
+        assert str(bad) == (
+            f"the first column has no name, and holds '{wrong}' here, which is no number of a row; "
+            "give the column a name in the header"
+        )
+
+
 def test_a_byte_that_is_not_utf8(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b'{"a": "\xff"}\n{}\n')
     (_, bad), (_, row) = read(str(tmp_path / "a.jsonl"))
@@ -236,6 +269,23 @@ def test_a_byte_that_is_not_utf8(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"a\n\xe9\n")
     [(_, bad)] = read(str(tmp_path / "a.csv"))
     assert str(bad) == "byte 0xe9 is not UTF-8; save the file as UTF-8; the rest of the file isn't read"
+
+
+def with_bytes(archive: bytes, of_entry: bytes, of_directory: bytes) -> bytes:
+    """An archive of one file with these flags and method, two bytes each, in both of its headers."""
+    found, directory = bytearray(archive), archive.index(b"PK\x01\x02")
+    found[6:10], found[directory + 8 : directory + 12] = of_entry, of_directory
+    return bytes(found)
+
+
+LOCKED = with_bytes(zipped({"a": "{}"}), b"\1\0\0\0", b"\1\0\0\0")
+STRANGE = with_bytes(zipped({"a": "{}"}), b"\0\0\x63\0", b"\0\0\x63\0")
+
+
+def empty_parquet() -> bytes:
+    sink = io.BytesIO()
+    parquet.write_table(pa.table({"prompt": pa.array([], pa.string())}), sink)
+    return sink.getvalue()
 
 
 DAMAGED = {
@@ -247,15 +297,27 @@ DAMAGED = {
     "bad.xz": (b"\xfd7zXZ\x00" + b"no" * 50, "can't be read: LZMAError: "),
     "cut.zst": (FILES["train.jsonl.zst"][:-9], "can't be read: OSError: Truncated compressed stream"),
     "bad.zip": (b"PK\x03\x04 no", "can't be read: BadZipFile: File is not a zip file"),
-    "empty.zip": (zipped({}), "is a zip archive of 0 files; expected one file"),
+    "empty.zip": (
+        zipped({}),
+        "is a zip archive of no file; expected one file; unpack it, and name the files one by one",
+    ),
     "two.zip": (
         zipped({"a": "{}", "b": "{}"}),
-        "is a zip archive of 2 files; expected one file",
+        "is a zip archive of 2 files (a, b); expected one file; unpack it, and name the files one by one",
     ),
     "book.xlsx": (
         zipped({"xl/workbook.xml": "x", "other": "y"}),
         "is an Office document; save the sheet as CSV",
     ),
+    "locked.zip": (LOCKED, "can't be read: RuntimeError: File 'a' is encrypted, password required"),
+    "method.zip": (STRANGE, "can't be read: NotImplementedError: That compression method is not supported"),
+    "cut16.jsonl": (
+        JSON_LINES.encode("utf-16")[:-1],
+        "can't be read to its end: byte 0x0a is not UTF-16-LE; save the file as UTF-8",
+    ),
+    "latin.json": (b'["\xe9"]', "can't be read to its end: byte 0xe9 is not UTF-8; save the file as UTF-8"),
+    "no_rows.parquet": (empty_parquet(), "has no rows; expected one record a row"),
+    "header.csv": (b"prompt,completion\n\n", "has a header ('prompt', 'completion') and no rows below it"),
     "cut.parquet": (parquet_bytes()[:-9], "can't be read: ArrowInvalid: "),
     "cut.arrow": (arrow_bytes(ipc.new_file)[:100], "can't be read: "),
     "model.bin": (
@@ -273,6 +335,43 @@ def test_damaged_files_give_a_reason(tmp_path, name):
     with pytest.raises(FAILURES) as caught:
         list(read(str(path)))
     assert why_unreadable(str(path), caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "file"),
+    [
+        (formats, "decoded", "train.jsonl"),
+        (formats, "whole_values", "array.json"),
+        (delimited, "decoded", "train.csv"),
+        (formats, "without_nulls", "train.parquet"),
+        (formats, "without_nulls", "train.arrow"),
+    ],
+)
+@pytest.mark.parametrize("fault", [ValueError, RuntimeError, ImportError, KeyError, EOFError])
+def test_a_fault_of_this_program_is_none_of_the_file(tmp_path, monkeypatch, owner, name, file, fault):
+    def faulty(*arguments: object) -> object:
+        raise fault("a fault")
+
+    monkeypatch.setattr(owner, name, faulty)
+    monkeypatch.setattr(delimited, "STRUCTURED", frozenset(ROWS[0]))
+    (tmp_path / file).write_bytes(FILES[file])
+    with pytest.raises(fault, match="a fault") as caught:
+        list(read(str(tmp_path / file)))
+    assert not isinstance(caught.value, FAILURES)
+    assert caught.traceback[-1].name == "faulty"
+
+
+def test_errors_of_libraries_are_reasons():
+    found = why_unreadable("nowhere://a", unread("nowhere://a"))
+    assert found == "can't be read: ValueError: Protocol not known: nowhere"
+    assert why_unreadable("http://[a", unread("http://[a")).startswith("can't be read: ")
+    assert why_unreadable("s3://", unread("s3://")).startswith("can't be read: ")
+
+
+def unread(path: str) -> BaseException:
+    with pytest.raises(FAILURES) as caught:
+        list(read(path))
+    return caught.value
 
 
 def test_pipes_and_devices_are_refused_at_once(tmp_path):

@@ -48,7 +48,7 @@ def test_memory_has_a_bound(monkeypatch):
     for line in range(1, 10_000):
         found.add("a.jsonl", line, f"{'x' * line}")
     assert len(found.groups) == 26 and found.total == 9_999
-    assert "9999 problems of 26 kinds in the data:" in str(found.error())
+    assert "9,999 problems of 26 kinds in the data:" in str(found.error())
     assert "… and problems of 6 more kinds" in str(found.error())
 
 

@@ -94,3 +94,15 @@ def test_hub_names(tmp_path):
 
 def test_a_name_that_is_too_long_for_the_file_system(tmp_path):
     assert why_missing(str(tmp_path / ("x" * 300))) == "can't be read: File name too long"
+
+
+def test_a_link_to_nothing_is_no_misspelt_name(tmp_path):
+    (tmp_path / "train.jsonl").symlink_to(tmp_path / "gone.jsonl")
+    expected = f"is a link to {tmp_path}/gone.jsonl, which doesn't exist; make the link anew, or name the file"
+    assert why_missing(str(tmp_path / "train.jsonl")) == expected
+    link = Source(str(tmp_path / "train.jsonl"))
+    assert expand(Source(str(tmp_path))) == expand(Source(f"{tmp_path}/*.jsonl")) == [link], "it isn't passed over"
+
+
+def test_paths_that_no_file_can_have():
+    assert why_missing("a\0b") == why_missing("\ud800") == "is no path: it has a character that no name can have"

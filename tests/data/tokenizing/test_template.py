@@ -200,7 +200,7 @@ def test_a_template_may_refuse_turns():
         ),
         (
             "{{ messages | nosuch }}",
-            "at line 1, with the turns [user, assistant, user, assistant]: No filter named 'nosuch'.",
+            "at line 1, with the turns [user, assistant, user, assistant]: No filter named 'nosuch'",
         ),
         (
             "{{ (1).__class__.mro() }}",
