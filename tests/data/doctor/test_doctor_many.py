@@ -55,16 +55,20 @@ def chats(generator):
     return records + 2 * bad
 
 
+def instructed(generator):
+    """Some lose the instruction, and what they ask for."""
+    records = [Supervised(f"Tell me the number: {generator.random()}", "1") for _ in range(60)]
+    return records + [Supervised(f"Tell me the number: {LONG} {i}", "Tell me") for i in range(9)]
+
+
 def labelled(generator):
     labels = ["yes"] * 40 + ["no"] * 9 + ["No"] * 3 + ["NO."] * 2 + ["yes "] * 3 + ["maybe"] + ["nay"] * 2
     return [Supervised(f"Is it {generator.random()}?", label) for label in labels]
 
 
 def preferences(generator):
-    records = [
-        Preference(f"ask {generator.random()}", "1 2 3", "4", generator.choice([0, 0, 0, 0, 1])) for _ in range(60)
-    ]
-    bad = [Preference(f"ask {text}", "yes", "no", 1) for text in BAD_TEXTS.values()]
+    records = [Preference(f"ask {generator.random()}", "1 2 3", "4", int(generator.random() < 0.1)) for _ in range(60)]
+    bad = [Preference(f"ask {text}", "yes", "no", 0) for text in BAD_TEXTS.values()]
     bad += [Preference("spaces", "1 2", "1  2"), Preference("cut", f"{LONG} 1", f"{LONG} 2")]
     bad += [Preference("both", "1", "2", 0), Preference("both", "2", "1", 1), Preference("both", "2", "1", None)]
     bad += [Preference(turns("1"), turns("2", first="assistant"), turns("3", first="assistant"))]
@@ -84,8 +88,17 @@ def prompts(generator):
 KINDS = {
     supervised: {*BAD_TEXTS, "prompt_beginning_lost", "padded_answer", "duplicates", "conflicts", "leakage"},
     chats: {*BAD_TEXTS, "unanswered_turn", "answers_cut", "dropped", "duplicates"},
+    instructed: {"prompt_beginning_lost", "answer_out_of_context"},
     labelled: {"label_spellings", "rare_labels", "padded_answer", "label_skew"},
-    preferences: {*BAD_TEXTS, "equal_pairs", "equal_after_cutting", "length_bias", "duplicates", "conflicts"},
+    preferences: {
+        *BAD_TEXTS,
+        "equal_pairs",
+        "equal_after_cutting",
+        "length_bias",
+        "choice_balance",
+        "duplicates",
+        "conflicts",
+    },
     rationales: {"no_label", "no_rationale"},
     prompts: {"secrets", "personal_data"},
 }
