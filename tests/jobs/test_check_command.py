@@ -66,6 +66,44 @@ def test_weights_of_sources_are_shown_beside_them(base, tmp_path, capsys):
     assert splits["eval"]["weights"] == {}
 
 
+def with_tools(folder, *turns):
+    """Twenty chats, three of them with tools and these turns too."""
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    rows = []
+    for i in range(20):
+        end = {"role": "assistant", "content": f"cat {i}"}
+        extra = {"tools": tools} if i < 3 else {}
+        rows.append({"messages": [{"role": "user", "content": f"red {i}"}, *(turns if i < 3 else ()), end], **extra})
+    file = folder / "chats.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return f"data.train={file}"
+
+
+def test_the_advice_of_a_template_without_tools_works(base, tmp_path, capsys):
+    called = with_tools(
+        tmp_path,
+        {"role": "assistant", "content": "", "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{}"}}]},
+        {"role": "tool", "content": "dry", "tool_call_id": "c"},
+    )
+    with pytest.raises(InputError, match=r"or data\.on_error=skip leaves such records out"):
+        commands.check(job_of(base, tmp_path, 1, called))
+    assert commands.check(job_of(base, tmp_path, 1, called, "data.on_error=skip")) == 0
+    assert "! 3 of 20 lines are left out because they can't be used; rejects.jsonl has them" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"or data\.ignore=\[tools\] leaves them out"):
+        commands.check(job_of(base, tmp_path, 1, with_tools(tmp_path)))
+    assert commands.check(job_of(base, tmp_path, 1, with_tools(tmp_path), "data.ignore=[tools]")) == 0
+
+
+def test_one_line_is_no_lines(base, tmp_path, capsys):
+    job = job_of(base, tmp_path, 20, "data.on_error=skip")
+    with (tmp_path / "train.jsonl").open("a") as file:
+        file.write("{}\n")
+    assert commands.check(job) == 0
+    printed = capsys.readouterr().out
+    assert "! 1 of 21 lines is left out because they can't be used; rejects.jsonl has them" in printed
+    assert "\n1 line left out, with the reasons: " in printed
+
+
 def test_refused_data_have_a_report_too(base, tmp_path, capsys):
     with pytest.raises(InputError, match="verdict: not usable"):
         commands.check(job_of(base, tmp_path, 200, "data.max_tokens=2"))

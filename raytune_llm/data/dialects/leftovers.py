@@ -13,7 +13,7 @@ MOST_SHOWN = 20
 """Keys that nothing reads which are shown, those of most records."""
 LOOKED_AT = 1000
 """First records whose keys may be meant by one to ignore that none has."""
-INDEX_KEYS = ("Unnamed: 0", "__index_level_0__")
+INDEX_KEYS = ("Unnamed: 0", "Unnamed: 0.1", "__index_level_0__")
 """The rows' numbers, as pandas writes them to CSV and to Parquet."""
 
 
@@ -46,7 +46,7 @@ class Leftovers:
         """All of it, as notes."""
         for key, count in self._count.most_common(MOST_SHOWN):
             kind = "thoughts" if key == THOUGHTS_LEFT else "unused_keys"
-            place = Place(self._first[key], "" if key == THOUGHTS_LEFT else key)
+            place = Place(self._first[key], "" if key in (THOUGHTS_LEFT, *INDEX_KEYS) else key)
             yield Finding(kind, Severity.note, "", _sentence(key, many(count, "record")), count, (place,))
         if (hidden := len(self._count) - MOST_SHOWN) > 0:
             yield Finding(

@@ -24,7 +24,8 @@ DELIMITED = {".csv": ",", ".tsv": "\t"}
 STRUCTURED = frozenset(
     ("choice", "label", "weight", "messages", "conversations", "contents", "history", "tools", "completions")
 )
-INDEX = "Unnamed: 0"
+INDEXES = ("Unnamed: 0", "Unnamed: 0.1")
+"""What pandas calls such a column; the second one where it was written twice."""
 COMPARED = 10_000
 """Numbers of an index that are compared: one that occurs twice is none."""
 UNNAMED = "the header has a column without a name; expected a name for each column"
@@ -63,8 +64,9 @@ class _Rows:
     """Makes rows of cells."""
 
     def __init__(self, header: list[str]) -> None:
-        self._has_index = len(header) > 1 and header[0] == "" and INDEX not in header
-        self._names = [INDEX, *header[1:]] if self._has_index else header
+        index = next((name for name in INDEXES if name not in header), None)
+        self._has_index = len(header) > 1 and header[0] == "" and index is not None
+        self._names = [index or "", *header[1:]] if self._has_index else header
         self._numbers: set[str] = set()
         twice = next((name for name in header if header.count(name) > 1 and name), None)
         self.wrong = UNNAMED if not all(self._names) else None

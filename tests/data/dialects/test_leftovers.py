@@ -26,6 +26,15 @@ def test_an_index_of_pandas_is_named_in_plain_words(tmp_path, name):
     assert notes(str(file)) == [("unused_keys", text)]
 
 
+def test_an_index_that_was_written_twice(tmp_path):
+    file = tmp_path / "a.csv"
+    lines = "".join(f"{i},{i + 5},question {i},answer\n" for i in range(6))
+    file.write_text(f",Unnamed: 0,prompt,completion\n{lines}")
+    assert [text.split("'")[1] for _, text in notes(str(file))] == ["Unnamed: 0.1", "Unnamed: 0"]
+    file.write_text(f"prompt,,completion\n{lines}")
+    assert "the header has a column without a name; expected a name for each column" in problems(str(file))
+
+
 def test_a_header_alone_is_no_empty_file(tmp_path):
     (tmp_path / "a.csv").write_text("prompt,completion\n")
     assert f"{tmp_path}/a.csv (data.train): has a header ('prompt', 'completion') and no rows below it\n" in problems(
