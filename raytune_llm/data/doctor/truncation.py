@@ -13,7 +13,7 @@ from raytune_llm.data.doctor.view import Check, Hits, Seen, View, many, quoted, 
 from raytune_llm.data.examples import IGNORED, Example
 from raytune_llm.data.findings import Finding, Severity
 from raytune_llm.data.parts import prompt_of, text_key
-from raytune_llm.data.records import Supervised
+from raytune_llm.data.records import PlainText, Supervised
 from raytune_llm.data.tokenizing.tokens import Truncation
 
 MUCH_CUT = 0.05
@@ -42,6 +42,8 @@ class Cuts(Check):
             return
         if seen.example is None:
             self._dropped.add(seen.index, seen.prompt)
+        elif isinstance(seen.record, PlainText):
+            return  # it has no prompt
         elif seen.index % view.stride == 0 and self._may_be_cut(seen.example):
             if isinstance(prompt_of(seen.record), str):
                 self._see_plain(seen, seen.example)

@@ -9,7 +9,7 @@ from raytune_llm.data.doctor.examine import examine
 from raytune_llm.data.encoding.encode import encode_splits
 from raytune_llm.data.files import Splits
 from raytune_llm.data.findings import Finding, Severity
-from raytune_llm.data.records import Chat, Preference, Rationale, Supervised
+from raytune_llm.data.records import Chat, PlainText, Preference, Rationale, Supervised
 from raytune_llm.data.tokenizing.template import supply_template
 from raytune_llm.data.tokenizing.tokens import Tokens
 
@@ -32,6 +32,8 @@ def encode(record, tokens):
         return None if None in sides.values() else sides
     if isinstance(record, Chat):
         sequence = tokens.conversation(record.messages)
+    elif isinstance(record, PlainText):
+        sequence = tokens.text(record.text)
     else:
         sequence = tokens.completion(record.prompt, record.completion)
     return None if sequence is None else {"completion": sequence}

@@ -17,7 +17,7 @@ from raytune_llm.data.encoding.encode import encode_splits
 from raytune_llm.data.files import Splits
 from raytune_llm.data.origins import Origins
 from raytune_llm.data.reading.sources import Source
-from raytune_llm.data.records import Chat, Message, Preference, Prompt, Rationale, Supervised
+from raytune_llm.data.records import Chat, Message, PlainText, Preference, Prompt, Rationale, Supervised
 from raytune_llm.data.tables.record_table import RecordTable
 
 CARD, KEY = "4111 1111 1111 1111", "AKIA" + "ABCD" * 4
@@ -100,12 +100,16 @@ def languages(generator):
     return [Supervised(generator.choice(texts), f"{generator.random()}") for _ in range(80)]
 
 
+def plain_texts(generator):
+    return [PlainText(record.prompt) for record in supervised(generator)]
+
+
 def calls(generator):
     """Calls of tools that aren't there, and that no result answers."""
     asked = Message("user", f"{generator.random()}")
     call = Message("assistant", "", '[{"type": "function", "function": {"name": "f", "arguments": {}}}]')
-    told = Message("user", "f", tools='[{"type": "function", "function": {"name": "g"}}]')
-    return chats(generator) + 3 * [Chat((asked, call, asked, Message("assistant", "1"))), Chat((told, call))]
+    other = Message("user", "f", tools='[{"type": "function", "function": {"name": "g"}}]')
+    return chats(generator) + 3 * [Chat((asked, call, asked, Message("assistant", "1"))), Chat((other, call))]
 
 
 KINDS = {
@@ -126,6 +130,7 @@ KINDS = {
     prompts: {"secrets", "personal_data"},
     gone: {"prompts_gone"},
     languages: set(),
+    plain_texts: {*BAD_TEXTS, "answers_cut", "duplicates"},
     calls: {"calls_without_tools", "undeclared_calls", "unanswered_calls"},
 }
 """Records of each kind, and some of what the doctor finds in them."""
@@ -227,9 +232,10 @@ def test_progress_of_a_long_pass(monkeypatch, capsys):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
     monkeypatch.setattr(progress, "SHARE_BETWEEN_LINES", 0)
     in_blocks(monkeypatch, 64)
-    examine(splits(supervised(random.Random(0))))
+    records = supervised(random.Random(0))
+    examine(splits(records))
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(",")[0] for line in lines] == ["examining data.train: 64 of 94 records"]
+    assert [line.split(",")[0] for line in lines] == [f"examining data.train: 64 of {len(records)} records"]
 
 
 def test_many_different_answers_are_no_labels(monkeypatch):
