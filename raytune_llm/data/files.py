@@ -101,18 +101,23 @@ class Sources:
         return list(table) if len(table) < MANY_RECORDS else table, origins
 
     def _file(self, path: str, key: str, digest: Any) -> Iterator[tuple[int, Record]]:
-        is_empty = True
-        try:
-            for line, raw in read(path, digest):
-                is_empty = False
-                self.num_lines += 1
-                record = self._record(path, line, raw)
-                if record is not None:
-                    yield line, record
-            if is_empty:
-                self.problems.add(f"{path} ({key}): ", None, "the file is empty; expected one JSON object a line")
-        except FAILURES as error:
-            self.problems.add(f"{path} ({key}): ", None, why_unreadable(path, error))
+        lines, is_empty = None, True
+        while True:
+            try:
+                lines = lines or read(path, digest)
+                line, raw = next(lines, (0, None))
+            except FAILURES as error:
+                self.problems.add(f"{path} ({key}): ", None, why_unreadable(path, error))
+                return
+            if not line:
+                break
+            is_empty = False
+            self.num_lines += 1
+            record = self._record(path, line, raw)
+            if record is not None:
+                yield line, record
+        if is_empty:
+            self.problems.add(f"{path} ({key}): ", None, "the file is empty; expected one JSON object a line")
 
     def _record(self, path: str, line: int, raw: object | BadLine) -> Record | None:
         try:

@@ -60,10 +60,13 @@ def quoted(argument: str) -> str:
         raise InputError(
             f"{argument}: ${{ without }}: it begins a reference to another key, such as ${{home}}; {DOLLAR}"
         )
+    if key in KEYS and not GRAMMAR.match(value) and value != "null":
+        return f"{key}=[{','.join(quote(name.strip()) for name in value.split(',') if name.strip())}]"
     try:
         override: Any = OverridesParser.create().parse_override(argument)
     except HydraException:
-        if GRAMMAR.match(value) and key not in TEXTS:
+        is_file = key in LISTS and os.path.exists(os.path.expanduser(value))
+        if GRAMMAR.match(value) and key not in TEXTS and not is_file:
             raise InputError(
                 f"{argument}: no list or mapping as Hydra reads it: texts with accents, spaces or brackets go in "
                 "quotes within it, keys don't: [{path: 'été.jsonl', weight: 2}]"
@@ -75,12 +78,14 @@ def quoted(argument: str) -> str:
         if override.value() is None or isinstance(override.value(), dict):
             raise InputError(f"{argument}: expected names: {key}=[weight,tools], or {key}=[] for none")
         return argument if isinstance(override.value(), list) else f"{key}=[{value}]"
-    if not override.is_sweep_override() or not override.value().simple_form:
+    if not override.is_sweep_override():
         return argument
-    if key in (*LISTS, *TEXTS):
+    is_list = getattr(override.value(), "simple_form", False)
+    if is_list and key in (*LISTS, *TEXTS):
         return f"{key}={as_list(value) if key in LISTS else quote(value)}"
+    several = value if is_list else "VALUE,VALUE"
     raise InputError(
-        f"{argument}: one run takes one value; to try several: jobs/sweep.py {SPACE}{key}=[{value}]; "
+        f"{argument}: one run takes one value; to try several: jobs/sweep.py {SPACE}{key}=[{several}]; "
         f"a text with commas goes in quotes: \"{key}='{value}'\""
     )
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from raytune_llm.errors import first_line
 from raytune_llm.models.adapter_route import LayerViews
+from raytune_llm.models.out_of_memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def row_kernels(table: Tensor, lora_rank: int) -> RowKernels | None:
 
 @lru_cache
 def _tried_kernels(device: torch.device) -> RowKernels | None:
-    """Logs why there are none."""
+    """Logs why there are none. Raises what says that the device is out of memory, which may have more later."""
     if torch.cuda.get_device_capability(device)[0] < LEAST_CAPABILITY:
         return None
     try:
@@ -65,6 +66,8 @@ def _tried_kernels(device: torch.device) -> RowKernels | None:
 
         check_kernels(kernels, device)
     except Exception as error:  # whatever Triton or its compiler raises
+        if is_out_of_memory(error):
+            raise
         logger.warning("decoding goes through adapters without the kernels for rows: %s", first_line(error))
         return None
     return kernels
@@ -107,7 +110,7 @@ class RowRoute:
     def update(self, slots: Sequence[int]) -> None:
         """Other slots for the same number of rows, in place."""
         self._slots.copy_(torch.tensor(slots))
-        self._x, self._last = None, -1
+        self._forget()
 
     def linear(self, x: Tensor, base: nn.Linear, index: int) -> Tensor:
         """The layer's output, (B, 1, out_features) or (B, out_features) as x is, of the base's dtype, or fp32 of an
@@ -115,7 +118,13 @@ class RowRoute:
         y: Tensor = base(x)
         rows = y.view(len(self._slots), base.out_features)
         self._kernels.expand(self._partials(x, index), self.layers[index].b, self._slots, rows)
+        if index == len(self.layers) - 1:
+            self._forget()
         return y
+
+    def _forget(self) -> None:
+        """Nothing is shared with the next step, and no memory of a graph is held."""
+        self._x, self._h, self._last = None, torch.empty(0), -1
 
     def _partials(self, x: Tensor, index: int) -> Tensor:
         """Of x Aᵀ, (B, K, R)."""

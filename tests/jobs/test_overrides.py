@@ -77,7 +77,8 @@ def test_mistakes_in_the_grammar_are_not_hidden(argument):
 
 
 def test_one_key_to_ignore_and_a_template_with_braces():
-    assert hydra_overrides("train", "data.ignore=weight") == ["data.ignore=[weight]"]
+    assert hydra_overrides("train", "data.ignore=weight") == ["data.ignore=['weight']"]
+    assert hydra_overrides("train", "data.ignore=weight, été") == ["data.ignore=['weight','été']"]
     [override] = hydra_overrides("train", "model.chat_template={% if a %}b{% endif %}")
     assert OverridesParser.create().parse_override(override).value() == "{% if a %}b{% endif %}"
 
@@ -87,6 +88,20 @@ def test_quotes_change_nothing(value):
     override = f"name={quote(value)}"
     if "$" not in value:
         assert OverridesParser.create().parse_override(override).value() == value
+
+
+@pytest.mark.parametrize("value", ["range(1,3)", "interval(1,3)", "choice(1,3)", "1,3"])
+def test_one_run_takes_one_value(value):
+    several = value if value == "1,3" else "VALUE,VALUE"
+    with pytest.raises(InputError, match=rf"sweep\.space\.tuning\.steps=\[{several}\]"):
+        hydra_overrides("train", f"tuning.steps={value}")
+
+
+def test_a_file_with_brackets_in_its_name(tmp_path):
+    file = tmp_path / "records(1).jsonl"
+    file.touch()
+    argument = f"data.train={file}"
+    assert OverridesParser.create().parse_override(hydra_overrides("train", argument)[0]).value() == str(file)
 
 
 def test_sources_and_columns_of_a_job():

@@ -36,7 +36,7 @@ CASES = {
     "dss": Case("rationales", ("tuning.steps=6",), "eval/rationale_loss", 0.8, packs=True),
     "reward": Case("preferences", ("tuning.steps=6",), "eval/accuracy", 1.5, on_train=True, packs=True),
     "dpo": Case("preferences", ("tuning.steps=4",), "eval/rewards/accuracies", 1.5, on_train=True, packs=True),
-    "distill": Case("labels", (TEACHER, "method.alpha=0", "tuning.steps=6"), "eval/loss", 0.1, packs=True),
+    "distill": Case("labels", (TEACHER, "method.alpha=0", "tuning.steps=3"), "eval/loss", 0.1, packs=True),
     "distill_feature": Case("labels", (TEACHER, "method.alpha=0", "tuning.steps=6"), "eval/label_loss", 0.6),
     "distill_relation": Case("labels", (TEACHER, "tuning.steps=4", "tuning.batch_size=4"), "eval/label_loss", 0.7),
     "distill_ema": Case("labels", ("tuning.steps=6",), "eval/label_loss", 0.5),

@@ -6,15 +6,13 @@ import difflib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from raytune_llm.data.dialects.values import THOUGHTS_LEFT, keys_of, printable
+from raytune_llm.data.dialects.values import INDEX_KEYS, THOUGHTS_LEFT, keys_of, printable
 from raytune_llm.data.findings import Finding, Place, Severity, many
 
 MOST_SHOWN = 20
 """Keys that nothing reads which are shown, those of most records."""
 LOOKED_AT = 1000
 """First records whose keys may be meant by one to ignore that none has."""
-INDEX_KEYS = ("Unnamed: 0", "Unnamed: 0.1", "__index_level_0__")
-"""The rows' numbers, as pandas writes them to CSV and to Parquet."""
 
 
 class Leftovers:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from raytune_llm.data.dialects.dialect import DIALECTS, Dialect
-from raytune_llm.data.dialects.values import EXPECTED, MEANINGS, Row, check_unread, left_out, printable
+from raytune_llm.data.dialects.values import EXPECTED, INDEX_KEYS, MEANINGS, Row, check_unread, left_out, printable
 from raytune_llm.data.records import (
     Chat,
     Message,
@@ -161,7 +161,9 @@ class Reader:
     def _fits(self, dialect: Dialect, present: set[str]) -> bool:
         """Whether an object may be in a dialect by the keys that it should not have."""
         is_named = not self._columns.keys().isdisjoint(dialect.needs)
-        return present.isdisjoint(dialect.unless) and (not dialect.alone or is_named or present <= set(dialect.needs))
+        return present.isdisjoint(dialect.unless) and (
+            not dialect.alone or is_named or present <= {*dialect.needs, *INDEX_KEYS}
+        )
 
     def _is_rival(self, dialect: Dialect, other: Dialect, present: set[str]) -> bool:
         """Whether an object in `dialect` is in `other` too, with a prompt or answer of its own."""
@@ -237,8 +239,8 @@ def _misfit(raw: dict[str, Any], row: dict[str, Any], kinds: Sequence[type]) -> 
     whole = [dialect for dialect in BY_KEYS if row.keys() >= set(dialect.needs)]
     other = max(whole, key=num_present, default=None)
     wanted = [dialect for dialect in BY_KEYS if set(dialect.kinds) & set(kinds)]
-    near = max(wanted, key=lambda dialect: (num_present(dialect), -len(dialect.needs)))
-    if num_present(near) and (other is None or num_present(other) <= num_present(near)):
+    near = max(wanted, key=lambda dialect: (num_present(dialect), -len(dialect.needs)), default=None)
+    if near is not None and num_present(near) and (other is None or num_present(other) <= num_present(near)):
         missing = next(key for key in near.needs if key not in row)
         found = f"no such key among {show_keys(raw)}"
         if missing in raw:

@@ -161,6 +161,8 @@ def _near(key: str, optional: tuple[str, ...]) -> str | None:
     return next(iter(difflib.get_close_matches(key.casefold(), optional, n=1, cutoff=0.8)), None)
 
 
+INDEX_KEYS = ("Unnamed: 0", "Unnamed: 0.1", "__index_level_0__")
+"""The rows' numbers, as pandas writes them to CSV, a second time too, and to Parquet."""
 LONGEST_KEY = 60
 """No longer key is taken for a misspelt one."""
 

@@ -1,4 +1,4 @@
-"""Calls of tools that nothing declares, results that answer no call, and calls that no result answers.
+"""Calls of tools that nothing declares, results whose id answers no call, and calls that no result answers.
 
 Where neither calls nor results have ids, results answer the calls in their order. Leaves out whether arguments fit the
 tool's schema.

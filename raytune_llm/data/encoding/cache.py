@@ -23,6 +23,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+import raytune_llm
 from raytune_llm.data.encoding.block import Encode
 from raytune_llm.data.records import Record
 from raytune_llm.data.tables.array_files import META, Corrupt, GrowingArrays, read_arrays
@@ -75,10 +76,15 @@ def _code(source: str) -> str:
     digest = hashlib.sha256()
     for name in ("transformers", "tokenizers", "jinja2"):
         digest.update(f"{name} {importlib.metadata.version(name)};".encode())
-    package = Path(__file__).parents[1]
-    for file in (Path(source), *sorted((package / "data").rglob("*.py")), *sorted((package / "methods").rglob("*.py"))):
+    for file in (Path(source), *package_files()):
         digest.update(f"{file.name}:".encode() + file.read_bytes())
     return digest.hexdigest()
+
+
+def package_files() -> list[Path]:
+    """The files of this package whose code makes records and encodes them."""
+    package = Path(raytune_llm.__file__).parent
+    return [file for room in ("data", "methods") for file in sorted((package / room).rglob("*.py"))]
 
 
 def find(key: str) -> Found | None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import IO
 
+from raytune_llm.data.dialects.values import INDEX_KEYS
 from raytune_llm.data.findings import many
 from raytune_llm.data.reading.problems import BadLine
 from raytune_llm.data.reading.whole_json import decoded
@@ -24,8 +25,6 @@ DELIMITED = {".csv": ",", ".tsv": "\t"}
 STRUCTURED = frozenset(
     ("choice", "label", "weight", "messages", "conversations", "contents", "history", "tools", "completions")
 )
-INDEXES = ("Unnamed: 0", "Unnamed: 0.1")
-"""What pandas calls such a column; the second one where it was written twice."""
 COMPARED = 10_000
 """Numbers of an index that are compared: one that occurs twice is none."""
 UNNAMED = "the header has a column without a name; expected a name for each column"
@@ -64,7 +63,7 @@ class _Rows:
     """Makes rows of cells."""
 
     def __init__(self, header: list[str]) -> None:
-        index = next((name for name in INDEXES if name not in header), None)
+        index = next((name for name in INDEX_KEYS[:2] if name not in header), None)
         self._has_index = len(header) > 1 and header[0] == "" and index is not None
         self._names = [index or "", *header[1:]] if self._has_index else header
         self._numbers: set[str] = set()
@@ -80,9 +79,9 @@ class _Rows:
         if len(cells) != len(names):
             below = f"a row of {many(len(cells), 'cell')} below a header of {len(names)}"
             return BadLine(None, f"{below}; quote cells with commas")
-        if self._has_index and not self._is_of_index(cells[0]):
-            found = f"the first column has no name, and holds {quoted(cells[0])} here, which is no number of a row"
-            return BadLine(None, f"{found}; give the column a name in the header")
+        if self._has_index and (wrong := self._not_an_index(cells[0])):
+            found = f"the first column has no name, and holds {quoted(cells[0])}, {wrong}"
+            return BadLine(None, f"{found}; give the column a name in the header, or leave it out")
         row: dict[str, object] = {}
         for name, cell in zip(names, cells, strict=True):
             if cell == "":
@@ -91,9 +90,12 @@ class _Rows:
             row[name] = cell if isinstance(value, BadLine) else value
         return row
 
-    def _is_of_index(self, cell: str) -> bool:
-        if not (cell.isascii() and cell.isdecimal()) or cell in self._numbers:
-            return False
+    def _not_an_index(self, cell: str) -> str:
+        """Why a cell isn't of an index; '' where it may be."""
+        if not (cell.isascii() and cell.isdecimal()):
+            return "which is no number of a row"
+        if cell in self._numbers:
+            return "which is the number of an earlier row, too"
         if len(self._numbers) < COMPARED:
             self._numbers.add(cell)
-        return True
+        return ""

@@ -6,6 +6,7 @@ Leaves out indices over the files, which older versions could write: such a fold
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ STATE, INFO, SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
 
 def is_saved(folder: Path) -> bool:
     """Whether a local folder is one of save_to_disk."""
-    return (folder / SPLITS).is_file() or ((folder / STATE).is_file() and (folder / INFO).is_file())
+    return os.path.isfile(folder / SPLITS) or (os.path.isfile(folder / STATE) and os.path.isfile(folder / INFO))
 
 
 def files_of(folder: Path) -> list[str]:

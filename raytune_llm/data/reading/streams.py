@@ -37,10 +37,10 @@ is the location's fault."""
 def of_library() -> Iterator[None]:
     """Raise Unread for what a library raises here, whatever that is: pyarrow has ValueErrors of its own for damaged
     files, fsspec ImportErrors for services that aren't installed, zipfile RuntimeErrors for passwords. Only calls of
-    libraries stand below it, so that a fault of this program stays one."""
+    libraries stand below it, and the streams that they read, so that a fault of this program stays one."""
     try:
         yield
-    except FAILURES:
+    except (*FAILURES, MemoryError):
         raise
     except Exception as error:
         raise Unread from error
@@ -93,8 +93,7 @@ def open_stream(path: str) -> Stream:
     """The uncompressed bytes of a location. Raises one of FAILURES."""
     stream = within(REMOTE_SECONDS, lambda: Stream(_open(path))) if is_remote(path) else Stream(_open(path))
     while (opener := _decompressor(stream.head)) is not None:
-        with of_library():
-            inner = opener(io.BufferedReader(stream, CHUNK))
+        inner = opener(io.BufferedReader(stream, CHUNK))
         name = PurePath(inner.name).name if isinstance(inner, zipfile.ZipExtFile) else stream.name
         stream = Stream(inner, name, is_unpacked=True)
     return stream
@@ -149,19 +148,22 @@ def _zstd(inner: IO[bytes]) -> Any:
     """By Arrow, which notices a file that was cut."""
     import pyarrow
 
-    return pyarrow.CompressedInputStream(pyarrow.PythonFile(inner, mode="r"), "zstd")
+    with of_library():
+        return pyarrow.CompressedInputStream(pyarrow.PythonFile(inner, mode="r"), "zstd")
 
 
 def _zip(inner: IO[bytes]) -> Any:
     """The only file in a zip archive, which is read whole: its directory is at its end."""
-    archive = zipfile.ZipFile(io.BytesIO(inner.read()))
+    with of_library():
+        archive = zipfile.ZipFile(io.BytesIO(inner.read()))
     entries = [name for name in archive.namelist() if not name.endswith("/") and not _is_of_system(name)]
     if any(name.startswith(("xl/", "word/", "ppt/")) for name in entries):
         raise InputError("is an Office document; save the sheet as CSV (UTF-8)")
     if len(entries) != 1:
         many = "no file" if not entries else f"{len(entries)} files ({names(entries)})"
         raise InputError(f"is a zip archive of {many}; expected one file; unpack it, and name the files one by one")
-    return archive.open(entries[0])
+    with of_library():
+        return archive.open(entries[0])
 
 
 def _is_of_system(name: str) -> bool:

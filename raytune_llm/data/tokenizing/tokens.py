@@ -110,8 +110,9 @@ class Tokens:
         answer = self._answer(text)
         if self.is_encoder_decoder:
             return self._pair(self._prompt_ids("") or [self._eos], answer)
-        first = [] if self._prefix else answer[:1]
-        return self._pair(self._prefix + first, answer[len(first) :] or [self._eos])
+        begin = self._prefix or answer[:1]
+        learned = answer[len(begin) :] if answer[: len(begin)] == begin else answer
+        return self._pair(begin, learned or [self._eos])
 
     def judged(self, prompt: Text, completion: Text) -> TokenSequence | None:
         """The same prompt and completion as one sequence that a reward model reads to the end of the answer.

@@ -279,7 +279,7 @@ def power_of_two(number: int) -> int:
 
 def columns_to_read(tokens: int) -> int:
     """How many columns a step of few shapes reads for rows of at most so many tokens: quarters of a power of two, so
-    that less than half of what it reads is in vain."""
+    that less than half of what it reads is in vain; at least COLUMN_STEP."""
     quarter = max(COLUMN_STEP, power_of_two(tokens) // 4)
     return -(-tokens // quarter) * quarter
 

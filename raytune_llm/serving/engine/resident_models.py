@@ -82,6 +82,10 @@ class ResidentModels:
                 _fuse(stacked, is_wanted=bool(compile))
             self.adapter_cache = AdapterCache(stacked, capacity=max_adapters)
             self._batch = self._make_batch(stacked, self.adapter_cache)
+        elif compile:
+            raise InputError(
+                "serve.engine.compile=true: answers of this base aren't batched, so nothing is fused; set null"
+            )
         self._full_models: dict[str, tuple[Any, Batch | None]] = {}
         self._stacked: dict[str, ServedModel] = {}
         self.num_adapted_modules: dict[str, int] = {}

@@ -213,6 +213,9 @@ def test_a_text_is_learned_whole_where_it_is_alone_or_named():
         parse(pile, SFT)
     assert Reader(SFT, columns={"text": "text"}).read(pile) == (PlainText("Once"), ("meta",))
     assert parse({"content": "Once", "id": 7}, SFT, columns={"text": "content"}) == PlainText("Once")
+    assert Reader(SFT).read({"Unnamed: 0": 3, "text": "Once"}) == (PlainText("Once"), ("Unnamed: 0",))
+    with pytest.raises(RecordError, match="plain text with keys 'text', 'x', expected no other keys"):
+        Reader((PlainText,)).read({"text": "Once", "x": 1})
     labelled = {"text": "Once", "label": "story"}
     assert parse(labelled, SFT, columns={"prompt": "text", "completion": "label"}) == Supervised("Once", "story")
     with pytest.raises(RecordError, match="plain text with keys 'text', expected a Preference record"):

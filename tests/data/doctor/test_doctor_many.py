@@ -7,13 +7,12 @@ import signal
 from dataclasses import asdict
 
 import pytest
-from test_doctor import diagnosed, encode, splits, words
+from test_doctor import diagnosed, splits, words
 
 from raytune_llm.data import progress
 from raytune_llm.data.doctor import checks, labels, view
 from raytune_llm.data.doctor.examine import examine
 from raytune_llm.data.encoding import workers
-from raytune_llm.data.encoding.encode import encode_splits
 from raytune_llm.data.files import Splits
 from raytune_llm.data.origins import Origins
 from raytune_llm.data.reading.sources import Source
@@ -220,12 +219,10 @@ def test_a_lost_process_costs_speed_only(monkeypatch, capfd):
 
 def test_an_error_is_raised_here(monkeypatch):
     """What a check can't take fails as it does in one process."""
-    given = shuffled(supervised, 0)
-    encoded = encode_splits(given, words(), encode)
+    given = splits([*supervised(random.Random(0)), "no record"])
     in_blocks(monkeypatch, 16, num_workers=2)
-    monkeypatch.setattr(checks.Checks, "of", None)
-    with pytest.raises(TypeError, match="not callable"):
-        examine(given, encoded, words())
+    with pytest.raises(AttributeError, match="'str' object has no attribute 'prompt'"):
+        examine(given)
 
 
 def test_progress_of_a_long_pass(monkeypatch, capsys):

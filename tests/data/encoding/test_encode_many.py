@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from test_doctor import encode, numbered, words
 
+import raytune_llm
 from raytune_llm.data import progress
 from raytune_llm.data.encoding import cache, workers
 from raytune_llm.data.encoding import encode as encode_module
@@ -114,6 +115,20 @@ def test_what_encoding_depends_on_is_in_the_name():
     ]
     assert len(set(keys)) == 6 and all(re.fullmatch("[0-9a-f]{64}", key) for key in keys)
     assert cache_key(records(), words(), Method().encode) == keys[0], "another tokenizer object, equal"
+
+
+def test_the_code_that_encodes_is_in_the_name(monkeypatch, tmp_path):
+    names = {str(file.relative_to(Path(raytune_llm.__file__).parent)) for file in cache.package_files()}
+    assert {"data/tokenizing/tokens.py", "data/question.py", "data/dialects/turns.py", "methods/sft.py"} <= names
+    keys = [cache_key(records(), words(), Method().encode)]
+    changed = tmp_path / "tokens.py"
+    for content in ("before", "after"):
+        changed.write_text(content)
+        monkeypatch.setattr(cache, "package_files", lambda: [changed])
+        cache._code.cache_clear()
+        keys.append(cache_key(records(), words(), Method().encode))
+    cache._code.cache_clear()
+    assert len(set(keys)) == 3
 
 
 @pytest.mark.parametrize("unknown", [encode, NoMethod().encode, Method(object()).encode])

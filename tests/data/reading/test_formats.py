@@ -256,8 +256,9 @@ def test_a_first_column_without_a_name_is_an_index(tmp_path, name):
         [bad] = [row for row in rows if isinstance(row, BadLine)]
         wrong = {"text": "x", "twice": "0", "negative": "-1"}[name]
         assert str(bad) == (
-            f"the first column has no name, and holds '{wrong}' here, which is no number of a row; "
-            "give the column a name in the header"
+            f"the first column has no name, and holds '{wrong}', which is "
+            f"{'the number of an earlier row, too' if name == 'twice' else 'no number of a row'}; "
+            "give the column a name in the header, or leave it out"
         )
 
 

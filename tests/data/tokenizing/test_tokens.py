@@ -194,6 +194,14 @@ def test_a_long_text_loses_its_end(name):
     assert tokens(name).text("</s>").labels[-1] == made.tokenizer.eos_token_id
 
 
+def test_a_text_that_begins_with_bos_has_it_once():
+    made = tokens("sentencepiece")
+    sequence = made.text("<s>no, not at all")
+    bos = made.tokenizer.bos_token_id
+    assert sequence.input_ids[0] == bos and sequence.input_ids.count(bos) == 1
+    assert sequence.labels == [IGNORED, *sequence.input_ids[1:]]
+
+
 # conversations
 
 
