@@ -50,6 +50,8 @@ class Data:
 
     def __post_init__(self) -> None:
         require(self.eval_size >= 1, "data.eval_size", self.eval_size, "≥ 1")
+        for key, name in self.columns.items():
+            require(isinstance(name, str), f"data.columns.{key}", name, "the file's name of a key")
         require(self.max_tokens is None or self.max_tokens >= 2, "data.max_tokens", self.max_tokens, "≥ 2 or null")
         for name in SPLITS:
             weights = [source.weight for source in self.sources(name)]

@@ -83,7 +83,7 @@ class Sources:
         self.reading, self.problems, self.rejects = reading, Problems(), Rejects()
         self._reader = Reader(reading.kinds, columns=reading.columns, ignore=reading.ignore)
         self.num_lines = 0
-        self.leftovers = Leftovers(reading.ignore)
+        self.leftovers = Leftovers(reading.ignore, reading.columns)
 
     def split(self, given: Sequence[Source], key: str, digest: Any) -> tuple[Sequence[Record], Origins]:
         """The records of all these locations: a list, or outside of memory where they are many."""
@@ -139,6 +139,9 @@ class Sources:
     def check(self) -> None:
         """Raise DataError for the problems so far."""
         check_skipped(self.rejects, self.num_lines, self.problems)
+        if not self.problems.total:
+            for text in self.leftovers.absent_columns():
+                self.problems.add("", None, text)
         if self.problems.total:
             raise self.problems.error()
 

@@ -43,6 +43,8 @@ class ComparisonResult:
     confusions: dict[str, Confusion] | None = None
     tables: dict[str, list[list[str]]] | None = None
     """Further tables of a report by their titles."""
+    num_unanswered: int = 0
+    """Records that were left out, as they have no answer to compare with, while others have one."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def compare_on_cluster(
     print(f"comparing {names} on {many(len(split.records), 'record')} …", end="", flush=True)
     started = time.monotonic()
     try:
-        return cluster.as_task(compare_systems, use_gpu=models.use_gpu)(
+        found = cluster.as_task(compare_systems, use_gpu=models.use_gpu)(
             models,
             dict(systems),
             split,
@@ -84,6 +86,13 @@ def compare_on_cluster(
         )
     finally:
         print(f" {time.monotonic() - started:.0f} s", flush=True)
+    if found.num_unanswered:
+        print(
+            f"{many(found.num_unanswered, 'record')} without an answer to compare with (plain texts, calls of tools) "
+            f"{'is' if found.num_unanswered == 1 else 'are'} left out of the comparison, its loss too",
+            flush=True,
+        )
+    return found
 
 
 def compare_systems(
@@ -160,6 +169,7 @@ def compare_answers(
         [_sample(question, place, completions) for place, question in enumerate(questions[: evaluation.num_samples])],
         {name: Confusion.of(references, texts, labels) for name, texts in answered.items()} if labels else None,
         tables,
+        num_unanswered=len(split.examples) - len(questions),
     )
 
 
@@ -175,7 +185,7 @@ def compare_losses(
     """Compare by the method's terms on what the records say, without any samples."""
     examples = [example for _, example in split.pairs()]
     if not examples:
-        raise InputError(f"truncation leaves nothing of the {len(split.records)} records to compare on")
+        raise InputError(f"truncation leaves nothing of {many(len(split.records), 'record')} to compare on")
     found = {
         name: evaluate(
             load_model(models.base, location, use_gpu=models.use_gpu),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -41,7 +42,8 @@ OmegaConf.register_new_resolver("demo", lambda name: str(demo_path(name)), repla
 def run(root: str, main: Callable[[Any], int | None]) -> None:
     """Compose conf/<root>.yaml with the command line, build its job and call main with it; exits the process.
 
-    Exit status: 2 for an error caused by user input (one message, no traceback), main's own status otherwise.
+    Exit status: 2 for an error caused by user input (one message, no traceback), 130 when it is interrupted, main's own
+    status otherwise.
     """
     try:
         argv = [override for argument in sys.argv[1:] for override in hydra_overrides(root, argument)]
@@ -65,6 +67,9 @@ def run(root: str, main: Callable[[Any], int | None]) -> None:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=root)(composed)()
     except (HydraException, OmegaConfBaseException) as error:
         fail(explain(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def fail(message: str) -> NoReturn:

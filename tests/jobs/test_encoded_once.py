@@ -229,3 +229,16 @@ def test_a_stage_trains_on_what_was_encoded_when_its_job_was_checked(calls, tmp_
     monkeypatch.setattr(files, "load", refused)
     monkeypatch.setattr(type(stage.method), "encode", refused)
     assert setup.start(stage_job(job, stage), prepared=prepared).prepared is prepared
+
+
+def test_texts_among_answers_are_left_out_of_the_comparison(calls, tmp_path, capsys):
+    job = job_of("sft", tmp_path)
+    mixed = tmp_path / "mixed.jsonl"
+    texts = [f'{{"text": "a text of number {i}"}}\n' for i in range(2)]
+    answers = [f'{{"input_text": "question {i}", "output_text": "answer"}}\n' for i in range(4)]
+    mixed.write_text("".join(texts + answers))
+    job = replace(job, data=replace(job.data, eval=str(mixed), test=None))
+    _, published_version = published(job, tmp_path / "trial")
+    assert published_version.result.comparison.num_examples == 4 and published_version.result.num_unanswered == 2
+    line = "2 records without an answer to compare with (plain texts, calls of tools) are left out of the comparison"
+    assert line in capsys.readouterr().out

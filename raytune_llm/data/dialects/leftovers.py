@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from raytune_llm.data.dialects.values import INDEX_KEYS, THOUGHTS_LEFT, keys_of, printable
 from raytune_llm.data.findings import Finding, Place, Severity, many
@@ -16,19 +16,22 @@ LOOKED_AT = 1000
 
 
 class Leftovers:
-    """Counts what is left of the records of a job. `ignore`: keys that data.ignore names."""
+    """Counts what is left of the records of a job. `ignore`: keys that data.ignore names; `columns`: the file's keys by
+    the names that data.columns gives them."""
 
-    def __init__(self, ignore: Sequence[str] = ()) -> None:
+    def __init__(self, ignore: Sequence[str] = (), columns: Mapping[str, str] | None = None) -> None:
         self._count: Counter[str] = Counter()
         self._first: dict[str, str] = {}
-        self._missing, self._known, self._num_seen = dict.fromkeys(ignore), dict[str, None](), 0
+        self._missing = {key: "data.ignore" for key in ignore}
+        self._missing |= {key: f"data.columns.{name}" for name, key in (columns or {}).items()}
+        self._known, self._num_seen = dict[str, None](), 0
 
     def see(self, raw: object) -> None:
-        """Look for the keys to ignore in an object."""
+        """Look for the keys to ignore, and for those with other names, in an object."""
         if not self._missing:
             return
         keys = dict.fromkeys(keys_of(raw))
-        self._missing = {key: None for key in self._missing if key not in keys}
+        self._missing = {key: option for key, option in self._missing.items() if key not in keys}
         if self._num_seen < LOOKED_AT:
             self._known |= keys
         self._num_seen += 1
@@ -50,9 +53,18 @@ class Leftovers:
             yield Finding(
                 "unused_keys", Severity.note, "", f"nothing reads {many(hidden, 'more key')} of fewer records"
             )
-        for key in self._missing if self._num_seen else ():
-            text = f"data.ignore: no record has a key {printable(key)}{self._meant(key)}"
-            yield Finding("unknown_ignore", Severity.note, "", text)
+        for key, option in self._missing.items() if self._num_seen else ():
+            if option == "data.ignore":
+                yield Finding("unknown_ignore", Severity.note, "", self._absent(key, option))
+
+    def absent_columns(self) -> Iterator[str]:
+        """What is wrong with names that data.columns gives to keys which no record has."""
+        for key, option in self._missing.items() if self._num_seen else ():
+            if option != "data.ignore":
+                yield self._absent(key, option)
+
+    def _absent(self, key: str, option: str) -> str:
+        return f"{option}: no record has a key {printable(key)}{self._meant(key)}"
 
     def _meant(self, key: str) -> str:
         names = {name.casefold(): name for name in self._known}

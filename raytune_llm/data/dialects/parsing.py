@@ -6,6 +6,7 @@ is refused, and so is a record of two dialects that hold different things.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from collections.abc import Mapping, Sequence
@@ -67,6 +68,7 @@ class Reader:
         self._kinds, self._columns, self._ignore = tuple(kinds), dict(columns or {}), frozenset(ignore)
         self._wanted = [dialect for dialect in DIALECTS if set(dialect.kinds) & set(kinds)]
         self._plans: dict[tuple[str, ...], _Plan] = {}
+        self._names = frozenset(self._columns.values())
         known = dict.fromkeys(key for dialect in DIALECTS for key in (*dialect.needs, *dialect.also))
         for ours, theirs in self._columns.items():
             if theirs in self._ignore:
@@ -87,9 +89,12 @@ class Reader:
         if not isinstance(raw, dict):
             raise RecordError("record", show(raw), "a JSON object")
         if not self._columns:
-            return self._read(raw)
+            return self._read(raw, self._columns)
+        if self._names.isdisjoint(raw):  # of another source, perhaps, in a dialect of its own
+            with contextlib.suppress(RecordError):
+                return self._read(raw, {})
         try:
-            return self._read(raw)
+            return self._read(raw, self._columns)
         except RecordError as error:
             name = error.key.partition(".")[0].partition("[")[0]
             if name not in self._columns:
@@ -97,24 +102,23 @@ class Reader:
             key = f"{printable(self._columns[name])}{error.key[len(name) :]} (read as {name})"
             raise RecordError(key, error.found, error.expected) from None
 
-    def _values(self, raw: dict[str, Any]) -> dict[str, Any]:
+    def _values(self, raw: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
         """What the object holds by the dialects' names, without what is null or left out."""
         if self._ignore:
             raw = {key: value for key, value in raw.items() if key not in self._ignore}
-        if self._columns:
-            for ours, theirs in self._columns.items():
+        if columns:
+            for ours, theirs in columns.items():
                 if theirs not in raw:
                     expected = f"a key of that name: data.columns.{ours} reads it as {ours}"
                     raise RecordError(printable(theirs), f"no such key among {show_keys(raw)}", expected)
-            taken = set(self._columns.values())
             others = {
-                f"{key} (of the file)" if key in self._columns else key: raw[key] for key in raw if key not in taken
+                f"{key} (of the file)" if key in columns else key: raw[key] for key in raw if key not in self._names
             }
-            raw = {**{ours: raw[theirs] for ours, theirs in self._columns.items()}, **others}
+            raw = {**{ours: raw[theirs] for ours, theirs in columns.items()}, **others}
         return {key: value for key, value in raw.items() if value is not None} if None in raw.values() else raw
 
-    def _read(self, raw: dict[str, Any]) -> tuple[Record, tuple[str, ...]]:
-        values = self._values(raw)
+    def _read(self, raw: dict[str, Any], columns: Mapping[str, str]) -> tuple[Record, tuple[str, ...]]:
+        values = self._values(raw, columns)
         keys = tuple(values)
         plan = self._plans.get(keys) or self._plan(raw, values, keys)
         for key in plan.meaningful:

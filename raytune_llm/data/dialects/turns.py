@@ -164,6 +164,8 @@ def _part(row: Row, part: object, at: str) -> str | None:
         raise RecordError(at, show(part), 'a text part, {"text": "…"}')
     present = row.present(part)
     others = [key for key in present if key not in ("type", "text", *THOUGHTS)]
+    if not isinstance(present.get("thought", False), bool):
+        raise RecordError(f"{at}.thought", show(present["thought"]), f"true or false; {left_out('thought')}")
     if present.get("thought") is True or present.get("type") in ("thinking", "reasoning"):
         row.unused.append(THOUGHTS_LEFT)
         return None

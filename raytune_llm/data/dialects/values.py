@@ -28,6 +28,7 @@ EXPECTED = {
     **dict.fromkeys(("candidate_0", "candidate_1", "chosen", "rejected"), f"{_FILLED}: the record lacks an answer"),
     "choice": "0 or 1, the number of the preferred candidate",
     "rationale": f"{_FILLED}, or null",
+    "text": _FILLED,
     "input": 'an object, {"messages": […]}',
     "completions": "a list of two, one with score 1 and one with score 0",
 }

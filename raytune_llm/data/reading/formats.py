@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from raytune_llm.data.reading.delimited import DELIMITED, LONGEST_LINE, delimited_rows
 from raytune_llm.data.reading.problems import BadLine
-from raytune_llm.data.reading.sources import check_hub_name, format_of, is_hub
+from raytune_llm.data.reading.sources import SUFFIXES, check_hub_name, format_of, is_hub
 from raytune_llm.data.reading.streams import (
     CHUNK,
     REMOTE_SECONDS,
@@ -64,10 +64,10 @@ def _text_rows(path: str, stream: Stream, digest: Any) -> Iterator[Row]:
     encoding = next((name for mark, name in UNICODE_MARKS.items() if stream.head.startswith(mark)), None)
     if encoding is None and b"\0" in stream.head[:1024]:
         raise InputError("is no text; JSON lines, a JSON array, CSV, TSV, Parquet and Arrow are read, also compressed")
-    suffix = next((found for name in (stream.name, path) if (found := format_of(name)) in DELIMITED), None)
+    suffix = next((found for name in (stream.name, path) if (found := format_of(name)) in SUFFIXES), None)
     reader: IO[bytes] = io.BufferedReader(Digesting(stream, digest), CHUNK)
     with reader:
-        if suffix is not None:
+        if suffix in DELIMITED:
             yield from delimited_rows(reader, encoding or "utf-8-sig", suffix)
         elif encoding is not None:
             yield from _json_lines(io.BufferedReader(Recoded(reader, encoding), CHUNK))

@@ -240,6 +240,14 @@ def test_columns_of_other_names():
     assert parse(lacking, (Rationale,), columns=reasons) == Rationale("Hi", None, None)
 
 
+def test_records_without_any_of_the_columns_are_read_as_they_are():
+    reader = Reader(SFT, columns={"text": "body"})
+    assert reader.read({"body": "Once", "id": 7}) == (PlainText("Once"), ("id",))
+    assert reader.read({"messages": [U, A]}) == (Chat((ASK, SAY)), ())
+    with pytest.raises(RecordError, match=r"body: found no such key among 'question', .*data\.columns\.text reads it"):
+        reader.read({"question": "Hi"})
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

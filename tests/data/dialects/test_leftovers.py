@@ -5,7 +5,7 @@ from test_files import KINDS, data, problems, rows, write
 
 from raytune_llm.data.dialects.leftovers import Leftovers
 from raytune_llm.data.files import load
-from raytune_llm.data.records import Chat, Preference
+from raytune_llm.data.records import Chat, PlainText, Preference
 
 
 def notes(location, *, kinds=KINDS, **changes) -> list[tuple[str, str]]:
@@ -48,6 +48,15 @@ def test_a_key_without_a_name_shows(tmp_path):
     train = write(tmp_path / "b.jsonl", [{**row, f"key{i}": 1} for i, row in enumerate(rows(21))])
     assert notes(train)[0] == ("unused_keys", "nothing reads the key key0 of 1 record")
     assert notes(train)[-1] == ("unused_keys", "nothing reads 1 more key of fewer records")
+
+
+def test_a_column_that_no_record_has_is_an_error(tmp_path):
+    train = write(tmp_path / "a.jsonl", [{"prompt": f"question {i}", "completion": "a"} for i in range(6)])
+    assert "data.columns.prompt: no record has a key promt; did you mean prompt?" in problems(
+        train, columns={"prompt": "promt"}
+    )
+    mixed = write(tmp_path / "b.jsonl", [*rows(6), *({"body": f"text {i}"} for i in range(3))])
+    assert notes(mixed, kinds=(*KINDS, PlainText), columns={"text": "body"}) == []
 
 
 THOUGHTS = {

@@ -155,7 +155,7 @@ odd('text of other keys', {"text": "Once upon a time", "meta": "book"}, message=
         "text: found plain text with keys 'text', 'meta', expected no other keys, or data.columns.text=text to learn "
         f'the texts whole; else {WANTED}')
 odd('text that is empty', {"text": " "}, message=
-        "text: found the string ' ', expected a string")
+        "text: found the string ' ', expected a string that is not empty")
 odd('question and answer', {"question": "a", "answer": "b"}, message=
         f"keys: found 'question', 'answer', expected {WANTED}; or name the file's own keys: "
         'data.columns.prompt=question')
@@ -240,6 +240,12 @@ odd('text part with a number', M({"role": "user", "content": [{"type": "text", "
         'messages[0].content[0].text: found the number 1, expected a string')
 odd('part is a string', M({"role": "user", "content": ["Hi"]}, A), message=
         'messages[0].content[0]: found the string \'Hi\', expected a text part, {"text": "…"}')
+odd('thought as text', G(T, [{"text": "hm", "thought": "true"}, {"text": "a"}]), message=
+        "contents[1].parts[0].thought: found the string 'true', expected true or false; data.ignore=[thought] leaves "
+        'it out')
+odd('thought as number', M(U, {"role": "assistant", "content": [{"text": "hm", "thought": 1}]}), message=
+        'messages[1].content[0].thought: found the number 1, expected true or false; data.ignore=[thought] leaves '
+        'it out')
 odd('only thoughts', G(T, [{"text": "hm", "thought": True}]), message=
         'contents[1].parts: found only thoughts, or parts that data.ignore leaves out, expected a part with text')
 odd('Gemini file', G([{"fileData": {"fileUri": "gs://x"}}], T), message=

@@ -84,6 +84,7 @@ FILES = {
     "csv_inside.zip": zipped({"a/train.csv": as_csv(ROWS)}),
     "tsv_inside.csv.zip": zipped({"train.tsv": as_csv(ROWS, "\t")}),
     "csv_by_its_own_name.csv.zip": zipped({"train": as_csv(ROWS)}),
+    "json_inside.csv": zipped({"train.jsonl": JSON_LINES}),
     "parquet_inside.zip": zipped({"train.parquet": parquet_bytes()}),
     "train.parquet.gz": gzip.compress(parquet_bytes()),
     "train.csv": as_csv(ROWS).encode(),
