@@ -10,7 +10,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from raytune_llm.data.encoding.workers import map_batches, num_cpus
+from raytune_llm.data.encoding.workers import BLOCK_RECORDS, MANY_RECORDS, map_batches, num_cpus
 from raytune_llm.data.findings import many
 from raytune_llm.data.parts import answer_of, is_instruction, prompt_key, prompt_of, text_key
 from raytune_llm.data.question import plain
@@ -21,9 +21,6 @@ from raytune_llm.data.tables.record_table import Serialiser
 CARVED_SHARE = 0.2
 """At most this share of train becomes the carved eval set."""
 FEWEST_TO_CARVE = 5
-MANY_RECORDS = 50_000
-"""From here on several processes hash them."""
-BLOCK_RECORDS = 2048
 ODD = np.uint64(0x9E3779B97F4A7C15)
 """Mixes the hashes of prompt and answer."""
 

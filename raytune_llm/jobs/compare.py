@@ -22,7 +22,7 @@ from raytune_llm.data.tokenizing.tokens import Tokens
 from raytune_llm.errors import InputError
 from raytune_llm.evaluation.calibration import calibration_error, reliability
 from raytune_llm.evaluation.compare import Comparison, compare
-from raytune_llm.evaluation.loss import evaluate
+from raytune_llm.evaluation.loss import Scores, evaluate
 from raytune_llm.evaluation.metrics import Array, Confusion, Metric, after, answers, label_set
 from raytune_llm.evaluation.report import Sample
 from raytune_llm.evaluation.systems import Systems, Task, measure_systems
@@ -186,17 +186,22 @@ def compare_losses(
     examples = [example for _, example in split.pairs()]
     if not examples:
         raise InputError(f"truncation leaves nothing of {many(len(split.records), 'record')} to compare on")
-    found = {
-        name: evaluate(
-            load_model(models.base, location, use_gpu=models.use_gpu),
-            examples,
-            models.method.terms,
-            pad_id=tokens.tokenizer.pad_token_id,
-            batch_size=evaluation.batch_size,
-        ).resamplable()
-        for name, location in systems.items()
-    }
+    scores = {name: _scores(models, location, examples, evaluation, tokens) for name, location in systems.items()}
+    found = {name: of_system.resamplable() for name, of_system in scores.items()}
     return ComparisonResult(compare(found, num_draws=evaluation.bootstrap_draws, seed=seed), [])
+
+
+def _scores(
+    models: FrozenModels, location: str | None, examples: Sequence[Example], evaluation: Evaluation, tokens: Tokens
+) -> Scores:
+    """The method's terms of one system over examples."""
+    return evaluate(
+        load_model(models.base, location, score=models.method.needs.score, use_gpu=models.use_gpu),
+        examples,
+        models.method.terms,
+        pad_id=tokens.tokenizer.pad_token_id,
+        batch_size=evaluation.batch_size,
+    )
 
 
 def _speeds(models: FrozenModels, student: Any, task: Task, references: Sequence[str]) -> list[list[str]]:
@@ -233,13 +238,7 @@ def compare_rankings(
     metrics: dict[str, dict[str, Metric]] = {}
     margins: dict[str, Array] = {}
     for name, location in systems.items():
-        scores = evaluate(
-            load_model(models.base, location, score=True, use_gpu=models.use_gpu),
-            [example for _, example in pairs],
-            models.method.terms,
-            pad_id=tokens.tokenizer.pad_token_id,
-            batch_size=evaluation.batch_size,
-        )
+        scores = _scores(models, location, [example for _, example in pairs], evaluation, tokens)
         margins[name] = scores.terms["margin"].sum
         metrics[name] = {**scores.resamplable(), "eval/calibration_error": calibration_error(margins[name])}
     samples = [

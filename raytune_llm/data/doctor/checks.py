@@ -23,15 +23,11 @@ from raytune_llm.data.doctor.texts import Texts
 from raytune_llm.data.doctor.tools import ToolCalls
 from raytune_llm.data.doctor.truncation import Cuts
 from raytune_llm.data.doctor.view import Check, View
-from raytune_llm.data.encoding.workers import map_batches, num_cpus
+from raytune_llm.data.encoding.workers import BLOCK_RECORDS, MANY_RECORDS, map_batches, num_cpus
 from raytune_llm.data.progress import RecordProgress
 
 if TYPE_CHECKING:
     from raytune_llm.data.tokenizing.tokens import Tokens
-
-MANY_RECORDS = 50_000
-"""From here on several processes look through a split: they take longer to start than fewer records take."""
-BLOCK_RECORDS = 2048
 
 
 @dataclass(frozen=True)

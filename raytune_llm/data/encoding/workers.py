@@ -25,6 +25,10 @@ from typing import Any, TypeVar
 A = TypeVar("A")
 B = TypeVar("B")
 
+MANY_RECORDS = 50_000
+"""From here on several processes look through records: they take longer to start than fewer records take."""
+BLOCK_RECORDS = 2048
+"""Records of a batch that are looked through."""
 QUEUED_PER_WORKER = 3
 """Batches that wait for a process, or for earlier ones to be done."""
 MOST_WORKERS = 32

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_pointwise import Counted, gemma3, llama
+from test_pointwise import HEADS, Counted, gemma3, llama
 from transformers.models.llama import modeling_llama
 
 from raytune_llm.models.decoding.fused import SHAPES, fuse_decoding
@@ -10,11 +10,12 @@ from raytune_llm.models.pointwise import CompileError
 
 
 class Shapes(Counted):
-    """Counts calls by the batch and length of queries."""
+    """Counts calls in passes of a model by the batch and length of queries."""
 
     def __call__(self, function):
         def counted(*args, **kwargs):
-            key = (args[0].shape[0], args[0].shape[2]) if function.__name__ == "apply_rotary_pos_emb" else None
+            is_pass = function.__name__ == "apply_rotary_pos_emb" and args[0].shape[1] == HEADS["num_attention_heads"]
+            key = (args[0].shape[0], args[0].shape[2]) if is_pass else None
             self.calls[key] = self.calls.get(key, 0) + 1
             assert torch.is_inference_mode_enabled() and not args[0].requires_grad if key else True
             return function(*args, **kwargs)
