@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
 from raytune_llm.data.doctor.texts import CONTROL, INVISIBLE
-from raytune_llm.data.doctor.view import Check, Hits, Seen, View, many, quoted
+from raytune_llm.data.doctor.view import EXCERPT, Check, Hits, Seen, View, many, quoted
 from raytune_llm.data.findings import Finding, Severity
 from raytune_llm.data.records import Chat, Rationale, Record, Supervised
 
@@ -90,7 +90,7 @@ class Labels(Check):
             if others:
                 named.append(" = ".join(distinct(quoted(answer)) for answer in (kept[key], *others)[:NUM_NAMED]))
                 for answer in others:
-                    hits.add(self._first[answer], distinct(answer), at=0)
+                    hits.add(self._first[answer], distinct(answer[: 2 * EXCERPT]), at=0)
                     hits.count += spellings[answer] - 1
         if named:
             more = " …" if len(named) > NUM_NAMED else ""

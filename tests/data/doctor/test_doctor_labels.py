@@ -114,6 +114,13 @@ def test_spellings_that_print_alike_differ_to_the_eye(composed, shown):
     assert f": '{shown}' = '{composed}': " in one.text and one.places[0].excerpt == composed
 
 
+def test_twins_of_long_labels_are_shortened():
+    other = "voila\u0300 " * 100_000
+    [one] = found(examine(splits(answered(*["voilà " * 100_000] * 30, *[other] * 5))), "label_spellings")
+    assert "'voilà voilà voilà" in one.text and " = 'voila\\u0300 voila\\u0300 v" in one.text and len(one.text) < 400
+    assert one.places[0].excerpt.startswith("voila\\u0300 ") and one.places[0].excerpt.endswith("…")
+
+
 def test_one_spelling_is_advised_for_all_splits():
     train = answered(*["Yes"] * 50, *["yes"] * 3, *["no"] * 40)
     held = answered(*["yes"] * 12, *["Yes."] * 4, *["no"] * 15, start=100)
