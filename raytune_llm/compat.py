@@ -12,12 +12,14 @@ Private methods that a subclass here overrides stay in the subclass, and are pin
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -246,6 +248,22 @@ def has_wandb_credentials() -> bool:
     host = wandb.setup().settings.base_url
     found = wbauth.authenticate_session(host=host, source="raytune_llm", prompt=False, update_session=False)
     return found is not None
+
+
+# py3langid
+
+
+def language_classifier() -> Callable[[str], tuple[str, float]]:
+    """py3langid's: a text's language, by its ISO 639 code, and its probability. The model, 68 MB, is unpacked in
+    memory; the library takes a temporary file, for which there may be no room. py3langid 0.4."""
+    from py3langid import langid, modelio
+
+    theirs = modelio.tempfile
+    modelio.tempfile = SimpleNamespace(TemporaryFile=lambda **_: io.BytesIO())
+    try:
+        return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True).classify
+    finally:
+        modelio.tempfile = theirs
 
 
 # OmegaConf

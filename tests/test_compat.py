@@ -6,6 +6,7 @@ import inspect
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -368,6 +369,22 @@ def test_has_wandb_credentials(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "short")
     with pytest.raises(wandb.errors.AuthenticationError):
         compat.has_wandb_credentials()
+
+
+def test_language_classifier(monkeypatch, tmp_path):
+    """That of the library, whose model takes no room in the temporary folder."""
+    from py3langid import modelio
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    theirs = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+        with pytest.raises(FileNotFoundError):
+            LanguageIdentifier.from_model_file(MODEL_FILE)
+        classify = compat.language_classifier()
+    assert modelio.tempfile is tempfile
+    for text in ("The delivery was three days late.", "Die Lieferung kam zu spät.", "今晩、予約したい。", "x = 1", ""):
+        assert classify(text) == theirs.classify(text)
 
 
 def test_config_nodes():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,8 @@ from raytune_llm.stores.storage import is_local
 
 FULL_BYTES = 1 << 20
 """A disk with less than this is full: not even a report fits."""
-REASONS = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT))
+FULL = (errno.ENOSPC, errno.EDQUOT)
+REASONS = tuple(map(os.strerror, FULL))
 
 
 @contextmanager
@@ -37,6 +39,20 @@ def raise_if_disk_full(error: Exception, home: str, run: str) -> None:
         raise InputError(
             f"no space left in home={home}, or in a worker's temporary folder: the run stopped and what was stored "
             f"before is intact; free some space, then the same command with run={run} resumes from its last checkpoint"
+        ) from error
+
+
+def raise_if_no_room(error: OSError, what: str) -> None:
+    """Raise InputError when the error, one of a temporary file, is that of a full folder, or that there is none to
+    write to. `what`: what the file is for, in the plural."""
+    if isinstance(error, FileNotFoundError):
+        raise InputError(
+            f"no temporary folder for {what}: {error.strerror}; set TMPDIR to a folder that can be written to"
+        ) from error
+    if error.errno in FULL:
+        raise InputError(
+            f"no room for {what} in the temporary folder {tempfile.gettempdir()} ({error.strerror}): free some space "
+            "there, or set TMPDIR to a folder of another disk"
         ) from error
 
 

@@ -70,11 +70,12 @@ def _messages(row: Row, key: str) -> tuple[Message, ...]:
 def _check_label(row: Row) -> None:
     """Refuse an unpaired preference (KTO) for an answer that isn't wanted, however its label is written."""
     label = row.values.get("label")
-    if label is False or (not isinstance(label, bool) and str(label).strip().lower() in UNWANTED):
+    word = str(label).strip().lower()
+    if word in UNWANTED:
         remedy = "remove the record, or, where label means something else, data.ignore=[label]"
         expected = f"true: an answer that is not wanted can't be learned from by itself; {remedy}"
         raise RecordError("label", show(label), expected)
-    if label is not None and label is not True:
+    if label is not None and word not in WANTED:
         row.unused.append("label")
 
 
@@ -132,8 +133,10 @@ def _prompt_only(row: Row) -> Prompt:
 
 
 NATIVE = ("input_text", "output_text")
-UNWANTED = ("false", "0", "0.0", "no")
+UNWANTED = ("false", "0", "0.0", "no", "undesirable", "rejected")
 """Labels of answers that aren't wanted, as CSV and others write them."""
+WANTED = ("true", "desirable", "chosen")
+"""Labels that say no more than that the answer is wanted."""
 CONTEXT = ("system", "tools")
 """Keys that stand apart from a conversation's turns."""
 GEMINI_SYSTEM = ("systemInstruction", "system_instruction")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,14 +13,14 @@ from raytune_llm.data.doctor.view import NUM_SHOWN, View, many
 from raytune_llm.data.findings import Finding, Severity
 from raytune_llm.data.parts import answer_of, prompt_of
 from raytune_llm.data.question import plain
-from raytune_llm.data.records import Rationale, Supervised
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def repeated(view: View, keys: Keys) -> Iterator[Finding]:
-    """What train has twice, and where it contradicts itself."""
+def repeated(view: View, keys: Keys, labels: Mapping[str, int] | None) -> Iterator[Finding]:
+    """What train has twice, and where it contradicts itself. `labels`: the table of a split whose answers are classes,
+    where Labels reports that they are all the same."""
     _, first = np.unique(keys.whole, return_index=True)
     again = np.setdiff1d(np.arange(len(keys.whole)), first, assume_unique=True)
     if len(again):
@@ -45,10 +45,9 @@ def repeated(view: View, keys: Keys) -> Iterator[Finding]:
             tuple(view.place(int(i), plain(prompt_of(view.records[int(i)]))) for i in conflicting[:NUM_SHOWN]),
         )
     answers = keys.answer
-    if len(answers) >= FEWEST_RECORDS and answers[0] != NONE and (answers == answers[0]).all():
-        record = view.records[0]
-        if not isinstance(record, Supervised | Rationale):  # Labels reports theirs
-            yield constant(view.name, plain(answer_of(record) or ""), len(answers))
+    is_one = len(answers) >= FEWEST_RECORDS and answers[0] != NONE and (answers == answers[0]).all()
+    if is_one and labels is None:
+        yield constant(view.name, plain(answer_of(view.records[0]) or ""), len(answers))
 
 
 def _conflicting(keys: Keys) -> NDArray[np.int64]:

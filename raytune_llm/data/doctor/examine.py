@@ -103,4 +103,4 @@ def _findings(
     yield from near_copies(views, keys, instruction)
     yield from small(views.values())
     for name in views:
-        yield from repeated(views[name], keys[name])
+        yield from repeated(views[name], keys[name], facts[name].labels)

@@ -7,9 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
 from raytune_llm.data.doctor.texts import CONTROL, INVISIBLE
-from raytune_llm.data.doctor.view import Check, Hits, Seen, View, many, quoted
+from raytune_llm.data.doctor.view import EXCERPT, Check, Hits, Seen, View, many, quoted
 from raytune_llm.data.findings import Finding, Severity
-from raytune_llm.data.records import Rationale, Supervised
+from raytune_llm.data.records import Chat, Rationale, Record, Supervised
 
 MOST_LABELS = 20
 MOST_ANSWERS = 1000
@@ -39,7 +39,7 @@ class Labels(Check):
     def see(self, seen: Seen) -> None:
         if self._counts is None:
             return
-        if not isinstance(seen.record, Supervised | Rationale):
+        if not has_one_answer(seen.record):
             self._counts = None
         elif seen.answer is not None:
             self._counts[seen.answer] += 1
@@ -88,9 +88,9 @@ class Labels(Check):
         for key, spellings in (self.spellings() or {}).items():
             others = [answer for answer, _ in spellings.most_common() if answer != kept[key]]
             if others:
-                named.append(" = ".join(quoted(answer) for answer in (kept[key], *others)[:NUM_NAMED]))
+                named.append(" = ".join(distinct(quoted(answer)) for answer in (kept[key], *others)[:NUM_NAMED]))
                 for answer in others:
-                    hits.add(self._first[answer], answer, at=0)
+                    hits.add(self._first[answer], distinct(answer[: 2 * EXCERPT]), at=0)
                     hits.count += spellings[answer] - 1
         if named:
             more = " …" if len(named) > NUM_NAMED else ""
@@ -173,6 +173,28 @@ def unknown_labels(tables: Mapping[str, Mapping[str, int] | None]) -> Iterable[F
                 f"{name} has labels that never occur in train: {shown}",
                 sum((table or {})[label] for label in unknown),
             )
+
+
+def has_one_answer(record: Record) -> bool:
+    """Whether a record asks for one text: a chat does where no other turn is learned, nor a call of a tool."""
+    if isinstance(record, Chat):
+        learned = [turn for turn in record.messages if turn.role == "assistant" and turn.learn]
+        return len(learned) == 1 and learned[0].tool_calls is None
+    return isinstance(record, Supervised | Rationale)
+
+
+def distinct(text: str) -> str:
+    """A short text that isn't in Unicode's form NFC with escape sequences for what is not: its twin in NFC looks the
+    same."""
+    if unicodedata.is_normalized("NFC", text):
+        return text
+    lengths = [len(unicodedata.normalize("NFC", text[:end])) for end in range(len(text) + 1)]
+    return "".join(
+        c.encode("ascii", "backslashreplace").decode()
+        if unicodedata.combining(c) or not unicodedata.is_normalized("NFC", c) or lengths[i + 1] <= lengths[i]
+        else c
+        for i, c in enumerate(text)
+    )
 
 
 def label_key(answer: str) -> str:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, lru_cache
 
+from raytune_llm.compat import language_classifier
 from raytune_llm.data.doctor.instruction import Instruction
 from raytune_llm.data.doctor.view import Check, Seen, View
 from raytune_llm.data.findings import Finding, Severity
@@ -97,10 +98,7 @@ def language(text: str) -> str | None:
 @cache
 def _classifier() -> Callable[[str], tuple[str, float]]:
     """Half a second and 100 MB: loaded once, where it is needed."""
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    return lambda text: identifier.classify(text)
+    return language_classifier()
 
 
 def listed(shares: Mapping[str, float]) -> str:

@@ -6,6 +6,7 @@ records of 1 KB take 16 MB of memory instead of 1.5 GB. Tables pickle whole: rec
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import operator
@@ -14,12 +15,13 @@ import pickle
 import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
-from typing import IO, Any, cast, overload
+from typing import IO, Any, NoReturn, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raytune_llm.data.records import Record
+from raytune_llm.stores.disk_full import raise_if_no_room
 
 MEMORY_BYTES = 32 << 20
 """Serialised records that a table keeps in memory before it takes a file."""
@@ -34,7 +36,7 @@ class RecordWriter:
         self._ends = array("q")
 
     def append(self, record: Record) -> None:
-        """Raises OSError when the disk is full."""
+        """Raises InputError when the temporary folder is full."""
         self._ends.append(self._store.append(self._dumps(record)))
 
     def __len__(self) -> int:
@@ -131,24 +133,37 @@ class _Store:
         self._file: IO[bytes] | None = None
 
     def append(self, data: bytes) -> int:
-        """Where the data end. Raises OSError when the disk is full."""
+        """Where the data end. Raises InputError when the temporary folder is full."""
         self._size += len(data)
-        if self._file is None and self._size > self._most:
-            self._file = tempfile.TemporaryFile(prefix="raytune-llm-records-")  # noqa: SIM115 - as long as this
-            self._file.write(self._data)
-            self._data.clear()
-        if self._file is None:
+        if self._size <= self._most:
             self._data += data
-        else:
+            return self._size
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(prefix="raytune-llm-records-")  # noqa: SIM115 - as long as this
+                self._file.write(self._data)
+                self._data.clear()
             self._file.write(data)
+        except OSError as error:
+            self._fail(error)
         return self._size
 
     def read(self, start: int, end: int) -> bytes:
-        """The bytes [start, end)."""
+        """The bytes [start, end). Raises InputError when the temporary folder is full."""
         if self._file is None:
             return bytes(self._data[start:end])
-        self._file.flush()
+        try:
+            self._file.flush()
+        except OSError as error:
+            self._fail(error)
         return os.pread(self._file.fileno(), end - start, start)
+
+    def _fail(self, error: OSError) -> NoReturn:
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # what the file's buffer holds fails again
+                self._file.close()
+        raise_if_no_room(error, "the records")
+        raise error
 
 
 class Serialiser:

@@ -270,7 +270,7 @@ def test_files_of_ever_new_keys_are_read():
     assert len(reader._plans) <= MOST_PLANS
 
 
-@pytest.mark.parametrize("label", [False, 0, 0.0, "false", "False", " no "])
+@pytest.mark.parametrize("label", [False, 0, 0.0, "false", "False", " no ", "undesirable", "Rejected"])
 @pytest.mark.parametrize("keys", [("prompt", "completion"), ("input_text", "output_text")])
 def test_an_answer_that_is_not_wanted_is_never_learned(keys, label):
     row = dict.fromkeys(keys, "a") | {"label": label}
@@ -278,3 +278,11 @@ def test_an_answer_that_is_not_wanted_is_never_learned(keys, label):
         parse(row, (Supervised,))
     assert isinstance(parse(row, (Supervised,), ignore=["label"]), Supervised)
     assert isinstance(parse(row | {"label": True}, (Supervised,)), Supervised)
+
+
+@pytest.mark.parametrize("label", [True, "true", "desirable", "Chosen "])
+@pytest.mark.parametrize("keys", [("prompt", "completion"), ("input_text", "output_text")])
+def test_the_label_of_a_wanted_answer_is_read(keys, label):
+    row = dict.fromkeys(keys, "a") | {"label": label}
+    assert Reader(SFT).read(row) == (Supervised("a", "a"), ())
+    assert Reader(SFT).read(row | {"label": "spam"}) == (Supervised("a", "a"), ("label",))

@@ -1,5 +1,9 @@
 """Answers that are classes."""
 
+import re
+import unicodedata
+
+import pytest
 from test_doctor import examine, found, numbered, splits, warnings
 
 from raytune_llm.data.records import Chat, Message, Rationale, Supervised
@@ -7,6 +11,10 @@ from raytune_llm.data.records import Chat, Message, Rationale, Supervised
 
 def answered(*answers: str, start: int = 0) -> list[Supervised]:
     return [Supervised(f"question number {i} of all", answer) for i, answer in enumerate(answers, start)]
+
+
+def chatted(*answers: str) -> list[Chat]:
+    return [Chat((Message("user", f"ask {i}"), Message("assistant", answer))) for i, answer in enumerate(answers)]
 
 
 def test_labels_and_their_skew():
@@ -26,8 +34,37 @@ def test_free_text_is_no_label():
     assert examine(splits(numbered(50))).splits["train"].labels is None
     mixed = numbered(40, 200) + answered(*["yes", "no"] * 50)
     assert examine(splits(mixed)).splits["train"].labels is None and warnings(mixed) == []
-    chats = [Chat((Message("user", str(i)), Message("assistant", ("yes", "no")[i % 2]))) for i in range(40)]
-    assert examine(splits(chats)).splits["train"].labels is None
+
+
+def test_the_only_answers_of_chats_are_labels():
+    answers = ["spam"] * 100 + ["Spam"] * 10 + ["ham"] * 90
+    chats, plain = examine(splits(chatted(*answers))), examine(splits(answered(*answers)))
+    assert chats.splits["train"].labels == plain.splits["train"].labels == {"spam": 110, "ham": 90}
+    assert chats.warnings == plain.warnings
+    assert chats.warnings == [
+        "train: one label in several spellings: 'spam' = 'Spam': the model would have to guess which one counts; write "
+        "the first of each"
+    ]
+    assert found(chats, "label_spellings")[0].places[0].where == "data.train, record 101"
+    both = examine(splits(chatted(*answers), answered(*["ham", "eggs"] * 20)))
+    assert both.splits["eval"].labels == {"ham": 20, "eggs": 20}
+    assert [one.split for one in found(both, "unknown_labels")] == ["eval"]
+
+
+def test_earlier_answers_that_are_not_learned_are_no_labels():
+    example = (Message("system", "Say spam or ham."), Message("user", "Hi"), Message("assistant", "ham", learn=False))
+    chats = [Chat((*example, *chat.messages)) for chat in chatted(*["spam", "ham"] * 20)]
+    assert examine(splits(chats)).splits["train"].labels == {"spam": 20, "ham": 20}
+
+
+def test_dialogues_and_calls_have_no_labels():
+    first, second = chatted("yes", "no")
+    call = Message("assistant", "", '[{"type": "function", "function": {"name": "f", "arguments": {}}}]')
+    calls = Chat((first.messages[0], call))
+    called = Chat((first.messages[0], call, Message("tool", "1"), first.messages[1]))
+    for other in (Chat((*first.messages, *second.messages)), calls, called):
+        assert examine(splits([other] * 40)).splits["train"].labels is None
+        assert examine(splits([other, *chatted(*["yes", "no"] * 40)])).splits["train"].labels is None
 
 
 def test_a_rare_label_does_not_hide_the_table():
@@ -54,6 +91,34 @@ def test_spellings_of_one_label_are_joined():
     )
     held = examine(splits(answered(*["Yes", "no"] * 30), answered(*["yes.", "no"] * 20, start=100)))
     assert found(held, "unknown_labels") == [], "another spelling is no other label"
+
+
+@pytest.mark.parametrize(
+    ("composed", "shown"),
+    [
+        ("voilà", "voila\\u0300"),
+        ("мой", "мои\\u0306"),
+        ("10 Å", "10 \\u212b"),
+        ("각", "\u1100\\u1161\\u11a8"),
+        ("한국어", "한\u1100\\u116e\\u11a8어"),
+        ("ậ", "a\\u0323\\u0302"),
+        ("á\u0317", "a\\u0317\\u0301"),
+    ],
+)
+def test_spellings_that_print_alike_differ_to_the_eye(composed, shown):
+    other = re.sub(r"\\u(....)", lambda found: chr(int(found[1], 16)), shown)
+    assert other != composed and unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", composed)
+    [one] = found(examine(splits(answered(*[composed] * 30, *[other] * 5, *["no"] * 30))), "label_spellings")
+    assert f": '{composed}' = '{shown}': " in one.text and one.places[0].excerpt == shown
+    [one] = found(examine(splits(answered(*[composed] * 5, *[other] * 30, *["no"] * 30))), "label_spellings")
+    assert f": '{shown}' = '{composed}': " in one.text and one.places[0].excerpt == composed
+
+
+def test_twins_of_long_labels_are_shortened():
+    other = "voila\u0300 " * 100_000
+    [one] = found(examine(splits(answered(*["voilà " * 100_000] * 30, *[other] * 5))), "label_spellings")
+    assert "'voilà voilà voilà" in one.text and " = 'voila\\u0300 voila\\u0300 v" in one.text and len(one.text) < 400
+    assert one.places[0].excerpt.startswith("voila\\u0300 ") and one.places[0].excerpt.endswith("…")
 
 
 def test_one_spelling_is_advised_for_all_splits():
@@ -89,8 +154,11 @@ def test_a_constant_answer():
         "asked",
         "eval: all 40 answers are 'yes': a model that always says it is never wrong; scores mean nothing",
     ]
-    chats = [Chat((Message("user", str(i)), Message("assistant", "ok"))) for i in range(12)]
-    assert [one.kind for one in examine(splits(chats)).findings] == ["constant_answer"]
+    for same in (chatted(*["ok"] * 12), [*chatted(*["ok"] * 6), *answered(*["ok"] * 6)]):
+        assert [one.kind for one in examine(splits(same)).findings] == ["constant_answer"]
+    dialogues = [Chat((*chat.messages, *chat.messages)) for chat in chatted(*["ok"] * 12)]
+    assert [one.kind for one in examine(splits(dialogues)).findings] == ["constant_answer"]
+    assert warnings([*dialogues, *answered("ok")]) == warnings([*answered("ok"), *dialogues]) != []
     assert warnings(answered("yes")) == [], "one record is not all"
 
 

@@ -66,6 +66,10 @@ def labelled(generator):
     return [Supervised(f"Is it {generator.random()}?", label) for label in labels]
 
 
+def labelled_chats(generator):
+    return [Chat(turns(record.prompt, record.completion)) for record in labelled(generator)]
+
+
 def preferences(generator):
     records = [Preference(f"ask {generator.random()}", "1 2 3", "4", int(generator.random() < 0.1)) for _ in range(60)]
     bad = [Preference(f"ask {text}", "yes", "no", 0) for text in BAD_TEXTS.values()]
@@ -116,6 +120,7 @@ KINDS = {
     chats: {*BAD_TEXTS, "unanswered_turn", "answers_cut", "dropped", "duplicates"},
     instructed: {"prompt_beginning_lost", "answer_out_of_context"},
     labelled: {"label_spellings", "rare_labels", "padded_answer", "label_skew"},
+    labelled_chats: {"label_spellings", "rare_labels", "label_skew"},
     preferences: {
         *BAD_TEXTS,
         "equal_pairs",
@@ -248,3 +253,15 @@ def test_many_different_answers_are_no_labels(monkeypatch):
                 in_blocks(patch, size)
                 tables.append(examine(splits(records)).splits["train"].labels)
         assert all(table == tables[0] for table in tables) and (tables[0] is not None) is is_table
+
+
+def test_a_dialogue_in_one_block_ends_the_labels_of_all(monkeypatch):
+    records = [Chat(turns(f"ask {i}", f"label {i % 2}")) for i in range(40)]
+    for place in (0, 20, 40):
+        given = splits([*records[:place], Chat(turns("1", "label 1", "2", "label 1")), *records[place:]])
+        for size in (1, 10, 500):
+            with monkeypatch.context() as patch:
+                in_blocks(patch, size)
+                assert examine(given).splits["train"].labels is None
+    in_blocks(monkeypatch, 10)
+    assert examine(splits(records)).splits["train"].labels == {"label 0": 20, "label 1": 20}

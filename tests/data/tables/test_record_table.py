@@ -2,12 +2,14 @@
 
 import pickle
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from raytune_llm.data.records import Chat, Message, Preference, Prompt, Rationale, Supervised
 from raytune_llm.data.tables.record_table import RecordTable, RecordWriter, digest_of
+from raytune_llm.errors import InputError
 
 RECORDS = [
     Supervised("a", "b\ud800 ü"),
@@ -64,3 +66,31 @@ def test_the_file_of_a_table_has_no_name(tmp_path, monkeypatch):
     writer = RecordWriter(0)
     writer.append(RECORDS[0])
     assert list(writer.table()) == RECORDS[:1] and not list(tmp_path.iterdir()), "it would outlive a killed job"
+
+
+def full(prefix):
+    """A temporary file of a full disk."""
+    return Path("/dev/full").open("r+b")
+
+
+@pytest.mark.parametrize("count", [1, 2000])
+def test_a_full_temporary_folder_is_named(monkeypatch, tmp_path, count):
+    """Few records are lost when they are read, many when they are written."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    writer = RecordWriter(memory_bytes=0)
+    with pytest.raises(InputError) as error:
+        for record in RECORDS[:count]:
+            writer.append(record)
+        writer.table()[0]
+    assert str(error.value) == (
+        f"no room for the records in the temporary folder {tmp_path} (No space left on device): free some space there, "
+        "or set TMPDIR to a folder of another disk"
+    )
+
+
+def test_no_temporary_folder_at_all(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/nowhere"])
+    with pytest.raises(InputError, match=r"^no temporary folder for the records: No usable .*; set TMPDIR"):
+        RecordWriter(memory_bytes=0).append(RECORDS[0])
