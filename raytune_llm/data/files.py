@@ -4,8 +4,8 @@ set carved where none is given."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from raytune_llm.data.records import Record, RecordError
 from raytune_llm.data.tables.record_table import RecordTable, RecordWriter
 from raytune_llm.errors import InputError
 
+NONE_LEFT = ": none of its records can be used; data.on_error=stop names the reasons"
 MANY_RECORDS = 10_000
 """From here on records are kept outside of memory."""
 
@@ -49,11 +50,30 @@ class Splits:
     """The lines left out."""
     num_lines: int = 0
     """Lines read, those left out too."""
+    carving: Carving | None = field(default=None, compare=False, repr=False)
+    """How eval was carved from train."""
 
     def where(self, split: str, index: int) -> str:
         """Where record `index` of a split was read, for messages: file and line."""
         origins = self.origins.get(split)
         return f"data.{split}, record {index + 1}" if origins is None else origins.where(index)
+
+    def origin(self, split: str, index: int) -> tuple[str, int]:
+        """Path and line of a record; the split and its number where they aren't known."""
+        origins = self.origins.get(split)
+        return (f"data.{split}", index + 1) if origins is None else (origins.source(index), origins.line(index))
+
+    def without(self, dropped: Mapping[str, Sequence[int]]) -> Splits:
+        """All but some records of each split, by their indices; eval is not carved anew."""
+        remaining, origins = list[Sequence[Record]](), dict(self.origins)
+        for name in SPLITS:
+            whole: Sequence[Record] = getattr(self, name)
+            kept = np.delete(np.arange(len(whole)), np.asarray(dropped.get(name, ()), dtype=np.int64))
+            remaining.append(_chosen(whole, kept) if len(kept) < len(whole) else whole)
+            if name in origins and len(kept) < len(whole):
+                origins[name] = origins[name].select(kept.tolist())
+        train, evaluation, test = remaining
+        return replace(self, train=train, eval=evaluation, test=test, origins=origins, carving=None)
 
     def sources(self, split: str) -> dict[str, int]:
         """How many records of a split each of its files gave."""
@@ -63,6 +83,37 @@ class Splits:
     def items(self) -> Iterator[tuple[str, Sequence[Record]]]:
         """The splits that have records, by name."""
         yield from ((name, split) for name in SPLITS if (split := getattr(self, name)))
+
+
+@dataclass(frozen=True, eq=False)
+class Carving:
+    """Train as it was read, and what was made of it."""
+
+    whole: Splits
+    """Without eval."""
+    train: NDArray[np.int64]
+    """Indices in the whole train; ascending."""
+    eval: NDArray[np.int64]
+    size: int
+    seed: int
+
+    def again(self, whole: Splits) -> Splits:
+        """Carved the same way from other records. Raises DataError as `carve` does."""
+        return carved(whole, self.size, self.seed)
+
+
+def carved(whole: Splits, size: int, seed: int) -> Splits:
+    """With an eval set of at most `size` records that train then lacks. Raises DataError as `carve` does."""
+    train, held = carve(whole.train, size, seed)
+    origins = {name: whole.origins["train"].select(rows.tolist()) for name, rows in (("train", train), ("eval", held))}
+    return replace(
+        whole,
+        train=_chosen(whole.train, train),
+        eval=_chosen(whole.train, held),
+        carved=True,
+        origins=whole.origins | origins,
+        carving=Carving(whole, train, held, size, seed),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,24 +215,22 @@ def load(data: Data, kinds: Sequence[type], seed: int, *, train_key: str = "data
         key = train_key if name == "train" else f"data.{name}"
         records[name], origins[name] = reader.split(given, key, digest)
         fingerprints[name] = digest.hexdigest()
+        if not records[name] and not reader.problems.total:
+            reader.problems.add(key, None, NONE_LEFT)
     reader.check()
-    carved = bool(records.get("train")) and data.eval is None
-    if carved:
-        whole, places = records["train"], origins["train"]
-        for name, indices in zip(("train", "eval"), carve(whole, data.eval_size, seed), strict=True):
-            records[name], origins[name] = _chosen(whole, indices), places.select(indices.tolist())
     train, evaluation, test = (records.get(name, []) for name in SPLITS)
-    return Splits(
+    whole = Splits(
         train,
         evaluation,
         test,
         fingerprints,
-        carved,
+        False,
         origins,
         tuple(reader.leftovers.findings()),
         reader.rejects,
         reader.num_lines,
     )
+    return carved(whole, data.eval_size, seed) if train and data.eval is None else whole
 
 
 def read_records(locations: Locations, key: str, kinds: Sequence[type]) -> list[Any]:
@@ -197,6 +246,7 @@ def read_records(locations: Locations, key: str, kinds: Sequence[type]) -> list[
 
 
 def _chosen(records: Sequence[Record], indices: NDArray[np.int64]) -> Sequence[Record]:
+    """These records, in this order; of those outside of memory a table of the same file."""
     return records.select(indices) if isinstance(records, RecordTable) else [records[i] for i in indices.tolist()]
 
 

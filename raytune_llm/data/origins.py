@@ -34,6 +34,9 @@ class Origins:
         is_whole = is_remote(path) or any(Path(file.path).name == name != path != file.path for file in self.files)
         return f"{path if is_whole else name}:{self._line[index]}"
 
+    def line(self, index: int) -> int:
+        return self._line[index]
+
     def source(self, index: int) -> str:
         """The file's path, as `counts` names it."""
         return self.files[self._file[index]].path

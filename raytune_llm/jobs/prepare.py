@@ -13,6 +13,7 @@ from raytune_llm.data.doctor.advice import DEFAULT_HORIZON, Horizon
 from raytune_llm.data.doctor.diagnosis import Diagnosis, UnusableData
 from raytune_llm.data.doctor.examine import examine
 from raytune_llm.data.encoding.encode import EncodedSplits, encode_splits
+from raytune_llm.data.encoding.usable import encode_usable
 from raytune_llm.data.examples import Examples
 from raytune_llm.data.files import Splits, load
 from raytune_llm.data.findings import Finding, Severity, many
@@ -63,7 +64,10 @@ def prepare(job: CheckJob, read: Splits | None = None) -> Prepared:
     facts = job.model.facts
     max_tokens = facts.max_tokens(job.data.max_tokens)
     tokens = Tokens(job.model.tokenizer(), max_tokens=max_tokens, is_encoder_decoder=facts.is_encoder_decoder)
-    encoded = encode_splits(splits, tokens, job.method.encode, skip=job.data.on_error is OnError.skip)
+    if job.data.on_error is OnError.skip:
+        splits, encoded = encode_usable(splits, tokens, job.method.encode)
+    else:
+        encoded = encode_splits(splits, tokens, job.method.encode)
     check_method(job, encoded, tokens, is_carved=splits.carved)
     diagnosis = examine(
         splits,

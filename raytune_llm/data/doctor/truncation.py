@@ -121,7 +121,7 @@ class Cuts(Check):
             view.name,
             f"{view.name}: {count:,} of {self._num_looked_at:,}{view.of_sample} prompts are cut to next to nothing "
             f"({self._gone_kept / count:.0f} of {self._gone_whole / count:.0f} tokens on average), so a model can't "
-            f"know what it is asked: {self._remedy(cut, None)}",
+            f"know what it is asked: {_remedy(view, cut)}",
             count,
             self._gone.places(view),
         )
@@ -139,7 +139,7 @@ class Cuts(Check):
             view.name,
             f"{view.name}: {count:,} of {total:,}{view.of_sample} {'loses' if count == 1 else 'lose'} the beginning of "
             f"their prompt{what}: "
-            f"{self._remedy(cut, 'put the instruction last' if what else None)}",
+            f"{_remedy(view, cut, 'put the instruction last' if what else None)}",
             count,
             self._beginnings.places(view),
         )
@@ -167,7 +167,7 @@ class Cuts(Check):
             Severity.problem if lost > MUCH_LOST else Severity.warning if much else Severity.note,
             view.name,
             f"{view.name}: {cut.completions_cut:,} of {cut.records:,} sequences lose tokens to learn, "
-            f"{share(cut.label_tokens_lost, cut.label_tokens)} of all: {self._remedy(cut, None)}",
+            f"{share(cut.label_tokens_lost, cut.label_tokens)} of all: {_remedy(view, cut)}",
             cut.completions_cut,
             (self._dropped if not self._ends.count else self._ends).places(view),
         )
@@ -181,25 +181,25 @@ class Cuts(Check):
             "dropped",
             Severity.problem if hits.count > MUCH_LOST * len(view.records) else Severity.warning,
             view.name,
-            f"{view.name}: {some} dropped: truncation leaves no answer token: {self._remedy(cut, None)}",
+            f"{view.name}: {some} dropped: truncation leaves no answer token: {_remedy(view, cut)}",
             hits.count,
             hits.places(view),
         )
 
-    def _remedy(self, cut: Truncation, first: str | None) -> str:
-        """What can be done: a larger data.max_tokens only where the base can take it."""
-        view = self._view
-        assert view.tokens is not None
-        allowed, context = view.tokens.max_tokens, view.context_tokens
-        longest = max(cut.longest_tokens, view.longest_tokens)
-        ways = [first] if first else []
-        if context is None or context > allowed:
-            enough = longest if context is None else min(longest, context)
-            keeps = "keeps all" if enough == longest else f"of {longest:,} needed"
-            ways.append(f"set data.max_tokens={enough} (now {allowed}; {keeps})")
-            return _either([*ways, "shorten the records"])
-        limit = f"the longest has {longest:,} tokens, and {allowed:,} are all that the base can take"
-        return f"{limit}; {_either([*ways, 'shorten the records', 'use a base with a longer context'])}"
+
+def _remedy(view: View, cut: Truncation, first: str | None = None) -> str:
+    """What can be done: a larger data.max_tokens only where the base can take it."""
+    assert view.tokens is not None
+    allowed, context = view.tokens.max_tokens, view.context_tokens
+    longest = max(cut.longest_tokens, view.longest_tokens)
+    ways = [first] if first else []
+    if context is None or context > allowed:
+        enough = longest if context is None else min(longest, context)
+        keeps = "keeps all" if enough == longest else f"of {longest:,} needed"
+        ways.append(f"set data.max_tokens={enough} (now {allowed}; {keeps})")
+        return _either([*ways, "shorten the records"])
+    limit = f"the longest has {longest:,} tokens, and {allowed:,} are all that the base can take"
+    return f"{limit}; {_either([*ways, 'shorten the records', 'use a base with a longer context'])}"
 
 
 def _either(ways: Sequence[str]) -> str:
@@ -224,5 +224,6 @@ def nothing_left(views: Iterable[View]) -> Iterator[Finding]:
     """Splits of which truncation leaves nothing."""
     for view in views:
         if view.encoded is not None and not len(view.encoded.examples):
-            text = f"nothing is left of {view.name} after truncation"
+            text, cut = f"nothing is left of {view.name} after truncation", view.encoded.truncation
+            text += f": {_remedy(view, cut)}" if cut.cut and view.tokens is not None else ""
             yield Finding("nothing_left", Severity.problem, view.name, text, len(view.records))

@@ -21,6 +21,8 @@ from raytune_llm.errors import InputError
 
 Encode = Callable[[Record, Tokens], Example | None]
 """A method's encoding of one record; None where truncation leaves nothing to learn from."""
+Refused = list[tuple[int, str]]
+"""Records that can't be encoded: the place of each, ascending, and why."""
 PLACES = "places"
 """Array of a block: which of its records each example belongs to, ascending; int64."""
 
@@ -33,15 +35,14 @@ class Block:
     arrays: dict[str, NDArray[Any]]
     """Of an ExampleTable, and PLACES."""
     truncation: Truncation
-    refused: list[tuple[int, str]]
-    """Records that can't be encoded: their places, and why."""
+    refused: Refused
 
 
 def encode_block(records: Sequence[Record], tokens: Tokens, encode: Encode) -> Block:
     """The records' examples; `tokens` keeps its own counts. Raises what `encode` raises, but for InputError."""
     examples: list[Example] = []
     places: list[int] = []
-    refused: list[tuple[int, str]] = []
+    refused: Refused = []
     with tokens.counting() as truncation:
         for place, record in enumerate(records):
             try:

@@ -16,13 +16,14 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from raytune_llm.data.encoding.block import PLACES, Block, Encode, encode_block, merged
+from raytune_llm.data.config import SPLITS
+from raytune_llm.data.encoding.block import PLACES, Block, Encode, Refused, encode_block, merged
 from raytune_llm.data.encoding.cache import Found, cache_key, find, new_entry
 from raytune_llm.data.encoding.workers import map_batches, num_cpus
 from raytune_llm.data.examples import Example
 from raytune_llm.data.files import Splits
 from raytune_llm.data.progress import RecordProgress
-from raytune_llm.data.reading.problems import Problems, Rejects, check_skipped
+from raytune_llm.data.reading.problems import Problems
 from raytune_llm.data.records import Record
 from raytune_llm.data.tables.example_table import ExampleTable
 from raytune_llm.data.tables.record_table import RecordTable
@@ -117,26 +118,23 @@ class EncodedSplits:
         yield from ((name, split) for name in ("train", "eval", "test") if len((split := getattr(self, name)).records))
 
 
-def encode_splits(splits: Splits, tokens: Tokens, encode: Encode, *, skip: bool = False) -> EncodedSplits:
-    """All records of a job, each encoded once. `skip`: those that can't be encoded are left out, and added to the
-    rejects. Raises DataError as `encode_split` does."""
-    problems, rejects = Problems(), splits.rejects if skip else None
-    train, evaluation, test = (
-        encode_split(
-            name,
-            getattr(splits, name),
-            tokens,
-            encode,
-            where=partial(splits.where, name),
-            rejects=rejects,
-            problems=problems,
-        )
-        for name in ("train", "eval", "test")
-    )
-    check_skipped(splits.rejects, splits.num_lines, problems)
+def encode_splits(splits: Splits, tokens: Tokens, encode: Encode) -> EncodedSplits:
+    """All records of a job, each encoded once. Raises DataError as `encode_split` does, for all splits together."""
+    encoded, refused = encode_each(splits, tokens, encode)
+    problems = Problems()
+    for name, places in refused.items():
+        _add_problems(problems, places, partial(splits.where, name))
     if problems.total:
         raise problems.error()
-    return EncodedSplits(train, evaluation, test, tokens.max_tokens, tokens.is_encoder_decoder)
+    return encoded
+
+
+def encode_each(splits: Splits, tokens: Tokens, encode: Encode) -> tuple[EncodedSplits, dict[str, Refused]]:
+    """All records of a job, each encoded once, and those of each split that can't be, which have no example."""
+    found = {name: _encode(name, getattr(splits, name), tokens, encode) for name in SPLITS}
+    train, evaluation, test = (encoded for encoded, _ in found.values())
+    encoded = EncodedSplits(train, evaluation, test, tokens.max_tokens, tokens.is_encoder_decoder)
+    return encoded, {name: refused for name, (_, refused) in found.items()}
 
 
 def encode_split(
@@ -146,62 +144,61 @@ def encode_split(
     encode: Encode,
     indices: Sequence[int] | None = None,
     where: Callable[[int], str] | None = None,
-    rejects: Rejects | None = None,
-    problems: Problems | None = None,
 ) -> EncodedSplit:
     """The records of one split, those of `indices` only where they are given; `tokens` keeps its own counts. `where`
-    names a record by its index; None = split and number. Records that can't be encoded go to `rejects` or `problems`,
-    where given.
+    names a record by its index; None = split and number.
 
     Raises:
         DataError: records can't be encoded; each kind of reason with the first of them.
     """
     chosen = records if indices is None else _chosen(records, indices)
-    if len(chosen) < LARGE_RECORDS:
-        block = encode_block(list(chosen), tokens, encode)
-        found, refused = ({**block.arrays}, dataclasses.asdict(block.truncation)), block.refused
-    else:
-        found, refused = _encode_many(name, chosen, tokens, encode)
+    encoded, refused = _encode(name, chosen, tokens, encode)
     if refused:
+        problems = Problems()
         place_of = where or (lambda index: f"data.{name}, record {index + 1}")
-        found_problems = Problems() if problems is None else problems
-        for place, why in refused:
-            at = place_of(place if indices is None else indices[place])
-            path, _, line = at.rpartition(":")
-            number = int(line) if line.isdigit() else None
-            if rejects is not None:
-                rejects.add(path or at, number or place + 1, why, repr(chosen[place]))
-            else:
-                found_problems.add(f"{at}: " if number is None else path, number, why)
-        if problems is None and found_problems.total:
-            raise found_problems.error()
-    arrays, counts = found
+        _add_problems(problems, refused, lambda place: place_of(place if indices is None else indices[place]))
+        raise problems.error()
+    return encoded
+
+
+def _add_problems(problems: Problems, refused: Refused, where: Callable[[int], str]) -> None:
+    for place, why in refused:
+        at = where(place)
+        path, _, line = at.rpartition(":")
+        number = int(line) if line.isdigit() else None
+        problems.add(f"{at}: " if number is None else path, number, why)
+
+
+def _encode(name: str, records: Sequence[Record], tokens: Tokens, encode: Encode) -> tuple[EncodedSplit, Refused]:
+    """The records of a split with their examples, and those that can't be encoded, which have none."""
+    if len(records) < LARGE_RECORDS:
+        block = encode_block(list(records), tokens, encode)
+        arrays, truncation, refused = {**block.arrays}, block.truncation, block.refused
+    else:
+        (arrays, about), refused = _encode_many(name, records, tokens, encode)
+        truncation = Truncation(**about)
     places = arrays.pop(PLACES)
-    return EncodedSplit(chosen, ExampleTable.from_arrays(arrays), places, Truncation(**counts))
+    return EncodedSplit(records, ExampleTable.from_arrays(arrays), places, truncation), refused
 
 
-def _encode_many(
-    name: str, records: Sequence[Record], tokens: Tokens, encode: Encode
-) -> tuple[Found, list[tuple[int, str]]]:
+def _encode_many(name: str, records: Sequence[Record], tokens: Tokens, encode: Encode) -> tuple[Found, Refused]:
     """The arrays of all blocks end to end and the counts of truncation, from the cache where it has them; and the
-    records that can't be encoded, with the reason."""
+    records that can't be encoded."""
     key = cache_key(records, tokens, encode)
-    found = None if key is None else find(key)
-    if found is not None:
-        return found, []
+    if key is not None and (found := find(key)) is not None:
+        arrays, about = found
+        return (arrays, about["truncation"]), [(place, why) for place, why in about["refused"]]
     with new_entry(key) as entry:
         counts, first = Truncation(), 0
-        refused: list[tuple[int, str]] = []
+        refused: Refused = []
         run = partial(encode_block, tokens=tokens, encode=encode)
         for block in _with_progress(name, len(records), map_batches(run, _batches(records), num_cpus())):
             refused += [(first + place, why) for place, why in block.refused]
             counts = merged(counts, block.truncation)
             entry.append(block.arrays | {PLACES: block.arrays[PLACES] + first})
             first += block.num_records
-        if refused:
-            return ({}, {}), refused
-        about = dataclasses.asdict(counts)
-        return (entry.finish(about), about), refused
+        truncation = dataclasses.asdict(counts)
+        return (entry.finish({"truncation": truncation, "refused": refused}), truncation), refused
 
 
 def _with_progress(name: str, total: int, blocks: Iterable[Block]) -> Iterator[Block]:

@@ -36,8 +36,11 @@ def test_cuts_and_drops_are_counted_per_split():
     [dropped] = found(diagnosis, "dropped")
     assert dropped.text.startswith("train: 1 of 10 records is dropped: truncation leaves no answer token: the longest")
     assert dropped.places[0].where == "data.train, record 10"
-    assert diagnosis.problems == ["nothing is left of eval after truncation"]
-    assert diagnosis.verdict == "not usable: nothing is left of eval after truncation"
+    nothing = (
+        "nothing is left of eval after truncation: the longest has 32 tokens, and 10 are all that the base can take; "
+        "shorten the records or use a base with a longer context"
+    )
+    assert diagnosis.problems == [nothing] and diagnosis.verdict == f"not usable: {nothing}"
 
 
 def test_a_lost_instruction_and_answers_that_left_the_context():
@@ -95,6 +98,30 @@ def test_too_little_is_left(max_tokens, kind):
     [problem] = [one for one in found(diagnosis, kind) if one.severity is Severity.problem]
     assert diagnosis.verdict.startswith("not usable")
     assert problem.count == {"answers_cut": 20, "dropped": 30}[kind]
+
+
+@pytest.mark.parametrize("max_tokens", [2, 12, 20])
+def test_what_would_leave_something_is_said(max_tokens):
+    data = splits([Chat((Message("user", f"{i} " * 20), Message("assistant", "yes"))) for i in range(30)])
+
+    def problems(context_tokens):
+        return diagnosed(data, words(max_tokens), context_tokens=context_tokens).problems
+
+    for context in (64, None):
+        assert problems(context) == [
+            "nothing is left of train after truncation: set data.max_tokens=26 "
+            f"(now {max_tokens}; keeps all) or shorten the records"
+        ]
+    assert problems(22) == [
+        "nothing is left of train after truncation: set data.max_tokens=22 "
+        f"(now {max_tokens}; of 26 needed) or shorten the records"
+    ]
+
+
+def test_nothing_that_was_not_cut_has_no_remedy():
+    data, tokens = splits(numbered(3)), words()
+    diagnosis = examine(data, encode_splits(data, tokens, lambda record, tokens: None), tokens)
+    assert diagnosis.problems == ["nothing is left of train after truncation"]
 
 
 def test_pairs_that_are_equal_once_they_are_cut():
