@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from raytune_llm.data.doctor.language import listed
 from raytune_llm.data.doctor.results import Advice, SplitFacts
-from raytune_llm.data.doctor.view import many
+from raytune_llm.data.findings import many
 
 EPOCHS = ((100, 10), (1_000, 5), (10_000, 3), (100_000, 2))
 """Epochs below each number of records; 1 above."""

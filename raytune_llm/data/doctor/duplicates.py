@@ -9,8 +9,8 @@ import numpy as np
 
 from raytune_llm.data.doctor.keys import NONE, Keys, mixed
 from raytune_llm.data.doctor.labels import FEWEST_RECORDS, constant
-from raytune_llm.data.doctor.view import NUM_SHOWN, View, many
-from raytune_llm.data.findings import Finding, Severity
+from raytune_llm.data.doctor.view import NUM_SHOWN, View
+from raytune_llm.data.findings import Finding, Severity, many
 from raytune_llm.data.parts import answer_of, prompt_of
 from raytune_llm.data.question import plain
 

@@ -7,8 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
 from raytune_llm.data.doctor.texts import CONTROL, INVISIBLE
-from raytune_llm.data.doctor.view import EXCERPT, Check, Hits, Seen, View, many, quoted
-from raytune_llm.data.findings import Finding, Severity
+from raytune_llm.data.doctor.view import EXCERPT, Check, Hits, Seen, View, quoted
+from raytune_llm.data.findings import Finding, Severity, many
 from raytune_llm.data.records import Chat, Rationale, Record, Supervised
 
 MOST_LABELS = 20

@@ -14,8 +14,8 @@ from datasketch import MinHash, MinHashLSH
 
 from raytune_llm.data.doctor.instruction import Instruction, changing
 from raytune_llm.data.doctor.keys import Keys
-from raytune_llm.data.doctor.view import NUM_SHOWN, Hits, View, excerpt, many
-from raytune_llm.data.findings import Finding, Severity
+from raytune_llm.data.doctor.view import NUM_SHOWN, Hits, View, excerpt
+from raytune_llm.data.findings import Finding, Severity, many
 from raytune_llm.data.parts import answer_of, prompt_of
 from raytune_llm.data.question import plain
 

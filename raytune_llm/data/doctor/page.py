@@ -13,8 +13,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from raytune_llm.data.doctor.results import Histogram, Results, SplitFacts
-from raytune_llm.data.doctor.view import brief, many, printable, share
-from raytune_llm.data.findings import Severity
+from raytune_llm.data.doctor.view import brief, printable, share
+from raytune_llm.data.findings import Severity, many
 
 TITLES = {Severity.problem: "Problems", Severity.warning: "Warnings", Severity.note: "Notes"}
 MOST_ROWS = 40

@@ -10,8 +10,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from raytune_llm.data.doctor.view import Check, Hits, Seen, View, many
-from raytune_llm.data.findings import Finding, Severity
+from raytune_llm.data.doctor.view import Check, Hits, Seen, View
+from raytune_llm.data.findings import Finding, Severity, many
 
 Test = Callable[[re.Match[str]], bool]
 

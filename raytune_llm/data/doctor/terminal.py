@@ -9,8 +9,8 @@ import textwrap
 from collections.abc import Iterator
 
 from raytune_llm.data.doctor.results import Preview, Results, SplitFacts
-from raytune_llm.data.doctor.view import brief, many, printable
-from raytune_llm.data.findings import Finding, Severity
+from raytune_llm.data.doctor.view import brief, printable
+from raytune_llm.data.findings import Finding, Severity, many
 
 SIGNS = {Severity.problem: "✗", Severity.warning: "!", Severity.note: "·"}
 COLOURS = {Severity.problem: "31", Severity.warning: "33", Severity.note: "2"}

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import ftfy
 from ftfy.badness import is_bad
 
-from raytune_llm.data.doctor.view import Check, Hits, Seen, View, many
-from raytune_llm.data.findings import Finding, Severity
+from raytune_llm.data.doctor.view import Check, Hits, Seen, View
+from raytune_llm.data.findings import Finding, Severity, many
 from raytune_llm.data.records import Chat
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from raytune_llm.data.dialects.tool_calls import names_of
-from raytune_llm.data.doctor.view import Check, Hits, Seen, View, many
-from raytune_llm.data.findings import Finding, Severity
+from raytune_llm.data.doctor.view import Check, Hits, Seen, View
+from raytune_llm.data.findings import Finding, Severity, many
 from raytune_llm.data.records import Chat, Message, Preference, Prompt, Record
 
 SENTENCES = {

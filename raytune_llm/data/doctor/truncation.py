@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from raytune_llm.data.doctor.instruction import Instruction
-from raytune_llm.data.doctor.view import Check, Hits, Seen, View, many, quoted, share
+from raytune_llm.data.doctor.view import Check, Hits, Seen, View, quoted, share
 from raytune_llm.data.examples import IGNORED, Example
-from raytune_llm.data.findings import Finding, Severity
+from raytune_llm.data.findings import Finding, Severity, many
 from raytune_llm.data.parts import prompt_of, text_key
 from raytune_llm.data.records import PlainText, Supervised
 from raytune_llm.data.tokenizing.tokens import Truncation

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Self
 from raytune_llm.data.encoding.encode import EncodedSplit
 from raytune_llm.data.examples import Example
 from raytune_llm.data.findings import Finding, Place
-from raytune_llm.data.findings import many as many
 from raytune_llm.data.parts import answer_of, prompt_of, texts_of
 from raytune_llm.data.question import plain
 from raytune_llm.data.records import Record

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from raytune_llm.data.findings import many
 from raytune_llm.errors import InputError
+from raytune_llm.stores.disk_full import raise_if_no_room
 
 SHOWN_KINDS = 20
 SHOWN_LINES = 3
@@ -117,16 +118,21 @@ class Rejects:
         self._known: set[tuple[str, int]] = set()
 
     def add(self, path: str, line: int, problem: str, content: object) -> None:
+        """Raises InputError where there is no room for it."""
         if (path, line) in self._known:  # refused by an earlier stage, too
             return
         self._known.add((path, line))
-        self._folder = self._folder or tempfile.TemporaryDirectory()
         self.count += 1
         self.first = self.first or f"{path}:{line}: {problem}"
         kept = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, default=str)
         row = {"file": path, "line": line, "problem": problem, "content": kept[:LONGEST_REJECT]}
-        with Path(self._folder.name, NAME).open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            self._folder = self._folder or tempfile.TemporaryDirectory()
+            with Path(self._folder.name, NAME).open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise_if_no_room(error, "the lines left out")
+            raise
 
     def content(self) -> bytes:
         """All of them as JSON lines."""

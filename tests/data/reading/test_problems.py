@@ -1,6 +1,8 @@
 """Equal problems are shown once, with their number; none hides another."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from raytune_llm.data.files import DataError, Reading, Sources, load, read_recor
 from raytune_llm.data.reading import problems as problems_module
 from raytune_llm.data.reading.problems import Problems, Rejects, kind_of
 from raytune_llm.data.records import Supervised
+from raytune_llm.errors import InputError
 from raytune_llm.jobs.config import load as load_job
 from raytune_llm.jobs.prepare import prepare
 
@@ -133,3 +136,14 @@ def test_what_the_template_refuses_has_file_and_line(tmp_path):
     [skipped] = [finding for finding in prepared.diagnosis.findings if finding.kind == "skipped_lines"]
     assert skipped.text == "4 of 22 lines are left out because they can't be used; rejects.jsonl has them"
     assert len(prepared.examples.train) == len(prepared.examples.eval) == 9
+
+
+def test_no_room_for_the_lines_left_out(monkeypatch):
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    rejects = Rejects()
+    rejects.add("a.jsonl", 1, "not JSON", "{")
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(InputError, match=r"no room for the lines left out in the temporary folder .*TMPDIR"):
+        rejects.add("a.jsonl", 2, "not JSON", "{")
