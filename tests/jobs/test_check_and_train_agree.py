@@ -11,6 +11,7 @@ from raytune_llm.errors import InputError
 from raytune_llm.jobs import check, setup
 from raytune_llm.jobs.config import CONF, load
 from raytune_llm.models.base import Base
+from raytune_llm.training.config import with_values
 
 TEACHER = ["method.teacher=${demo:base}"]
 METHODS = {
@@ -57,16 +58,24 @@ def without_ray(monkeypatch):
     monkeypatch.setattr(Base, "tokenizer", lambda base: embedded())
 
 
-def overrides(tmp_path, method: str, kind: str, defect: str) -> list[str]:
-    spoil, more = DEFECTS[defect]
+@cache
+def composed(root: str, method: str, defect: str):
+    """A job of placeholders."""
+    name, own = METHODS[method]
+    named = ["name=a"] if root == "train" else []
+    return load(root, ["model=demo", f"method={name}", *own, "data.train=-", *named, *DEFECTS[defect][1]])
+
+
+def jobs_of(tmp_path, method: str, kind: str, defect: str):
+    """The check and the training of some records."""
+    spoil, _ = DEFECTS[defect]
     rows = [KINDS[kind](i) for i in range(NUM_RECORDS)]
     file = tmp_path / "train.jsonl"
     file.write_text(
         "".join(json.dumps(spoil(row) if i == 7 or defect == "strict" else row) + "\n" for i, row in enumerate(rows))
     )
-    name, own = METHODS[method]
-    given = [f"method={name}", *own, f"data.train={file}", f"home={tmp_path}/home"]
-    return ["model=demo", *given, *more]
+    values = {"data.train": str(file), "home": f"{tmp_path}/home"}
+    return [with_values(composed(root, method, defect), values) for root in ("check", "train")]
 
 
 def refusal(call) -> str | None:
@@ -81,16 +90,16 @@ def refusal(call) -> str | None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", METHODS)
 def test_both_refuse_or_both_accept(without_ray, tmp_path, method, kind, defect):
-    given = overrides(tmp_path, method, kind, defect)
-    checked = refusal(lambda: check.check_data(load("check", given)))
-    trained = refusal(lambda: setup.start(load("train", [*given, "name=a"])))
+    to_check, to_train = jobs_of(tmp_path, method, kind, defect)
+    checked = refusal(lambda: check.check_data(to_check))
+    trained = refusal(lambda: setup.start(to_train))
     assert (checked is None) == (trained is None), f"check: {checked}\ntrain: {trained}"
 
 
 def test_each_method_accepts_a_kind_and_refuses_another(without_ray, tmp_path):
     for method in METHODS:
         found = {
-            kind: refusal(lambda m=method, k=kind: check.check_data(load("check", overrides(tmp_path, m, k, "none"))))
+            kind: refusal(lambda m=method, k=kind: check.check_data(jobs_of(tmp_path, m, k, "none")[0]))
             for kind in KINDS
         }
         assert None in found.values(), f"{method}: {found}"
