@@ -41,8 +41,9 @@ LOADS = ((8, 128), (1, 128), (1, 512), (1, 2048))
 SMOKE_LOADS = ((8, 16), (1, 16))
 COMPARED_LOAD = LOADS[0]
 """Where compiled and eager packs are compared."""
-TIMED_SECONDS = 2.5
-PLANNING_SECONDS = 10.0
+TIMED_SECONDS = {"cuda": 2.5, "cpu": 0.3}
+PLANNING_SECONDS = {"cuda": 10.0, "cpu": 1.0}
+"""By kind of device; on a CPU figures mean nothing."""
 MEASURING = "still measuring"
 """How the planner's line ends before its first choice."""
 
@@ -95,7 +96,7 @@ def solo_seconds(base: PreTrainedModel, load: tuple[int, int], device: torch.dev
         optimizer.zero_grad()
 
     try:
-        return median_seconds(step, device, warm_up=2, at_most=TIMED_SECONDS)
+        return median_seconds(step, device, warm_up=2, at_most=TIMED_SECONDS[device.type])
     finally:
         optimizer.zero_grad()
         adapted.unload()
@@ -139,13 +140,13 @@ def packed_figures(
     """Seconds of one step of all slots, as the planner chooses where there is time for it."""
     with packed(base, load, device, compiled) as (pack, is_compiled):
         first = seconds_of(pack.step, device)
-        seconds = median_seconds(pack.step, device, warm_up=1, at_most=TIMED_SECONDS)
+        seconds = median_seconds(pack.step, device, warm_up=1, at_most=TIMED_SECONDS[device.type])
         found = {"together_seconds": seconds, "first_seconds": first, "passes": pack.num_passes}
         found |= {"padded_tokens": pack.padded_tokens, "is_compiled": is_compiled}
         together = pack.budget
         planner = Planner(pack, max_tokens=together.max_tokens, log=lambda line: None)
-        if settled(planner, seconds):
-            seconds = median_seconds(planner.step, device, warm_up=0, at_most=TIMED_SECONDS)
+        if settled(planner, seconds, PLANNING_SECONDS[device.type]):
+            seconds = median_seconds(planner.step, device, warm_up=0, at_most=TIMED_SECONDS[device.type])
         else:
             pack.budget = together
         busy = busy_seconds(pack.step, device)
@@ -154,11 +155,11 @@ def packed_figures(
         return found | {"packed_seconds": seconds, "plan": planner.describe()} | share | peak
 
 
-def settled(planner: Planner, step_seconds: float) -> bool:
-    """Whether the planner has made its choice, after at most PLANNING_SECONDS."""
-    if 8 * step_seconds > PLANNING_SECONDS:
+def settled(planner: Planner, step_seconds: float, at_most: float) -> bool:
+    """Whether the planner has made its choice, after at most so many seconds."""
+    if 8 * step_seconds > at_most:
         return False
-    end = time.perf_counter() + PLANNING_SECONDS
+    end = time.perf_counter() + at_most
     while planner.describe().endswith(MEASURING) and time.perf_counter() < end:
         planner.step()
     return not planner.describe().endswith(MEASURING)

@@ -82,6 +82,8 @@ class Languages(Check):
     def shares(self) -> dict[str, float]:
         """Share of each language, by its ISO 639 code, among the texts whose language is sure, commonest first; those
         below 1 % are left out. {} where too few are."""
+        if len(self._texts) < FEWEST_SURE:
+            return {}
         found = Counter(name for name in map(language, self._texts) if name is not None)
         total = found.total()
         if total < max(FEWEST_SURE, SURE_SHARE * len(self._texts)):
