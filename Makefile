@@ -6,7 +6,6 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 export HF_HUB_OFFLINE ?= 1
-export RAY_AUTH_MODE ?= disabled
 
 .PHONY: demo real test lint soak bundle clean
 

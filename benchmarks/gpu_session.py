@@ -151,7 +151,7 @@ def environment() -> dict[str, str]:
     from raytune_llm.cluster import ENVIRONMENT
 
     path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), *filter(None, [os.environ.get("PYTHONPATH")])])
-    quiet = {"HF_HUB_OFFLINE": "1", "RAY_AUTH_MODE": "disabled", "PYTHONUNBUFFERED": "1"}
+    quiet = {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     return {**ENVIRONMENT, **quiet, **os.environ, "PYTHONPATH": path}
 
 

@@ -40,7 +40,6 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import json
 import multiprocessing
-import os
 import socket
 import time
 import urllib.error
@@ -20,7 +19,7 @@ import ray
 import uvicorn
 from ray import serve as ray_serve
 
-from raytune_llm import cluster
+from raytune_llm import cluster, session
 from raytune_llm.jobs import config
 from raytune_llm.serving.api.app import Limits
 from raytune_llm.serving.api.rate_limit import KeyLimits
@@ -148,9 +147,8 @@ def _uvicorn(port: int, registry_dir: str, references: list[str]) -> None:
 @contextlib.contextmanager
 def on_ray_serve(registry_dir: str, references: Sequence[str]) -> Iterator[str]:
     """The endpoint as jobs/serve.py starts it; its URL."""
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     cluster.set_environment()
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="warning")
+    session.begin(dashboard=False, num_cpus=2)
     try:
         serve = config.load("serve", ["adapter=any", f"serve.port={free_port()}"]).serve
         yield endpoint.start(serve, registry_dir, references).url

@@ -152,7 +152,7 @@ def measured(task: dict[str, Any]) -> dict[str, Any]:
     folder.mkdir(parents=True)
     task |= {"result": str(folder / "result.json")}
     (folder / "task.json").write_text(json.dumps(task))
-    quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "RAY_AUTH_MODE": "disabled", MARK: str(folder)}
+    quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", MARK: str(folder)}
     load = os.getloadavg()[0]
     started = time.monotonic()
     command = [sys.executable, __file__, "--run", str(folder / "task.json")]
@@ -225,12 +225,13 @@ def run_ours(task: dict[str, Any]) -> None:
 
 def run_tune(task: dict[str, Any]) -> None:
     """Ray Tune over TRL's trainer, as their documentation shows them together."""
-    import ray
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
+    from raytune_llm import session
+
     tokens = json.loads(Path(task["data"], "tokens.json").read_text()) if task.get("tokenized") else None
-    ray.init("local", num_cpus=2, include_dashboard=False, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
+    session.begin(dashboard=False, num_cpus=2, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
     sources = {"base": task["base"], "data": task["data"], "dtype": task["dtype"]}
     trainable = tune.with_parameters(trl_trial, tokens=tokens, **sources)
     steps = task["steps"][-1:] if task.get("folded") else task["steps"]

@@ -82,7 +82,7 @@ def run(home: Path, trials: int) -> None:
 
 def measured(home: Path, trials: int) -> list[dict[str, float]]:
     """As trials end: how many have, CPU seconds of all processes so far, megabytes of the driver's own memory."""
-    quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "RAY_AUTH_MODE": "disabled", MARK: str(home)}
+    quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", MARK: str(home)}
     command = [sys.executable, __file__, "--run", str(home), "--trials", str(trials)]
     readings: list[dict[str, float]] = []
     with (home / "log").open("wb") as log:

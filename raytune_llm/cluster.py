@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from raytune_llm import session
 from raytune_llm.compat import (
     AutoscalerReport,
     autoscaler_report,
@@ -52,9 +52,6 @@ POLL_SECONDS = 1.0
 RELEASE_SECONDS = 3.0
 """How long ended actors may take to give their CPUs back."""
 
-_is_own = False
-"""Whether this process started its session."""
-
 
 def set_environment() -> None:
     """Set ENVIRONMENT in this process, and silence transformers' FutureWarnings."""
@@ -68,19 +65,21 @@ def connect(*, dashboard: bool = True) -> None:
     """Join the cluster of RAY_ADDRESS (as a submitted job does) or of `ray start` on this machine, else start a local
     session, with Ray's dashboard or without; nothing when already joined.
 
-    Raises InputError for a malformed RAY_ADDRESS.
+    Raises InputError for a malformed RAY_ADDRESS, or a token that can't be read.
     """
     import ray
 
     if ray.is_initialized():
         return
     set_environment()
+    session.forget_token()
     try:
         address = running_ray_address()
     except ValueError as error:
         raise InputError(f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')} can't be used: {error}") from error
     if address is None:
-        start_session(dashboard)
+        num_gpus = uncounted_gpus()
+        session.start(dashboard=dashboard, **({"num_gpus": num_gpus} if num_gpus else {}))
         return
     environment: dict[str, object] = {"env_vars": {name: os.environ[name] for name in ENVIRONMENT}}
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # not submitted: its working directory is not on the workers
@@ -92,41 +91,6 @@ def connect(*, dashboard: bool = True) -> None:
             "start Ray with `ray start --num-gpus=N`, or with RAY_OVERRIDE_RESOURCES='{\"GPU\": N}' in its environment",
             flush=True,
         )
-
-
-def start_session(dashboard: bool) -> None:
-    """A local session on a port known beforehand, whose address its workers find in their environment. Ray Train's
-    helpers look for a session of this machine otherwise, and fail where there are two. Its workers inherit this
-    process's environment: a runtime environment would start each of them twice. It has the GPUs that CUDA sees, also
-    where Ray counts none."""
-    import ray
-
-    num_gpus = uncounted_gpus()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    addresses = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"127.0.0.1:{port}"}
-    os.environ |= addresses
-    try:
-        options = {"num_gpus": num_gpus} if num_gpus else {}
-        ray.init("local", logging_level=logging.WARNING, include_dashboard=dashboard, **options)
-        global _is_own
-        _is_own = True
-    finally:
-        for name in addresses:
-            del os.environ[name]
-
-
-def end_own_session() -> bool:
-    """End the session if `connect` started it for this process; whether it did."""
-    import ray
-
-    global _is_own
-    if not _is_own:
-        return False
-    _is_own = False
-    ray.shutdown()
-    return True
 
 
 def shows_gpu(root: Path = Path("/")) -> bool:
@@ -198,7 +162,7 @@ def uses_gpu(
     if requested is False:
         return False
     found, needed = total_gpus(), sum(bundle.get("GPU", 0) for bundle in bundles)
-    autoscales = not _is_own and autoscaler_report() is not None
+    autoscales = not session.is_own() and autoscaler_report() is not None
     if found and (found >= needed or autoscales):
         return True
     if found:

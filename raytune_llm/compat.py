@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +39,46 @@ def running_ray_address() -> str | None:
     from ray._private.services import canonicalize_bootstrap_address
 
     return canonicalize_bootstrap_address(None)
+
+
+@contextmanager
+def loopback_node() -> Iterator[None]:
+    """A Ray session that starts inside has 127.0.0.1 as its node's address and listens on nothing else, as Ray does on
+    macOS; its processes inherit that. ray 2.60."""
+    from ray._private import ray_constants
+
+    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    variable = os.environ.get(name)
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[name]
+        os.environ |= {} if variable is None else {name: variable}
+
+
+def has_ray_token() -> bool:
+    """Whether RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token holds a token, in any RAY_AUTH_MODE. Raises ray's
+    AuthenticationError when RAY_AUTH_TOKEN_PATH names no such file. ray 2.60."""
+    from ray._raylet import AuthenticationTokenLoader
+
+    return bool(AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True))
+
+
+def needs_ray_token() -> bool:
+    """Whether this process's Ray asks for a token and sends one, as RAY_AUTH_MODE was when it was read. ray 2.60."""
+    from ray._raylet import AuthenticationMode, get_authentication_mode
+
+    return bool(get_authentication_mode() == AuthenticationMode.TOKEN)
+
+
+def refresh_ray_authentication() -> None:
+    """Have Ray read RAY_AUTH_MODE and the token again, which it does once otherwise; without a session. ray 2.60."""
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    Config.initialize("")  # first: a thread that reads the token in mode `token` ends the process when there is none
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def ray_gpu_count() -> int:

@@ -1,6 +1,7 @@
 """What all tests share: quiet, offline, on one thread, with their own home and cache."""
 
 import os
+import secrets
 import sys
 import tempfile
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex())
 TESTS = Path(__file__).parent
 sys.path[:0] = [str(TESTS), *(str(folder) for folder in TESTS.rglob("*") if folder.is_dir())]
 sys.path += [str(TESTS.parent / "benchmarks"), str(TESTS.parent / "deploy/offline")]
@@ -68,16 +70,11 @@ def ray_session():
     """A Ray session of the module's own, in a folder of its own."""
     import ray
 
-    from raytune_llm import cluster
+    from raytune_llm import cluster, session
 
     cluster.set_environment()
     with tempfile.TemporaryDirectory(prefix="rt", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        ray.init(
-            num_cpus=2,
-            include_dashboard=False,
-            logging_level="warning",
-            _temp_dir=folder,
-            runtime_env={"env_vars": {name: os.environ[name] for name in cluster.ENVIRONMENT}},
-        )
+        environment = {"env_vars": {name: os.environ[name] for name in cluster.ENVIRONMENT}}
+        session.begin(dashboard=False, num_cpus=2, _temp_dir=folder, runtime_env=environment)
         yield
         ray.shutdown()

@@ -17,7 +17,7 @@ import pytest
 from traps import Trap
 from worlds import write_base, write_records
 
-from raytune_llm import cluster
+from raytune_llm import cluster, session
 from raytune_llm.compat import AutoscalerReport
 from raytune_llm.errors import InputError
 from raytune_llm.jobs.config import load
@@ -84,24 +84,12 @@ for root, job in (("train", commands.train), ("sweep", commands.sweep)):
     except Begins:
         print(root, {"ray", "torch", "transformers"} & set(sys.modules))
 """
-DASHBOARD = """
-import sys, psutil
-from raytune_llm import cluster
-
-cluster.connect(dashboard=sys.argv[1] == "True")
-print(sum("dashboard-NodeHead" in " ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)))
-"""
 
 
 def test_ray_begins_to_start_before_anything_large_is_imported(tmp_path):
     """Those imports take as long as its start, and continue meanwhile."""
     overrides = (f"data.train={write_records(tmp_path)[0]}", "model=demo", f"home={tmp_path}")
     assert script(tmp_path, BEGINS, *overrides) == "train set()\nsweep set()\n"
-
-
-@pytest.mark.parametrize("dashboard", [True, False])
-def test_a_local_session_has_the_dashboard_that_is_requested(tmp_path, dashboard):
-    assert script(tmp_path, DASHBOARD, str(dashboard)) == f"{int(dashboard)}\n"
 
 
 @pytest.mark.parametrize(
@@ -170,7 +158,7 @@ def test_gpus_that_cuda_sees_and_ray_does_not_count(
 
 
 SESSION = """
-import os
+import os, psutil
 from raytune_llm import cluster
 
 cluster.uncounted_gpus = lambda: 2
@@ -182,6 +170,7 @@ def visible():
 
 print(cluster.total_gpus(), cluster.uses_gpu(None), cluster.uses_gpu(False))
 print([ray.get(ray.remote(num_gpus=share, num_cpus=0)(visible).remote()) for share in (0, 1, 2)])
+print(sum("dashboard-NodeHead" in " ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)))
 """
 
 
@@ -191,6 +180,7 @@ def test_a_session_of_its_own_has_the_gpus_that_cuda_sees_and_hides_them_from_wh
     found = script(tmp_path, SESSION, PYTORCH_CUDA_ALLOC_CONF="backend:native").splitlines()
     assert found[0] == "2.0 True False"
     assert eval(found[1]) == [("''", "backend:native"), ("'0'", "backend:native"), ("'0,1'", "backend:native")]
+    assert found[2] == "0"  # without the dashboard, as requested
 
 
 def test_a_cluster_that_counts_no_gpu_of_this_machine_is_reported(ray_session, monkeypatch, capsys):
@@ -359,6 +349,7 @@ def sweep_on_two_nodes(folder, marker):
     from raytune_llm.sweep.plan import make_plan
 
     cluster.set_environment()
+    session.authenticate()
     job = load(
         "sweep",
         [

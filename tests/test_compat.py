@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import inspect
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -82,6 +83,42 @@ def test_running_ray_address(monkeypatch):
     assert compat.running_ray_address().endswith(":6399")
     monkeypatch.setenv("RAY_ADDRESS", "local")
     assert compat.running_ray_address() is None
+
+
+def test_loopback_node(monkeypatch):
+    """Also of processes that start inside; test_session.py looks at their sockets."""
+    from ray.util import get_node_ip_address
+
+    monkeypatch.setattr("ray._private.worker._global_node", None)
+    before = os.environ.copy()
+    with compat.loopback_node():
+        assert get_node_ip_address() == "127.0.0.1"
+        asks = [sys.executable, "-c", "import ray; print(ray.util.get_node_ip_address())"]
+        assert subprocess.run(asks, capture_output=True, text=True, check=True).stdout == "127.0.0.1\n"
+    assert os.environ == before
+
+
+def test_ray_token(monkeypatch, tmp_path):
+    from ray.exceptions import AuthenticationError
+
+    with monkeypatch.context() as changed:
+        changed.setenv("HOME", str(tmp_path))
+        changed.delenv("RAY_AUTH_TOKEN", raising=False)
+        changed.setenv("RAY_AUTH_MODE", "disabled")
+        compat.refresh_ray_authentication()
+        assert (compat.has_ray_token(), compat.needs_ray_token()) == (False, False)
+        changed.setenv("RAY_AUTH_TOKEN", "a-word")
+        changed.setenv("RAY_AUTH_MODE", "token")
+        assert not compat.needs_ray_token()  # read once
+        compat.refresh_ray_authentication()
+        assert (compat.has_ray_token(), compat.needs_ray_token()) == (True, True)
+        changed.delenv("RAY_AUTH_TOKEN")
+        changed.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "nowhere"))
+        changed.setenv("RAY_AUTH_MODE", "disabled")
+        compat.refresh_ray_authentication()
+        with pytest.raises(AuthenticationError, match="RAY_AUTH_TOKEN_PATH is set but file cannot be opened"):
+            compat.has_ray_token()
+    compat.refresh_ray_authentication()
 
 
 def test_ray_gpu_count():

@@ -23,6 +23,7 @@ ROOMS = [  # top to bottom: a file imports from its own room and from those belo
     ("data",),
     ("stores",),
     ("cluster",),
+    ("session",),
     ("compat",),
     ("errors",),
 ]
@@ -47,7 +48,7 @@ OWNERS = {
     "vllm": {"serving.engine.vllm"},
     "openai": {"annotation.teachers.openai"},
 }
-MOST_PACKAGES, MOST_LOOSE_FILES, MOST_LINES = 10, 5, 350
+MOST_PACKAGES, MOST_LOOSE_FILES, MOST_LINES = 10, 6, 350
 
 
 def module_name(file: Path) -> str:

@@ -85,7 +85,7 @@ def ray_facts(on_gpu: bool) -> dict[str, object]:
     """GPUs that a local session counts, and whether tasks see the GPU when, and only when, they ask for it."""
     import ray
 
-    from raytune_llm import cluster
+    from raytune_llm import cluster, session
 
     cluster.connect(dashboard=False)
 
@@ -101,7 +101,7 @@ def ray_facts(on_gpu: bool) -> dict[str, object]:
         facts["task_without_gpu_sees_it"] = ray.get(sees_gpu.remote())
     if counted:
         facts["task_with_gpu_sees_it"] = ray.get(sees_gpu.options(num_gpus=1).remote())
-    cluster.end_own_session()
+    session.end()
     return facts
 
 

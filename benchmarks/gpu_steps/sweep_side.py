@@ -15,8 +15,9 @@ CORES_A_TRIAL = 2
 
 def run_trl(task: dict[str, Any]) -> None:
     """Ray Tune over TRL's trainer; so many trials at once share the GPU, or have a core each where there is none."""
-    import ray
     from ray import tune
+
+    from raytune_llm import session
 
     ends: list[float] = []
 
@@ -26,7 +27,7 @@ def run_trl(task: dict[str, Any]) -> None:
 
     at_once, on_gpu = task["at_once"], task["use_gpu"]
     points = [(rank, rate) for rate in RATES for rank in SIZES][: at_once * task["waves"]]
-    ray.init("local", num_cpus=at_once * CORES_A_TRIAL, num_gpus=int(on_gpu), include_dashboard=False)
+    session.begin(dashboard=False, num_cpus=at_once * CORES_A_TRIAL, num_gpus=int(on_gpu))
     tokens = json.loads(Path(task["data"], "tokens.json").read_text())
     arguments = {"eval_steps": task["every"], "use_cpu": not on_gpu, "bf16": on_gpu, "warmup_steps": 10}
     arguments |= {"dataloader_pin_memory": on_gpu}

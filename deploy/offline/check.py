@@ -20,7 +20,7 @@ IMPORTED += ["ray.serve", "optuna", "hydra", "openai", "tensorboard", "wandb", "
 TRAINING = ["model=demo", "data=demo_sarcasm", "name=checked", "tuning.steps=2", "tuning.eval_every=2"]
 TRAINING += ["scaling.use_gpu=false", "evaluation.max_examples=8", "evaluation.bootstrap_draws=20"]
 TRAINING += ["evaluation.max_new_tokens=4"]
-QUIET = {"HF_HUB_OFFLINE": "1", "RAY_AUTH_MODE": "disabled"}
+QUIET = {"HF_HUB_OFFLINE": "1"}
 
 
 def wrong_versions():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from raytune_llm import cluster
+from raytune_llm import cluster, session
 from raytune_llm.jobs import summary
 from raytune_llm.jobs.schema import ServeJob, SweepJob
 
@@ -51,5 +51,5 @@ def take_down() -> None:
     from raytune_llm.serving.deploy import endpoint as deployment
 
     deployment.drain()
-    if not cluster.end_own_session():
+    if not session.end():
         deployment.stop()

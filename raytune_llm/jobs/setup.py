@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from raytune_llm import cluster
+from raytune_llm import cluster, session
 from raytune_llm.cluster import gc_paused
 from raytune_llm.errors import InputError
 from raytune_llm.jobs.annotate import annotated
@@ -119,5 +119,5 @@ def while_ray_starts(prepare: Callable[[], T], *, dashboard: bool) -> T:
         try:
             return preparing.result()
         except InputError:
-            cluster.end_own_session()
+            session.end()
             raise

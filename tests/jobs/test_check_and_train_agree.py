@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from raytune_llm import cluster
+from raytune_llm import cluster, session
 from raytune_llm.errors import InputError
 from raytune_llm.jobs import check, setup
 from raytune_llm.jobs.config import CONF, load
@@ -53,7 +53,7 @@ def embedded():
 @pytest.fixture
 def without_ray(monkeypatch):
     monkeypatch.setattr(cluster, "connect", lambda **_: None)
-    monkeypatch.setattr(cluster, "end_own_session", lambda: None)
+    monkeypatch.setattr(session, "end", lambda: None)
     monkeypatch.setattr(cluster, "uses_gpu", lambda *_, **__: False)
     monkeypatch.setattr(Base, "tokenizer", lambda base: embedded())
 

@@ -4,16 +4,15 @@ import concurrent.futures
 import dataclasses
 import os
 import re
-import shutil
 import socket
-import tempfile
 import time
 import urllib.request
 
 import openai
+import psutil
 import pytest
-import ray
 from serving_world import ENGINE, greedy_text, make_base, publish, write_adapter, write_model
+from test_session import grpc_status, http_status, is_loopback, settled
 
 from raytune_llm.data.records import Message
 from raytune_llm.errors import InputError
@@ -27,17 +26,6 @@ from raytune_llm.stores.registry import Registry
 KEY = "a-long-random-word"
 PROBES = ["Miss the bus", (Message("user", "What a lovely day"),), "naïve café", "bus " * 100]
 ADAPTERS = ["tiny", "wit", "dry"]
-
-
-@pytest.fixture(scope="module")
-def session():
-    """A Ray session of its own, in a folder of its own."""
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    folder = tempfile.mkdtemp(prefix="rt", dir="/tmp")
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="warning", _temp_dir=folder)
-    yield
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +70,7 @@ def chosen(registry, **changed):
 
 
 @pytest.fixture(scope="module")
-def endpoint(session, registry):
+def endpoint(ray_session, registry):
     os.environ["RAYTUNE_LLM_TEST_KEY"] = KEY
     started = deployment.start(chosen(registry), registry.root, ["wit@champion", "dry", "whole@1"])
     yield started
@@ -237,3 +225,16 @@ def test_a_second_endpoint_is_refused_while_one_runs(endpoint, registry):
     with pytest.raises(InputError, match="runs Ray Serve already"):
         deployment.start(chosen(registry), registry.root, ["dry"])
     assert b"ok" in health(endpoint)
+
+
+def test_of_a_served_endpoint_nothing_answers_other_machines_without_rays_token(endpoint):
+    """Ray Serve's replicas listen on all addresses, which no setting changes."""
+    found = settled(psutil.Process())
+    reachable = {port: name for (ip, port), name in found.items() if not is_loopback(ip)}
+    assert set(reachable.values()) == {"ray::ServeReplica:raytune_llm:endpoint"}
+    method = "/ray.serve.ASGIService/HandleRequest"
+    assert {grpc_status(port, method) for port in reachable} == {"UNAUTHENTICATED"}
+    posted = {port: http_status(port, "/api/job_agent/jobs/", b'{"entrypoint": "true"}') for _, port in found}
+    assert set(posted.values()) == {401, 405, None}
+    (own,) = (port for port in posted if f":{port}/" in endpoint.url)
+    assert posted[own] == 401  # without an API key
