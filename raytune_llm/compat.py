@@ -59,8 +59,8 @@ def loopback_node() -> Iterator[None]:
 
 
 def has_ray_token() -> bool:
-    """Whether RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token holds a token, in any RAY_AUTH_MODE. Raises ray's
-    AuthenticationError when RAY_AUTH_TOKEN_PATH names no such file. ray 2.60."""
+    """Whether RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token holds a token, in any RAY_AUTH_MODE. Raises
+    Ray's AuthenticationError when RAY_AUTH_TOKEN_PATH names no such file. ray 2.60."""
     from ray._raylet import AuthenticationTokenLoader
 
     return bool(AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True))

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 
 from raytune_llm.errors import InputError
@@ -21,7 +22,8 @@ MAPPINGS = {key.removesuffix("."): f"{key}KEY=VALUE" for key in FREE} | {
 VERSIONED_ROOTS = ("evaluate", "serve")
 LISTS = ("data.train", "data.eval", "data.test")
 """Keys of which several values may be given with commas between them."""
-TEXTS = ("version", "model.chat_template")
+VERSION = "version"
+TEXTS = (VERSION, "model.chat_template")
 """Keys whose commas and braces belong to the value."""
 KEYS = ("data.ignore",)
 """Keys of lists, of which one entry may be given without brackets."""
@@ -34,8 +36,9 @@ MULTIRUN = ("--multirun", "-m")
 def hydra_overrides(root: str, argument: str) -> list[str]:
     """An argument as Hydra's overrides. Any key may join the sweep's space without '+'
     (sweep.space.method.alpha=[0.1,0.5]) or a mapping of free keys (scaling.trainer.optim=…); where no adapter is
-    trained, adapter=NAME names a version, though conf/adapter is a group; and values that Hydra would read as its own
-    grammar are quoted (data.train=hf:org/name:train[:20], data.train=a.jsonl,b.jsonl).
+    trained, adapter=NAME names a version, though conf/adapter is a group, and several with commas or as a list; and
+    values that Hydra would read as its own grammar are quoted (data.train=hf:org/name:train[:20],
+    data.train=a.jsonl,b.jsonl).
 
     Raises:
         InputError: several values for a key of one value, or an option of Hydra's that has no meaning here.
@@ -72,6 +75,8 @@ def quoted(argument: str) -> str:
                 "quotes within it, keys don't: [{path: 'été.jsonl', weight: 2}]"
             ) from None
         return f"{key}={as_list(value) if key in LISTS else quote(value)}"
+    if key == VERSION and isinstance(override.value(), list):
+        return f"{key}={quote(','.join(reference_names(argument, override.value())))}"
     if key in MAPPINGS and not isinstance(override.value(), dict):
         raise InputError(f"{argument}: expected a value for each key below it: {MAPPINGS[key]}")
     if key in KEYS and not override.is_sweep_override():
@@ -88,6 +93,16 @@ def quoted(argument: str) -> str:
         f"{argument}: one run takes one value; to try several: jobs/sweep.py {SPACE}{key}=[{several}]; "
         f"a text with commas goes in quotes: \"{key}='{value}'\""
     )
+
+
+def reference_names(argument: str, values: list[Any]) -> list[str]:
+    """The entries of a list of registry references. Raises InputError when it holds anything else."""
+    names = [value.text if isinstance(value, QuotedString) else value for value in values]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise InputError(
+            f"{argument}: expected registry references, such as adapter=[NAME,OTHER@3] or adapter=NAME,OTHER@3"
+        )
+    return names
 
 
 def as_list(value: str) -> str:

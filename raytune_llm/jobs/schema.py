@@ -169,7 +169,7 @@ class ServeJob(Job):
 
     version: str
     """Registry references, comma-separated: NAME, NAME@champion, NAME@3; the first decides the base. adapter=…
-    means the same. Several are quoted: "adapter='NAME@3,OTHER@1'"."""
+    means the same."""
     serve: Serve
 
 

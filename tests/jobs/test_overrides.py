@@ -1,5 +1,7 @@
 """Arguments that people write and Hydra's grammar refuses or reads otherwise."""
 
+import re
+
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
@@ -42,7 +44,16 @@ def test_a_file_with_a_comma_in_its_name(tmp_path):
 
 def test_several_versions():
     assert hydra_overrides("serve", "adapter=a@champion,b@3") == ["version='a@champion,b@3'"]
-    assert load("serve", ["adapter=a@champion,b@3"]).version == "a@champion,b@3"
+    for value in ("a@champion,b@3", "[a@champion,b@3]", "[a@champion, 'b@3']", "'a@champion,b@3'"):
+        assert load("serve", [f"adapter={value}"]).version == "a@champion,b@3"
+        assert load("serve", [f"version={value}"]).version == "a@champion,b@3"
+
+
+@pytest.mark.parametrize("value", ["[]", "[a,3]", "[a,{b: 1}]", "[[a]]"])
+def test_a_list_of_what_is_no_version(value):
+    expected = "expected registry references, such as adapter=[NAME,OTHER@3] or adapter=NAME,OTHER@3"
+    with pytest.raises(InputError, match=re.escape(f"version={value}: {expected}")):
+        hydra_overrides("serve", f"adapter={value}")
 
 
 @pytest.mark.parametrize(

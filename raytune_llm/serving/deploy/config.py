@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
+import re
 import socket
 from dataclasses import dataclass
 
@@ -80,7 +81,7 @@ class Serve:
 
     def key_hashes(self) -> tuple[str, ...]:
         """Hashes of the keys that clients must send; empty without serve.api_key_env. Raises InputError when that
-        variable is empty."""
+        variable is empty or has a hash that is none."""
         if self.api_key_env is None:
             return ()
         keys = [key.strip() for key in os.environ.get(self.api_key_env, "").split(",") if key.strip()]
@@ -89,7 +90,19 @@ class Serve:
                 f"serve.api_key_env={self.api_key_env}: this environment variable holds no key; "
                 "set it, e.g. to a long random word"
             )
-        return tuple(key.removeprefix(HASHED) if key.startswith(HASHED) else key_hash(key) for key in keys)
+        return tuple(self._hash(key, number) for number, key in enumerate(keys, 1))
+
+    def _hash(self, key: str, number: int) -> str:
+        """The hash of a key, or the one that it is given by; number: its place, from 1, for the error's text."""
+        if not key.startswith(HASHED):
+            return key_hash(key)
+        found = key.removeprefix(HASHED).lower()
+        if not re.fullmatch("[0-9a-f]{64}", found):
+            raise InputError(
+                f"serve.api_key_env={self.api_key_env}: entry {number} begins with {HASHED}, which 64 hexadecimal "
+                f"digits must follow; it has {len(found)} characters there"
+            )
+        return found
 
     def check_port(self) -> None:
         """Raise InputError when the port is busy. Cheap: call it before hours of work."""

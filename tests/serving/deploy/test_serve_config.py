@@ -89,7 +89,20 @@ def test_keys_come_from_the_environment(monkeypatch):
         chosen.key_hashes()
     monkeypatch.setenv("SOME_KEYS", f" a, sha256:{key_hash('b')} ,")
     assert chosen.key_hashes() == (key_hash("a"), key_hash("b"))
+    monkeypatch.setenv("SOME_KEYS", f"sha256:{key_hash('b').upper()}")
+    assert chosen.key_hashes() == (key_hash("b"),)
     assert serve().key_hashes() == ()
+
+
+@pytest.mark.parametrize("digits", ["zzz", "", "g" * 64, "0" * 63, "0" * 65])
+def test_a_hash_that_is_none_is_refused_without_its_text(monkeypatch, digits):
+    monkeypatch.setenv("SOME_KEYS", f"a,sha256:{digits}")
+    with pytest.raises(InputError) as caught:
+        serve(api_key_env="SOME_KEYS").key_hashes()
+    assert str(caught.value) == (
+        "serve.api_key_env=SOME_KEYS: entry 2 begins with sha256:, which 64 hexadecimal digits must follow; "
+        f"it has {len(digits)} characters there"
+    )
 
 
 def test_the_url_is_one_that_this_machine_can_reach():
