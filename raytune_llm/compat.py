@@ -12,6 +12,7 @@ Private methods that a subclass here overrides stay in the subclass, and are pin
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -61,24 +62,24 @@ def loopback_node() -> Iterator[None]:
 def has_ray_token() -> bool:
     """Whether RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token holds a token, in any RAY_AUTH_MODE. Raises
     Ray's AuthenticationError when RAY_AUTH_TOKEN_PATH names no such file. ray 2.60."""
-    from ray._raylet import AuthenticationTokenLoader
-
-    return bool(AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True))
+    return bool(_raylet().AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True))
 
 
 def needs_ray_token() -> bool:
     """Whether this process's Ray asks for a token and sends one, as RAY_AUTH_MODE was when it was read. ray 2.60."""
-    from ray._raylet import AuthenticationMode, get_authentication_mode
-
-    return bool(get_authentication_mode() == AuthenticationMode.TOKEN)
+    return bool(_raylet().get_authentication_mode() == _raylet().AuthenticationMode.TOKEN)
 
 
 def refresh_ray_authentication() -> None:
     """Have Ray read RAY_AUTH_MODE and the token again, which it does once otherwise; without a session. ray 2.60."""
-    from ray._raylet import AuthenticationTokenLoader, Config
+    # in this order: a thread that reads the token in mode `token` ends the process when there is none
+    _raylet().Config.initialize("")
+    _raylet().AuthenticationTokenLoader.instance().reset_cache()
 
-    Config.initialize("")  # first: a thread that reads the token in mode `token` ends the process when there is none
-    AuthenticationTokenLoader.instance().reset_cache()
+
+def _raylet() -> Any:
+    """Ray's compiled part, of which mypy knows too little."""
+    return importlib.import_module("ray._raylet")
 
 
 def ray_gpu_count() -> int:

@@ -3,9 +3,9 @@
     BASE            the base: its hub id, or its folder's name
     NAME@3          a version; every answer names its model this way
     NAME            the first of the served versions of that name
-    NAME@champion   and any other alias that pointed to a served version when the endpoint was started
+    NAME@champion   and any other alias that points to a served version
 
-Aliases are resolved once, at the start: moving an alias never changes the answers of a running endpoint.
+A catalog never changes; a replica that follows the registry's aliases replaces its catalog (deploy/model_manager.py).
 """
 
 from __future__ import annotations
@@ -105,17 +105,29 @@ def read_catalog(registry: Registry, references: Sequence[str]) -> Catalog:
     return catalog
 
 
-def read_servable(registry: Registry, catalog: Catalog, references: Sequence[str]) -> tuple[Catalog, dict[str, str]]:
-    """The same base with these versions, and the references that can't be served: reference → reason."""
-    found, refused = replace(catalog, entries=catalog.entries[:1]), {}
+def resolve_servable(
+    registry: Registry, catalog: Catalog, references: Sequence[str]
+) -> tuple[dict[str, Version], dict[str, str]]:
+    """The versions that references name, of those that the catalog's endpoint can serve, and the others' reasons."""
+    found: dict[str, Version] = {}
+    refused: dict[str, str] = {}
     for reference in references:
         try:
             version = registry.resolve(reference)
-            if found.find(version.reference) is None:
-                found = _extended(found, version, "")
+            _extended(replace(catalog, entries=catalog.entries[:1]), version, "")
+            found[reference] = version
         except InputError as error:
             refused[reference] = str(error)
     return found, refused
+
+
+def catalog_of(catalog: Catalog, versions: Sequence[Version]) -> Catalog:
+    """The same base with these versions, each once, which `resolve_servable` found."""
+    made = replace(catalog, entries=catalog.entries[:1])
+    for version in versions:
+        if made.find(version.reference) is None:
+            made = _extended(made, version, "")
+    return made
 
 
 def names_another_version(catalog: Catalog, reference: str) -> bool:
@@ -123,13 +135,6 @@ def names_another_version(catalog: Catalog, reference: str) -> bool:
     name, _, number = reference.partition("@")
     is_plain = number.isascii() and number.isdigit() and len(number) <= 9
     return is_plain and name in {version.name for version in catalog.versions}
-
-
-def with_version(catalog: Catalog, registry: Registry, reference: str) -> Catalog:
-    """The catalog with one more version at its end. Raises InputError when the others' endpoint can't serve it."""
-    version = registry.resolve(reference)
-    entry = replace(_extended(catalog, version, "").entries[-1], names=(version.reference,))
-    return replace(catalog, entries=(*catalog.entries, entry))
 
 
 def _extended(catalog: Catalog, version: Version, source: str) -> Catalog:

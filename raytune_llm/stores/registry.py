@@ -96,6 +96,22 @@ class Registry:
             raise InputError(f"{reference} is not in {self.root}: {name} has versions {have}; aliases: {named}")
         return self._read(name, number)
 
+    def pointers(self, name: str) -> Mapping[str, int]:
+        """Where the aliases of a name point, by one read; without a champion also '' → its newest version, by one
+        listing more. Raises InputError for a name that can't be one."""
+        check_name("registry name", name)
+        aliases = self._aliases(name)
+        if CHAMPION in aliases:
+            return aliases
+        taken = (FOLDER.fullmatch(folder) for folder in self._storage.folders(name))
+        numbers = sorted((int(match[1]) for match in taken if match), reverse=True)
+        newest = (number for number in numbers if self._storage.exists(f"{name}/v{number}/{CARD}"))
+        return {**aliases, "": next(newest, 0)}
+
+    def names(self) -> Sequence[str]:
+        """Names under which anything was ever published, by one listing."""
+        return self._storage.folders("")
+
     def show(self, reference: str) -> Version:
         """The version of a reference, its files verified."""
         version = self.resolve(reference)
@@ -223,8 +239,10 @@ class Registry:
         return sorted(int(match[1]) for match in taken if match and self._storage.exists(f"{name}/{match[0]}/{CARD}"))
 
     def _aliases(self, name: str) -> dict[str, int]:
-        path = f"{name}/{ALIASES}"
-        return dict(json.loads(self._storage.read(path))) if self._storage.exists(path) else {}
+        try:
+            return dict(json.loads(self._storage.read(f"{name}/{ALIASES}")))
+        except FileNotFoundError:
+            return {}
 
     def _write_aliases(self, name: str, aliases: Mapping[str, int]) -> None:
         self._storage.write(f"{name}/{ALIASES}", to_json(dict(sorted(aliases.items()))).encode())

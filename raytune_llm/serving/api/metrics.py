@@ -41,9 +41,18 @@ class Metrics:
             "raytune_llm_adapter_in_memory", "1 for each adapter in memory", labels, registry=self._registry
         )
         self._loads = self._gauge("adapter_loads", "Times an adapter was put into memory")
+        self._versions_refused = Gauge(
+            "raytune_llm_version_refused", "1 for each version that can't be served", labels, registry=self._registry
+        )
 
     def refused(self, status: int) -> None:
         self._refused.labels(self._replica, str(status)).inc()
+
+    def versions_refused(self, ids: Iterable[str]) -> None:
+        """These are all that can't be served now."""
+        self._versions_refused.clear()
+        for id in ids:
+            self._versions_refused.labels(self._replica, id).set(1)
 
     def forwarded(self, model: str) -> None:
         self._forwarded.labels(self._replica, model).inc()

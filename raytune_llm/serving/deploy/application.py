@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from raytune_llm import cluster
@@ -21,15 +22,27 @@ QUIET: dict[str, Any] = {"log_level": "WARNING", "enable_access_log": False}
 
 
 def make_application(
-    serve: Serve, registry_dir: str, catalog: Catalog, key_hashes: tuple[str, ...], *, has_gpu: bool | None = None
+    serve: Serve,
+    registry_dir: str,
+    references: Sequence[str],
+    catalog: Catalog,
+    key_hashes: tuple[str, ...],
+    *,
+    has_gpu: bool | None = None,
 ) -> Any:
-    """The Serve application; has_gpu: whether its cluster has a GPU, None looks it up in the connected cluster, whose
-    autoscaler may have to start one."""
+    """The Serve application.
+
+    references: what `catalog` was read from, which replicas follow; has_gpu: whether its cluster has a GPU, None looks
+    it up in the connected cluster, whose autoscaler may have to start one.
+    """
     plan = _plan(serve, registry_dir, catalog, key_hashes)
     has_gpu = _has_gpu(serve) if has_gpu is None else has_gpu
     is_guarded = bool(key_hashes) or serve.max_on_demand > 0 or bool(plan.key_limits.limited)
     return serve.engine.application(
-        lambda: _deployments(serve, plan, has_gpu=has_gpu), catalog, scaling(serve), is_guarded=is_guarded
+        lambda: _deployments(serve, plan, named_versions(serve, references, catalog), has_gpu=has_gpu),
+        catalog,
+        scaling(serve),
+        is_guarded=is_guarded,
     )
 
 
@@ -63,10 +76,19 @@ def _plan(serve: Serve, registry_dir: str, catalog: Catalog, key_hashes: tuple[s
         key_hashes=key_hashes,
         key_limits=KeyLimits(serve.requests_per_minute, serve.tokens_per_minute),
         max_on_demand=serve.max_on_demand,
+        follow_seconds=serve.follow_seconds,
+        discover=serve.discover,
     )
 
 
-def _deployments(serve: Serve, plan: Plan, *, has_gpu: bool) -> Any:
+def named_versions(serve: Serve, references: Sequence[str], catalog: Catalog) -> list[str]:
+    """What replicas are given: the references, or where they aren't followed the versions that they name now."""
+    if serve.follow_seconds:
+        return list(dict.fromkeys(references))
+    return [version.reference for version in catalog.versions]
+
+
+def _deployments(serve: Serve, plan: Plan, versions: list[str], *, has_gpu: bool) -> Any:
     """The replicas, bound to a coordinator where there may be several."""
     from ray import serve as ray_serve
 
@@ -79,7 +101,7 @@ def _deployments(serve: Serve, plan: Plan, *, has_gpu: bool) -> Any:
         max_ongoing_requests=serve.max_concurrent_requests + SPARE_REQUESTS,
         logging_config=QUIET,
         graceful_shutdown_timeout_s=serve.request_timeout_seconds,
-        user_config={"versions": [version.reference for version in plan.catalog.versions]},
+        user_config={"versions": versions},
         ray_actor_options=serve.engine.resources(cluster_has_gpu=has_gpu),
         **scaling(serve),
     )

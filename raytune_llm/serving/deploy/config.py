@@ -56,6 +56,13 @@ class Serve:
     """Versions that requests for NAME@number may load in addition to the named ones, if a version of NAME is served;
     beyond that the least recently used is evicted. Each passes a parity check before its first answer. ≥ 0; 0 loads
     none."""
+    follow_seconds: float
+    """How often each replica reads where the aliases of the served names point, with one read a name; a version that
+    one points to by now is loaded and checked, then answers in place of the former. ≥ 0; 0 resolves references once,
+    at the start."""
+    discover: bool
+    """Whether a request for any other version of the registry that is tuned from the same base loads it, among those
+    of max_on_demand; needs max_on_demand ≥ 1."""
     config_file: str | None
     """File to write a config for `serve deploy` to, instead of starting the endpoint here; null starts it."""
     engine: EngineConfig
@@ -66,6 +73,9 @@ class Serve:
         for name in ("num_replicas", "max_concurrent_requests", "max_tokens", "target_open_answers"):
             require(getattr(self, name) >= 1, f"serve.{name}", getattr(self, name), "≥ 1")
         require(self.max_on_demand >= 0, "serve.max_on_demand", self.max_on_demand, "≥ 0")
+        require(self.follow_seconds >= 0, "serve.follow_seconds", self.follow_seconds, "≥ 0")
+        if self.discover and not self.max_on_demand:
+            raise InputError("serve.discover=true needs serve.max_on_demand ≥ 1, the number of versions it may load")
         for name in ("requests_per_minute", "tokens_per_minute"):
             limit = getattr(self, name)
             require(limit is None or limit >= 1, f"serve.{name}", limit, "≥ 1 or null")

@@ -45,7 +45,7 @@ def start(serve: Serve, registry_dir: str, references: Sequence[str]) -> Endpoin
         # the job's own key for the parity check; of the clients' keys it may have only hashes
         own_key = secrets.token_urlsafe(32) if hashes else None
         all_hashes = (*hashes, key_hash(own_key)) if own_key else ()
-        application = make_application(serve, registry_dir, catalog, all_hashes)
+        application = make_application(serve, registry_dir, references, catalog, all_hashes)
         handle = ray_serve.run(application, name=APPLICATION, route_prefix="/")
         refused = serve.engine.refused(handle, timeout_seconds=HEALTHY_WITHIN_SECONDS)
         if refused:

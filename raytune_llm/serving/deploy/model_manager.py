@@ -1,30 +1,43 @@
 """The versions that a replica answers for: read from the registry, loaded into the engine and checked for parity, or
 refused with the reason.
 
-Versions are named (at the start, or later by Ray Serve's user_config), or come on demand: a request for NAME@number of
-a served name loads that version, and the least recently used of those is evicted when there are too many. Each passes a
-parity check before its first answer (verify/engine.py). A version never changes, so one that was refused remains
-refused until other versions are named.
+Versions are named by references (at the start, or later by Ray Serve's user_config), or come on demand: a request for
+NAME@number of a served name, or with `discover` for any reference of the registry, loads that version, and the least
+recently used of those is evicted when there are too many. Each passes a parity check before its first answer
+(verify/engine.py). A version never changes, so one that was refused remains refused until other versions are named.
+
+`follow` reads where aliases point. A reference that points elsewhere keeps its version until the new one has been
+loaded and checked, and for good when that is refused. A version that is no longer named stays in the engine for
+RETIRE_SECONDS, for requests that have found it here or at a peer and don't decode yet.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from raytune_llm.errors import InputError
 from raytune_llm.serving.api.errors import ApiError
-from raytune_llm.serving.catalog import Catalog, Entry, names_another_version, read_servable, with_version
+from raytune_llm.serving.catalog import Catalog, Entry, catalog_of, names_another_version, resolve_servable
 from raytune_llm.serving.engine.base import Engine, ServedModel
 from raytune_llm.serving.engine.loading import read_model
 from raytune_llm.serving.verify.engine import check_engine
 from raytune_llm.serving.verify.parity import ParityError, probes
-from raytune_llm.stores.registry import Registry
+from raytune_llm.stores.card import Version
+from raytune_llm.stores.registry import CHAMPION, Registry
 
 logger = logging.getLogger(__name__)
+
+Pointers = dict[str, Mapping[str, int]]
+"""Of each name where its aliases point, as Registry.pointers returns it."""
+RETIRE_SECONDS = 10.0
+NAMES_SECONDS = 2.0
+"""How long a listing of the registry's names is used."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +52,34 @@ class ModelManager:
     """Belongs to an event loop; reading, loading and checking run in threads, one version at a time."""
 
     def __init__(
-        self, engine: Engine, catalog: Catalog, registry: Registry, cache_dir: Path, *, max_on_demand: int
+        self,
+        engine: Engine,
+        catalog: Catalog,
+        registry: Registry,
+        cache_dir: Path,
+        *,
+        max_on_demand: int,
+        discover: bool = False,
     ) -> None:
         """Loads only the base of `catalog`; `serve_only` loads versions."""
         self._engine, self._registry, self._cache_dir = engine, registry, cache_dir
-        self._max_on_demand = max_on_demand
+        self._max_on_demand, self._discover = max_on_demand, discover
         self.catalog = catalog.without([entry.id for entry in catalog.entries[1:]])
-        self.refused: dict[str, Refusal] = {}
-        """By id, or by reference where it names no version."""
+        self._unresolved: dict[str, Refusal] = {}
+        """Named references that name no version, or none for this endpoint."""
+        self._failed: dict[str, Refusal] = {}
+        """Versions that couldn't be loaded or failed the check, by id."""
         self._models: dict[str, ServedModel] = {}
+        self._named: list[str] = []
         self._on_demand: dict[str, None] = {}
-        """Ids, the least recently used first."""
+        """References, the least recently used first."""
+        self._chosen: dict[str, Version] = {}
+        """The version of each reference of the two."""
+        self._pointers: Pointers = {}
+        self._names: tuple[float, Sequence[str]] = (-NAMES_SECONDS, ())
         self._loading: dict[str, asyncio.Task[None]] = {}
         """Versions on demand, by the requested name."""
+        self._retiring: dict[str, asyncio.Task[None]] = {}
         self._lock = asyncio.Lock()
         base = catalog.entries[0]
         self._models[base.id] = self._add(base)
@@ -59,30 +87,109 @@ class ModelManager:
     async def find(self, name: str) -> ServedModel:
         """The model of that name, loaded on demand if allowed. Raises ApiError 404 with the reason for none."""
         entry = self.catalog.find(name)
-        if entry is None and self._may_load(name):
+        if entry is None and await self._may_load(name):
             await self._load_once(name)
             entry = self.catalog.find(name)
         if entry is None:
             raise ApiError(404, self._why_not(name), code="model_not_found", param="model")
-        if entry.id in self._on_demand:
-            self._on_demand[entry.id] = self._on_demand.pop(entry.id)
+        for reference in [one for one in self._on_demand if self._chosen[one].reference == entry.id]:
+            self._on_demand[reference] = self._on_demand.pop(reference)
         return self._models[entry.id]
 
-    async def serve_only(self, references: Sequence[str]) -> None:
-        """Serve exactly these versions from now on; those that can't be served are refused one by one."""
-        async with self._lock:
-            catalog, refused = await asyncio.to_thread(read_servable, self._registry, self.catalog, references)
-            self.refused = {reference: Refusal((reference,), reason) for reference, reason in refused.items()}
-            for entry in catalog.entries:
-                if entry.id not in self._models:
-                    await self._load(entry)
-            self._on_demand.clear()
-            self.catalog = catalog.without(list(self.refused))
-            kept = {entry.id for entry in self.catalog.entries}
-            await self._evict([id for id in self._models if id not in kept])
+    @property
+    def refused(self) -> dict[str, Refusal]:
+        """By id, or by reference where it names no version."""
+        return self._unresolved | self._failed
 
-    def _may_load(self, name: str) -> bool:
-        return bool(self._max_on_demand) and name not in self.refused and names_another_version(self.catalog, name)
+    async def serve_only(self, references: Sequence[str]) -> None:
+        """Serve exactly these references from now on; those that can't be served are refused one by one."""
+        async with self._lock:
+            self._named = list(dict.fromkeys(references))
+            self._on_demand, self._failed = {}, {}
+            pointers = await self._read_pointers()
+            await self._serve(self._named, pointers)
+
+    async def follow(self) -> None:
+        """Serve what the references name by now; nothing where no alias has moved. Raises what reading the registry
+        raises, with nothing changed."""
+        async with self._lock:
+            pointers = await self._read_pointers()
+            if pointers != self._pointers:
+                await self._serve([*self._named, *self._on_demand], pointers)
+
+    async def _read_pointers(self) -> Pointers:
+        """Of all names that references have, as far as they are names."""
+        names = {reference.partition("@")[0] for reference in (*self._named, *self._on_demand)}
+
+        def read() -> Pointers:
+            found: Pointers = {}
+            for name in sorted(names):
+                with contextlib.suppress(InputError):
+                    found[name] = self._registry.pointers(name)
+            return found
+
+        return await asyncio.to_thread(read)
+
+    async def _serve(self, changed: Sequence[str], pointers: Pointers) -> None:
+        """Load what the changed references name, then serve that."""
+        found, reasons = await self._load_all(changed)
+        self._unresolved = {
+            reference: Refusal((reference,), reason)
+            for reference, reason in reasons.items()
+            if reference in self._named and reference not in self._chosen
+        }
+        chosen = {}
+        for reference in (*self._named, *self._on_demand):
+            version, before = found.get(reference), self._chosen.get(reference)
+            if version is not None and version.reference in self._models:
+                chosen[reference] = version
+            elif before is not None and before.reference in self._models:
+                chosen[reference] = _kept(reference, before, pointers.get(before.name, {}))
+        self._pointers = pointers
+        self._switch(chosen)
+
+    async def _load_all(self, references: Sequence[str]) -> tuple[dict[str, Version], dict[str, str]]:
+        """Load the versions of references as far as they pass; as `resolve_servable` returns."""
+        found, reasons = await asyncio.to_thread(resolve_servable, self._registry, self.catalog, references)
+        for entry in catalog_of(self.catalog, list(found.values())).entries[1:]:
+            if entry.id not in self._models and entry.id not in self._failed:
+                await self._load(entry)
+        return found, reasons
+
+    def _switch(self, chosen: dict[str, Version]) -> None:
+        """Answer by these versions from now on, in one step of the event loop; the others retire."""
+        self._chosen = chosen
+        self.catalog = catalog_of(self.catalog, list(chosen.values()))
+        self._on_demand = {reference: None for reference in self._on_demand if reference in chosen}
+        served = {entry.id for entry in self.catalog.entries}
+        for id in self._models:
+            if id in self._retiring and id in served:
+                self._retiring.pop(id).cancel()
+            elif id not in self._retiring and id not in served:
+                self._retiring[id] = asyncio.create_task(self._retire(id))
+
+    async def _retire(self, id: str) -> None:
+        await asyncio.sleep(RETIRE_SECONDS)
+        async with self._lock:
+            del self._retiring[id]
+            await self._evict(id)
+
+    async def _evict(self, id: str) -> None:
+        del self._models[id]
+        await asyncio.to_thread(self._engine.remove, id)
+
+    async def _may_load(self, name: str) -> bool:
+        if not self._max_on_demand or name in self.refused:
+            return False
+        return names_another_version(self.catalog, name) or (self._discover and await self._is_published(name))
+
+    async def _is_published(self, reference: str) -> bool:
+        """Whether the registry has the name of a reference, as of a listing a moment ago."""
+        read_at, names = self._names
+        if time.monotonic() - read_at >= NAMES_SECONDS:
+            names = await asyncio.to_thread(self._registry.names)
+            self._names = time.monotonic(), names
+        return reference.partition("@")[0] in names
 
     async def _load_once(self, name: str) -> None:
         """Load a version once for all requests that wait for it, also when one of their clients disconnects."""
@@ -93,18 +200,30 @@ class ModelManager:
         await asyncio.shield(task)
 
     async def _load_on_demand(self, name: str) -> None:
+        """Raises ApiError 404 for what can't be served, which isn't remembered: it may be published a moment later."""
         async with self._lock:
-            try:
-                catalog = await asyncio.to_thread(with_version, self.catalog, self._registry, name)
-            except InputError as error:  # not remembered: the version may be published a moment later
-                raise ApiError(404, str(error), code="model_not_found", param="model") from error
-            entry = catalog.entries[-1]
-            if entry.id in self._models or not await self._load(entry):
+            if self.catalog.find(name) is not None:
                 return
-            self._on_demand[entry.id] = None
-            surplus = list(self._on_demand)[: -self._max_on_demand]
-            self.catalog = catalog.without(surplus)
-            await self._evict(surplus)
+            found, reasons = await self._load_all([name])
+            if name in reasons:
+                raise ApiError(404, reasons[name], code="model_not_found", param="model")
+            if found[name].reference not in self._models:
+                return
+            self._on_demand[name] = None
+            chosen = self._chosen | found
+            surplus = self._surplus(chosen)
+            self._switch({reference: version for reference, version in chosen.items() if reference not in surplus})
+            for id in {version.reference for version in map(chosen.__getitem__, surplus)}:
+                if id in self._retiring:
+                    self._retiring.pop(id).cancel()
+                    await self._evict(id)
+
+    def _surplus(self, chosen: Mapping[str, Version]) -> list[str]:
+        """References on demand, the least recently used ones, without which there are no more than may stay."""
+        named = {chosen[reference].reference for reference in self._named if reference in chosen}
+        ids = list(dict.fromkeys(chosen[reference].reference for reference in reversed(self._on_demand)))
+        kept = named | set([id for id in ids if id not in named][: self._max_on_demand])
+        return [reference for reference in self._on_demand if chosen[reference].reference not in kept]
 
     def _why_not(self, name: str) -> str:
         for refusal in self.refused.values():
@@ -113,15 +232,13 @@ class ModelManager:
         offered = ", ".join(name for entry in self.catalog.entries for name in entry.names)
         return f"the model '{name}' is not served here; served: {offered}"
 
-    async def _load(self, entry: Entry) -> bool:
-        """Load and check a version; False when it was refused."""
+    async def _load(self, entry: Entry) -> None:
+        """Load and check a version, or note why it is refused."""
         try:
             self._models[entry.id] = await asyncio.to_thread(self._add_checked, entry)
         except (InputError, ParityError) as error:
             logger.error("not served: %s", error)
-            self.refused[entry.id] = Refusal(entry.names, str(error))
-            return False
-        return True
+            self._failed[entry.id] = Refusal(entry.names, str(error))
 
     def _add_checked(self, entry: Entry) -> ServedModel:
         model = self._add(entry)
@@ -138,8 +255,9 @@ class ModelManager:
         self._engine.add(model)
         return model
 
-    async def _evict(self, ids: Sequence[str]) -> None:
-        for id in ids:
-            self._on_demand.pop(id, None)
-            del self._models[id]
-            await asyncio.to_thread(self._engine.remove, id)
+
+def _kept(reference: str, version: Version, pointers: Mapping[str, int]) -> Version:
+    """A version that a reference keeps, with the aliases that point to it now, and the one of the reference."""
+    own = reference.partition("@")[2] or CHAMPION
+    aliases = {alias for alias, number in pointers.items() if alias and number == version.number}
+    return replace(version, aliases=tuple(sorted(aliases | ({own} & set(version.aliases)))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import tempfile
 import uuid
 from collections.abc import AsyncGenerator
@@ -23,6 +24,11 @@ from raytune_llm.serving.deploy.peers import Peers
 from raytune_llm.serving.engine.base import Delta, EngineConfig, Sampling
 from raytune_llm.stores.registry import Registry
 
+logger = logging.getLogger(__name__)
+
+LONGEST_WAIT_SECONDS = 60.0
+"""Between two attempts to follow aliases, where they fail."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -36,6 +42,8 @@ class Plan:
     key_hashes: tuple[str, ...]
     key_limits: KeyLimits
     max_on_demand: int
+    follow_seconds: float = 0.0
+    discover: bool = False
 
 
 class Replica:
@@ -52,6 +60,7 @@ class Replica:
             Registry(plan.registry_dir),
             Path(self._cache.name),
             max_on_demand=plan.max_on_demand,
+            discover=plan.discover,
         )
         self._metrics = Metrics(self._name)
         self._peers: Peers | None = None
@@ -60,6 +69,7 @@ class Replica:
         acquire = local_acquire(TokenBuckets(plan.key_limits)) if self._peers is None else self._peers.acquire
         self._rate_limiter = RateLimiter(plan.key_limits, acquire)
         self._heartbeats: asyncio.Task[None] | None = None
+        self._following: asyncio.Task[None] | None = None
         self._service = Service(
             engine=self._engine,
             models=self._model_manager,
@@ -74,10 +84,30 @@ class Replica:
         return create_app(self._service, key_hashes=self._plan.key_hashes)
 
     async def reconfigure(self, user_config: dict[str, list[str]]) -> None:
-        """Serve these versions from now on, without a restart; `refused` lists those that can't be served."""
+        """Serve these references from now on, without a restart; `refused` lists those that can't be served."""
         await self._model_manager.serve_only(user_config["versions"])
+        self._metrics.versions_refused(self.refused())
+        if self._plan.follow_seconds and self._following is None:
+            self._following = asyncio.create_task(self._follow())
         if self._peers is not None and self._heartbeats is None:
             self._heartbeats = asyncio.create_task(self._peers.send_heartbeats(self._rate_limiter))
+
+    async def _follow(self) -> None:
+        """Follow the registry's aliases for good. While that fails, what is served stays, with one warning."""
+        wait = self._plan.follow_seconds
+        while True:
+            await asyncio.sleep(wait)
+            try:
+                await self._model_manager.follow()
+            except Exception as error:  # whatever a store raises: what is served must not depend on it
+                if wait == self._plan.follow_seconds:
+                    logger.warning("aliases can't be followed, what is served stays: %s", error)
+                wait = min(2 * wait, max(LONGEST_WAIT_SECONDS, self._plan.follow_seconds))
+            else:
+                if wait != self._plan.follow_seconds:
+                    logger.warning("aliases are followed again")
+                wait = self._plan.follow_seconds
+            self._metrics.versions_refused(self.refused())
 
     async def answer(self, model: str, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         """An answer for a peer; an empty delta before it confirms that the request was accepted."""
@@ -99,6 +129,8 @@ class Replica:
 
     def close(self) -> None:
         """Stop decoding."""
+        if self._following is not None:
+            self._following.cancel()
         self._engine.close()
         self._cache.cleanup()
 

@@ -3,7 +3,8 @@
     python jobs/serve.py adapter=NAME@champion serve.config_file=endpoint.yaml …
     serve deploy endpoint.yaml
 
-References are written as NAME@number and keys as hashes. To load and unload versions without a restart, edit `versions`
+Keys are written as hashes, and references as they were given, so that replicas follow them; with
+serve.follow_seconds=0 as NAME@number. To load and unload versions without a restart, edit `versions`
 of user_config and deploy again; other changes replace replicas one after another. The cluster's nodes need this
 package, and the registry and base at the paths in the file.
 """
@@ -18,7 +19,7 @@ from typing import Any
 import yaml
 
 from raytune_llm.serving.catalog import read_catalog
-from raytune_llm.serving.deploy.application import APPLICATION, DEPLOYMENT, QUIET, make_application
+from raytune_llm.serving.deploy.application import APPLICATION, DEPLOYMENT, QUIET, make_application, named_versions
 from raytune_llm.serving.deploy.config import Serve
 from raytune_llm.stores.components import build, describe
 from raytune_llm.stores.registry import Registry
@@ -33,7 +34,7 @@ def write(serve: Serve, registry_dir: str, references: Sequence[str]) -> Path:
     assert serve.config_file is not None
     file = Path(serve.config_file).expanduser().resolve()
     registry = Registry(registry_dir)
-    versions = [version.reference for version in read_catalog(registry, references).versions]
+    versions = named_versions(serve, references, read_catalog(registry, references))
     root = registry.root if not is_local(registry.root) else str(Path(registry.root).resolve())
     arguments = {
         "serve": describe(dataclasses.replace(serve, api_key_env=None, host="127.0.0.1", config_file=None)),
@@ -62,5 +63,6 @@ def write(serve: Serve, registry_dir: str, references: Sequence[str]) -> Path:
 def application(arguments: dict[str, Any]) -> Any:
     """The Serve application of a file's args. Raises InputError for args that aren't a serve config."""
     serve: Serve = build(Serve, arguments["serve"], key="serve.")
-    catalog = serve.engine.named(read_catalog(Registry(arguments["registry_dir"]), arguments["versions"]))
-    return make_application(serve, arguments["registry_dir"], catalog, tuple(arguments["key_hashes"]))
+    registry_dir, references = arguments["registry_dir"], arguments["versions"]
+    catalog = serve.engine.named(read_catalog(Registry(registry_dir), references))
+    return make_application(serve, registry_dir, references, catalog, tuple(arguments["key_hashes"]))

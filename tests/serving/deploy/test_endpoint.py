@@ -62,6 +62,8 @@ def chosen(registry, **changed):
             "requests_per_minute": None,
             "tokens_per_minute": None,
             "max_on_demand": 0,
+            "follow_seconds": 2.0,
+            "discover": False,
             "config_file": None,
             "engine": ENGINE,
             **changed,

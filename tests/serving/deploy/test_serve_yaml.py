@@ -35,8 +35,10 @@ def test_the_file_holds_versions_and_hashes_and_no_key(registry, tmp_path, monke
     assert application["import_path"] == "raytune_llm.serving:application"
     assert application["args"]["serve"]["engine"]["type"] == "local"
     assert application["args"]["key_hashes"] == [key_hash("a-secret")]
-    assert application["deployments"] == [{"name": "endpoint", "user_config": {"versions": ["wit@1"]}}]
+    assert application["deployments"] == [{"name": "endpoint", "user_config": {"versions": ["wit"]}}]
     assert "a-secret" not in file.read_text()
+    pinned = yaml.safe_load(written(registry, tmp_path, monkeypatch, follow_seconds=0.0).read_text())
+    assert pinned["applications"][0]["deployments"][0]["user_config"] == {"versions": ["wit@1"]}
 
 
 def test_serves_own_schema_takes_the_file(registry, tmp_path, monkeypatch):
