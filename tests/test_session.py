@@ -29,12 +29,13 @@ def listening(process):
 
 
 def settled(process):
-    """The same, once Ray's agents, which come up later than the session, listen."""
+    """The same, once Ray's agents, which come up later than the session, listen. The one of jobs has a fixed port and
+    doesn't where another session of this machine has taken that."""
     deadline = time.monotonic() + AGENTS_WITHIN_SECONDS
     while True:
         found = listening(process)
         names = list(found.values())
-        if {"gcs_server", "raylet", "ray::RuntimeEnvAgent"} <= set(names) and names.count("ray::DashboardAgent") == 3:
+        if {"gcs_server", "raylet", "ray::RuntimeEnvAgent"} <= set(names) and names.count("ray::DashboardAgent") >= 2:
             return found
         assert time.monotonic() < deadline, found
         time.sleep(0.2)

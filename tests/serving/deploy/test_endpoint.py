@@ -5,6 +5,7 @@ import dataclasses
 import os
 import re
 import socket
+import threading
 import time
 import urllib.request
 
@@ -17,6 +18,7 @@ from test_session import grpc_status, http_status, is_loopback, settled
 from raytune_llm.data.records import Message
 from raytune_llm.errors import InputError
 from raytune_llm.models.loading import load_tuned
+from raytune_llm.serving.catalog import catalog_of
 from raytune_llm.serving.deploy import endpoint as deployment
 from raytune_llm.serving.engine.loading import read_model
 from raytune_llm.serving.verify.endpoint import check_endpoint
@@ -62,7 +64,7 @@ def chosen(registry, **changed):
             "requests_per_minute": None,
             "tokens_per_minute": None,
             "max_on_demand": 0,
-            "follow_seconds": 2.0,
+            "follow_seconds": 0.2,
             "discover": False,
             "config_file": None,
             "engine": ENGINE,
@@ -240,3 +242,40 @@ def test_of_a_served_endpoint_nothing_answers_other_machines_without_rays_token(
     assert set(posted.values()) == {401, 405, None}
     (own,) = (port for port in posted if f":{port}/" in endpoint.url)
     assert posted[own] == 401  # without an API key
+
+
+def test_an_alias_moves_while_clients_ask(client, endpoint, registry, expected, tmp_path):
+    """No answer fails, and each is that of the version which it names."""
+    base, prompt = endpoint.catalog.base, "Miss the bus"
+    second = publish(registry, base, "wit", write_adapter(base, tmp_path / "second", seed=7))
+    model = read_model(catalog_of(endpoint.catalog, [second]).entries[1], base, registry, tmp_path)
+    answers = {
+        "wit@1": expected["wit@champion", prompt],
+        "wit@2": greedy_text(load_tuned(model.folder, base), model, model.tokens.prompt(prompt), 24),
+    }
+    assert answers["wit@1"] != answers["wit@2"]
+    found, has_ended = [], threading.Event()
+
+    def keep_asking(_):
+        while not has_ended.is_set():
+            answer = client.completions.create(model="wit@champion", prompt=prompt, max_tokens=24, temperature=0)
+            found.append((answer.model, answer.choices[0].text.lstrip()))
+
+    def until_answered_by(id):
+        deadline, begun = time.monotonic() + 60, len(found)
+        while id not in {name for name, _ in found[begun:]}:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(keep_asking, number) for number in range(4)]
+        try:
+            until_answered_by("wit@1")
+            registry.promote(second)
+            until_answered_by("wit@2")
+            registry.rollback("wit")
+            until_answered_by("wit@1")
+        finally:
+            has_ended.set()
+        assert [future.exception() for future in asking] == [None] * 4
+    assert [(name, text) for name, text in found if text != answers[name]] == []
