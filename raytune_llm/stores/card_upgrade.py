@@ -118,6 +118,10 @@ def _local_engine(fields: dict[str, Any]) -> dict[str, Any]:
     return fields | {"cache_bytes": None, "compile": False}
 
 
+def _serve(fields: dict[str, Any]) -> dict[str, Any]:
+    return fields | {"follow_seconds": 0.0, "discover": False}
+
+
 def _new_adapter(fields: dict[str, Any]) -> dict[str, Any]:
     return fields | {"init_adapter": None}
 
@@ -168,6 +172,7 @@ UPGRADES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "Auto": _packed,
     "Packed": _packed,
     "LocalEngine": _local_engine,
+    "Serve": _serve,
     "Data": _data,
     "Evaluation": _evaluation,
     "SFT": _new_adapter,

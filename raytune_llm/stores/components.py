@@ -46,7 +46,7 @@ def build(declared: Any, values: Mapping[str, Any], *, key: str = "", known: lis
     nested = {name: hint for name, hint in hints.items() if is_nested(hint) and not _is_null(hint, content[name])}
     children = {name: _build_child(hint, content[name], f"{key}{name}", known) for name, hint in nested.items()}
     plain = {name: value for name, value in content.items() if name not in nested}
-    return _instance(cls, {name: hints[name] for name in hints if name in plain}, plain, children, key)
+    return _instance(cls, [name for name in hints if name in plain], plain, children, key)
 
 
 def describe(value: Any, declared: Any = None) -> Any:
@@ -124,16 +124,22 @@ def _build_child(declared: Any, values: Any, key: str, known: list[str]) -> Any:
     return build(declared, values, key=f"{key}.", known=known)
 
 
-def _instance(
-    cls: type, types_: Mapping[str, Any], plain: Mapping[str, Any], children: Mapping[str, Any], key: str
-) -> Any:
+def _instance(cls: type, fields: list[str], plain: Mapping[str, Any], children: Mapping[str, Any], key: str) -> Any:
     """The dataclass, its plain values converted to their types."""
-    schema = dataclasses.make_dataclass(cls.__name__, [(name, _plain_type(types_[name])) for name in types_])
     try:
-        merged: Any = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(dict(plain)))
+        merged: Any = OmegaConf.merge(_schema(cls, tuple(fields)), OmegaConf.create(dict(plain)))
         return cls(**{name: _to_python(config_node(merged, name)) for name in plain}, **children)
     except OmegaConfBaseException as error:
         raise InputError(f"{key}{error.full_key}: {first_line(error)}") from error
+
+
+@cache
+def _schema(cls: type, fields: tuple[str, ...]) -> Any:
+    """Some fields of a dataclass as OmegaConf checks them; not to be changed."""
+    types_ = field_types(cls)
+    return OmegaConf.structured(
+        dataclasses.make_dataclass(cls.__name__, [(name, _plain_type(types_[name])) for name in fields])
+    )
 
 
 def _is_component_type(declared: Any) -> bool:
