@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from raytune_llm.serving.catalog import Catalog
-from raytune_llm.serving.engine.base import Finish, TokenLogprob
+from raytune_llm.serving.engine.base import Finish, TokenLogprob, TopToken
 
 OWNER = "raytune_llm"
 Json = dict[str, Any]
@@ -62,10 +62,7 @@ class ChatShape:
     def _logprobs(self, logprobs: Sequence[TokenLogprob]) -> Json | None:
         if not self._wants_logprobs:
             return None
-        content = [
-            {**_token(entry.text, entry.logprob), "top_logprobs": [_token(text, value) for text, value in entry.top]}
-            for entry in logprobs
-        ]
+        content = [{**_token(entry), "top_logprobs": [_token(top) for top in entry.top]} for entry in logprobs]
         return {"content": content, "refusal": None}
 
 
@@ -110,7 +107,7 @@ class CompletionShape:
         return {
             "tokens": [entry.text for entry in logprobs],
             "token_logprobs": [entry.logprob for entry in logprobs],
-            "top_logprobs": [dict(entry.top) for entry in logprobs],
+            "top_logprobs": [{top.text: top.logprob for top in entry.top} for entry in logprobs],
             "text_offset": offsets,
         }
 
@@ -137,5 +134,5 @@ def model_list(catalog: Catalog) -> list[Json]:
     ]
 
 
-def _token(text: str, logprob: float) -> Json:
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+def _token(token: TokenLogprob | TopToken) -> Json:
+    return {"token": token.text, "logprob": token.logprob, "bytes": list(token.data)}

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from raytune_llm.compat import logits_processors
-from raytune_llm.serving.engine.base import Sampling, TokenLogprob
+from raytune_llm.serving.engine.base import Sampling, TokenLogprob, TopToken
 from raytune_llm.serving.engine.detokenize import decode
 
 if TYPE_CHECKING:
@@ -99,9 +99,12 @@ class Sampler:
             if state.num_logprobs is None or token < 0:
                 found.append(None)
                 continue
-            names = [decode_one(tokenizers[row], index) for index in indices[row][: state.num_logprobs]]
-            pairs = tuple(zip(names, values[row], strict=False))
-            found.append(TokenLogprob(decode_one(tokenizers[row], token), chosen[row], pairs))
+            likeliest = tuple(
+                TopToken(decode_one(tokenizers[row], index), value, data_of_one(tokenizers[row], index))
+                for index, value in zip(indices[row][: state.num_logprobs], values[row], strict=False)
+            )
+            text, data = decode_one(tokenizers[row], token), data_of_one(tokenizers[row], token)
+            found.append(TokenLogprob(text, chosen[row], likeliest, data))
         return found
 
 
@@ -177,3 +180,8 @@ def generation_config(model: PreTrainedModel, max_tokens: int, stop_ids: Sequenc
 def decode_one(tokenizer: Any, token: int) -> str:
     """The text of a single token; special tokens by name."""
     return str(tokenizer.decode([token])) or decode(tokenizer, [token])
+
+
+def data_of_one(tokenizer: Any, token: int) -> bytes:
+    """A single token's own bytes; special tokens by name."""
+    return decode_one(tokenizer, token).encode()
