@@ -10,7 +10,7 @@ import pytest
 from serving_world import CONTEXT_TOKENS, ENGINE, make_base, publish, write_adapter
 from starlette.testclient import TestClient
 
-from raytune_llm.serving.api.app import Limits
+from raytune_llm.serving.api.answering import Limits
 from raytune_llm.serving.api.keys import key_hash
 from raytune_llm.serving.api.rate_limit import KeyLimits
 from raytune_llm.serving.catalog import read_catalog
