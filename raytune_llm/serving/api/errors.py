@@ -56,19 +56,38 @@ def from_status(status: int, message: str) -> ApiError:
     return ApiError(status, message, code=CODES.get(status, "invalid_request"))
 
 
-def from_validation(errors: Sequence[Any]) -> ApiError:
-    """The first of pydantic's validation errors, naming the field."""
+def from_validation(errors: Sequence[Any], body: Any = None) -> ApiError:
+    """The first of pydantic's validation errors of a request's body, in plain words and naming the field."""
     first = errors[0]
     if first["type"] == "json_invalid":
         return invalid(
             f"the request body is not valid JSON: {first.get('ctx', {}).get('error', first['msg'])}",
             code="invalid_json",
         )
-    path = [str(part) for part in first["loc"] if part != "body"]
-    param = path[0] if path else None
-    where = ".".join(path) if path else "the request body (a JSON object, sent as Content-Type: application/json)"
+    path = _fields([part for part in first["loc"] if part != "body"], body)
+    param = str(path[0]) if path else None
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+    where = where or "the request body (a JSON object, sent as Content-Type: application/json)"
     if first["type"] == "missing":
         return invalid(f"missing required parameter: {where}", param=param, code="missing_required_parameter")
-    return invalid(
-        f"{where}: {first['msg']}", param=param, code="invalid_type" if "type" in first["type"] else "invalid_value"
-    )
+    if first["type"] == "extra_forbidden":
+        return invalid(f"unknown parameter: {where}", param=param, code="unknown_parameter")
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    code = "invalid_type" if "type" in first["type"] or message.startswith("must be a") else "invalid_value"
+    return invalid(f"{where}: {message}", param=param, code=code)
+
+
+def _fields(loc: Sequence[Any], body: Any) -> list[str | int]:
+    """The path of a validation error without the names that pydantic gives to the members of unions."""
+    path: list[str | int] = []
+    here = body
+    for place, part in enumerate(loc):
+        if isinstance(part, int):
+            path.append(part)
+            here = here[part] if isinstance(here, list) and part < len(here) else None
+        elif isinstance(here, dict) and part in here:
+            path.append(part)
+            here = here[part]
+        elif isinstance(here, dict) and place == len(loc) - 1 and part.isidentifier():
+            path.append(part)  # a field that is missing
+    return path
