@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import Metric
 
-from raytune_llm.errors import InputError
 from raytune_llm.serving.api import errors
+from raytune_llm.serving.api.encoding import PromptEncoder
 from raytune_llm.serving.api.metrics import Metrics
 from raytune_llm.serving.api.rate_limit import RateLimiter
 from raytune_llm.serving.api.requests import ChatRequest, CompletionRequest, Options
@@ -37,7 +37,12 @@ class Limits:
     shares_context: bool
     """Whether prompt and answer share the context, as in causal bases."""
     request_timeout_seconds: float
+    """From a request's arrival to its last token, waiting included."""
     max_body_bytes: int
+    body_timeout_seconds: float = 30.0
+    """From a request's arrival to the last byte of its body."""
+    max_open_requests: int = 80
+    """Requests for answers, decoded or waiting, that one replica holds at once."""
 
 
 class Models(Protocol):
@@ -66,10 +71,11 @@ class Service:
     """The engine's `generate`, or one that may forward a request to another replica."""
     peer_metrics: Callable[[], Awaitable[list[Metric]]]
     """The metrics of the other replicas."""
+    encoder: PromptEncoder = field(default_factory=PromptEncoder)
 
     async def chat(self, request: ChatRequest, key: str) -> Response:
         served = await self._find(request, key)
-        prompt = _encode(served, request.prompt, "messages")
+        prompt = await self.encoder.encode(served, request.prompt, "messages")
         shape = ChatShape(served.id, wants_logprobs=request.num_logprobs is not None)
         deltas = without_leading_space(self._generate(request, served, prompt, key))
         return await self._answer(request, shape, len(prompt), deltas)
@@ -77,7 +83,7 @@ class Service:
     async def complete(self, request: CompletionRequest, key: str) -> Response:
         served = await self._find(request, key)
         if isinstance(request.prompt, str):
-            prompt = _encode(served, request.prompt, "prompt")
+            prompt = await self.encoder.encode(served, request.prompt, "prompt")
         else:
             prompt = _checked_ids(served, request.prompt)
         shape = CompletionShape(served.id, wants_logprobs=request.num_logprobs is not None)
@@ -147,14 +153,6 @@ class Service:
                 code="context_length_exceeded",
             )
         return min(wanted or limit, context - used)
-
-
-def _encode(served: ServedModel, prompt: Any, param: str) -> list[int]:
-    """The prompt's tokens by the version's own template. Raises ApiError when the template rejects it."""
-    try:
-        return served.tokens.prompt(prompt)
-    except InputError as error:
-        raise errors.invalid(f"{served.id}: {error}", param=param) from error
 
 
 def _checked_ids(served: ServedModel, ids: list[int]) -> list[int]:

@@ -5,6 +5,7 @@ Without Ray: deploy/replica.py runs it in Ray Serve, tests in a test client.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,8 +14,10 @@ from fastapi.responses import PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
 from raytune_llm.serving.api import errors
+from raytune_llm.serving.api.admission import AdmissionMiddleware
 from raytune_llm.serving.api.answering import Service
 from raytune_llm.serving.api.auth import KEY_IN_SCOPE, AuthMiddleware
+from raytune_llm.serving.api.bounds import BoundsMiddleware, Refuse
 from raytune_llm.serving.api.metrics import CONTENT_TYPE, Merged, Metrics
 from raytune_llm.serving.api.requests import ChatRequest, CompletionRequest
 from raytune_llm.serving.api.responses import model_list
@@ -23,8 +26,18 @@ from raytune_llm.serving.api.responses import model_list
 def create_app(service: Service, *, key_hashes: tuple[str, ...]) -> FastAPI:
     """The ASGI app."""
     app = FastAPI(title="raytune_llm", docs_url=None, redoc_url=None)
-    app.add_middleware(AuthMiddleware, key_hashes=key_hashes, max_body_bytes=service.limits.max_body_bytes)
-    _add_error_handlers(app, service.metrics)
+    limits, refuse = service.limits, partial(_refused, service.metrics)
+    # the last one added is the first to see a request
+    app.add_middleware(AdmissionMiddleware, most_open=limits.max_open_requests, refuse=refuse)
+    app.add_middleware(
+        BoundsMiddleware,
+        max_body_bytes=limits.max_body_bytes,
+        body_timeout_seconds=limits.body_timeout_seconds,
+        request_timeout_seconds=limits.request_timeout_seconds,
+        refuse=refuse,
+    )
+    app.add_middleware(AuthMiddleware, key_hashes=key_hashes, refuse=refuse)
+    _add_error_handlers(app, refuse)
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
@@ -58,11 +71,12 @@ def create_app(service: Service, *, key_hashes: tuple[str, ...]) -> FastAPI:
     return app
 
 
-def _add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
-    def answer(error: errors.ApiError) -> Response:
-        metrics.refused(error.status)
-        return error.response()
+def _refused(metrics: Metrics, error: errors.ApiError) -> Response:
+    metrics.refused(error.status)
+    return error.response()
 
+
+def _add_error_handlers(app: FastAPI, answer: Refuse) -> None:
     @app.exception_handler(errors.ApiError)
     async def api_error(request: Request, error: errors.ApiError) -> Response:
         return answer(error)

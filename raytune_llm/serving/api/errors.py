@@ -9,7 +9,7 @@ from typing import Any
 from starlette.responses import Response
 
 TYPES = {401: "authentication_error", 408: "timeout_error", 429: "rate_limit_error"}
-CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 503: "unavailable"}
 
 
 class ApiError(Exception):
@@ -51,9 +51,9 @@ def internal() -> ApiError:
     )
 
 
-def from_status(status: int, message: str) -> ApiError:
-    """For errors raised by the framework: no such route, method not allowed, body too large."""
-    return ApiError(status, message, code=CODES.get(status, "invalid_request"))
+def from_status(status: int, message: str, *, headers: Mapping[str, str] | None = None) -> ApiError:
+    """For errors of the framework: no such route, method not allowed, body too large."""
+    return ApiError(status, message, code=CODES.get(status, "invalid_request"), headers=headers)
 
 
 def from_validation(errors: Sequence[Any], body: Any = None) -> ApiError:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from raytune_llm.serving.api import errors
+from raytune_llm.serving.api.deadline import deadline
 from raytune_llm.serving.api.responses import Shape, usage
 from raytune_llm.serving.engine.base import Delta
 
@@ -18,17 +19,20 @@ logger = logging.getLogger(__name__)
 
 
 async def within(seconds: float, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
-    """The deltas. Raises ApiError 408 when they take longer."""
-    deadline = asyncio.get_running_loop().time() + seconds
+    """The deltas. Raises ApiError 408 when they take longer than so many seconds from the request's arrival."""
+    latest = deadline(seconds)
     async with aclosing(deltas):
         while True:
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(latest):
                     delta = await anext(deltas)
             except StopAsyncIteration:
                 return
             except TimeoutError as error:
-                message = f"the answer took longer than {seconds:g} seconds; ask for fewer tokens (max_tokens)"
+                message = (
+                    f"the answer took longer than {seconds:g} seconds, waiting included; ask for fewer tokens "
+                    "(max_tokens), or try again later"
+                )
                 raise errors.ApiError(408, message, code="request_timeout") from error
             yield delta
 

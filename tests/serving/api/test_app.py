@@ -183,6 +183,7 @@ def test_a_body_too_large_is_refused_with_and_without_its_length(client):
     )
     pieces = (body[at : at + 1000] for at in range(0, len(body), 1000))
     error(client.post("/v1/completions", content=pieces, headers=headers), 413, "request_too_large")
+    assert samples(client)['raytune_llm_refused_total{status="413"}'] >= 2
 
 
 def test_keys(registry):
