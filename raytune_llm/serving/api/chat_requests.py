@@ -176,6 +176,9 @@ class ChatRequest(Options):
         if self.prompt_form == "raw":
             raise invalid("prompt_form: a conversation has no raw form; chat or pair", param="prompt_form")
         self._check_tools(self.tools or ())
+        for text in (part for turn in self.prompt for part in (turn.tools, turn.tool_calls, turn.name) if part):
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise invalid("messages and tools: a lone surrogate is no character", param="messages")
 
     def _check_tools(self, tools: Sequence[Tool]) -> None:
         names = [tool.function.name for tool in tools]

@@ -64,7 +64,12 @@ def from_validation(errors: Sequence[Any], body: Any = None) -> ApiError:
             f"the request body is not valid JSON: {first.get('ctx', {}).get('error', first['msg'])}",
             code="invalid_json",
         )
-    path = _fields([part for part in first["loc"] if part != "body"], body)
+    # of a value that may have several types, the error that lies deepest is of the type that was meant
+    paths = [_fields([part for part in error["loc"] if part != "body"], body) for error in errors]
+    first, path = max(
+        ((error, path) for error, path in zip(errors, paths, strict=True) if path[:1] == paths[0][:1]),
+        key=lambda found: len(found[1]),
+    )
     param = str(path[0]) if path else None
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
     where = where or "the request body (a JSON object, sent as Content-Type: application/json)"
@@ -72,9 +77,27 @@ def from_validation(errors: Sequence[Any], body: Any = None) -> ApiError:
         return invalid(f"missing required parameter: {where}", param=param, code="missing_required_parameter")
     if first["type"] == "extra_forbidden":
         return invalid(f"unknown parameter: {where}", param=param, code="unknown_parameter")
-    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    message = _in_plain_words(first)
     code = "invalid_type" if "type" in first["type"] or message.startswith("must be a") else "invalid_value"
     return invalid(f"{where}: {message}", param=param, code=code)
+
+
+WORDS = {
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "dict_type": "must be an object",
+    "list_type": "must be a list",
+    "string_type": "must be a text",
+    "union_tag_not_found": "must have a type",
+}
+"""By pydantic's type of error, where its own words name classes or validators."""
+
+
+def _in_plain_words(error: Any) -> str:
+    if error["type"] == "union_tag_invalid":
+        return f"its type must be one of {error['ctx']['expected_tags']}"
+    own = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    return str(WORDS.get(error["type"], own))
 
 
 def _fields(loc: Sequence[Any], body: Any) -> list[str | int]:

@@ -54,10 +54,11 @@ def _is_ids(value: object) -> bool:
 
 def _one_or_more_prompts(value: object) -> object:
     """Raises ValueError, in one message for all the types that a prompt may have."""
-    many = isinstance(value, list) and bool(value)
-    if isinstance(value, str) or (many and (_is_ids(value) or all(isinstance(item, str) for item in value))):  # type: ignore[union-attr]
+    if isinstance(value, str) or (value and _is_ids(value)):
         return value
-    if many and all(_is_ids(item) and item for item in value):  # type: ignore[union-attr]
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return value
+    if isinstance(value, list) and value and all(item and _is_ids(item) for item in value):
         return value
     raise ValueError("must be a text, a list of texts, a list of token ids or a list of such lists, none of them empty")
 
@@ -212,7 +213,7 @@ class CompletionRequest(Options):
         """The prompts, one or more."""
         if isinstance(self.prompt, str):
             return [self.prompt]
-        return [self.prompt] if _is_ids(self.prompt) else self.prompt  # type: ignore[return-value, list-item]
+        return [self.prompt] if _is_ids(self.prompt) else self.prompt  # type: ignore[return-value]
 
     @property
     def form(self) -> PromptForm | None:

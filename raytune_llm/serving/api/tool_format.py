@@ -2,8 +2,8 @@
 
 The form is read off the template: it renders one call of a function that has a known name, and what is written before,
 in and after its JSON is the form. So answers are read as they were learned: <tool_call>{"name": …, "arguments": …}
-</tool_call> by Hermes and Qwen, {"name": …, "parameters": …} by Llama 3, [TOOL_CALLS] [{…}] by Mistral. Leaves out forms
-that aren't JSON.
+</tool_call> by Hermes and Qwen, {"name": …, "parameters": …} by Llama 3, [TOOL_CALLS] [{…}] by Mistral. Leaves out
+forms that aren't JSON.
 """
 
 from __future__ import annotations

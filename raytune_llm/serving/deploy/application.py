@@ -49,7 +49,7 @@ def _has_gpu(serve: Serve) -> bool:
 
 
 def _plan(serve: Serve, registry_dir: str, catalog: Catalog, key_hashes: tuple[str, ...]) -> Plan:
-    from raytune_llm.serving.api.answering import Limits
+    from raytune_llm.serving.api.lengths import Limits
     from raytune_llm.serving.api.rate_limit import KeyLimits
     from raytune_llm.serving.deploy.replica import Plan
 

@@ -14,8 +14,9 @@ from typing import Any
 from fastapi import FastAPI
 from prometheus_client import Metric
 
-from raytune_llm.serving.api.answering import Limits, Service
+from raytune_llm.serving.api.answering import Service
 from raytune_llm.serving.api.app import create_app
+from raytune_llm.serving.api.lengths import Limits
 from raytune_llm.serving.api.metrics import Metrics
 from raytune_llm.serving.api.rate_limit import KeyLimits, RateLimiter, TokenBuckets, local_acquire
 from raytune_llm.serving.catalog import Catalog
