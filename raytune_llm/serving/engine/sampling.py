@@ -14,14 +14,13 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from raytune_llm.compat import logits_processors
 from raytune_llm.serving.engine.base import Sampling, TokenLogprob, TopToken
-from raytune_llm.serving.engine.detokenize import decode
+from raytune_llm.serving.engine.token_bytes import data_of_one, decode_one
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -174,14 +173,3 @@ def generation_config(model: PreTrainedModel, max_tokens: int, stop_ids: Sequenc
         top_p=None,
     )
     return config
-
-
-@lru_cache(maxsize=1 << 16)
-def decode_one(tokenizer: Any, token: int) -> str:
-    """The text of a single token; special tokens by name."""
-    return str(tokenizer.decode([token])) or decode(tokenizer, [token])
-
-
-def data_of_one(tokenizer: Any, token: int) -> bytes:
-    """A single token's own bytes; special tokens by name."""
-    return decode_one(tokenizer, token).encode()
