@@ -17,6 +17,7 @@ from raytune_llm.serving.api.lengths import Limits
 from raytune_llm.serving.api.metrics import Metrics
 from raytune_llm.serving.api.rate_limit import KeyLimits, RateLimiter, TokenBuckets, local_acquire
 from raytune_llm.serving.engine.base import Delta, Finish, PromptForm, ServedModel, TokenLogprob, TopToken
+from raytune_llm.serving.engine.token_bytes import data_of_one
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
@@ -94,13 +95,7 @@ class ScriptedEngine:
         return TokenLogprob(token.text, token.logprob, (other, token)[:num_top], token.data)
 
     def _data(self, index):
-        text = self._tokens.tokenizer.convert_ids_to_tokens(index)
-        if text in self._tokens.tokenizer.all_special_tokens:
-            return text.encode()
-        from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-        data = {character: byte for byte, character in bytes_to_unicode().items()}
-        return bytes(data[character] for character in text)
+        return data_of_one(self._tokens.tokenizer, index)
 
 
 class OneModel:

@@ -16,6 +16,7 @@ from prometheus_client import Metric
 from raytune_llm.serving.api.chat_requests import ChatRequest
 from raytune_llm.serving.api.echo import echo_of
 from raytune_llm.serving.api.encoding import PromptEncoder
+from raytune_llm.serving.api.errors import ApiError, without_paths
 from raytune_llm.serving.api.lengths import Limits
 from raytune_llm.serving.api.metrics import Metrics
 from raytune_llm.serving.api.rate_limit import RateLimiter
@@ -112,7 +113,10 @@ class Service:
     async def _find(self, request: Options, key: str) -> ServedModel:
         request.check()
         await self.rate_limiter.admit(key)
-        return await self.models.find(request.model)
+        try:
+            return await self.models.find(request.model)
+        except ApiError as error:
+            raise without_paths(error) from error
 
     async def _answer(
         self,

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from raytune_llm.serving.api import errors
 from raytune_llm.serving.api.admission import AdmissionMiddleware
@@ -25,8 +26,8 @@ from raytune_llm.serving.api.response_requests import ResponseRequest
 from raytune_llm.serving.api.responses import model_list
 
 
-def create_app(service: Service, *, key_hashes: tuple[str, ...]) -> FastAPI:
-    """The ASGI app."""
+def create_app(service: Service, *, key_hashes: tuple[str, ...], cors_origins: tuple[str, ...] = ()) -> FastAPI:
+    """The ASGI app. `cors_origins`: web pages that may ask it from a browser."""
     app = FastAPI(title="raytune_llm", redoc_url=None)
     limits, refuse = service.limits, partial(_refused, service.metrics)
     # the last one added is the first to see a request
@@ -39,6 +40,14 @@ def create_app(service: Service, *, key_hashes: tuple[str, ...]) -> FastAPI:
         refuse=refuse,
     )
     app.add_middleware(AuthMiddleware, key_hashes=key_hashes, refuse=refuse)
+    if cors_origins:  # first, since browsers ask without a key whether they may ask
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
     _add_error_handlers(app, refuse)
 
     @app.get("/metrics", response_class=PlainTextResponse)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from raytune_llm.data.tokenizing.token_ids import ids_and_offsets
-from raytune_llm.serving.api.logprobs import logprob_lists
+from raytune_llm.serving.api.logprobs import logprob_lists, name_of
 from raytune_llm.serving.engine.base import ServedModel, TokenLogprob
 from raytune_llm.serving.engine.prompts import Prompt
+from raytune_llm.serving.engine.token_bytes import data_of_one
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,7 +40,7 @@ class Echo:
 
 def echo_of(served: ServedModel, prompt: Prompt) -> Echo:
     tokenizer = served.tokens.tokenizer
-    return Echo(prompt.text, str(tokenizer.decode(prompt.ids[:1])), _offsets(tokenizer, prompt))
+    return Echo(prompt.text, name_of(data_of_one(tokenizer, prompt.ids[0])), _offsets(tokenizer, prompt))
 
 
 def _offsets(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
@@ -50,8 +52,9 @@ def _offsets(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
     added = len(prompt.ids) - len(ids)
     if added >= 0 and prompt.ids[added:] == ids and ids:
         return [0] * added + [start for start, _ in spans]
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
     offsets, place = [], 0
     for index in prompt.ids:
         offsets.append(min(place, len(prompt.text)))
-        place += len(tokenizer.decode([index]))
+        place += len(decoder.decode(data_of_one(tokenizer, index)))
     return offsets

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,6 +52,16 @@ def internal() -> ApiError:
     )
 
 
+PATH = re.compile(r"(?<![\w./])(?:[a-z][a-z0-9+.-]*:/)?/(?:[^\s/,;:'\"]+/)*(?=[^\s/,;:'\"])")
+"""Folders of a file, of this machine or of a bucket."""
+
+
+def without_paths(error: ApiError) -> ApiError:
+    """The same without the folders of the files that it names: clients have no business there."""
+    message = PATH.sub("", error.message)
+    return ApiError(error.status, message, code=error.code, param=error.param, headers=error.headers)
+
+
 def from_status(status: int, message: str, *, headers: Mapping[str, str] | None = None) -> ApiError:
     """For errors of the framework: no such route, method not allowed, body too large."""
     return ApiError(status, message, code=CODES.get(status, "invalid_request"), headers=headers)
@@ -78,7 +89,8 @@ def from_validation(errors: Sequence[Any], body: Any = None) -> ApiError:
     if first["type"] == "extra_forbidden":
         return invalid(f"unknown parameter: {where}", param=param, code="unknown_parameter")
     message = _in_plain_words(first)
-    code = "invalid_type" if "type" in first["type"] or message.startswith("must be a") else "invalid_value"
+    is_type = "type" in first["type"] or (first["type"] == "value_error" and message.startswith("must be a"))
+    code = "invalid_type" if is_type else "invalid_value"
     return invalid(f"{where}: {message}", param=param, code=code)
 
 

@@ -23,7 +23,12 @@ def logprob_lists(logprobs: Sequence[TokenLogprob]) -> dict[str, list[Any]]:
 
 def token_name(token: TokenLogprob | TopToken) -> str:
     r"""A token's text; that of a part of a character by its bytes, as OpenAI writes it: bytes:\xe2\x80."""
+    return name_of(token.data)
+
+
+def name_of(data: bytes) -> str:
+    """The same of a token's own bytes."""
     try:
-        return token.data.decode()
+        return data.decode()
     except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.data)
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)

@@ -10,7 +10,7 @@ from raytune_llm.serving.api.chat_requests import ChatRequest
 from raytune_llm.serving.api.errors import ApiError
 from raytune_llm.serving.api.tool_format import PLAIN, Call, ToolFormat, takes_tools, tool_format
 from raytune_llm.serving.engine.base import Finish, ServedModel
-from raytune_llm.serving.engine.detokenize import StopStrings
+from raytune_llm.serving.engine.stop_strings import StopStrings
 
 
 @dataclass(frozen=True, kw_only=True)

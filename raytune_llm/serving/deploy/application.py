@@ -71,6 +71,7 @@ def _plan(serve: Serve, registry_dir: str, catalog: Catalog, key_hashes: tuple[s
         key_hashes=key_hashes,
         key_limits=KeyLimits(serve.requests_per_minute, serve.tokens_per_minute),
         max_on_demand=serve.max_on_demand,
+        cors_origins=serve.cors_origins,
     )
 
 

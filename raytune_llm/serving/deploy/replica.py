@@ -38,6 +38,7 @@ class Plan:
     key_hashes: tuple[str, ...]
     key_limits: KeyLimits
     max_on_demand: int
+    cors_origins: tuple[str, ...] = ()
 
 
 class Replica:
@@ -73,7 +74,7 @@ class Replica:
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._service, key_hashes=self._plan.key_hashes)
+        return create_app(self._service, key_hashes=self._plan.key_hashes, cors_origins=self._plan.cors_origins)
 
     async def reconfigure(self, user_config: dict[str, list[str]]) -> None:
         """Serve these versions from now on, without a restart; `refused` lists those that can't be served."""

@@ -57,7 +57,7 @@ def served_answer(
     if isinstance(probe, str) or has_tools(probe) or prompt != of_chat(served, probe).ids:
         body |= {"prompt": prompt, "logprobs": NUM_TOP}
         choice = _post(endpoint, "/completions", body)
-        tops = [list(top.items()) for top in choice["logprobs"]["top_logprobs"]]
+        tops = [[(_text(name), value) for name, value in top.items()] for top in choice["logprobs"]["top_logprobs"]]
         return GreedyAnswer(choice["text"].lstrip(), tops)
     messages = [{"role": message.role, "content": message.content} for message in probe]
     body |= {"messages": messages, "logprobs": True, "top_logprobs": NUM_TOP}
@@ -65,6 +65,13 @@ def served_answer(
     tokens = choice["logprobs"]["content"]
     tops = [[(entry["token"], entry["logprob"]) for entry in token["top_logprobs"]] for token in tokens]
     return GreedyAnswer(choice["message"]["content"], tops)
+
+
+def _text(name: str) -> str:
+    """A token's text as the reference names it, also where the endpoint names a part of a character by its bytes."""
+    if not name.startswith("bytes:"):
+        return name
+    return bytes(int(digits, 16) for digits in name.removeprefix("bytes:").split("\\x")[1:]).decode(errors="replace")
 
 
 def has_tools(turns: Sequence[Message]) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from serving_world import CONTEXT_TOKENS, ENGINE, make_base, publish, write_adapter
 from starlette.testclient import TestClient
 
+from raytune_llm.serving.api import errors
 from raytune_llm.serving.api.keys import key_hash
 from raytune_llm.serving.api.lengths import Limits
 from raytune_llm.serving.api.rate_limit import KeyLimits
@@ -34,6 +35,7 @@ def make_replica(registry, references, **changed):
         key_hashes=changed.pop("key_hashes", ()),
         key_limits=KeyLimits(changed.pop("requests_per_minute", None), changed.pop("tokens_per_minute", None)),
         max_on_demand=changed.pop("max_on_demand", 0),
+        cors_origins=changed.pop("cors_origins", ()),
     )
     assert not changed
     replica = Replica(plan)
@@ -359,3 +361,29 @@ def test_an_answer_is_as_long_as_the_cache_has_room_for(registry):
     assert client.post("/v1/completions", json=ids).json()["usage"]["completion_tokens"] <= 8
     assert client.post("/v1/completions", json={**ids, "max_tokens": 8}).status_code == 200
     replica.close()
+
+
+def test_a_refusal_names_no_folder(registry):
+    client = client_of(make_replica(registry, ["wit"], max_on_demand=2))
+    message = error(client.post("/v1/completions", json={**TEXT, "model": "wit@9"}), 404, "model_not_found", "model")
+    assert message == "wit@9 is not in registry: wit has versions 1; aliases: none"
+    places = errors.ApiError(
+        404, "s3://bucket/a/b.json of org/model, /home/me/c (v1/d), 'https://h/e' and/or f", code=None
+    )
+    assert errors.without_paths(places).message == "b.json of org/model, c (v1/d), 'e' and/or f"
+
+
+def test_web_pages_of_other_origins_may_ask_where_they_are_named(registry):
+    origin = {"origin": "https://example.org"}
+    preflight = {**origin, "access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+    keys = {"key_hashes": (key_hash("one"),)}
+    client = client_of(make_replica(registry, ["wit"], cors_origins=("https://example.org",), **keys))
+    asked = client.options("/v1/completions", headers=preflight)
+    assert asked.status_code == 200 and asked.headers["access-control-allow-origin"] == "https://example.org"
+    answered = client.post("/v1/completions", json=TEXT, headers={**origin, "authorization": "Bearer one"})
+    assert answered.status_code == 200 and answered.headers["access-control-allow-origin"] == "https://example.org"
+    refused = client.post("/v1/completions", json=TEXT, headers=origin)
+    assert refused.status_code == 401 and refused.headers["access-control-allow-origin"] == "https://example.org"
+    assert client.options("/v1/completions", headers={**preflight, "origin": "https://evil.org"}).status_code == 400
+    closed = client_of(make_replica(registry, ["wit"]))
+    assert "access-control-allow-origin" not in closed.post("/v1/completions", json=TEXT, headers=origin).headers

@@ -67,7 +67,7 @@ def world():
             {"response_format": {"type": "xml"}},
             "invalid_value",
             "response_format",
-            "response_format: must have a type",
+            "response_format: its type must be one of 'text', 'json_object', 'json_schema'",
         ),
         (
             {"response_format": {}},
