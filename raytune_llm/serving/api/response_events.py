@@ -51,7 +51,7 @@ class ResponseShape:
         status = "completed" if finish is Finish.stop else "incomplete"
         counts = {
             "input_tokens": self._prompt_tokens,
-            "input_tokens_details": {"cached_tokens": 0},
+            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
             "output_tokens": num_tokens,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": self._prompt_tokens + num_tokens,

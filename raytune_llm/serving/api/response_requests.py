@@ -45,7 +45,7 @@ def _text_or_parts(value: object) -> object:
 
 
 class InputMessage(BaseModel):
-    """A message, or one that an earlier response put out."""
+    """A message, or one of an earlier response."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 

@@ -55,8 +55,6 @@ def serve(**changed):
         ("downscale_delay_seconds", -1.0),
         ("max_body_bytes", 100),
         ("max_on_demand", -1),
-        ("cors_origins", ("example.org",)),
-        ("cors_origins", ("https://example.org/page",)),
         ("max_replicas", 0),
         ("target_open_answers", 0),
         ("requests_per_minute", 0),
@@ -105,3 +103,10 @@ def test_the_url_is_one_that_this_machine_can_reach():
     assert serve().url == "http://127.0.0.1:8000/v1"
     assert serve(host="0.0.0.0", api_key_env="K").url == "http://127.0.0.1:8000/v1"
     assert serve(host="::", api_key_env="K").url == "http://[::1]:8000/v1"
+
+
+@pytest.mark.parametrize("origin", ["example.org", "https://example.org/page", ""])
+def test_origins_are_schemes_and_hosts(origin):
+    assert serve(cors_origins=("https://example.org:8443", "*")).cors_origins
+    with pytest.raises(InputError, match=rf"serve\.cors_origins={origin} is not allowed; allowed: .* as https://HOST"):
+        serve(cors_origins=(origin,))
