@@ -58,6 +58,26 @@ async def refusing(deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta,
             raise errors.invalid(str(error)) from error
 
 
+async def begun(streams: Sequence[AsyncGenerator[Delta, None]]) -> list[AsyncGenerator[Delta, None]]:
+    """The streams, once each has its first delta: what the engine refuses is then refused before an answer begins."""
+
+    async def rest(first: Delta, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
+        async with aclosing(deltas):
+            yield first
+            async for delta in deltas:
+                yield delta
+
+    tasks = [asyncio.create_task(anext(deltas)) for deltas in streams]  # type: ignore[arg-type]
+    try:
+        firsts = await asyncio.gather(*tasks)
+    except BaseException:
+        await _stopped(tasks)
+        for deltas in streams:
+            await deltas.aclose()
+        raise
+    return [rest(first, deltas) for first, deltas in zip(firsts, streams, strict=True)]
+
+
 async def collected(streams: Sequence[AsyncGenerator[Delta, None]]) -> list[list[Delta]]:
     """All deltas of answers that are decoded at the same time. When one fails, the others are stopped."""
 
