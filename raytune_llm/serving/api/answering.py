@@ -33,6 +33,7 @@ from raytune_llm.serving.api.responses import (
     usage,
 )
 from raytune_llm.serving.api.streams import (
+    begun,
     chunks,
     collected,
     refusing,
@@ -85,7 +86,8 @@ class Service:
             for i in range(len(streams))
         ]
         shape = chat_shape(served.id, prompts if request.return_prompt else None)
-        return await self._answer(request, shape, choices, streams, prompts)
+        is_constrained = schema is not None or request.json_schema is not None
+        return await self._answer(request, shape, choices, streams, prompts, is_constrained=is_constrained)
 
     async def complete(self, request: CompletionRequest, key: str) -> Response:
         served = await self._find(request, key)
@@ -97,7 +99,8 @@ class Service:
             for i in range(len(streams))
         ]
         shape = completion_shape(served.id, prompts if request.return_prompt else None)
-        return await self._answer(request, shape, choices, streams, prompts)
+        is_constrained = request.json_schema is not None
+        return await self._answer(request, shape, choices, streams, prompts, is_constrained=is_constrained)
 
     async def respond(self, request: ResponseRequest, key: str) -> Response:
         chat = request.chat()
@@ -106,6 +109,8 @@ class Service:
         [deltas] = map(without_leading_space, self._generate(chat, served, [prompt], key))
         shape = ResponseShape(served.id, request, len(prompt.ids))
         if request.stream:
+            if chat.json_schema is not None:
+                [deltas] = await begun([deltas])
             return _stream(server_sent(shape.events(deltas), is_named=True))
         [whole] = await collected([deltas])
         return JSONResponse(shape.whole(whole))
@@ -125,9 +130,14 @@ class Service:
         choices: Sequence[Choice],
         streams: Sequence[AsyncGenerator[Delta, None]],
         prompts: Sequence[Prompt],
+        *,
+        is_constrained: bool,
     ) -> Response:
+        """`is_constrained`: by a schema, which the engine may refuse."""
         prompt_tokens = sum(len(prompt.ids) for prompt in prompts)
         if request.stream:
+            if is_constrained:
+                streams = await begun(streams)
             return _stream(server_sent(chunks(shape, choices, streams, prompt_tokens, wants_usage=request.wants_usage)))
         answers = await collected(streams)
         counts = usage(prompt_tokens, sum(delta.num_tokens for deltas in answers for delta in deltas))

@@ -236,4 +236,9 @@ class CompletionRequest(Options):
 
     def sampling(self, max_tokens: int, *, place: int = 0, vocabulary_size: int = 0) -> Sampling:
         sampling = super().sampling(max_tokens, place=place, vocabulary_size=vocabulary_size)
-        return replace(sampling, num_prompt_logprobs=self.num_logprobs if self.echo else None)
+        if not self.echo or self.num_logprobs is None:
+            return sampling
+        # One token is generated to score a prompt, and is the last entry even if it ends the answer:
+        # lm-evaluation-harness drops the last one.
+        ignore_eos = sampling.ignore_eos or max_tokens == 1
+        return replace(sampling, num_prompt_logprobs=self.num_logprobs, ignore_eos=ignore_eos)

@@ -67,7 +67,7 @@ async def begun(streams: Sequence[AsyncGenerator[Delta, None]]) -> list[AsyncGen
             async for delta in deltas:
                 yield delta
 
-    tasks = [asyncio.create_task(anext(deltas)) for deltas in streams]  # type: ignore[arg-type]
+    tasks = [asyncio.ensure_future(anext(deltas)) for deltas in streams]
     try:
         firsts = await asyncio.gather(*tasks)
     except BaseException:

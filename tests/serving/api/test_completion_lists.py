@@ -68,6 +68,20 @@ def test_when_one_of_several_answers_fails_the_request_does():
     assert error(world.complete(["a", "b"]), 400, "invalid_value") == "the schema is not one"
     found, is_done = events(world.complete(["a", "b"], stream=True))
     assert found[-1]["error"]["message"] == "the schema is not one" and not is_done
+    constrained = {"response_format": {"type": "json_object"}, "stream": True}
+    assert error(world.complete(["a", "b"], **constrained), 400, "invalid_value") == "the schema is not one"
+    assert error(world.chat(**constrained), 400, "invalid_value") == "the schema is not one"
+    allowed = World("{}", "[]")
+    found, is_done = events(allowed.complete(["a", "b"], **constrained))
+    assert is_done and "".join(event["choices"][0]["text"] for event in found if event["choices"][0]["index"]) == "[]"
+
+
+def test_a_scored_prompt_has_an_entry_for_the_generated_token_even_if_that_ends_the_answer():
+    world = World()
+    world.complete(echo=True, logprobs=1, max_tokens=1)
+    world.complete(echo=True, logprobs=1, max_tokens=2)
+    world.complete(logprobs=1, max_tokens=1)
+    assert [sampling.ignore_eos for _, sampling in world.engine.asked] == [True, False, False]
 
 
 def test_echo_begins_with_the_prompt_and_its_log_probabilities():
