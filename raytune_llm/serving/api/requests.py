@@ -39,6 +39,8 @@ MAX_CHOICES = 128
 """Answers to one request: prompts times n."""
 GREEDY_BELOW = 1e-5
 """Lower temperatures are greedy: they would divide logits to infinity, and never sample anything else."""
+LONGEST_STOP = 1000
+"""Characters; so much of an answer may be kept back."""
 
 
 def _without_lone_surrogates(text: str) -> str:
@@ -75,6 +77,7 @@ PromptFormName = Literal["raw", "pair", "chat"]
 Prose = Annotated[str, AfterValidator(_without_lone_surrogates)]
 NonEmpty = Annotated[Prose, Field(min_length=1)]
 Prompts = Annotated[Prose | list[Prose] | list[int] | list[list[int]], BeforeValidator(_one_or_more_prompts)]
+StopString = Annotated[Prose, Field(min_length=1, max_length=LONGEST_STOP)]
 
 
 class StreamOptions(BaseModel):
@@ -96,7 +99,7 @@ class Options(BaseModel, ABC):
     temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy; null is 1")
     top_p: float | None = Field(None, ge=0, le=1, description="null is 1")
     max_tokens: int | None = Field(None, ge=1, description="null is the endpoint's limit, or the rest of the context")
-    stop: Annotated[NonEmpty | list[NonEmpty] | None, BeforeValidator(_stops)] = None
+    stop: Annotated[StopString | list[StopString] | None, BeforeValidator(_stops)] = None
     seed: int | None = Field(None, ge=-LARGEST_SEED, lt=LARGEST_SEED, description="The i-th of n answers has seed + i")
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)

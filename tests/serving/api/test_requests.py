@@ -88,6 +88,8 @@ def test_an_unknown_parameter_is_refused():
         ({"tool_choice": "any"}, "tool_choice"),
         ({"response_format": {"type": "xml"}}, "response_format"),
         ({"stop": [""]}, "stop"),
+        ({"stop": "x" * 1001}, "stop"),
+        ({"stop": ["a", "x" * 1001]}, "stop"),
         ({"seed": 2**63}, "seed"),
         ({"stream": "yes"}, "stream"),
         ({"model": ""}, "model"),
