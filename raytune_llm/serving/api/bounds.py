@@ -87,8 +87,8 @@ class BoundsMiddleware:
                     if not message.get("more_body", False):
                         return bytes(body)
         except TimeoutError:
-            message = f"the request's body did not arrive within {self._body_timeout_seconds:g} seconds"
-            raise ApiError(408, message, code="request_timeout", headers=CLOSE) from None
+            text = f"the request's body did not arrive within {self._body_timeout_seconds:g} seconds"
+            raise ApiError(408, text, code="request_timeout", headers=CLOSE) from None
 
     async def _run_until(self, deadline: float, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the app; answer 408 when no answer has begun by the deadline."""

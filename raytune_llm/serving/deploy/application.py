@@ -20,6 +20,7 @@ bodies that are being received. More than one proxy has connections (connections
 behind answers: the replica itself bounds those (api/admission.py)."""
 MAX_QUEUED_REQUESTS = 200
 """Requests that wait in a proxy while no replica is there; Ray Serve answers further ones 503."""
+PROXY_SLACK_SECONDS = 15.0
 STOP_POLL_SECONDS = 0.5
 """How often a replica that is being stopped looks whether its answers have ended."""
 LOOK_BACK_SECONDS = 30.0
@@ -105,6 +106,16 @@ def _deployments(serve: Serve, plan: Plan, *, has_gpu: bool) -> Any:
         ray_actor_options={"num_cpus": 0},
     )
     return replicas.bind(plan, coordinator.bind(plan.key_limits))
+
+
+def http_options(serve: Serve) -> dict[str, Any]:
+    """Ray Serve's options of its HTTP proxies. Their time limit is reached only where a replica, which has its own, is
+    stuck."""
+    return {
+        "host": serve.host,
+        "port": serve.port,
+        "request_timeout_s": serve.request_timeout_seconds + PROXY_SLACK_SECONDS,
+    }
 
 
 def scaling(serve: Serve) -> dict[str, Any]:
