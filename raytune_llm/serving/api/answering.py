@@ -1,48 +1,50 @@
-"""How requests are answered: prompts to tokens, limits, deltas, and the answer, whole or streamed.
+"""How requests are answered: prompts to tokens, limits, deltas, and the answers, whole or streamed.
 
-Chats are rendered by the served version's own chat template, text prompts like the prompts of its supervised records.
-A chat answer begins with its first character that isn't white space, because templates differ in whether a space
-belongs to the prompt or to the answer.
+Prompts are in the form that the version was tuned with (engine/prompts.py). A chat answer begins with its first
+character that isn't white space, because templates differ in whether a space belongs to the prompt or to the answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import Metric
 
-from raytune_llm.serving.api import errors
+from raytune_llm.serving.api.chat_requests import ChatRequest
+from raytune_llm.serving.api.echo import echo_of
 from raytune_llm.serving.api.encoding import PromptEncoder
+from raytune_llm.serving.api.errors import ApiError, without_paths
+from raytune_llm.serving.api.lengths import Limits
 from raytune_llm.serving.api.metrics import Metrics
 from raytune_llm.serving.api.rate_limit import RateLimiter
-from raytune_llm.serving.api.requests import ChatRequest, CompletionRequest, Options
-from raytune_llm.serving.api.responses import ChatShape, CompletionShape, Shape, usage
-from raytune_llm.serving.api.streams import events, within, without_leading_space
+from raytune_llm.serving.api.requests import CompletionRequest, Options
+from raytune_llm.serving.api.response_events import ResponseShape
+from raytune_llm.serving.api.response_requests import ResponseRequest
+from raytune_llm.serving.api.responses import (
+    ChatChoice,
+    Choice,
+    CompletionChoice,
+    Shape,
+    chat_shape,
+    completion_shape,
+    usage,
+)
+from raytune_llm.serving.api.streams import (
+    begun,
+    chunks,
+    collected,
+    refusing,
+    server_sent,
+    within,
+    without_leading_space,
+)
+from raytune_llm.serving.api.tools import tool_use
 from raytune_llm.serving.catalog import Catalog
 from raytune_llm.serving.engine.base import Delta, Engine, Sampling, ServedModel
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Bounds of one request."""
-
-    max_tokens: int
-    """Longest answer, tokens."""
-    context_tokens: int | None
-    """Longest prompt plus answer (either of them for an encoder-decoder base); None = no bound."""
-    shares_context: bool
-    """Whether prompt and answer share the context, as in causal bases."""
-    request_timeout_seconds: float
-    """From a request's arrival to its last token, waiting included."""
-    max_body_bytes: int
-    body_timeout_seconds: float = 30.0
-    """From a request's arrival to the last byte of its body."""
-    max_open_requests: int = 80
-    """Requests for answers, decoded or waiting, that one replica holds at once."""
+from raytune_llm.serving.engine.prompts import Prompt
 
 
 class Models(Protocol):
@@ -75,91 +77,101 @@ class Service:
 
     async def chat(self, request: ChatRequest, key: str) -> Response:
         served = await self._find(request, key)
-        prompt = await self.encoder.encode(served, request.prompt, "messages")
-        shape = ChatShape(served.id, wants_logprobs=request.num_logprobs is not None)
-        deltas = without_leading_space(self._generate(request, served, prompt, key))
-        return await self._answer(request, shape, len(prompt), deltas)
+        use = tool_use(served, request)
+        prompts = [await self.encoder.chat(served, request, "" if use is None else use.opening)]
+        schema = None if use is None else use.schema
+        streams = [*map(without_leading_space, self._generate(request, served, prompts, key, schema))]
+        choices = [
+            ChatChoice(i, wants_logprobs=request.num_logprobs is not None, reader=None if use is None else use.reader())
+            for i in range(len(streams))
+        ]
+        shape = chat_shape(served.id, prompts if request.return_prompt else None)
+        is_constrained = schema is not None or request.json_schema is not None
+        return await self._answer(request, shape, choices, streams, prompts, is_constrained=is_constrained)
 
     async def complete(self, request: CompletionRequest, key: str) -> Response:
         served = await self._find(request, key)
-        if isinstance(request.prompt, str):
-            prompt = await self.encoder.encode(served, request.prompt, "prompt")
-        else:
-            prompt = _checked_ids(served, request.prompt)
-        shape = CompletionShape(served.id, wants_logprobs=request.num_logprobs is not None)
-        return await self._answer(request, shape, len(prompt), self._generate(request, served, prompt, key))
+        prompts = await self.encoder.texts(served, request)
+        streams = self._generate(request, served, prompts, key)
+        echoes = [echo_of(served, prompt) if request.echo else None for prompt in prompts]
+        choices = [
+            CompletionChoice(i, wants_logprobs=request.num_logprobs is not None, echo=echoes[i // request.num_answers])
+            for i in range(len(streams))
+        ]
+        shape = completion_shape(served.id, prompts if request.return_prompt else None)
+        is_constrained = request.json_schema is not None
+        return await self._answer(request, shape, choices, streams, prompts, is_constrained=is_constrained)
+
+    async def respond(self, request: ResponseRequest, key: str) -> Response:
+        chat = request.chat()
+        served = await self._find(chat, key)
+        prompt = await self.encoder.chat(served, chat, "")
+        [deltas] = map(without_leading_space, self._generate(chat, served, [prompt], key))
+        shape = ResponseShape(served.id, request, len(prompt.ids))
+        if request.stream:
+            if chat.json_schema is not None:
+                [deltas] = await begun([deltas])
+            return _stream(server_sent(shape.events(deltas), is_named=True))
+        [whole] = await collected([deltas])
+        return JSONResponse(shape.whole(whole))
 
     async def _find(self, request: Options, key: str) -> ServedModel:
         request.check()
         await self.rate_limiter.admit(key)
-        return await self.models.find(request.model)
+        try:
+            return await self.models.find(request.model)
+        except ApiError as error:
+            raise without_paths(error) from error
 
     async def _answer(
-        self, request: Options, shape: Shape, prompt_tokens: int, deltas: AsyncGenerator[Delta, None]
+        self,
+        request: Options,
+        shape: Shape,
+        choices: Sequence[Choice],
+        streams: Sequence[AsyncGenerator[Delta, None]],
+        prompts: Sequence[Prompt],
+        *,
+        is_constrained: bool,
     ) -> Response:
+        """`is_constrained`: by a schema, which the engine may refuse."""
+        prompt_tokens = sum(len(prompt.ids) for prompt in prompts)
         if request.stream:
-            stream = events(deltas, shape, prompt_tokens, wants_usage=request.wants_usage)
-            return StreamingResponse(stream, media_type="text/event-stream", headers={"cache-control": "no-cache"})
-        async with aclosing(deltas):
-            whole = [delta async for delta in deltas]
-        finish = whole[-1].finish
-        assert finish is not None
-        logprobs = [entry for delta in whole for entry in delta.logprobs]
-        counts = usage(prompt_tokens, sum(delta.num_tokens for delta in whole))
-        return JSONResponse(shape.whole("".join(delta.text for delta in whole), finish, logprobs, counts))
+            if is_constrained:
+                streams = await begun(streams)
+            return _stream(server_sent(chunks(shape, choices, streams, prompt_tokens, wants_usage=request.wants_usage)))
+        answers = await collected(streams)
+        counts = usage(prompt_tokens, sum(delta.num_tokens for deltas in answers for delta in deltas))
+        return JSONResponse(
+            shape.whole([choice.whole(deltas) for choice, deltas in zip(choices, answers, strict=True)], counts)
+        )
 
     def _generate(
-        self, request: Options, served: ServedModel, prompt: list[int], key: str
+        self, request: Options, served: ServedModel, prompts: Sequence[Prompt], key: str, schema: str | None = None
+    ) -> list[AsyncGenerator[Delta, None]]:
+        """The deltas of each answer, those to one prompt after each other. `schema`: of a required call.
+
+        Raises ApiError immediately when the request exceeds the limits.
+        """
+        longest, size = self.engine.longest_answer(served.id), len(served.tokens.tokenizer)
+        limits = [self.limits.answer_tokens(request, len(prompt.ids), longest) for prompt in prompts]
+        streams = []
+        for prompt, limit in zip(prompts, limits, strict=True):
+            for place in range(request.num_answers):
+                sampling = request.sampling(limit, place=place, vocabulary_size=size)
+                if schema is not None:
+                    sampling = replace(sampling, json_schema=schema)
+                # a prompt is counted once, as OpenAI counts it
+                streams.append(self._deltas(served, prompt.ids, sampling, key, 0 if place else len(prompt.ids)))
+        return streams
+
+    def _deltas(
+        self, served: ServedModel, prompt: list[int], sampling: Sampling, key: str, counted_tokens: int
     ) -> AsyncGenerator[Delta, None]:
-        """The answer's deltas. Raises ApiError immediately when the request exceeds the limits."""
-        sampling = request.sampling(self._answer_tokens(request, served, len(prompt)))
-        deltas = self.generate(served.id, prompt, sampling)
+        """One answer's, timed, charged to the key and counted. `counted_tokens`: of the prompt."""
+        deltas = refusing(self.generate(served.id, prompt, sampling))
         timed = within(self.limits.request_timeout_seconds, deltas)
-        return self.metrics.counted(served.id, len(prompt), self.rate_limiter.charged(key, len(prompt), timed))
-
-    def _answer_tokens(self, request: Options, served: ServedModel, prompt_tokens: int) -> int:
-        """Longest answer. Raises ApiError when prompt and answer exceed the limits."""
-        longest, limit = self.engine.longest_answer(served.id), self._limited_tokens(request, prompt_tokens)
-        if longest is None or prompt_tokens + limit <= longest:
-            return limit
-        wanted = request.answer_tokens
-        if prompt_tokens + (wanted or 1) > longest:
-            raise errors.invalid(
-                f"the prompt's {prompt_tokens} tokens and max_tokens={wanted or 1} are more than the {longest} tokens "
-                "that this endpoint's memory has room for (serve.engine.cache_bytes); shorten the prompt or lower "
-                "max_tokens",
-                param="prompt" if isinstance(request, CompletionRequest) else "messages",
-                code="context_length_exceeded",
-            )
-        return longest - prompt_tokens
-
-    def _limited_tokens(self, request: Options, prompt_tokens: int) -> int:
-        """Longest answer by the endpoint's and the model's own limits."""
-        limit, context, wanted = self.limits.max_tokens, self.limits.context_tokens, request.answer_tokens
-        if wanted is not None and wanted > limit:
-            raise errors.invalid(
-                f"max_tokens={wanted} is more than this endpoint's limit of {limit}", param="max_tokens"
-            )
-        if context is None:
-            return wanted or limit
-        used = prompt_tokens if self.limits.shares_context else 0
-        if prompt_tokens > context or used + (wanted or 1) > context:
-            raise errors.invalid(
-                f"this model's context is {context} tokens; the prompt has {prompt_tokens}"
-                + (f" and max_tokens is {wanted}" if wanted is not None else "")
-                + "; shorten the prompt"
-                + (" or lower max_tokens" if wanted is not None else ""),
-                param="prompt" if isinstance(request, CompletionRequest) else "messages",
-                code="context_length_exceeded",
-            )
-        return min(wanted or limit, context - used)
+        return self.metrics.counted(served.id, counted_tokens, self.rate_limiter.charged(key, counted_tokens, timed))
 
 
-def _checked_ids(served: ServedModel, ids: list[int]) -> list[int]:
-    size = len(served.tokens.tokenizer)
-    wrong = [index for index in ids if not 0 <= index < size]
-    if wrong or not ids:
-        raise errors.invalid(
-            f"prompt: token ids must be 0 to {size - 1}, at least one; found {wrong[:5] or 'none'}", param="prompt"
-        )
-    return ids
+def _stream(events: AsyncIterator[Any]) -> Response:
+    return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})

@@ -1,4 +1,4 @@
-"""The HTTP API: OpenAI's models, chat completions and text completions over one engine.
+"""The HTTP API: OpenAI's models, chat completions, text completions and responses over one engine.
 
 Without Ray: deploy/replica.py runs it in Ray Serve, tests in a test client.
 """
@@ -12,20 +12,23 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from raytune_llm.serving.api import errors
 from raytune_llm.serving.api.admission import AdmissionMiddleware
 from raytune_llm.serving.api.answering import Service
 from raytune_llm.serving.api.auth import KEY_IN_SCOPE, AuthMiddleware
 from raytune_llm.serving.api.bounds import BoundsMiddleware, Refuse
+from raytune_llm.serving.api.chat_requests import ChatRequest
 from raytune_llm.serving.api.metrics import CONTENT_TYPE, Merged, Metrics
-from raytune_llm.serving.api.requests import ChatRequest, CompletionRequest
+from raytune_llm.serving.api.requests import CompletionRequest
+from raytune_llm.serving.api.response_requests import ResponseRequest
 from raytune_llm.serving.api.responses import model_list
 
 
-def create_app(service: Service, *, key_hashes: tuple[str, ...]) -> FastAPI:
-    """The ASGI app."""
-    app = FastAPI(title="raytune_llm", docs_url=None, redoc_url=None)
+def create_app(service: Service, *, key_hashes: tuple[str, ...], cors_origins: tuple[str, ...] = ()) -> FastAPI:
+    """The ASGI app. `cors_origins`: web pages that may ask it from a browser."""
+    app = FastAPI(title="raytune_llm", redoc_url=None)
     limits, refuse = service.limits, partial(_refused, service.metrics)
     # the last one added is the first to see a request
     app.add_middleware(AdmissionMiddleware, most_open=limits.max_open_requests, refuse=refuse)
@@ -37,6 +40,14 @@ def create_app(service: Service, *, key_hashes: tuple[str, ...]) -> FastAPI:
         refuse=refuse,
     )
     app.add_middleware(AuthMiddleware, key_hashes=key_hashes, refuse=refuse)
+    if cors_origins:  # first, since browsers ask without a key whether they may ask
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
     _add_error_handlers(app, refuse)
 
     @app.get("/metrics", response_class=PlainTextResponse)
@@ -68,6 +79,10 @@ def create_app(service: Service, *, key_hashes: tuple[str, ...]) -> FastAPI:
     async def completions(request: CompletionRequest, http: Request) -> Response:
         return await service.complete(request, http.scope[KEY_IN_SCOPE])
 
+    @app.post("/v1/responses")
+    async def responses(request: ResponseRequest, http: Request) -> Response:
+        return await service.respond(request, http.scope[KEY_IN_SCOPE])
+
     return app
 
 
@@ -83,7 +98,7 @@ def _add_error_handlers(app: FastAPI, answer: Refuse) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> Response:
-        return answer(errors.from_validation(error.errors()))
+        return answer(errors.from_validation(error.errors(), error.body))
 
     @app.exception_handler(HTTPException)
     async def framework_error(request: Request, error: HTTPException) -> Response:

@@ -50,7 +50,7 @@ def _has_gpu(serve: Serve) -> bool:
 
 
 def _plan(serve: Serve, registry_dir: str, catalog: Catalog, key_hashes: tuple[str, ...]) -> Plan:
-    from raytune_llm.serving.api.answering import Limits
+    from raytune_llm.serving.api.lengths import Limits
     from raytune_llm.serving.api.rate_limit import KeyLimits
     from raytune_llm.serving.deploy.replica import Plan
 
@@ -72,6 +72,7 @@ def _plan(serve: Serve, registry_dir: str, catalog: Catalog, key_hashes: tuple[s
         key_hashes=key_hashes,
         key_limits=KeyLimits(serve.requests_per_minute, serve.tokens_per_minute),
         max_on_demand=serve.max_on_demand,
+        cors_origins=serve.cors_origins,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
+import re
 import socket
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from raytune_llm.serving.api.keys import key_hash
 from raytune_llm.serving.engine.base import EngineConfig
 
 HASHED = "sha256:"
+ORIGIN = re.compile(r"\*|https?://[^/\s?#]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,9 @@ class Serve:
     api_key_env: str | None
     """Environment variable with the clients' API keys, comma-separated; null requires none (loopback only). A key may
     be given by its hash, as sha256:HEX; replicas and files contain only hashes."""
+    cors_origins: tuple[str, ...]
+    """Origins of web pages whose scripts may ask the endpoint from a browser, e.g. https://example.org; "*" allows all
+    of them; none by default."""
     requests_per_minute: int | None
     """Requests of one key per minute; further ones are answered 429. ≥ 1, or null for no limit."""
     tokens_per_minute: int | None
@@ -87,6 +92,13 @@ class Serve:
         ):
             require(getattr(self, name) > 0, f"serve.{name}", getattr(self, name), "> 0")
         require(self.max_body_bytes >= 1024, "serve.max_body_bytes", self.max_body_bytes, "≥ 1024")
+        for origin in self.cors_origins:
+            require(
+                ORIGIN.fullmatch(origin) is not None,
+                "serve.cors_origins",
+                origin,
+                '"*" or a scheme and host, as https://HOST',
+            )
         if self.api_key_env is None and not is_loopback(self.host):
             raise InputError(
                 f"serve.host={self.host} is reachable from other machines and needs API keys: put them into an "

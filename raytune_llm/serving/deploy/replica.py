@@ -13,8 +13,9 @@ from typing import Any
 from fastapi import FastAPI
 from prometheus_client import Metric
 
-from raytune_llm.serving.api.answering import Limits, Service
+from raytune_llm.serving.api.answering import Service
 from raytune_llm.serving.api.app import create_app
+from raytune_llm.serving.api.lengths import Limits
 from raytune_llm.serving.api.metrics import Metrics
 from raytune_llm.serving.api.rate_limit import KeyLimits, RateLimiter, TokenBuckets, local_acquire
 from raytune_llm.serving.catalog import Catalog
@@ -38,6 +39,7 @@ class Plan:
     key_hashes: tuple[str, ...]
     key_limits: KeyLimits
     max_on_demand: int
+    cors_origins: tuple[str, ...] = ()
 
 
 class Replica:
@@ -76,7 +78,7 @@ class Replica:
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._service, key_hashes=self._plan.key_hashes)
+        return create_app(self._service, key_hashes=self._plan.key_hashes, cors_origins=self._plan.cors_origins)
 
     async def reconfigure(self, user_config: dict[str, list[str]]) -> None:
         """Serve these versions from now on, without a restart; `refused` lists those that can't be served."""
