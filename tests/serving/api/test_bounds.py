@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -108,7 +109,8 @@ def test_the_time_limit_includes_what_precedes_decoding(registry):
 
 
 def test_a_long_prompt_is_encoded_while_health_is_answered(registry):
-    replica = replica_of(registry, max_body_bytes=1_000_000)
+    limits = replace(LIMITS, max_body_bytes=1_000_000, context_tokens=1_000_000)
+    replica = make_replica(registry, ["wit"], limits=limits, cache_bytes=100_000)
 
     async def run():
         async with clients(replica) as client:
@@ -119,6 +121,19 @@ def test_a_long_prompt_is_encoded_while_health_is_answered(registry):
             error(await long, 400, "context_length_exceeded", "prompt")
 
     asyncio.run(run())
+    replica.close()
+
+
+def test_a_text_far_beyond_the_context_is_encoded_only_to_there(registry):
+    replica = replica_of(registry, max_body_bytes=1_000_000)
+    client, text = client_of(replica), "Miss the bus " * 70_000
+    for path, ask, param in (
+        (URL, {**TEXT, "prompt": text}, "prompt"),
+        ("/v1/chat/completions", {"model": "wit", "messages": [{"role": "user", "content": text}]}, "messages"),
+    ):
+        message = error(client.post(path, json=ask), 400, "context_length_exceeded", param)
+        count = int(re.fullmatch(r"this model's context is 128 tokens; .* has more than (\d+); shorten .*", message)[1])
+        assert 128 < count < 1024
     replica.close()
 
 
