@@ -183,3 +183,20 @@ def test_wrong_keys_of_one_address_dont_limit_another_and_are_forgotten(caplog):
     for i in range(20_000):
         wrong.refusal(str(i))
     assert len(wrong._windows) == 10_000
+
+
+def test_many_answers_to_one_request_count_each(registry):
+    replica = replica_of(registry, max_open_requests=8)
+
+    async def run():
+        async with clients(replica) as client:
+            first = asyncio.create_task(client.post(URL, json={**TEXT, "n": 6, "max_tokens": 64}))
+            while replica._engine.num_running < 6:
+                await asyncio.sleep(0.001)
+            error(await client.post(URL, json={**TEXT, "n": 3}), 503, "overloaded")
+            assert len((await first).json()["choices"]) == 6
+            alone = await client.post(URL, json={**TEXT, "n": 9})
+            assert len(alone.json()["choices"]) == 9
+
+    asyncio.run(run())
+    replica.close()
