@@ -119,7 +119,12 @@ def _local_engine(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _serve(fields: dict[str, Any]) -> dict[str, Any]:
-    return fields | {"follow_seconds": 0.0, "discover": False}
+    added = {
+        "max_waiting_requests": 64,
+        "body_timeout_seconds": 30.0,
+        "drain_seconds": fields["request_timeout_seconds"],
+    }
+    return fields | added | {"cors_origins": [], "follow_seconds": 0.0, "discover": False}
 
 
 def _new_adapter(fields: dict[str, Any]) -> dict[str, Any]:

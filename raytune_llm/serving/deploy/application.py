@@ -15,8 +15,15 @@ if TYPE_CHECKING:
 APPLICATION = "raytune_llm"
 DEPLOYMENT = "endpoint"
 COORDINATOR = "coordinator"
-SPARE_REQUESTS = 8
-"""Requests that a full replica still accepts, so that /healthz and /v1/models are answered under load."""
+SPARE_REQUESTS = 2000
+"""Requests in addition to open answers that Ray Serve delivers to a replica: health, metrics, what will be refused, and
+bodies that are being received. More than one proxy has connections (connections.py), so that none of them ever waits
+behind answers: the replica itself bounds those (api/admission.py)."""
+MAX_QUEUED_REQUESTS = 200
+"""Requests that wait in a proxy while no replica is there; Ray Serve answers further ones 503."""
+PROXY_SLACK_SECONDS = 15.0
+STOP_POLL_SECONDS = 0.5
+"""How often a replica that is being stopped looks whether its answers have ended."""
 LOOK_BACK_SECONDS = 30.0
 QUIET: dict[str, Any] = {"log_level": "WARNING", "enable_access_log": False}
 
@@ -56,7 +63,7 @@ def _has_gpu(serve: Serve) -> bool:
 
 
 def _plan(serve: Serve, registry_dir: str, catalog: Catalog, key_hashes: tuple[str, ...]) -> Plan:
-    from raytune_llm.serving.api.app import Limits
+    from raytune_llm.serving.api.lengths import Limits
     from raytune_llm.serving.api.rate_limit import KeyLimits
     from raytune_llm.serving.deploy.replica import Plan
 
@@ -71,6 +78,8 @@ def _plan(serve: Serve, registry_dir: str, catalog: Catalog, key_hashes: tuple[s
             shares_context=not facts.is_encoder_decoder,
             request_timeout_seconds=serve.request_timeout_seconds,
             max_body_bytes=serve.max_body_bytes,
+            body_timeout_seconds=serve.body_timeout_seconds,
+            max_open_requests=serve.max_concurrent_requests + serve.max_waiting_requests,
         ),
         max_running=serve.max_concurrent_requests,
         key_hashes=key_hashes,
@@ -78,6 +87,7 @@ def _plan(serve: Serve, registry_dir: str, catalog: Catalog, key_hashes: tuple[s
         max_on_demand=serve.max_on_demand,
         follow_seconds=serve.follow_seconds,
         discover=serve.discover,
+        cors_origins=serve.cors_origins,
     )
 
 
@@ -98,9 +108,11 @@ def _deployments(serve: Serve, plan: Plan, versions: list[str], *, has_gpu: bool
     replicas = ray_serve.deployment(
         ray_serve.ingress()(Replica),
         name=DEPLOYMENT,
-        max_ongoing_requests=serve.max_concurrent_requests + SPARE_REQUESTS,
+        max_ongoing_requests=serve.max_concurrent_requests + serve.max_waiting_requests + SPARE_REQUESTS,
+        max_queued_requests=MAX_QUEUED_REQUESTS,
         logging_config=QUIET,
-        graceful_shutdown_timeout_s=serve.request_timeout_seconds,
+        graceful_shutdown_timeout_s=serve.drain_seconds,
+        graceful_shutdown_wait_loop_s=STOP_POLL_SECONDS,
         user_config={"versions": versions},
         ray_actor_options=serve.engine.resources(cluster_has_gpu=has_gpu),
         **scaling(serve),
@@ -116,6 +128,16 @@ def _deployments(serve: Serve, plan: Plan, versions: list[str], *, has_gpu: bool
         ray_actor_options={"num_cpus": 0},
     )
     return replicas.bind(plan, coordinator.bind(plan.key_limits))
+
+
+def http_options(serve: Serve) -> dict[str, Any]:
+    """Ray Serve's options of its HTTP proxies. Their time limit is reached only where a replica, which has its own, is
+    stuck."""
+    return {
+        "host": serve.host,
+        "port": serve.port,
+        "request_timeout_s": serve.request_timeout_seconds + PROXY_SLACK_SECONDS,
+    }
 
 
 def scaling(serve: Serve) -> dict[str, Any]:

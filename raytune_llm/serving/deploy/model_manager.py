@@ -24,6 +24,7 @@ from pathlib import Path
 from raytune_llm.errors import InputError
 from raytune_llm.serving.api.errors import ApiError
 from raytune_llm.serving.catalog import Catalog, Entry, catalog_of, names_another_version, resolve_servable
+from raytune_llm.serving.deploy.progress import report
 from raytune_llm.serving.engine.base import Engine, ServedModel
 from raytune_llm.serving.engine.loading import read_model
 from raytune_llm.serving.verify.engine import check_engine
@@ -151,9 +152,11 @@ class ModelManager:
     async def _load_all(self, references: Sequence[str]) -> tuple[dict[str, Version], dict[str, str]]:
         """Load the versions of references as far as they pass; as `resolve_servable` returns."""
         found, reasons = await asyncio.to_thread(resolve_servable, self._registry, self.catalog, references)
-        for entry in catalog_of(self.catalog, list(found.values())).entries[1:]:
-            if entry.id not in self._models and entry.id not in self._failed:
-                await self._load(entry)
+        entries = catalog_of(self.catalog, list(found.values())).entries[1:]
+        new = [entry for entry in entries if entry.id not in self._models and entry.id not in self._failed]
+        for number, entry in enumerate(new, 1):
+            report(f"checking {entry.id} against PEFT ({number} of {len(new)}) …")
+            await self._load(entry)
         return found, reasons
 
     def _switch(self, chosen: dict[str, Version]) -> None:

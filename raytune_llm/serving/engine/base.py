@@ -28,12 +28,20 @@ class Finish(Enum):
     """max_tokens were generated."""
 
 
+class PromptForm(Enum):
+    """How a text becomes a prompt; serving/engine/prompts.py has what each is."""
+
+    raw = "raw"
+    pair = "pair"
+    chat = "chat"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How one answer is sampled."""
 
     max_tokens: int
-    """Longest answer; ≥ 1."""
+    """Longest answer; ≥ 0, where 0 only reads the prompt."""
     temperature: float
     """0 always takes the likeliest token; > 0 divides the logits before sampling."""
     top_p: float
@@ -46,15 +54,50 @@ class Sampling:
     """How many of the likeliest tokens are returned with each chosen one; None returns no log-probabilities."""
     stream: bool
     """Whether text is returned as it is generated; else it may come in one delta at the end."""
+    top_k: int | None = None
+    """Samples only from this many of the likeliest tokens, before top_p; ≥ 1; None = from all."""
+    min_p: float = 0.0
+    """Samples only from tokens at least this many times as likely as the likeliest; 0 ≤ min_p ≤ 1; 0 = from all."""
+    presence_penalty: float = 0.0
+    """Taken from the logits of the tokens that the answer has, nats; OpenAI allows -2 to 2."""
+    frequency_penalty: float = 0.0
+    """Taken from a token's logit for each time that the answer has it, nats; OpenAI allows -2 to 2."""
+    repetition_penalty: float = 1.0
+    """Logits of the tokens of prompt and answer are divided by it where positive, else multiplied; > 0; 1 = none."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Token ids and what is added to their logits, nats; OpenAI allows -100 to 100."""
+    ignore_eos: bool = False
+    """Whether the model's end tokens are text like others, so that only max_tokens and stop strings end the answer."""
+    json_schema: str | None = None
+    """JSON text of a JSON Schema that the answer's text is an instance of, unless max_tokens cuts it; None = any
+    text."""
+    num_prompt_logprobs: int | None = None
+    """How many of the likeliest tokens are returned with each token of the prompt; None returns none for it."""
+
+
+@dataclass(frozen=True)
+class TopToken:
+    """A token that could have been chosen."""
+
+    text: str
+    """Decoded alone: replacement characters where it is a part of a character; special tokens by name."""
+    logprob: float
+    """Nats."""
+    data: bytes
+    """The token's own bytes in UTF-8, also of a part of a character. Joined over an answer, its text; special tokens
+    by name."""
 
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """log p of a chosen token, nats, under the model itself (before temperature and top_p), and the likeliest ones."""
+    """log p of a chosen token, nats, under the model itself (before temperature, penalties, bias and grammar), and the
+    likeliest ones. Text and data as of TopToken."""
 
     text: str
     logprob: float
-    top: tuple[tuple[str, float], ...]
+    top: tuple[TopToken, ...]
+    """Likeliest first."""
+    data: bytes
 
 
 @dataclass(frozen=True)
@@ -67,6 +110,8 @@ class Delta:
     logprobs: tuple[TokenLogprob, ...] = ()
     finish: Finish | None = None
     """Set only in the last delta."""
+    prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
+    """Of the prompt's tokens, None for the first; only in the first delta, where they were requested."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +127,8 @@ class ServedModel:
     """Its own tokenizer and chat template."""
     stop_ids: tuple[int, ...]
     """Tokens that end its answers."""
+    prompt_form: PromptForm = PromptForm.raw
+    """The form of the prompts that it was tuned with; the base continues raw text."""
 
 
 class Engine(Protocol):

@@ -10,7 +10,9 @@ from typing import Any
 
 from raytune_llm.errors import InputError
 from raytune_llm.serving.engine.base import Delta, Finish, Sampling, ServedModel, TokenLogprob
-from raytune_llm.serving.engine.detokenize import StopStrings, make_detokenizer
+from raytune_llm.serving.engine.detokenize import make_detokenizer
+from raytune_llm.serving.engine.grammar import Grammar, start_grammar
+from raytune_llm.serving.engine.stop_strings import StopStrings
 
 Queue = asyncio.Queue[Delta | Exception]
 
@@ -47,17 +49,30 @@ class GenerationRequest:
         self.cancelled = False
         self.weights: dict[str, Any] | None = None
         """Of its adapter, where they had to be read again."""
+        self.grammar: Grammar | None = None
+        """Of its JSON schema."""
         self.deltas: Queue = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._outbox = outbox
-        self._stop_ids = frozenset(served.stop_ids)
+        # a grammar allows an end token only where nothing else need follow
+        is_endless = sampling.ignore_eos and sampling.json_schema is None
+        self._stop_ids = frozenset(() if is_endless else served.stop_ids)
         self._detokenizer = make_detokenizer(self.tokenizer)
         self._stop = StopStrings(sampling.stop)
-        self._is_silent = not sampling.stream and not sampling.stop
         self._num_tokens = 0
         self._pending_logprobs: list[TokenLogprob] = []
         self._num_pending = 0
         """Tokens since the last delta."""
+        self._pending_text: list[str] = []
+        self.prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
+        """Returned with the first delta."""
+
+    async def compile(self) -> None:
+        """Make the grammar of its JSON schema, if it has one, in a thread. Raises InputError as `start_grammar`."""
+        if self.sampling.json_schema is not None:
+            self.grammar = await asyncio.to_thread(
+                start_grammar, self.tokenizer, self.sampling.json_schema, self.served.stop_ids
+            )
 
     @property
     def num_tokens(self) -> int:
@@ -66,6 +81,8 @@ class GenerationRequest:
 
     def add_token(self, token: int, logprob: TokenLogprob | None) -> bool:
         """One more token; returns whether the answer needs more."""
+        if self.sampling.max_tokens == 0:
+            return self._finish(Finish.length, "")
         if token in self._stop_ids:
             return self._finish(Finish.stop, "")
         self._num_tokens += 1
@@ -73,7 +90,7 @@ class GenerationRequest:
         if logprob is not None:
             self._pending_logprobs.append(logprob)
         is_last = self._num_tokens == self.sampling.max_tokens
-        if self._is_silent:
+        if not self.sampling.stream and not self.sampling.stop:
             self._detokenizer.keep(token)
             return self._finish(Finish.length, "") if is_last else True
         text, stopped = self._stop.add(self._detokenizer.add(token))
@@ -82,8 +99,10 @@ class GenerationRequest:
             return False
         if is_last:
             return self._finish(Finish.length, text)
-        if text:
+        if text and self.sampling.stream:
             self._emit(text)
+        elif text:
+            self._pending_text.append(text)
         return True
 
     def fail(self, error: Exception) -> None:
@@ -97,9 +116,10 @@ class GenerationRequest:
         return False
 
     def _emit(self, text: str, finish: Finish | None = None) -> None:
-        delta = Delta(text, self._num_pending, tuple(self._pending_logprobs), finish)
+        whole = "".join([*self._pending_text, text])
+        delta = Delta(whole, self._num_pending, tuple(self._pending_logprobs), finish, self.prompt_logprobs)
         self._outbox.put(self._loop, self.deltas, delta)
-        self._pending_logprobs, self._num_pending = [], 0
+        self._pending_text, self._pending_logprobs, self._num_pending, self.prompt_logprobs = [], [], 0, ()
 
 
 def check_length(longest: int | None, prompt_tokens: int, max_tokens: int) -> None:

@@ -95,6 +95,7 @@ class Unbatched:
     def __init__(self, request: GenerationRequest) -> None:
         self.request = request
         self._sampler: Sampler | None = None
+        self._sampling: SamplingState | None = None
         self._processors: LogitsProcessors | None = None
         self._state: dict[str, Any] = {}
         self._last = -1
@@ -102,14 +103,15 @@ class Unbatched:
     def step(self, model: Any) -> bool:
         """Decode one token with the model, its adapter already active; returns whether the answer needs more."""
         logits = self._first_logits(model) if self._sampler is None else self._next_logits(model)
-        assert self._sampler is not None and self._processors is not None
+        assert self._sampler is not None and self._sampling is not None and self._processors is not None
         logits = logits if logits.dtype == torch.float64 else logits.float()
         tokens = self._sampler(logits if self._processors.is_empty else self._processors(logits))
         token = int(tokens)
         if token < 0:
-            raise RuntimeError("the logits are not finite")
+            raise self._sampling.error or RuntimeError("the logits are not finite")
         if not self._processors.is_empty:
             self._processors.add(token)
+        self._sampling.add(token)
         self._last = token
         return self.request.add_token(token, self._sampler.logprobs(logits, tokens, [self.request.tokenizer])[0])
 
@@ -117,9 +119,11 @@ class Unbatched:
         """(1, V) after the prompt, which fills the cache."""
         prompt = torch.tensor([self.request.prompt], device=model.device)
         sampling, stop_ids = self.request.sampling, self.request.served.stop_ids
-        self._sampler = Sampler([SamplingState(sampling)], model.device)
+        start = decoder_start(model) if model.config.is_encoder_decoder else -1
+        read = [start] if model.config.is_encoder_decoder else self.request.prompt
+        self._sampling = SamplingState(sampling, read, self.request.grammar)
+        self._sampler = Sampler([self._sampling], model.device)
         if model.config.is_encoder_decoder:
-            start = decoder_start(model)
             self._processors = LogitsProcessors(model, sampling, stop_ids, [start], prompt)
             self._state["encoder_outputs"] = model.get_encoder()(input_ids=prompt, return_dict=True)
             self._last = start

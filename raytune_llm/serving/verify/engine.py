@@ -62,5 +62,5 @@ async def _answer(engine: Engine, served: ServedModel, prompt: list[int]) -> Gre
     except RuntimeError as error:
         raise ParityError(f"parity check failed: {served.id} gives no answer: {error.__cause__ or error}") from error
     text = "".join(delta.text for delta in deltas).lstrip()
-    tops = [list(token.top) for delta in deltas for token in delta.logprobs]
+    tops = [[(top.text, top.logprob) for top in token.top] for delta in deltas for token in delta.logprobs]
     return GreedyAnswer(text, tops)

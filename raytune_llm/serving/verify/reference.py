@@ -12,7 +12,7 @@ from raytune_llm.models.fp32_head import use_fp32_head
 from raytune_llm.models.loading import num_adapted_modules
 from raytune_llm.serving.engine.base import ServedModel
 from raytune_llm.serving.engine.detokenize import decode
-from raytune_llm.serving.engine.sampling import decode_one
+from raytune_llm.serving.engine.token_bytes import decode_one
 
 NUM_TOP = 5
 """Tokens compared at each position."""

@@ -1,20 +1,22 @@
 """Text as it comes: whole characters, nothing lost, nothing after a stop string."""
 
 import random
+import time
 
 import pytest
 from serving_world import byte_fallback_tokenizer, byte_level_tokenizer
 from tokenizers import Tokenizer, decoders, models
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
+from raytune_llm.serving.engine import detokenize
 from raytune_llm.serving.engine.detokenize import (
     REPLACEMENT,
-    StopStrings,
-    StreamDetokenizer,
+    ByteLevelDetokenizer,
     WindowDetokenizer,
     decode,
     make_detokenizer,
 )
+from raytune_llm.serving.engine.stop_strings import StopStrings
 
 TEXTS = ["naïve café 😀😀 日本語 done", " leading space", "a", "", "é", "two  spaces.  end ", "😀"]
 
@@ -33,8 +35,9 @@ def pieces(tokenizer, ids):
     return [*(detokenizer.add(index) for index in ids), detokenizer.flush()]
 
 
-def test_tokenizers_stream_where_they_can_be_streamed():
-    assert isinstance(make_detokenizer(byte_level_tokenizer()), StreamDetokenizer)
+def test_bytes_are_decoded_as_they_come_where_tokens_are_bytes():
+    assert isinstance(make_detokenizer(byte_level_tokenizer()), ByteLevelDetokenizer)
+    assert isinstance(make_detokenizer(byte_fallback_tokenizer()), WindowDetokenizer)
     assert isinstance(make_detokenizer(ByT5Tokenizer()), WindowDetokenizer)
 
 
@@ -75,7 +78,7 @@ def test_kept_tokens_come_with_the_next_text_or_at_the_end(tokenizer):
 
 
 def test_a_decoder_that_changes_earlier_text_does_not_end_the_answer():
-    """DecodeStream raises for such decoders; what was given out stays, and the rest comes."""
+    """What was given out stays, and the rest comes."""
     backend = Tokenizer(models.WordLevel({"a": 0, "b": 1, "c": 2, "?": 3}, unk_token="?"))
     backend.decoder = decoders.Sequence([decoders.Fuse(), decoders.Replace("ab", "X")])
     parts = pieces(PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="?"), [0, 1, 2, 2])
@@ -115,3 +118,53 @@ def test_only_what_could_begin_a_stop_string_is_kept_back():
     assert stop.add("N!") == ("EN!", False)
     assert stop.add("E") == ("", False)
     assert stop.flush() == "E"
+
+
+def seconds(work):
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+@pytest.mark.parametrize("stop", ["x" * 100_000, "x" * 100_000 + "y", "xy" * 50_000 + "z"])
+def test_long_stop_strings_take_time_linear_in_the_text(stop):
+    """Quadratic, this takes minutes."""
+    stops, shown = StopStrings((stop,) * 4), []
+
+    def feed():
+        shown.extend(stops.add("xy" if stop[1] == "y" else "xx")[0] for _ in range(20_000))
+        shown.append(stops.flush())
+
+    assert seconds(feed) < 5
+    assert len("".join(shown)) == 40_000
+
+
+def test_a_stop_string_that_repeats_itself_is_found_after_a_broken_beginning():
+    stop = StopStrings(("aab",))
+    assert [stop.add(part) for part in ("aa", "a", "a", "b")] == [("", False), ("a", False), ("a", False), ("", True)]
+
+
+@pytest.mark.parametrize("kind", ["part of a character", "special", "replacement character"])
+def test_answers_without_text_take_time_linear_in_their_tokens(tokenizer, monkeypatch, kind):
+    """Counts the tokens that are decoded: quadratic, they are millions."""
+    numbers = []
+    monkeypatch.setattr(
+        detokenize, "decode", lambda tokenizer, tokens: numbers.append(len(tokens)) or decode(tokenizer, tokens)
+    )
+    first = tokenizer.encode("a😀", add_special_tokens=False)
+    odd = {
+        "part of a character": first[-2],
+        "special": tokenizer.eos_token_id,
+        "replacement character": (tokenizer.encode(REPLACEMENT, add_special_tokens=False) or [0])[-1],
+    }
+    ids = [first[0], *[odd[kind]] * 4000]
+    assert "".join(pieces(tokenizer, ids)) == decode(tokenizer, ids)
+    assert sum(numbers) < 40 * len(ids)
+
+
+def test_text_after_many_broken_characters_comes_as_it_is_generated(tokenizer):
+    broken = tokenizer.encode("😀", add_special_tokens=False)[-2:-1] * 50
+    ids = [*broken, *tokenizer.encode("then text.", add_special_tokens=False)]
+    parts = pieces(tokenizer, ids)
+    assert "".join(parts) == decode(tokenizer, ids)
+    assert "text" in "".join(parts[:-1])
