@@ -45,7 +45,8 @@ def lists() -> bool:
 def echo() -> bool:
     choice = complete(model=BASE, prompt="The bus is late", echo=True, logprobs=1, max_tokens=0).choices[0]
     values = choice.logprobs.token_logprobs
-    return choice.text == "The bus is late" and values[0] is None and all(value < 0 for value in values[1:])
+    scored = len(values) > 2 and all(value < 0 for value in values[1:])
+    return choice.text == "The bus is late" and values[0] is None and scored
 
 
 def schema() -> bool:

@@ -30,13 +30,13 @@ class PromptEncoder:
     async def chat(self, served: ServedModel, request: ChatRequest, opening: str) -> Prompt:
         """The conversation's prompt. Raises ApiError when the template rejects it."""
         turns = request.prompt
-        size = sum(len(turn.content) + len(turn.tools or "") + len(turn.tool_calls or "") for turn in turns)
+        texts = [text for turn in turns for text in (turn.content, turn.tools, turn.tool_calls) if text]
 
         def make() -> Prompt:
             _require_pair(request.form, turns)
             return of_chat(served, turns, request.form, opening=opening)
 
-        return await self._encode(served, make, size, "messages")
+        return await self._encode(served, make, texts, "messages")
 
     async def texts(self, served: ServedModel, request: CompletionRequest) -> list[Prompt]:
         """The prompts, in order. Raises ApiError for wrong token ids."""
@@ -51,15 +51,16 @@ class PromptEncoder:
         for prompt in given:
             if not isinstance(prompt, str):
                 _check_ids(served, prompt)
-        prompts = await self._encode(served, make, sum(map(len, given)), "prompt")
+        prompts = await self._encode(served, make, [text for text in given if isinstance(text, str)], "prompt")
         if not all(prompt.ids for prompt in prompts):
             raise invalid("prompt: it has no token; write at least one character", param="prompt")
         return prompts
 
-    async def _encode(self, served: ServedModel, make: Callable[[], T], size: int, param: str) -> T:
-        """The one place where text is encoded. `size`: characters. Raises ApiError, which names `param`."""
+    async def _encode(self, served: ServedModel, make: Callable[[], T], texts: Sequence[str], param: str) -> T:
+        """The one place where text is encoded. Raises ApiError, which names `param`."""
         try:
-            if size < SHORT_CHARACTERS:
+            # the first text with control tokens makes a tokenizer of its own, which takes longer
+            if sum(map(len, texts)) < SHORT_CHARACTERS and not any(map(served.tokens.control_tokens_in, texts)):
                 return make()
             return await asyncio.get_running_loop().run_in_executor(self._pool, make)
         except ApiError:
