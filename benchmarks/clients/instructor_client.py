@@ -24,7 +24,7 @@ def made(mode: Any) -> bool:
         response_model=Trip,
         messages=[{"role": "user", "content": "Bern or Oslo?"}],
         temperature=0,
-        max_tokens=64,
+        max_tokens=200,
         max_retries=0,
     )
     return trip.city in ("Bern", "Oslo")
