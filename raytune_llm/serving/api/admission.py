@@ -8,9 +8,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from raytune_llm.serving.api.bounds import Refuse
-from raytune_llm.serving.api.errors import ApiError
-
-RETRY_AFTER_SECONDS = 2
+from raytune_llm.serving.api.errors import overloaded
 
 
 class AdmissionMiddleware:
@@ -25,15 +23,10 @@ class AdmissionMiddleware:
             await self._app(scope, receive, send)
             return
         if self._num_open >= self._most_open:
-            await self._refuse(_overloaded())(scope, receive, send)
+            await self._refuse(overloaded())(scope, receive, send)
             return
         self._num_open += 1
         try:
             await self._app(scope, receive, send)
         finally:
             self._num_open -= 1
-
-
-def _overloaded() -> ApiError:
-    message = f"too many requests are waiting at this endpoint; try again in {RETRY_AFTER_SECONDS} s"
-    return ApiError(503, message, code="overloaded", headers={"retry-after": str(RETRY_AFTER_SECONDS)})

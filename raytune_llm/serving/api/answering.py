@@ -16,7 +16,7 @@ from prometheus_client import Metric
 from raytune_llm.serving.api.chat_requests import ChatRequest
 from raytune_llm.serving.api.echo import echo_of
 from raytune_llm.serving.api.encoding import PromptEncoder
-from raytune_llm.serving.api.errors import ApiError, without_paths
+from raytune_llm.serving.api.errors import ApiError, overloaded, without_paths
 from raytune_llm.serving.api.lengths import Limits
 from raytune_llm.serving.api.metrics import Metrics
 from raytune_llm.serving.api.rate_limit import RateLimiter
@@ -152,6 +152,9 @@ class Service:
 
         Raises ApiError immediately when the request exceeds the limits.
         """
+        num_open, num_more = self.engine.num_running, len(prompts) * request.num_answers
+        if num_open and num_open + num_more > self.limits.max_open_requests:
+            raise overloaded()
         longest, size = self.engine.longest_answer(served.id), len(served.tokens.tokenizer)
         limits = [self.limits.answer_tokens(request, len(prompt.ids), longest) for prompt in prompts]
         streams = []

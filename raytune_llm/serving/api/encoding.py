@@ -19,13 +19,19 @@ T = TypeVar("T")
 SHORT_CHARACTERS = 16_000
 """A shorter prompt is encoded at once, in some milliseconds, and so doesn't wait for a longer one."""
 NUM_THREADS = 2
+CHARACTERS_A_TOKEN = 8
+"""A text that is longer than so many for each token of the context is encoded up to there first."""
+SLACK_TOKENS = 64
+"""By how many tokens the beginning of a text may exceed the whole, where it is cut in a word."""
 
 
 class PromptEncoder:
     """In the served version's own form. Belongs to one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, context_tokens: int | None = None) -> None:
+        """`context_tokens`: longest prompt; None for no bound."""
         self._pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="raytune_llm_encode")
+        self._context_tokens = context_tokens
 
     async def chat(self, served: ServedModel, request: ChatRequest, opening: str) -> Prompt:
         """The conversation's prompt. Raises ApiError when the template rejects it."""
@@ -36,7 +42,7 @@ class PromptEncoder:
             _require_pair(request.form, turns)
             return of_chat(served, turns, request.form, opening=opening)
 
-        return await self._encode(served, make, texts, "messages")
+        return await self._encode(served, make, [texts], "messages")
 
     async def texts(self, served: ServedModel, request: CompletionRequest) -> list[Prompt]:
         """The prompts, in order. Raises ApiError for wrong token ids."""
@@ -51,22 +57,47 @@ class PromptEncoder:
         for prompt in given:
             if not isinstance(prompt, str):
                 _check_ids(served, prompt)
-        prompts = await self._encode(served, make, [text for text in given if isinstance(text, str)], "prompt")
+        texts = [[prompt] for prompt in given if isinstance(prompt, str)]
+        prompts = await self._encode(served, make, texts, "prompt")
         if not all(prompt.ids for prompt in prompts):
             raise invalid("prompt: it has no token; write at least one character", param="prompt")
         return prompts
 
-    async def _encode(self, served: ServedModel, make: Callable[[], T], texts: Sequence[str], param: str) -> T:
-        """The one place where text is encoded. Raises ApiError, which names `param`."""
+    async def _encode(self, served: ServedModel, make: Callable[[], T], prompts: list[list[str]], param: str) -> T:
+        """The one place where text is encoded. `prompts`: the texts of each. Raises ApiError, which names `param`."""
+
+        def checked() -> T:
+            for texts in prompts:
+                self._require_short(served, texts, param)
+            return make()
+
         try:
+            every = [text for texts in prompts for text in texts]
             # the first text with control tokens makes a tokenizer of its own, which takes longer
-            if sum(map(len, texts)) < SHORT_CHARACTERS and not any(map(served.tokens.control_tokens_in, texts)):
+            if sum(map(len, every)) < SHORT_CHARACTERS and not any(map(served.tokens.control_tokens_in, every)):
                 return make()
-            return await asyncio.get_running_loop().run_in_executor(self._pool, make)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, checked)
         except ApiError:
             raise
         except InputError as error:
             raise invalid(f"{served.id}: {error}", param=param) from error
+
+    def _require_short(self, served: ServedModel, texts: Sequence[str], param: str) -> None:
+        """Raises ApiError when the beginning of a prompt alone exceeds the context, so that a text of any length costs
+        no more than one that fills it."""
+        if self._context_tokens is None:
+            return
+        room, count = CHARACTERS_A_TOKEN * self._context_tokens, 0
+        for text in texts:
+            count += len(served.tokens.tokenizer(text[: max(0, room)], add_special_tokens=False)["input_ids"])
+            room -= len(text)
+        if room < 0 and count > self._context_tokens + SLACK_TOKENS:
+            raise invalid(
+                f"this model's context is {self._context_tokens} tokens; the prompt has more than {count}; "
+                "shorten the prompt",
+                param=param,
+                code="context_length_exceeded",
+            )
 
 
 def _require_pair(form: PromptForm | None, turns: Sequence[Message]) -> None:

@@ -12,6 +12,9 @@ from starlette.responses import Response
 TYPES = {401: "authentication_error", 408: "timeout_error", 429: "rate_limit_error"}
 CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 503: "unavailable"}
 
+RETRY_AFTER_SECONDS = 2
+"""When to come back to a full endpoint."""
+
 
 class ApiError(Exception):
     """An error for the client. `param` is the offending field of its request."""
@@ -44,6 +47,11 @@ class ApiError(Exception):
 
 def invalid(message: str, *, param: str | None = None, code: str = "invalid_value") -> ApiError:
     return ApiError(400, message, code=code, param=param)
+
+
+def overloaded() -> ApiError:
+    message = f"too many requests are waiting at this endpoint; try again in {RETRY_AFTER_SECONDS} s"
+    return ApiError(503, message, code="overloaded", headers={"retry-after": str(RETRY_AFTER_SECONDS)})
 
 
 def internal() -> ApiError:

@@ -15,6 +15,7 @@ from prometheus_client import Metric
 
 from raytune_llm.serving.api.answering import Service
 from raytune_llm.serving.api.app import create_app
+from raytune_llm.serving.api.encoding import PromptEncoder
 from raytune_llm.serving.api.lengths import Limits
 from raytune_llm.serving.api.metrics import Metrics
 from raytune_llm.serving.api.rate_limit import KeyLimits, RateLimiter, TokenBuckets, local_acquire
@@ -73,6 +74,7 @@ class Replica:
             limits=plan.limits,
             rate_limiter=self._rate_limiter,
             metrics=self._metrics,
+            encoder=PromptEncoder(plan.limits.context_tokens),
             generate=self._engine.generate if self._peers is None else self._peers.generate,
             peer_metrics=_no_metrics if self._peers is None else self._peers.peer_metrics,
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -108,7 +109,8 @@ def test_the_time_limit_includes_what_precedes_decoding(registry):
 
 
 def test_a_long_prompt_is_encoded_while_health_is_answered(registry):
-    replica = replica_of(registry, max_body_bytes=1_000_000)
+    limits = replace(LIMITS, max_body_bytes=1_000_000, context_tokens=1_000_000)
+    replica = make_replica(registry, ["wit"], limits=limits, cache_bytes=100_000)
 
     async def run():
         async with clients(replica) as client:
@@ -119,6 +121,19 @@ def test_a_long_prompt_is_encoded_while_health_is_answered(registry):
             error(await long, 400, "context_length_exceeded", "prompt")
 
     asyncio.run(run())
+    replica.close()
+
+
+def test_a_text_far_beyond_the_context_is_encoded_only_to_there(registry):
+    replica = replica_of(registry, max_body_bytes=1_000_000)
+    client, text = client_of(replica), "Miss the bus " * 70_000
+    for path, ask, param in (
+        (URL, {**TEXT, "prompt": text}, "prompt"),
+        ("/v1/chat/completions", {"model": "wit", "messages": [{"role": "user", "content": text}]}, "messages"),
+    ):
+        message = error(client.post(path, json=ask), 400, "context_length_exceeded", param)
+        count = int(re.fullmatch(r"this model's context is 128 tokens; .* has more than (\d+); shorten .*", message)[1])
+        assert 128 < count < 1024
     replica.close()
 
 
@@ -168,3 +183,20 @@ def test_wrong_keys_of_one_address_dont_limit_another_and_are_forgotten(caplog):
     for i in range(20_000):
         wrong.refusal(str(i))
     assert len(wrong._windows) == 10_000
+
+
+def test_many_answers_to_one_request_count_each(registry):
+    replica = replica_of(registry, max_open_requests=8)
+
+    async def run():
+        async with clients(replica) as client:
+            first = asyncio.create_task(client.post(URL, json={**TEXT, "n": 6, "max_tokens": 64}))
+            while replica._engine.num_running < 6:
+                await asyncio.sleep(0.001)
+            error(await client.post(URL, json={**TEXT, "n": 3}), 503, "overloaded")
+            assert len((await first).json()["choices"]) == 6
+            alone = await client.post(URL, json={**TEXT, "n": 9})
+            assert len(alone.json()["choices"]) == 9
+
+    asyncio.run(run())
+    replica.close()
