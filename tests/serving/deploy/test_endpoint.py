@@ -74,6 +74,7 @@ def chosen(registry, **changed):
             "drain_seconds": 60.0,
             "max_body_bytes": 10_000,
             "api_key_env": "RAYTUNE_LLM_TEST_KEY",
+            "cors_origins": (),
             "requests_per_minute": None,
             "tokens_per_minute": None,
             "max_on_demand": 0,
