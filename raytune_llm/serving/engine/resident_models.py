@@ -63,9 +63,9 @@ class ResidentModels:
         compile: bool | None = False,
         is_bucketed: bool | None = None,
     ) -> None:
-        """cache_bytes: for all key-value caches, None = a share of the free memory; chunk_tokens: see Batch, None = by the
-        device; compile: whether pointwise parts of
-        the base are fused, None = where steps are bucketed and it works; is_bucketed: see Batch, None = on a GPU.
+        """cache_bytes: for all key-value caches, None = a share of the free memory; chunk_tokens: see Batch, None = by
+        the device; compile: whether pointwise parts of the base are fused, None = where steps are bucketed and it
+        works; is_bucketed: see Batch, None = on a GPU.
         Raises InputError when they are to be fused and can't be."""
         self._base, self._device = base, device
         self._max_lora_rank = max_lora_rank
