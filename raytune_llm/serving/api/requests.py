@@ -39,6 +39,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 """Known but unsupported parameters and their neutral values; null is always neutral."""
 LARGEST_SEED = 2**63
+LONGEST_STOP = 1000
+"""Characters; so much of an answer may be kept back."""
 
 
 def _without_lone_surrogates(text: str) -> str:
@@ -50,6 +52,7 @@ def _without_lone_surrogates(text: str) -> str:
 
 Prose = Annotated[str, AfterValidator(_without_lone_surrogates)]
 NonEmpty = Annotated[Prose, Field(min_length=1)]
+StopString = Annotated[Prose, Field(min_length=1, max_length=LONGEST_STOP)]
 
 
 class StreamOptions(BaseModel):
@@ -70,7 +73,7 @@ class Options(BaseModel, ABC):
     temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy; null is 1")
     top_p: float | None = Field(None, ge=0, le=1, description="null is 1")
     max_tokens: int | None = Field(None, ge=1, description="null is the endpoint's limit, or the rest of the context")
-    stop: NonEmpty | Annotated[list[NonEmpty], Field(max_length=4)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
     seed: int | None = Field(None, ge=-LARGEST_SEED, lt=LARGEST_SEED)
     user: str | None = Field(None, description="Accepted and not used")
     safety_identifier: str | None = Field(None, description="Accepted and not used")

@@ -23,6 +23,7 @@ from raytune_llm.models.decoding.prompts import PromptReading, in_passes, read_t
 from raytune_llm.models.device_errors import is_device_lost
 from raytune_llm.models.out_of_memory import free_cached_memory, is_out_of_memory
 from raytune_llm.serving.engine.adapter_cache import AdapterCache
+from raytune_llm.serving.engine.prompt_logprobs import PromptLogprobs
 from raytune_llm.serving.engine.request import GenerationRequest
 from raytune_llm.serving.engine.rows import Row, Rows
 from raytune_llm.serving.engine.sampling import LogitsProcessors
@@ -31,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 ROWS_TOKENS = {"cpu": (512, 2048, 8192), "cuda": (2048, 8192, 32768)}
 """Answers of at most so many tokens, prompts included, decode together; longer ones do too."""
+
+MOST_LOGITS = 256
+"""Most tokens of a prompt whose logits are computed in one pass."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,8 @@ class Batch:
     def _next_unread(self) -> list[Row]:
         """The prompt that has waited longest, with others that fit into its pass."""
         first = self._unread[0]
+        if first.needs_prompt_logits:
+            return [self._unread.popleft()]
         start = len(self._known(first))
         fitting = [row for row in self._unread if self._fits_with(row, first, start)]
         for places in in_passes([row.length - start * BLOCK_TOKENS for row in fitting], self._chunk_tokens):
@@ -183,14 +189,21 @@ class Batch:
         return taken
 
     def _fits_with(self, row: Row, first: Row, start: int) -> bool:
-        return row is first or (
-            self._rows_of(row.request) is self._rows_of(first.request) and len(self._known(row)) == start
-        )
+        if row is first:
+            return True
+        is_alike = not row.needs_prompt_logits and self._rows_of(row.request) is self._rows_of(first.request)
+        return is_alike and len(self._known(row)) == start
 
     def _known(self, row: Row) -> list[Any]:
         return self._prefixes.find(row.adapter, row.request.prompt)
 
     def _begin(self, rows: Sequence[Row]) -> _Group:
+        if rows[0].needs_prompt_logits:
+            request, name = rows[0].request, rows[0].adapter
+            reading = PromptReading(
+                self._model, self._adapters, [request.prompt], [name], on_logits=PromptLogprobs(request)
+            )
+            return _Group(rows, reading)
         known = [self._known(row) for row in rows]
         prompts, names = [row.request.prompt for row in rows], [row.adapter for row in rows]
         # taken apart after a failure, they may have less in common than before
@@ -198,7 +211,8 @@ class Batch:
         return _Group(rows, PromptReading(self._model, self._adapters, prompts, names, filled))
 
     def _read(self, group: _Group) -> list[GenerationRequest]:
-        logits = group.reading.read(self._chunk_tokens)
+        most = MOST_LOGITS if group.rows[0].needs_prompt_logits else self._chunk_tokens
+        logits = group.reading.read(min(most, self._chunk_tokens))
         for place, row in enumerate(group.rows):
             self._prefixes.keep(row.adapter, row.request.prompt, group.reading.cache, place, group.reading.num_read)
         if logits is None:

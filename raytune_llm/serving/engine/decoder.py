@@ -100,6 +100,7 @@ class LocalDecoder:
         self._num_open += 1
         request = GenerationRequest(self._models[model], prompt, sampling, self._outbox)
         try:
+            await request.compile()
             if self.is_cold(model):
                 request.weights = await asyncio.to_thread(self._resident.read, model)
             self._put(request)

@@ -11,6 +11,7 @@ from typing import Any
 from raytune_llm.errors import InputError
 from raytune_llm.serving.engine.base import Delta, Finish, Sampling, ServedModel, TokenLogprob
 from raytune_llm.serving.engine.detokenize import make_detokenizer
+from raytune_llm.serving.engine.grammar import Grammar, start_grammar
 from raytune_llm.serving.engine.stop_strings import StopStrings
 
 Queue = asyncio.Queue[Delta | Exception]
@@ -48,6 +49,8 @@ class GenerationRequest:
         self.cancelled = False
         self.weights: dict[str, Any] | None = None
         """Of its adapter, where they had to be read again."""
+        self.grammar: Grammar | None = None
+        """Of its JSON schema."""
         self.deltas: Queue = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._outbox = outbox
@@ -63,6 +66,13 @@ class GenerationRequest:
         self._pending_text: list[str] = []
         self.prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
         """Returned with the first delta."""
+
+    async def compile(self) -> None:
+        """Make the grammar of its JSON schema, if it has one, in a thread. Raises InputError as `start_grammar`."""
+        if self.sampling.json_schema is not None:
+            self.grammar = await asyncio.to_thread(
+                start_grammar, self.tokenizer, self.sampling.json_schema, self.served.stop_ids
+            )
 
     @property
     def num_tokens(self) -> int:

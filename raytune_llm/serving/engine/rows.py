@@ -26,9 +26,13 @@ class Row:
 
     def __init__(self, request: GenerationRequest, adapter: str | None, processors: LogitsProcessors | None) -> None:
         self.request, self.adapter, self.processors = request, adapter, processors
-        self.sampling = SamplingState(request.sampling)
+        self.sampling = SamplingState(request.sampling, request.prompt, request.grammar)
         self.last = -1
         """The token that the next step reads."""
+
+    @property
+    def needs_prompt_logits(self) -> bool:
+        return self.request.sampling.num_prompt_logprobs is not None
 
     @property
     def length(self) -> int:
@@ -143,11 +147,13 @@ def _add_tokens(rows: Sequence[Row], tokens: Tensor, logprobs: Sequence[TokenLog
     ended = []
     for place, (row, token, logprob) in enumerate(zip(rows, tokens.tolist(), logprobs, strict=True)):
         if token < 0:
-            row.request.fail(RuntimeError(f"{row.request.served.id}: the logits are not finite"))
+            reason = f"{row.request.served.id}: the logits are not finite"
+            row.request.fail(row.sampling.error or RuntimeError(reason))
             ended.append(place)
             continue
         if row.processors is not None:
             row.processors.add(token)
+        row.sampling.add(token)
         row.last = token
         if not row.request.add_token(token, logprob):
             ended.append(place)

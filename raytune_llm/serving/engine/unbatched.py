@@ -16,6 +16,7 @@ from raytune_llm.compat import switch_adapter
 from raytune_llm.errors import InputError
 from raytune_llm.models.forward import decoder_start
 from raytune_llm.models.loading import num_adapted_modules
+from raytune_llm.serving.engine.prompt_logprobs import PromptLogprobs
 from raytune_llm.serving.engine.request import GenerationRequest
 from raytune_llm.serving.engine.sampling import LogitsProcessors, Sampler, SamplingState
 
@@ -95,6 +96,7 @@ class Unbatched:
     def __init__(self, request: GenerationRequest) -> None:
         self.request = request
         self._sampler: Sampler | None = None
+        self._sampling: SamplingState | None = None
         self._processors: LogitsProcessors | None = None
         self._state: dict[str, Any] = {}
         self._last = -1
@@ -102,14 +104,15 @@ class Unbatched:
     def step(self, model: Any) -> bool:
         """Decode one token with the model, its adapter already active; returns whether the answer needs more."""
         logits = self._first_logits(model) if self._sampler is None else self._next_logits(model)
-        assert self._sampler is not None and self._processors is not None
+        assert self._sampler is not None and self._sampling is not None and self._processors is not None
         logits = logits if logits.dtype == torch.float64 else logits.float()
         tokens = self._sampler(logits if self._processors.is_empty else self._processors(logits))
         token = int(tokens)
         if token < 0:
-            raise RuntimeError("the logits are not finite")
+            raise self._sampling.error or RuntimeError("the logits are not finite")
         if not self._processors.is_empty:
             self._processors.add(token)
+        self._sampling.add(token)
         self._last = token
         return self.request.add_token(token, self._sampler.logprobs(logits, tokens, [self.request.tokenizer])[0])
 
@@ -117,22 +120,34 @@ class Unbatched:
         """(1, V) after the prompt, which fills the cache."""
         prompt = torch.tensor([self.request.prompt], device=model.device)
         sampling, stop_ids = self.request.sampling, self.request.served.stop_ids
-        self._sampler = Sampler([SamplingState(sampling)], model.device)
+        start = decoder_start(model) if model.config.is_encoder_decoder else -1
+        read = [start] if model.config.is_encoder_decoder else self.request.prompt
+        self._sampling = SamplingState(sampling, read, self.request.grammar)
+        self._sampler = Sampler([self._sampling], model.device)
         if model.config.is_encoder_decoder:
-            start = decoder_start(model)
+            if sampling.num_prompt_logprobs is not None:
+                raise InputError(
+                    f"{self.request.served.id}: an encoder-decoder base has no probabilities of its prompts"
+                )
             self._processors = LogitsProcessors(model, sampling, stop_ids, [start], prompt)
             self._state["encoder_outputs"] = model.get_encoder()(input_ids=prompt, return_dict=True)
             self._last = start
             return self._next_logits(model)
         self._processors = LogitsProcessors(model, sampling, stop_ids, self.request.prompt, None)
-        return self._forward(model, input_ids=prompt, logits_to_keep=1)
+        if sampling.num_prompt_logprobs is None:
+            return self._forward(model, input_ids=prompt, logits_to_keep=1)[:, -1]
+        logits = self._forward(model, input_ids=prompt)
+        PromptLogprobs(self.request)(0, logits[0])
+        return logits[:, -1]
 
     def _next_logits(self, model: Any) -> Tensor:
         """(1, V) after the last token."""
         name = "decoder_input_ids" if model.config.is_encoder_decoder else "input_ids"
-        return self._forward(model, **{name: torch.tensor([[self._last]], device=model.device)})
+        return self._forward(model, **{name: torch.tensor([[self._last]], device=model.device)})[:, -1]
 
     def _forward(self, model: Any, **inputs: Any) -> Tensor:
+        """(1, T, V)."""
         output = model(**inputs, **self._state, use_cache=True, return_dict=True)
         self._state["past_key_values"] = output.past_key_values
-        return output.logits[:, -1]
+        logits: Tensor = output.logits
+        return logits

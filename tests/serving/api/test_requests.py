@@ -77,6 +77,8 @@ def test_an_unknown_parameter_is_refused():
         ({"max_tokens": True}, "max_tokens"),
         ({"stop": ["a"] * 5}, "stop"),
         ({"stop": [""]}, "stop"),
+        ({"stop": "x" * 1001}, "stop"),
+        ({"stop": ["a", "x" * 1001]}, "stop"),
         ({"seed": 2**63}, "seed"),
         ({"stream": "yes"}, "stream"),
         ({"model": ""}, "model"),

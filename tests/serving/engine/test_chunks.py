@@ -6,11 +6,13 @@ import itertools
 import threading
 
 import pytest
+import torch
 from serving_world import ENGINE, make_base, write_adapter
 from test_batch import GREEDY, answer, drawn_prompts, served, shaped_base
 
 from raytune_llm.models.decoding import prompts as prompts_module
 from raytune_llm.serving.engine import batch as batch_module
+from raytune_llm.serving.engine.base import Finish
 
 CHUNK = 16
 
@@ -176,4 +178,41 @@ def test_a_client_that_leaves_while_its_prompt_is_read_frees_its_place(world):
     asyncio.run(leave())
     assert not len(batch) and not engine._resident.adapter_cache._users
     assert all(not rows.kv_cache.promised for rows in batch.rows)
+    engine.close()
+
+
+@pytest.mark.parametrize("kind", ["base", "one", "dora"])
+def test_log_probabilities_of_a_prompt_are_the_models_own(world, tmp_path, kind):
+    base, models = world
+    folder = write_adapter(base, tmp_path / "dora", seed=2, dora=True)
+    engine = loaded(base, [*models, served(base, "dora", "adapter", folder)])
+    prompt = list(range(3, 53))
+    wanted = dataclasses.replace(GREEDY, num_prompt_logprobs=2, num_logprobs=0, max_tokens=0)
+
+    async def asked():
+        stream = engine.generate(kind, prompt, wanted)
+        scored, _ = await asyncio.gather(anext(stream), answer(engine, kind, [*prompt, 9], GREEDY))
+        return scored
+
+    asyncio.run(answer(engine, kind, [*prompt, 9], GREEDY))
+    delta = asyncio.run(asked())
+    assert delta.finish is Finish.length and not delta.text and not delta.num_tokens and not delta.logprobs
+    _plain, tuned = engine.references(engine._models[kind]) if kind != "base" else [base.load().eval()] * 2
+    with torch.inference_mode():
+        logprobs = tuned(torch.tensor([prompt])).logits[0].log_softmax(-1)
+    expected = logprobs[:-1].gather(-1, torch.tensor(prompt[1:])[:, None])[:, 0].tolist()
+    assert delta.prompt_logprobs[0] is None
+    found = delta.prompt_logprobs[1:]
+    assert [each.logprob for each in found] == pytest.approx(expected, abs=1e-4)
+    assert [each.top[0].logprob for each in found] == pytest.approx(logprobs[:-1].max(-1).values.tolist(), abs=1e-4)
+    assert {len(each.top) for each in found} == {2}
+    engine.close()
+
+
+def test_an_encoder_decoder_base_has_no_probabilities_of_its_prompts(tmp_path):
+    base = make_base(tmp_path / "t5", is_encoder_decoder=True)
+    engine = loaded(base, [served(base, "base", "base", None)])
+    with pytest.raises(RuntimeError) as caught:
+        asyncio.run(answer(engine, "base", [5, 6], dataclasses.replace(GREEDY, num_prompt_logprobs=1)))
+    assert "an encoder-decoder base has no probabilities of its prompts" in str(caught.value.__cause__)
     engine.close()
