@@ -219,16 +219,25 @@ class LocalDecoder:
                 if places <= 0 or batch in full or not self._acquire(request, batch, full):
                     still_waiting.append(request)
                     continue
+                self._start(request, batch)
             except Exception as error:  # any failure ends only this answer
-                logger.exception("%s could not be loaded again", id)
+                logger.exception("an answer by %s could not be started", id)
                 request.fail(error)
                 continue
             places -= 1
+        self._waiting = still_waiting
+
+    def _start(self, request: GenerationRequest, batch: Batch | None) -> None:
+        id = request.served.id
+        is_stacked = self._resident.is_stacked(id)
+        try:
             if batch is None:
                 self._unbatched.append(Unbatched(request))
             else:
-                batch.add(request, id if self._resident.is_stacked(id) else None)
-        self._waiting = still_waiting
+                batch.add(request, id if is_stacked else None)
+        except Exception:
+            self._release([request])
+            raise
 
     def _acquire(self, request: GenerationRequest, batch: Batch | None, full: set[Batch]) -> bool:
         """Reserve what an answer needs of its batch, and its adapter's row; False when it has to wait."""
