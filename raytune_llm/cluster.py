@@ -30,6 +30,7 @@ ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # Ray Train lets one report through per interval; its default is 2 s
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # the patch prints twice and disturbs datasets' mapping
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # prints an error line at every start; checkpoints cover preemption
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "raytune_llm.serving.proxy_middlewares",  # bounded connections
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # its own CSV and TensorBoard files in addition to those of tracking/
     "TUNE_GLOBAL_CHECKPOINT_S": "2",  # how much of a sweep may be lost with its driver

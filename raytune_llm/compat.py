@@ -8,6 +8,7 @@ Private methods that a subclass here overrides stay in the subclass, and are pin
                         RLOOTrainer, GRPOTrainer, DistillationTrainer: _tokenize_prompts
                                                                                         methods/trainers/policy.py
     transformers 5.23   Trainer: _save, _load_from_checkpoint                           methods/trainers/loss_terms.py
+    uvicorn 0.54        HttpToolsProtocol: its parser's callbacks, connections, cycle   serving/deploy/connections.py
 """
 
 from __future__ import annotations
@@ -53,6 +54,14 @@ def free_cpus_by_node() -> list[float]:
     from ray._private.state import available_resources_per_node
 
     return [float(resources.get("CPU", 0)) for resources in available_resources_per_node().values()]
+
+
+def use_http_protocol(protocol: type) -> None:
+    """Have every uvicorn server of this process that doesn't name one use this class for its connections; Ray Serve's
+    proxy names none. uvicorn 0.54."""
+    from uvicorn import config
+
+    config.HTTP_PROTOCOLS["auto"] = f"{protocol.__module__}:{protocol.__qualname__}"
 
 
 @dataclass(frozen=True)

@@ -494,3 +494,22 @@ def test_ray_tune_gives_schedulers_a_controller_that_can_resume_a_trial():
     assert callable(TuneController._schedule_trial_train)
     compat.resume_trial(Controller()._wrapped(), "trial")
     assert resumed == ["trial"]
+
+
+def test_use_http_protocol(monkeypatch):
+    """And what serving/deploy/connections.py overrides: callbacks of the parser, the set of connections, the cycle."""
+    from uvicorn import Config, config
+    from uvicorn.server import ServerState
+
+    from raytune_llm.serving.deploy.connections import BoundedConnection
+
+    monkeypatch.setattr(config, "HTTP_PROTOCOLS", dict(config.HTTP_PROTOCOLS))
+    compat.use_http_protocol(BoundedConnection)
+    server = Config("no:app", log_config=None)
+    server.http_protocol_class = None
+    monkeypatch.setattr("uvicorn.config.import_from_string", lambda path: path)
+    server.load()
+    assert server.http_protocol_class == "raytune_llm.serving.deploy.connections:BoundedConnection"
+    assert ServerState().connections == set()
+    for name in ("connection_made", "on_message_begin", "on_headers_complete", "send_400_response"):
+        assert hasattr(BoundedConnection.__mro__[1], name)

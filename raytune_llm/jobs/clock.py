@@ -1,9 +1,11 @@
-"""Where a job's time goes, for its summary."""
+"""Where a job's time goes: for its summary, and while it is waited for."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 class Clock:
@@ -23,3 +25,22 @@ class Clock:
         """The whole time and its parts, in a line."""
         parts = ", ".join(f"{part} {seconds:.0f}" for part, seconds in self._parts.items())
         return f"{sum(self._parts.values()):.0f} s: {parts}"
+
+
+@contextmanager
+def progress_lines(what: str, every_seconds: float = 10.0) -> Iterator[None]:
+    """Print what is happening, and every so often how long it has taken so far."""
+    begun, ended = time.monotonic(), threading.Event()
+
+    def print_lines() -> None:
+        while not ended.wait(every_seconds):
+            print(f"{what}: {time.monotonic() - begun:.0f} s so far", flush=True)
+
+    print(f"{what} …", flush=True)
+    thread = threading.Thread(target=print_lines, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

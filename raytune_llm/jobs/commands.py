@@ -51,7 +51,7 @@ def sweep(job: SweepJob) -> int:
     published = run_sweep(job)
     if not job.serve.deploy:
         return 0
-    return hold(deploy(job, [published.version.reference]))
+    return hold(deploy(job, [published.version.reference]), job.serve.drain_seconds)
 
 
 def demo(job: SweepJob) -> int:
@@ -87,7 +87,7 @@ def serve(job: ServeJob) -> int:
 
     references = [reference.strip() for reference in job.version.split(",")]
     if job.serve.config_file is None:
-        return hold(deploy(job, references))
+        return hold(deploy(job, references), job.serve.drain_seconds)
     print(serve_yaml.write(job.serve, job.registry_dir, references))
     return 0
 

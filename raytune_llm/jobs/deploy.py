@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from raytune_llm import cluster
-from raytune_llm.jobs import summary
+from raytune_llm.jobs import stopping, summary
+from raytune_llm.jobs.clock import progress_lines
 from raytune_llm.jobs.schema import ServeJob, SweepJob
 
 if TYPE_CHECKING:
@@ -20,8 +21,11 @@ def deploy(job: ServeJob | SweepJob, references: Sequence[str]) -> Endpoint:
     from raytune_llm.serving.verify.parity import probes
 
     cluster.connect()
-    endpoint = deployment.start(job.serve, job.registry_dir, list(references))
+    stopping.interrupt_at_sigterm()
+    with progress_lines("the endpoint is starting"):
+        endpoint = deployment.start(job.serve, job.registry_dir, list(references))
     try:
+        print("checking the endpoint's answers over HTTP …", flush=True)
         texts = [probe for version in endpoint.catalog.versions for probe in probes(version)]
         results = check_endpoint(endpoint, job.registry_dir, texts)
     except BaseException:
@@ -33,15 +37,22 @@ def deploy(job: ServeJob | SweepJob, references: Sequence[str]) -> Endpoint:
     return endpoint
 
 
-def hold(endpoint: Endpoint) -> int:
-    """Stay until interrupted; then let requests in flight end."""
+def hold(endpoint: Endpoint, drain_seconds: float) -> int:
+    """Stay until interrupted by Ctrl-C or SIGTERM; then let open answers end. A second one ends the process at once."""
     from raytune_llm.serving.deploy import endpoint as deployment
 
     print("Ctrl-C stops it.", flush=True)
     try:
         deployment.watch(endpoint)
     except KeyboardInterrupt:
+        stopping.end_at_next_signal()
+        print(
+            f"stopping: new requests are refused, open answers have up to {drain_seconds:g} s to end; "
+            "Ctrl-C again ends at once",
+            flush=True,
+        )
         take_down()
+        print("stopped", flush=True)
     return 0
 
 

@@ -19,3 +19,10 @@ def application(arguments: dict[str, Any]) -> Any:
     from raytune_llm.serving.deploy import serve_yaml
 
     return serve_yaml.application(arguments)
+
+
+def proxy_middlewares() -> Any:
+    """What Ray Serve calls in each HTTP proxy before it listens (deploy/front.py)."""
+    from raytune_llm.serving.deploy import front
+
+    return front.middlewares()

@@ -195,7 +195,7 @@ class Tokens:
 
     def _prompt_ids(self, prompt: Text) -> list[int]:
         if not isinstance(prompt, str):
-            ids = self._encode(render(self.tokenizer, _stripped(prompt), generation_prompt=True))
+            ids = self._encode(render(self.tokenizer, stripped(prompt), generation_prompt=True))
             return self._with_added(ids) if self.is_encoder_decoder else ids
         if self.is_encoder_decoder:
             return self._with_added(self._encode(prompt))
@@ -243,7 +243,7 @@ class Tokens:
         last = max((i for i, turn in enumerate(messages) if turn.role == "assistant" and turn.learn), default=-1)
         if last < first:
             raise InputError("the conversation has no assistant turn to learn")
-        messages = _stripped(messages[: last + 1])
+        messages = stripped(messages[: last + 1])
         if self.is_encoder_decoder:
             if messages[last].tool_calls:
                 raise InputError("an encoder-decoder base can't learn an answer that calls tools; take a causal base")
@@ -279,10 +279,11 @@ class Tokens:
         return ids, labels
 
 
-def _stripped(messages: Sequence[Message]) -> tuple[Message, ...]:
+def stripped(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The turns without the white space around those of the assistant."""
     return tuple(
-        replace(turn, content=stripped)
-        if turn.role == "assistant" and (stripped := turn.content.strip()) != turn.content
+        replace(turn, content=bare)
+        if turn.role == "assistant" and (bare := turn.content.strip()) != turn.content
         else turn
         for turn in messages
     )

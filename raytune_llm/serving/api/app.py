@@ -1,167 +1,54 @@
-"""The HTTP API: OpenAI's models, chat completions and text completions over one engine.
+"""The HTTP API: OpenAI's models, chat completions, text completions and responses over one engine.
 
-Chats are rendered by the served version's own chat template, text prompts like the prompts of its supervised records.
-A chat answer begins with its first character that isn't white space, because templates differ in whether a space
-belongs to the prompt or to the answer. Without Ray: deploy/replica.py runs it in Ray Serve, tests in a test client.
+Without Ray: deploy/replica.py runs it in Ray Serve, tests in a test client.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
-from prometheus_client import Metric
+from fastapi.responses import PlainTextResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
-from raytune_llm.errors import InputError
 from raytune_llm.serving.api import errors
+from raytune_llm.serving.api.admission import AdmissionMiddleware
+from raytune_llm.serving.api.answering import Service
 from raytune_llm.serving.api.auth import KEY_IN_SCOPE, AuthMiddleware
+from raytune_llm.serving.api.bounds import BoundsMiddleware, Refuse
+from raytune_llm.serving.api.chat_requests import ChatRequest
 from raytune_llm.serving.api.metrics import CONTENT_TYPE, Merged, Metrics
-from raytune_llm.serving.api.rate_limit import RateLimiter
-from raytune_llm.serving.api.requests import ChatRequest, CompletionRequest, Options
-from raytune_llm.serving.api.responses import ChatShape, CompletionShape, Shape, model_list, usage
-from raytune_llm.serving.catalog import Catalog
-from raytune_llm.serving.engine.base import Delta, Engine, Sampling, ServedModel
-
-logger = logging.getLogger(__name__)
+from raytune_llm.serving.api.requests import CompletionRequest
+from raytune_llm.serving.api.response_requests import ResponseRequest
+from raytune_llm.serving.api.responses import model_list
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Bounds of one request."""
-
-    max_tokens: int
-    """Longest answer, tokens."""
-    context_tokens: int | None
-    """Longest prompt plus answer (either of them for an encoder-decoder base); None = no bound."""
-    shares_context: bool
-    """Whether prompt and answer share the context, as in causal bases."""
-    request_timeout_seconds: float
-    max_body_bytes: int
-
-
-class Models(Protocol):
-    """The served models; deploy/model_manager.py loads them."""
-
-    @property
-    def catalog(self) -> Catalog:
-        """Their names, for /v1/models."""
-        ...
-
-    async def find(self, name: str) -> ServedModel:
-        """The model of that name. Raises ApiError 404 with the reason when there is none."""
-        ...
-
-
-@dataclass(kw_only=True)
-class Service:
-    """The routes' dependencies, and how they answer."""
-
-    engine: Engine
-    models: Models
-    limits: Limits
-    rate_limiter: RateLimiter
-    metrics: Metrics
-    generate: Callable[[str, list[int], Sampling], AsyncGenerator[Delta, None]]
-    """The engine's `generate`, or one that may forward a request to another replica."""
-    peer_metrics: Callable[[], Awaitable[list[Metric]]]
-    """The metrics of the other replicas."""
-
-    async def chat(self, request: ChatRequest, key: str) -> Response:
-        served = await self._find(request, key)
-        prompt = _encode(served, request.prompt, "messages")
-        shape = ChatShape(served.id, wants_logprobs=request.num_logprobs is not None)
-        deltas = _without_leading_space(self._generate(request, served, prompt, key))
-        return await self._answer(request, shape, len(prompt), deltas)
-
-    async def complete(self, request: CompletionRequest, key: str) -> Response:
-        served = await self._find(request, key)
-        if isinstance(request.prompt, str):
-            prompt = _encode(served, request.prompt, "prompt")
-        else:
-            prompt = _checked_ids(served, request.prompt)
-        shape = CompletionShape(served.id, wants_logprobs=request.num_logprobs is not None)
-        return await self._answer(request, shape, len(prompt), self._generate(request, served, prompt, key))
-
-    async def _find(self, request: Options, key: str) -> ServedModel:
-        request.check()
-        await self.rate_limiter.admit(key)
-        return await self.models.find(request.model)
-
-    async def _answer(
-        self, request: Options, shape: Shape, prompt_tokens: int, deltas: AsyncGenerator[Delta, None]
-    ) -> Response:
-        if request.stream:
-            events = _events(deltas, shape, prompt_tokens, wants_usage=request.wants_usage)
-            return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
-        async with aclosing(deltas):
-            whole = [delta async for delta in deltas]
-        finish = whole[-1].finish
-        assert finish is not None
-        logprobs = [entry for delta in whole for entry in delta.logprobs]
-        counts = usage(prompt_tokens, sum(delta.num_tokens for delta in whole))
-        return JSONResponse(shape.whole("".join(delta.text for delta in whole), finish, logprobs, counts))
-
-    def _generate(
-        self, request: Options, served: ServedModel, prompt: list[int], key: str
-    ) -> AsyncGenerator[Delta, None]:
-        """The answer's deltas. Raises ApiError immediately when the request exceeds the limits."""
-        sampling = request.sampling(self._answer_tokens(request, served, len(prompt)))
-        deltas = self.generate(served.id, prompt, sampling)
-        timed = _within(self.limits.request_timeout_seconds, deltas)
-        return self.metrics.counted(served.id, len(prompt), self.rate_limiter.charged(key, len(prompt), timed))
-
-    def _answer_tokens(self, request: Options, served: ServedModel, prompt_tokens: int) -> int:
-        """Longest answer. Raises ApiError when prompt and answer exceed the limits."""
-        longest, limit = self.engine.longest_answer(served.id), self._limited_tokens(request, prompt_tokens)
-        if longest is None or prompt_tokens + limit <= longest:
-            return limit
-        wanted = request.answer_tokens
-        if prompt_tokens + (wanted or 1) > longest:
-            raise errors.invalid(
-                f"the prompt's {prompt_tokens} tokens and max_tokens={wanted or 1} are more than the {longest} tokens "
-                "that this endpoint's memory has room for (serve.engine.cache_bytes); shorten the prompt or lower "
-                "max_tokens",
-                param="prompt" if isinstance(request, CompletionRequest) else "messages",
-                code="context_length_exceeded",
-            )
-        return longest - prompt_tokens
-
-    def _limited_tokens(self, request: Options, prompt_tokens: int) -> int:
-        """Longest answer by the endpoint's and the model's own limits."""
-        limit, context, wanted = self.limits.max_tokens, self.limits.context_tokens, request.answer_tokens
-        if wanted is not None and wanted > limit:
-            raise errors.invalid(
-                f"max_tokens={wanted} is more than this endpoint's limit of {limit}", param="max_tokens"
-            )
-        if context is None:
-            return wanted or limit
-        used = prompt_tokens if self.limits.shares_context else 0
-        if prompt_tokens > context or used + (wanted or 1) > context:
-            raise errors.invalid(
-                f"this model's context is {context} tokens; the prompt has {prompt_tokens}"
-                + (f" and max_tokens is {wanted}" if wanted is not None else "")
-                + "; shorten the prompt"
-                + (" or lower max_tokens" if wanted is not None else ""),
-                param="prompt" if isinstance(request, CompletionRequest) else "messages",
-                code="context_length_exceeded",
-            )
-        return min(wanted or limit, context - used)
-
-
-def create_app(service: Service, *, key_hashes: tuple[str, ...]) -> FastAPI:
-    """The ASGI app."""
-    app = FastAPI(title="raytune_llm", docs_url=None, redoc_url=None)
-    app.add_middleware(AuthMiddleware, key_hashes=key_hashes, max_body_bytes=service.limits.max_body_bytes)
-    _add_error_handlers(app, service.metrics)
+def create_app(service: Service, *, key_hashes: tuple[str, ...], cors_origins: tuple[str, ...] = ()) -> FastAPI:
+    """The ASGI app. `cors_origins`: web pages that may ask it from a browser."""
+    app = FastAPI(title="raytune_llm", redoc_url=None)
+    limits, refuse = service.limits, partial(_refused, service.metrics)
+    # the last one added is the first to see a request
+    app.add_middleware(AdmissionMiddleware, most_open=limits.max_open_requests, refuse=refuse)
+    app.add_middleware(
+        BoundsMiddleware,
+        max_body_bytes=limits.max_body_bytes,
+        body_timeout_seconds=limits.body_timeout_seconds,
+        request_timeout_seconds=limits.request_timeout_seconds,
+        refuse=refuse,
+    )
+    app.add_middleware(AuthMiddleware, key_hashes=key_hashes, refuse=refuse)
+    if cors_origins:  # first, since browsers ask without a key whether they may ask
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
+    _add_error_handlers(app, refuse)
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
@@ -192,21 +79,26 @@ def create_app(service: Service, *, key_hashes: tuple[str, ...]) -> FastAPI:
     async def completions(request: CompletionRequest, http: Request) -> Response:
         return await service.complete(request, http.scope[KEY_IN_SCOPE])
 
+    @app.post("/v1/responses")
+    async def responses(request: ResponseRequest, http: Request) -> Response:
+        return await service.respond(request, http.scope[KEY_IN_SCOPE])
+
     return app
 
 
-def _add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
-    def answer(error: errors.ApiError) -> Response:
-        metrics.refused(error.status)
-        return error.response()
+def _refused(metrics: Metrics, error: errors.ApiError) -> Response:
+    metrics.refused(error.status)
+    return error.response()
 
+
+def _add_error_handlers(app: FastAPI, answer: Refuse) -> None:
     @app.exception_handler(errors.ApiError)
     async def api_error(request: Request, error: errors.ApiError) -> Response:
         return answer(error)
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> Response:
-        return answer(errors.from_validation(error.errors()))
+        return answer(errors.from_validation(error.errors(), error.body))
 
     @app.exception_handler(HTTPException)
     async def framework_error(request: Request, error: HTTPException) -> Response:
@@ -215,73 +107,3 @@ def _add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     @app.exception_handler(Exception)
     async def unexpected_error(request: Request, error: Exception) -> Response:
         return answer(errors.internal())
-
-
-async def _within(seconds: float, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
-    """The deltas. Raises ApiError 408 when they take longer."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    async with aclosing(deltas):
-        while True:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    delta = await anext(deltas)
-            except StopAsyncIteration:
-                return
-            except TimeoutError as error:
-                message = f"the answer took longer than {seconds:g} seconds; ask for fewer tokens (max_tokens)"
-                raise errors.ApiError(408, message, code="request_timeout") from error
-            yield delta
-
-
-async def _without_leading_space(deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
-    """The deltas without the white space at the beginning of the answer."""
-    has_begun = False
-    async with aclosing(deltas):
-        async for delta in deltas:
-            text = delta.text if has_begun else delta.text.lstrip()
-            has_begun = has_begun or bool(text)
-            yield replace(delta, text=text)
-
-
-async def _events(
-    deltas: AsyncGenerator[Delta, None], shape: Shape, prompt_tokens: int, *, wants_usage: bool
-) -> AsyncIterator[str]:
-    """Server-sent events of one answer. An error after the start is sent as an event and ends the stream."""
-    completion_tokens = 0
-    async with aclosing(deltas):
-        try:
-            for event in shape.opening():
-                yield _event(event)
-            async for delta in deltas:
-                completion_tokens += delta.num_tokens
-                yield _event(shape.event(delta.text, delta.finish, delta.logprobs))
-            if wants_usage:
-                yield _event(shape.usage_event(usage(prompt_tokens, completion_tokens)))
-            yield "data: [DONE]\n\n"
-        except errors.ApiError as error:
-            yield _event(error.body())
-        except RuntimeError:
-            logger.exception("a stream failed")
-            yield _event(errors.internal().body())
-
-
-def _event(content: dict[str, Any]) -> str:
-    return f"data: {json.dumps(content)}\n\n"
-
-
-def _encode(served: ServedModel, prompt: Any, param: str) -> list[int]:
-    """The prompt's tokens by the version's own template. Raises ApiError when the template rejects it."""
-    try:
-        return served.tokens.prompt(prompt)
-    except InputError as error:
-        raise errors.invalid(f"{served.id}: {error}", param=param) from error
-
-
-def _checked_ids(served: ServedModel, ids: list[int]) -> list[int]:
-    size = len(served.tokens.tokenizer)
-    wrong = [index for index in ids if not 0 <= index < size]
-    if wrong or not ids:
-        raise errors.invalid(
-            f"prompt: token ids must be 0 to {size - 1}, at least one; found {wrong[:5] or 'none'}", param="prompt"
-        )
-    return ids

@@ -1,4 +1,4 @@
-"""Middleware that checks API keys and the size of a request's body. Plain ASGI, so that streams and disconnects pass.
+"""Middleware that checks API keys. Plain ASGI, so that streams and disconnects pass.
 
 A replica has only the SHA-256 of the keys and compares them in constant time. /healthz needs no key.
 """
@@ -8,12 +8,12 @@ from __future__ import annotations
 import hmac
 from collections.abc import Sequence
 
-from fastapi import HTTPException
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from raytune_llm.serving.api.errors import ApiError, from_status
+from raytune_llm.serving.api.bounds import Refuse
 from raytune_llm.serving.api.keys import key_hash
+from raytune_llm.serving.api.wrong_keys import WrongKeys
 
 OPEN_PATHS = ("/healthz",)
 KEY_IN_SCOPE = "raytune_llm.key"
@@ -21,12 +21,12 @@ KEY_IN_SCOPE = "raytune_llm.key"
 
 
 class AuthMiddleware:
-    """Refuses requests without a valid key with 401 (when keys are configured), and too large bodies with 413."""
+    """Refuses requests without a valid key with 401, or 429 after many of them, when keys are configured."""
 
-    def __init__(self, app: ASGIApp, *, key_hashes: Sequence[str], max_body_bytes: int) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, *, key_hashes: Sequence[str], refuse: Refuse) -> None:
+        self._app, self._refuse = app, refuse
         self._key_hashes = tuple(key_hashes)
-        self._max_body_bytes = max_body_bytes
+        self._wrong_keys = WrongKeys()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -34,40 +34,15 @@ class AuthMiddleware:
             return
         given = key_hash(bearer(Headers(scope=scope).get("authorization", "")))
         scope[KEY_IN_SCOPE] = given if self._key_hashes else ""
-        refusal = self._refusal(scope, given)
-        if refusal is not None:
-            await refusal.response()(scope, receive, send)
-            return
-        await self._app(scope, self._limited(receive), send)
-
-    def _refusal(self, scope: Scope, given: str) -> ApiError | None:
-        headers = Headers(scope=scope)
         if self._key_hashes and scope["path"] not in OPEN_PATHS and not self._is_known(given):
-            return ApiError(401, "no valid API key; send it as 'Authorization: Bearer KEY'", code="invalid_api_key")
-        length = headers.get("content-length", "")
-        if length.isdigit() and int(length) > self._max_body_bytes:
-            return self._too_large()
-        return None
+            address = (scope.get("client") or ("unknown", 0))[0]
+            await self._refuse(self._wrong_keys.refusal(address))(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
 
     def _is_known(self, given: str) -> bool:
         # all keys are compared, so that the time doesn't depend on which one matches
         return any([hmac.compare_digest(given, expected) for expected in self._key_hashes])
-
-    def _limited(self, receive: Receive) -> Receive:
-        received = 0
-
-        async def limited() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._max_body_bytes:
-                raise HTTPException(413, self._too_large().message)
-            return message
-
-        return limited
-
-    def _too_large(self) -> ApiError:
-        return from_status(413, f"the request's body has more than {self._max_body_bytes} bytes")
 
 
 def bearer(authorization: str) -> str:

@@ -14,8 +14,15 @@ if TYPE_CHECKING:
 APPLICATION = "raytune_llm"
 DEPLOYMENT = "endpoint"
 COORDINATOR = "coordinator"
-SPARE_REQUESTS = 8
-"""Requests that a full replica still accepts, so that /healthz and /v1/models are answered under load."""
+SPARE_REQUESTS = 2000
+"""Requests in addition to open answers that Ray Serve delivers to a replica: health, metrics, what will be refused, and
+bodies that are being received. More than one proxy has connections (connections.py), so that none of them ever waits
+behind answers: the replica itself bounds those (api/admission.py)."""
+MAX_QUEUED_REQUESTS = 200
+"""Requests that wait in a proxy while no replica is there; Ray Serve answers further ones 503."""
+PROXY_SLACK_SECONDS = 15.0
+STOP_POLL_SECONDS = 0.5
+"""How often a replica that is being stopped looks whether its answers have ended."""
 LOOK_BACK_SECONDS = 30.0
 QUIET: dict[str, Any] = {"log_level": "WARNING", "enable_access_log": False}
 
@@ -43,7 +50,7 @@ def _has_gpu(serve: Serve) -> bool:
 
 
 def _plan(serve: Serve, registry_dir: str, catalog: Catalog, key_hashes: tuple[str, ...]) -> Plan:
-    from raytune_llm.serving.api.app import Limits
+    from raytune_llm.serving.api.lengths import Limits
     from raytune_llm.serving.api.rate_limit import KeyLimits
     from raytune_llm.serving.deploy.replica import Plan
 
@@ -58,11 +65,14 @@ def _plan(serve: Serve, registry_dir: str, catalog: Catalog, key_hashes: tuple[s
             shares_context=not facts.is_encoder_decoder,
             request_timeout_seconds=serve.request_timeout_seconds,
             max_body_bytes=serve.max_body_bytes,
+            body_timeout_seconds=serve.body_timeout_seconds,
+            max_open_requests=serve.max_concurrent_requests + serve.max_waiting_requests,
         ),
         max_running=serve.max_concurrent_requests,
         key_hashes=key_hashes,
         key_limits=KeyLimits(serve.requests_per_minute, serve.tokens_per_minute),
         max_on_demand=serve.max_on_demand,
+        cors_origins=serve.cors_origins,
     )
 
 
@@ -76,9 +86,11 @@ def _deployments(serve: Serve, plan: Plan, *, has_gpu: bool) -> Any:
     replicas = ray_serve.deployment(
         ray_serve.ingress()(Replica),
         name=DEPLOYMENT,
-        max_ongoing_requests=serve.max_concurrent_requests + SPARE_REQUESTS,
+        max_ongoing_requests=serve.max_concurrent_requests + serve.max_waiting_requests + SPARE_REQUESTS,
+        max_queued_requests=MAX_QUEUED_REQUESTS,
         logging_config=QUIET,
-        graceful_shutdown_timeout_s=serve.request_timeout_seconds,
+        graceful_shutdown_timeout_s=serve.drain_seconds,
+        graceful_shutdown_wait_loop_s=STOP_POLL_SECONDS,
         user_config={"versions": [version.reference for version in plan.catalog.versions]},
         ray_actor_options=serve.engine.resources(cluster_has_gpu=has_gpu),
         **scaling(serve),
@@ -94,6 +106,16 @@ def _deployments(serve: Serve, plan: Plan, *, has_gpu: bool) -> Any:
         ray_actor_options={"num_cpus": 0},
     )
     return replicas.bind(plan, coordinator.bind(plan.key_limits))
+
+
+def http_options(serve: Serve) -> dict[str, Any]:
+    """Ray Serve's options of its HTTP proxies. Their time limit is reached only where a replica, which has its own, is
+    stuck."""
+    return {
+        "host": serve.host,
+        "port": serve.port,
+        "request_timeout_s": serve.request_timeout_seconds + PROXY_SLACK_SECONDS,
+    }
 
 
 def scaling(serve: Serve) -> dict[str, Any]:

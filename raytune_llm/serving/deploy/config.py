@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
+import re
 import socket
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from raytune_llm.serving.api.keys import key_hash
 from raytune_llm.serving.engine.base import EngineConfig
 
 HASHED = "sha256:"
+ORIGIN = re.compile(r"\*|https?://[^/\s?#]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +40,26 @@ class Serve:
     """How long there must be too few before a replica is removed, which finishes its answers first; > 0."""
     max_concurrent_requests: int
     """Answers that one replica decodes at once; further ones wait. ≥ 1."""
+    max_waiting_requests: int
+    """Requests that wait at one replica for a place among those; further ones are answered 503 with retry-after.
+    ≥ 0."""
     max_tokens: int
     """Longest answer, tokens; a request may set a lower limit. ≥ 1."""
     request_timeout_seconds: float
-    """An answer that takes longer, waiting included, ends with error 408; > 0."""
+    """An answer that takes longer, from the request's arrival and waiting included, ends with error 408; > 0."""
+    body_timeout_seconds: float
+    """A request whose body takes longer to arrive is answered 408; > 0."""
+    drain_seconds: float
+    """How long open answers may take to end when the endpoint is stopped or a replica is removed; new requests are
+    refused meanwhile. > 0. What stops the process (a container's grace period) must wait longer."""
     max_body_bytes: int
     """Largest body of a request; larger ones are answered 413. ≥ 1024."""
     api_key_env: str | None
     """Environment variable with the clients' API keys, comma-separated; null requires none (loopback only). A key may
     be given by its hash, as sha256:HEX; replicas and files contain only hashes."""
+    cors_origins: tuple[str, ...]
+    """Origins of web pages whose scripts may ask the endpoint from a browser, e.g. https://example.org; "*" allows all
+    of them; none by default."""
     requests_per_minute: int | None
     """Requests of one key per minute; further ones are answered 429. ≥ 1, or null for no limit."""
     tokens_per_minute: int | None
@@ -64,14 +77,28 @@ class Serve:
         require(1 <= self.port <= 65535, "serve.port", self.port, "1 to 65535")
         for name in ("num_replicas", "max_concurrent_requests", "max_tokens", "target_open_answers"):
             require(getattr(self, name) >= 1, f"serve.{name}", getattr(self, name), "≥ 1")
-        require(self.max_on_demand >= 0, "serve.max_on_demand", self.max_on_demand, "≥ 0")
+        for name in ("max_on_demand", "max_waiting_requests"):
+            require(getattr(self, name) >= 0, f"serve.{name}", getattr(self, name), "≥ 0")
         for name in ("requests_per_minute", "tokens_per_minute"):
             limit = getattr(self, name)
             require(limit is None or limit >= 1, f"serve.{name}", limit, "≥ 1 or null")
         require(self.max_replicas >= self.num_replicas, "serve.max_replicas", self.max_replicas, "≥ num_replicas")
-        for name in ("request_timeout_seconds", "upscale_delay_seconds", "downscale_delay_seconds"):
+        for name in (
+            "request_timeout_seconds",
+            "body_timeout_seconds",
+            "drain_seconds",
+            "upscale_delay_seconds",
+            "downscale_delay_seconds",
+        ):
             require(getattr(self, name) > 0, f"serve.{name}", getattr(self, name), "> 0")
         require(self.max_body_bytes >= 1024, "serve.max_body_bytes", self.max_body_bytes, "≥ 1024")
+        for origin in self.cors_origins:
+            require(
+                ORIGIN.fullmatch(origin) is not None,
+                "serve.cors_origins",
+                origin,
+                '"*" or a scheme and host, as https://HOST',
+            )
         if self.api_key_env is None and not is_loopback(self.host):
             raise InputError(
                 f"serve.host={self.host} is reachable from other machines and needs API keys: put them into an "

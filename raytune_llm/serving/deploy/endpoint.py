@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from raytune_llm.errors import InputError
 from raytune_llm.serving.api.keys import key_hash
 from raytune_llm.serving.catalog import Endpoint, read_catalog
-from raytune_llm.serving.deploy.application import APPLICATION, QUIET, make_application
+from raytune_llm.serving.deploy.application import APPLICATION, QUIET, http_options, make_application
 from raytune_llm.serving.deploy.config import Serve
 from raytune_llm.stores.registry import Registry
 
 HEALTHY_WITHIN_SECONDS = 60.0
 WATCH_EVERY_SECONDS = 2.0
+DRAIN_POLL_SECONDS = 0.2
 
 
 def start(serve: Serve, registry_dir: str, references: Sequence[str]) -> Endpoint:
@@ -38,7 +39,7 @@ def start(serve: Serve, registry_dir: str, references: Sequence[str]) -> Endpoin
     logging.getLogger("ray.serve").setLevel(QUIET["log_level"])
     ray_serve.start(
         proxy_location="HeadOnly",
-        http_options={"host": serve.host, "port": serve.port},
+        http_options=http_options(serve),
         logging_config=QUIET,
     )
     try:
@@ -72,11 +73,14 @@ def watch(endpoint: Endpoint) -> None:
 
 
 def drain() -> None:
-    """Remove the endpoint; requests in flight are finished, new ones are refused."""
+    """Remove the endpoint: new requests are refused; returns when the open ones have ended, at the latest after
+    serve.drain_seconds."""
     from ray import serve as ray_serve
 
     if APPLICATION in ray_serve.status().applications:
-        ray_serve.delete(APPLICATION)
+        ray_serve.delete(APPLICATION, _blocking=False)  # which would wait 60 s at most
+    while APPLICATION in ray_serve.status().applications:
+        time.sleep(DRAIN_POLL_SECONDS)
 
 
 def stop() -> None:

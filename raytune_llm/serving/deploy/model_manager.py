@@ -18,6 +18,7 @@ from pathlib import Path
 from raytune_llm.errors import InputError
 from raytune_llm.serving.api.errors import ApiError
 from raytune_llm.serving.catalog import Catalog, Entry, names_another_version, read_servable, with_version
+from raytune_llm.serving.deploy.progress import report
 from raytune_llm.serving.engine.base import Engine, ServedModel
 from raytune_llm.serving.engine.loading import read_model
 from raytune_llm.serving.verify.engine import check_engine
@@ -73,9 +74,10 @@ class ModelManager:
         async with self._lock:
             catalog, refused = await asyncio.to_thread(read_servable, self._registry, self.catalog, references)
             self.refused = {reference: Refusal((reference,), reason) for reference, reason in refused.items()}
-            for entry in catalog.entries:
-                if entry.id not in self._models:
-                    await self._load(entry)
+            new = [entry for entry in catalog.entries if entry.id not in self._models]
+            for number, entry in enumerate(new, 1):
+                report(f"checking {entry.id} against PEFT ({number} of {len(new)}) …")
+                await self._load(entry)
             self._on_demand.clear()
             self.catalog = catalog.without(list(self.refused))
             kept = {entry.id for entry in self.catalog.entries}

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
+import time
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import Metric
 
-from raytune_llm.serving.api.app import Limits, Service, create_app
+from raytune_llm.serving.api.answering import Service
+from raytune_llm.serving.api.app import create_app
+from raytune_llm.serving.api.encoding import PromptEncoder
+from raytune_llm.serving.api.lengths import Limits
 from raytune_llm.serving.api.metrics import Metrics
 from raytune_llm.serving.api.rate_limit import KeyLimits, RateLimiter, TokenBuckets, local_acquire
 from raytune_llm.serving.catalog import Catalog
+from raytune_llm.serving.deploy.cache_folder import CacheFolder
 from raytune_llm.serving.deploy.model_manager import ModelManager
 from raytune_llm.serving.deploy.peers import Peers
+from raytune_llm.serving.deploy.progress import report
 from raytune_llm.serving.engine.base import Delta, EngineConfig, Sampling
 from raytune_llm.stores.registry import Registry
 
@@ -36,6 +40,7 @@ class Plan:
     key_hashes: tuple[str, ...]
     key_limits: KeyLimits
     max_on_demand: int
+    cors_origins: tuple[str, ...] = ()
 
 
 class Replica:
@@ -44,13 +49,16 @@ class Replica:
     def __init__(self, plan: Plan, coordinator: Any = None) -> None:
         """`coordinator`: a Serve handle of the Coordinator; None for an endpoint of one replica."""
         self._plan, self._name = plan, uuid.uuid4().hex[:8]
-        self._cache = tempfile.TemporaryDirectory(prefix="raytune_llm_")
+        self._cache = CacheFolder()
+        begun = time.perf_counter()
+        report(f"loading the base {plan.catalog.entries[0].id} …")
         self._engine = plan.engine.load(plan.catalog.base, max_running=plan.max_running)
+        report(f"the base is loaded ({time.perf_counter() - begun:.0f} s)")
         self._model_manager = ModelManager(
             self._engine,
             plan.catalog,
             Registry(plan.registry_dir),
-            Path(self._cache.name),
+            self._cache.path,
             max_on_demand=plan.max_on_demand,
         )
         self._metrics = Metrics(self._name)
@@ -66,12 +74,13 @@ class Replica:
             limits=plan.limits,
             rate_limiter=self._rate_limiter,
             metrics=self._metrics,
+            encoder=PromptEncoder(plan.limits.context_tokens),
             generate=self._engine.generate if self._peers is None else self._peers.generate,
             peer_metrics=_no_metrics if self._peers is None else self._peers.peer_metrics,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._service, key_hashes=self._plan.key_hashes)
+        return create_app(self._service, key_hashes=self._plan.key_hashes, cors_origins=self._plan.cors_origins)
 
     async def reconfigure(self, user_config: dict[str, list[str]]) -> None:
         """Serve these versions from now on, without a restart; `refused` lists those that can't be served."""
@@ -100,7 +109,12 @@ class Replica:
     def close(self) -> None:
         """Stop decoding."""
         self._engine.close()
-        self._cache.cleanup()
+        self._cache.remove()
+
+    def __del__(self) -> None:
+        """Called by Ray Serve when it stops a replica."""
+        if hasattr(self, "_cache"):
+            self._cache.remove()
 
 
 async def _no_metrics() -> list[Metric]:

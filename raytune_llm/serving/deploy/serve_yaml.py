@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from raytune_llm.serving.catalog import read_catalog
-from raytune_llm.serving.deploy.application import APPLICATION, DEPLOYMENT, QUIET, make_application
+from raytune_llm.serving.deploy.application import APPLICATION, DEPLOYMENT, QUIET, http_options, make_application
 from raytune_llm.serving.deploy.config import Serve
 from raytune_llm.stores.components import build, describe
 from raytune_llm.stores.registry import Registry
@@ -43,7 +43,7 @@ def write(serve: Serve, registry_dir: str, references: Sequence[str]) -> Path:
     }
     content = {
         "proxy_location": "EveryNode",
-        "http_options": {"host": serve.host, "port": serve.port},
+        "http_options": http_options(serve),
         "logging_config": QUIET,
         "applications": [
             {

@@ -28,6 +28,14 @@ class Finish(Enum):
     """max_tokens were generated."""
 
 
+class PromptForm(Enum):
+    """How a text becomes a prompt; serving/engine/prompts.py has what each is."""
+
+    raw = "raw"
+    pair = "pair"
+    chat = "chat"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How one answer is sampled."""
@@ -119,6 +127,8 @@ class ServedModel:
     """Its own tokenizer and chat template."""
     stop_ids: tuple[int, ...]
     """Tokens that end its answers."""
+    prompt_form: PromptForm = PromptForm.raw
+    """The form of the prompts that it was tuned with; the base continues raw text."""
 
 
 class Engine(Protocol):

@@ -11,6 +11,7 @@ from raytune_llm.errors import InputError
 from raytune_llm.models.base import Base
 from raytune_llm.serving.catalog import Entry
 from raytune_llm.serving.engine.base import ServedModel
+from raytune_llm.serving.engine.prompts import tuned_form
 from raytune_llm.stores.registry import Registry
 
 if TYPE_CHECKING:
@@ -36,4 +37,5 @@ def read_model(entry: Entry, base: Base, registry: Registry, cache_dir: Path) ->
 def _served(entry: Entry, folder: Path | None, base: Base, tokenizer: PreTrainedTokenizerBase) -> ServedModel:
     facts = base.facts
     tokens = Tokens(tokenizer, max_tokens=facts.max_tokens(None), is_encoder_decoder=facts.is_encoder_decoder)
-    return ServedModel(entry.id, entry.kind, folder, tokens, tuple(tokens.stop_ids()))
+    form = tuned_form(entry.version.card.probes if entry.version is not None else ())
+    return ServedModel(entry.id, entry.kind, folder, tokens, tuple(tokens.stop_ids()), form)

@@ -22,6 +22,6 @@ def post(endpoint: Endpoint, path: str, body: dict[str, Any]) -> Any:
 
 
 def complete(endpoint: Endpoint, model: str, prompt: str, *, max_tokens: int = 64) -> str:
-    """The greedy completion of a text prompt. Raises urllib.error.HTTPError as `post` does."""
-    body = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
+    """The greedy answer to the prompt of a plain pair, the base's too. Raises urllib.error.HTTPError as `post` does."""
+    body = {"model": model, "prompt": prompt, "prompt_form": "pair", "max_tokens": max_tokens, "temperature": 0}
     return str(post(endpoint, "/completions", body)["text"])

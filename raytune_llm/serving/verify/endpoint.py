@@ -15,6 +15,7 @@ from raytune_llm.models.loading import load_tuned
 from raytune_llm.serving.catalog import Endpoint
 from raytune_llm.serving.engine.base import ServedModel
 from raytune_llm.serving.engine.loading import read_model
+from raytune_llm.serving.engine.prompts import of_chat
 from raytune_llm.serving.verify.client import post
 from raytune_llm.serving.verify.parity import ParityError, ParityResult, ProbeResult, check_parity
 from raytune_llm.serving.verify.reference import NUM_TOP, GreedyAnswer, Reference
@@ -47,17 +48,16 @@ def _probe(endpoint: Endpoint, reference: Reference, probe: Text, max_tokens: in
 def served_answer(
     endpoint: Endpoint, served: ServedModel, probe: Text, prompt: list[int], max_tokens: int
 ) -> GreedyAnswer:
-    """The endpoint's greedy answer to a probe, or to its tokens where they had to be truncated or call tools, which
-    chat requests don't.
+    """The endpoint's greedy answer to a conversation; to the tokens of a text, which engines render in different forms,
+    and of a conversation that had to be truncated, has tools, or isn't what the version was tuned with.
 
     Raises ParityError when there is none.
     """
     body: dict[str, Any] = {"model": served.id, "max_tokens": max_tokens, "temperature": 0}
-    if isinstance(probe, str) or has_tools(probe) or prompt != served.tokens.prompt(probe):
-        is_whole = isinstance(probe, str) and prompt == served.tokens.prompt(probe)
-        body |= {"prompt": probe if is_whole else prompt, "logprobs": NUM_TOP}
+    if isinstance(probe, str) or has_tools(probe) or prompt != of_chat(served, probe).ids:
+        body |= {"prompt": prompt, "logprobs": NUM_TOP}
         choice = _post(endpoint, "/completions", body)
-        tops = [list(top.items()) for top in choice["logprobs"]["top_logprobs"]]
+        tops = [[(_text(name), value) for name, value in top.items()] for top in choice["logprobs"]["top_logprobs"]]
         return GreedyAnswer(choice["text"].lstrip(), tops)
     messages = [{"role": message.role, "content": message.content} for message in probe]
     body |= {"messages": messages, "logprobs": True, "top_logprobs": NUM_TOP}
@@ -65,6 +65,13 @@ def served_answer(
     tokens = choice["logprobs"]["content"]
     tops = [[(entry["token"], entry["logprob"]) for entry in token["top_logprobs"]] for token in tokens]
     return GreedyAnswer(choice["message"]["content"], tops)
+
+
+def _text(name: str) -> str:
+    """A token's text as the reference names it, also where the endpoint names a part of a character by its bytes."""
+    if not name.startswith("bytes:"):
+        return name
+    return bytes(int(digits, 16) for digits in name.removeprefix("bytes:").split("\\x")[1:]).decode(errors="replace")
 
 
 def has_tools(turns: Sequence[Message]) -> bool:

@@ -10,8 +10,9 @@ import pytest
 from serving_world import CONTEXT_TOKENS, ENGINE, make_base, publish, write_adapter
 from starlette.testclient import TestClient
 
-from raytune_llm.serving.api.app import Limits
+from raytune_llm.serving.api import errors
 from raytune_llm.serving.api.keys import key_hash
+from raytune_llm.serving.api.lengths import Limits
 from raytune_llm.serving.api.rate_limit import KeyLimits
 from raytune_llm.serving.catalog import read_catalog
 from raytune_llm.serving.deploy.replica import Plan, Replica
@@ -34,6 +35,7 @@ def make_replica(registry, references, **changed):
         key_hashes=changed.pop("key_hashes", ()),
         key_limits=KeyLimits(changed.pop("requests_per_minute", None), changed.pop("tokens_per_minute", None)),
         max_on_demand=changed.pop("max_on_demand", 0),
+        cors_origins=changed.pop("cors_origins", ()),
     )
     assert not changed
     replica = Replica(plan)
@@ -121,7 +123,7 @@ def test_a_streamed_answer_is_the_whole_one_in_pieces(client):
 
 
 def test_completions_take_token_ids_and_tell_logprobs(client, replica):
-    ids = replica._model_manager._models["wit@1"].tokens.prompt(TEXT["prompt"])
+    ids = replica._model_manager._models["wit@1"].tokens.tokenizer(TEXT["prompt"]).input_ids
     by_text = client.post("/v1/completions", json={**TEXT, "logprobs": 2}).json()["choices"][0]
     by_ids = client.post("/v1/completions", json={**TEXT, "prompt": ids, "logprobs": 2}).json()["choices"][0]
     assert by_text == by_ids
@@ -143,10 +145,10 @@ def test_wrong_requests_are_refused_in_openais_shape(client):
     error(chat({"model": "wit"}), 400, "missing_required_parameter", "messages")
     error(chat({**CHAT, "temperature": "hot"}), 400, "invalid_type", "temperature")
     error(chat({**CHAT, "temperature": 3}), 400, "invalid_value", "temperature")
-    error(chat({**CHAT, "n": 2}), 400, "unsupported_parameter", "n")
+    error(chat({**CHAT, "store": True}), 400, "unsupported_parameter", "store")
     error(chat({**CHAT, "\ud800": 1}), 400, "invalid_value")
     error(text(prompt=[1, 10**6]), 400, "invalid_value", "prompt")
-    error(text(prompt=["a", "b"]), 400, "invalid_type", "prompt")
+    error(text(prompt=["a", 5]), 400, "invalid_type", "prompt")
     error(client.post("/v1/embeddings", json={}), 404, "not_found")
     error(client.get("/v1/completions"), 405, "method_not_allowed")
     form = client.post("/v1/completions", content=json.dumps(TEXT))
@@ -183,6 +185,7 @@ def test_a_body_too_large_is_refused_with_and_without_its_length(client):
     )
     pieces = (body[at : at + 1000] for at in range(0, len(body), 1000))
     error(client.post("/v1/completions", content=pieces, headers=headers), 413, "request_too_large")
+    assert samples(client)['raytune_llm_refused_total{status="413"}'] >= 2
 
 
 def test_keys(registry):
@@ -249,9 +252,14 @@ def test_a_short_answer_does_not_wait_for_a_long_one(client, replica):
     assert ended[0] == "short"
 
 
-def test_the_openapi_page_names_both_requests(client):
+def test_the_openapi_page_names_all_requests_and_needs_a_key_where_there_are_keys(client, registry):
     schemas = client.get("/openapi.json").json()["components"]["schemas"]
-    assert {"ChatRequest", "CompletionRequest"} <= set(schemas)
+    assert {"ChatRequest", "CompletionRequest", "ResponseRequest"} <= set(schemas)
+    assert "swagger" in client.get("/docs").text
+    guarded = client_of(make_replica(registry, ["wit"], key_hashes=(key_hash("one"),)))
+    for path in ("/docs", "/openapi.json"):
+        error(guarded.get(path), 401, "invalid_api_key")
+        assert guarded.get(path, headers={"authorization": "Bearer one"}).status_code == 200
 
 
 def text_of(client, model):
@@ -306,7 +314,7 @@ def test_metrics_tell_of_each_version_and_never_of_what_was_sent(registry, caplo
         client.post("/v1/completions", json={**TEXT, "prompt": secret, "model": secret})
         client.post("/v1/completions", json={**TEXT, "prompt": secret, "max_tokens": -1})
     found = samples(client)
-    prompt_tokens = len(replica._model_manager._models["wit@1"].tokens.prompt(secret))
+    prompt_tokens = len(replica._model_manager._models["wit@1"].tokens.tokenizer(secret).input_ids)
     assert found['raytune_llm_requests_total{model="wit@1",outcome="length"}'] == 2
     assert found['raytune_llm_prompt_tokens_total{model="wit@1"}'] == 2 * prompt_tokens
     assert found['raytune_llm_completion_tokens_total{model="wit@1"}'] == 16
@@ -353,3 +361,29 @@ def test_an_answer_is_as_long_as_the_cache_has_room_for(registry):
     assert client.post("/v1/completions", json=ids).json()["usage"]["completion_tokens"] <= 8
     assert client.post("/v1/completions", json={**ids, "max_tokens": 8}).status_code == 200
     replica.close()
+
+
+def test_a_refusal_names_no_folder(registry):
+    client = client_of(make_replica(registry, ["wit"], max_on_demand=2))
+    message = error(client.post("/v1/completions", json={**TEXT, "model": "wit@9"}), 404, "model_not_found", "model")
+    assert message == "wit@9 is not in registry: wit has versions 1; aliases: none"
+    places = errors.ApiError(
+        404, "s3://bucket/a/b.json of org/model, /home/me/c (v1/d), 'https://h/e' and/or f", code=None
+    )
+    assert errors.without_paths(places).message == "b.json of org/model, c (v1/d), 'e' and/or f"
+
+
+def test_web_pages_of_other_origins_may_ask_where_they_are_named(registry):
+    origin = {"origin": "https://example.org"}
+    preflight = {**origin, "access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+    keys = {"key_hashes": (key_hash("one"),)}
+    client = client_of(make_replica(registry, ["wit"], cors_origins=("https://example.org",), **keys))
+    asked = client.options("/v1/completions", headers=preflight)
+    assert asked.status_code == 200 and asked.headers["access-control-allow-origin"] == "https://example.org"
+    answered = client.post("/v1/completions", json=TEXT, headers={**origin, "authorization": "Bearer one"})
+    assert answered.status_code == 200 and answered.headers["access-control-allow-origin"] == "https://example.org"
+    refused = client.post("/v1/completions", json=TEXT, headers=origin)
+    assert refused.status_code == 401 and refused.headers["access-control-allow-origin"] == "https://example.org"
+    assert client.options("/v1/completions", headers={**preflight, "origin": "https://evil.org"}).status_code == 400
+    closed = client_of(make_replica(registry, ["wit"]))
+    assert "access-control-allow-origin" not in closed.post("/v1/completions", json=TEXT, headers=origin).headers

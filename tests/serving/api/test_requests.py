@@ -1,11 +1,14 @@
 """What is requested is either done or refused by name."""
 
+import json
+
 import pytest
 from pydantic import ValidationError
 
 from raytune_llm.data.records import Message
+from raytune_llm.serving.api.chat_requests import ChatRequest
 from raytune_llm.serving.api.errors import ApiError
-from raytune_llm.serving.api.requests import NEUTRAL, ChatRequest, CompletionRequest
+from raytune_llm.serving.api.requests import NEUTRAL, CompletionRequest
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 TEXT = {"model": "m", "prompt": "hi"}
@@ -40,14 +43,9 @@ def test_values_that_ask_for_nothing_are_taken(name, value):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("n", 2),
-        ("n", True),
-        ("tools", [{"type": "function"}]),
-        ("response_format", {"type": "json_object"}),
-        ("best_of", 3),
-        ("frequency_penalty", 0.5),
-        ("logit_bias", {"5": 1}),
-        ("echo", True),
+        ("store", True),
+        ("suffix", "x"),
+        ("functions", [{}]),
         ("audio", {}),
         ("reasoning_effort", "low"),
     ],
@@ -75,7 +73,20 @@ def test_an_unknown_parameter_is_refused():
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 1.5}, "max_tokens"),
         ({"max_tokens": True}, "max_tokens"),
-        ({"stop": ["a"] * 5}, "stop"),
+        ({"stop": ["a"] * 17}, "stop"),
+        ({"n": True}, "n"),
+        ({"n": 0}, "n"),
+        ({"n": 129}, "n"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty"),
+        ({"presence_penalty": -2.5}, "presence_penalty"),
+        ({"logit_bias": {"5": 101}}, "logit_bias"),
+        ({"min_p": 1.5}, "min_p"),
+        ({"top_k": -2}, "top_k"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"tools": [{"type": "retrieval"}]}, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools"),
+        ({"tool_choice": "any"}, "tool_choice"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
         ({"stop": [""]}, "stop"),
         ({"stop": "x" * 1001}, "stop"),
         ({"stop": ["a", "x" * 1001]}, "stop"),
@@ -84,10 +95,8 @@ def test_an_unknown_parameter_is_refused():
         ({"model": ""}, "model"),
         ({"model": "\ud800"}, "model"),
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages"),
         ({"messages": [{"role": "user", "content": "\udfff"}]}, "messages"),
-        ({"messages": [{"role": "user"}]}, "messages"),
         ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
         ({"stream_options": {"include": 1}}, "stream_options"),
     ],
@@ -121,3 +130,70 @@ def test_parts_are_joined_and_developer_is_system():
 def test_zero_top_p_is_greedy():
     sampling = text(top_p=0, temperature=1.5, stop="x").sampling(1)
     assert (sampling.temperature, sampling.top_p, sampling.stop) == (0.0, 1.0, ("x",))
+
+
+def test_tiny_temperatures_are_greedy():
+    for temperature in (0, 1e-307, 5e-324, 9e-6):
+        assert chat(temperature=temperature).sampling(1).temperature == 0
+    assert chat(temperature=1e-4).sampling(1).temperature == 1e-4
+
+
+def test_ways_to_sample():
+    sampling = chat(
+        top_k=5, min_p=0.1, presence_penalty=1, frequency_penalty=-0.5, repetition_penalty=1.2, ignore_eos=True, seed=3
+    ).sampling(1, place=2)
+    assert (sampling.top_k, sampling.min_p, sampling.presence_penalty, sampling.frequency_penalty) == (5, 0.1, 1, -0.5)
+    assert (sampling.repetition_penalty, sampling.ignore_eos, sampling.seed) == (1.2, True, 5)
+    assert [chat(top_k=k).sampling(1).top_k for k in (-1, 0, None)] == [None] * 3
+    assert text(logit_bias={"5": -100, "7": 1.5}).sampling(1, vocabulary_size=8).logit_bias == ((5, -100), (7, 1.5))
+    for wrong in ("8", "-1", "five", "²"):
+        with pytest.raises(ApiError, match=r"logit_bias: .* is no token id of this model, 0 to 7"):
+            text(logit_bias={wrong: 1}).sampling(1, vocabulary_size=8)
+
+
+def test_response_formats_are_schemas():
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    named = {"name": "x", "schema": schema, "strict": True, "description": "d"}
+    assert json.loads(chat(response_format={"type": "json_schema", "json_schema": named}).json_schema) == schema
+    assert chat(response_format={"type": "json_object"}).sampling(1).json_schema == '{"type": "object"}'
+    assert text(response_format={"type": "text"}).sampling(1).json_schema is None
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([{"role": "user"}], r"messages\[0\].content: a message of role user has a content"),
+        (
+            [{"role": "tool", "content": "x"}],
+            r"messages\[0\].tool_call_id: a message of role tool has the id of its call",
+        ),
+        (
+            [{"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "[]"}}]}],
+            r"messages\[0\].tool_calls\[0\].function.arguments: must be the text of a JSON object",
+        ),
+        (
+            [{"role": "user", "content": "x", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": ""}}]}],
+            r"messages\[0\].tool_calls: only messages of role assistant have them",
+        ),
+    ],
+)
+def test_messages_are_complete(messages, message):
+    with pytest.raises(ApiError, match=message) as refusal:
+        chat(messages=messages)
+    assert refusal.value.param == "messages"
+
+
+def test_messages_of_answers_are_taken_back():
+    """As clients send them: with every field of the message that they received."""
+    empty = {"refusal": None, "annotations": None, "audio": None, "function_call": None}
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    turns = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "a", "tool_calls": None, **empty},
+        {"role": "assistant", "content": None, "tool_calls": [call], **empty},
+        {"role": "tool", "tool_call_id": "c1", "content": "r"},
+    ]
+    prompt = chat(messages=turns).prompt
+    assert prompt[1] == Message("assistant", "a")
+    assert json.loads(prompt[2].tool_calls)[0]["function"] == {"name": "f", "arguments": {"a": 1}}
+    assert prompt[3] == Message("tool", "r", call_id="c1", name="f")

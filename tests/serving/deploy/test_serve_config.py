@@ -24,8 +24,12 @@ def serve(**changed):
         "max_concurrent_requests": 4,
         "max_tokens": 16,
         "request_timeout_seconds": 10.0,
+        "max_waiting_requests": 16,
+        "body_timeout_seconds": 10.0,
+        "drain_seconds": 60.0,
         "max_body_bytes": 4096,
         "api_key_env": None,
+        "cors_origins": (),
         "requests_per_minute": None,
         "tokens_per_minute": None,
         "max_on_demand": 0,
@@ -44,6 +48,9 @@ def serve(**changed):
         ("max_concurrent_requests", 0),
         ("max_tokens", 0),
         ("request_timeout_seconds", 0),
+        ("body_timeout_seconds", 0),
+        ("drain_seconds", 0),
+        ("max_waiting_requests", -1),
         ("upscale_delay_seconds", 0),
         ("downscale_delay_seconds", -1.0),
         ("max_body_bytes", 100),
@@ -96,3 +103,10 @@ def test_the_url_is_one_that_this_machine_can_reach():
     assert serve().url == "http://127.0.0.1:8000/v1"
     assert serve(host="0.0.0.0", api_key_env="K").url == "http://127.0.0.1:8000/v1"
     assert serve(host="::", api_key_env="K").url == "http://[::1]:8000/v1"
+
+
+@pytest.mark.parametrize("origin", ["example.org", "https://example.org/page", ""])
+def test_origins_are_schemes_and_hosts(origin):
+    assert serve(cors_origins=("https://example.org:8443", "*")).cors_origins
+    with pytest.raises(InputError, match=rf"serve\.cors_origins={origin} is not allowed; allowed: .* as https://HOST"):
+        serve(cors_origins=(origin,))

@@ -31,7 +31,7 @@ def test_the_file_holds_versions_and_hashes_and_no_key(registry, tmp_path, monke
     file = written(registry, tmp_path, monkeypatch)
     content = yaml.safe_load(file.read_text())
     (application,) = content["applications"]
-    assert content["http_options"] == {"host": "0.0.0.0", "port": 8000}
+    assert content["http_options"] == {"host": "0.0.0.0", "port": 8000, "request_timeout_s": 25.0}
     assert application["import_path"] == "raytune_llm.serving:application"
     assert application["args"]["serve"]["engine"]["type"] == "local"
     assert application["args"]["key_hashes"] == [key_hash("a-secret")]
@@ -59,7 +59,7 @@ def test_the_application_is_built_from_the_args_alone(registry, tmp_path, monkey
     scaling = deployment._deployment_config.autoscaling_config
     assert (scaling.min_replicas, scaling.max_replicas, scaling.target_ongoing_requests) == (1, 4, 3)
     assert (scaling.upscale_delay_s, scaling.downscale_delay_s, scaling.look_back_period_s) == (30.0, 600.0, 30.0)
-    assert deployment._deployment_config.graceful_shutdown_timeout_s == 10.0
+    assert deployment._deployment_config.graceful_shutdown_timeout_s == 60.0
     plan, coordinator = deployment.init_args
     assert coordinator._bound_deployment.name == "coordinator"
     assert [version.reference for version in plan.catalog.versions] == ["wit@1"]
