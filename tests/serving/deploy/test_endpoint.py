@@ -20,6 +20,7 @@ from raytune_llm.errors import InputError
 from raytune_llm.models.loading import load_tuned
 from raytune_llm.serving.deploy import endpoint as deployment
 from raytune_llm.serving.engine.loading import read_model
+from raytune_llm.serving.engine.prompts import of_text
 from raytune_llm.serving.verify.endpoint import check_endpoint
 from raytune_llm.serving.verify.parity import ParityError
 from raytune_llm.stores.registry import Registry
@@ -108,7 +109,7 @@ def expected(endpoint, registry, tmp_path_factory):
         model = read_model(entry, base, registry, tmp_path_factory.mktemp("cache"))
         reference = base.load().eval() if model.folder is None else load_tuned(model.folder, base)
         for prompt in prompts:
-            found[entry.names[-1], prompt] = greedy_text(reference, model, model.tokens.prompt(prompt), 24)
+            found[entry.names[-1], prompt] = greedy_text(reference, model, of_text(model, prompt).ids, 24)
     return found
 
 
