@@ -3,11 +3,13 @@
 import dataclasses
 import math
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.testing import assert_close
 from transformers import (
+    GenerationConfig,
     LogitsProcessorList,
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
@@ -20,7 +22,7 @@ from transformers import (
 from raytune_llm.serving.engine.base import Sampling
 from raytune_llm.serving.engine.logit_changes import LogitChanges
 from raytune_llm.serving.engine.sampled_rows import NUM_LIKELIEST
-from raytune_llm.serving.engine.sampling import Sampler, SamplingState
+from raytune_llm.serving.engine.sampling import Sampler, SamplingState, generation_config
 
 CPU = torch.device("cpu")
 SIZE = 50
@@ -223,3 +225,22 @@ def test_a_nucleus_is_that_of_the_sorted_vocabulary_however_flat_it_is_and_with_
         uniform = SamplingState(given(seed=seed)).uniform()
         expected = [nucleus_of_all(row, top_p, uniform) for row in scores]
         assert Sampler(states, CPU)(scores).tolist() == expected
+
+
+def processors_of(sampling, **config):
+    """Those of a base with this generation config."""
+    model = SimpleNamespace(generation_config=GenerationConfig(**config), device=CPU)
+    config = generation_config(model, sampling, [2])
+    return {name for name, value in config.to_diff_dict().items() if value is not None}, config
+
+
+def test_a_requests_repetition_penalty_replaces_the_bases():
+    assert processors_of(PLAIN, repetition_penalty=1.5)[1].repetition_penalty == 1.5
+    assert processors_of(given(repetition_penalty=1.2), repetition_penalty=1.5)[1].repetition_penalty is None
+
+
+def test_what_contradicts_a_grammar_is_left_out_of_the_bases_settings():
+    base = {"forced_eos_token_id": 2, "min_new_tokens": 5, "suppress_tokens": [7]}
+    assert {"forced_eos_token_id", "min_new_tokens", "suppress_tokens"} <= processors_of(PLAIN, **base)[0]
+    kept = processors_of(given(json_schema="{}"), **base)[0]
+    assert "suppress_tokens" in kept and not {"forced_eos_token_id", "min_new_tokens"} & kept
