@@ -35,6 +35,7 @@ import httpx
 ROOT = Path(__file__).parents[1]
 HONEST, REQUESTS_PER_MINUTE, ANSWER_TOKENS, PAUSE_SECONDS = 8, 120, 32, 1.0
 READY_WITHIN_SECONDS, HEALTH_EVERY_SECONDS, STOP_WITHIN_SECONDS = 600.0, 0.2, 180.0
+WARM_UP_SECONDS = 5.0
 PROMPTS = [f"{who} missed the bus and {what}." for who in ("Ana", "Ben", "Cleo", "Dan") for what in ("ran", "sighed")]
 PROCESSES = {"replica": "ServeReplica:raytune_llm:endpoint", "proxy": "ProxyActor"}
 
@@ -172,6 +173,7 @@ def run(overrides: Sequence[str], undisturbed_seconds: float, seconds: float) ->
         titles = list(descendants(pid))
         pids = {name: next(pid for pid, title in titles if part in title) for name, part in PROCESSES.items()}
         observer = Observer(f"http://127.0.0.1:{port}", keys[:HONEST], model, pids)
+        asyncio.run(observer.measure(WARM_UP_SECONDS))
         undisturbed = asyncio.run(observer.measure(undisturbed_seconds))
         strangers = [sys.executable, str(ROOT / "benchmarks/abuse_clients.py"), str(port), keys[-1], model]
         with subprocess.Popen([*strangers, str(seconds)], stdout=subprocess.PIPE, text=True) as process:

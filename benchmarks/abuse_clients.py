@@ -34,10 +34,10 @@ class Strangers:
             try:
                 async with asyncio.timeout(left):
                     counter[await act()] += 1
+            except TimeoutError:  # which is an OSError, too
+                counter["held to the end"] += 1
             except (OSError, asyncio.IncompleteReadError):
                 counter[CLOSED] += 1
-            except TimeoutError:
-                counter["held to the end"] += 1
             await asyncio.sleep(pause_seconds)
 
     async def slow_body(self) -> str:

@@ -22,9 +22,9 @@ def made(mode: Any) -> bool:
     trip = client.chat.completions.create(
         model=CHAT,
         response_model=Trip,
-        messages=[{"role": "user", "content": "Bern or Oslo?"}],
+        messages=[{"role": "user", "content": 'Bern or Oslo? Answer like this: {"city": "Bern", "by_bus": true}'}],
         temperature=0,
-        max_tokens=64,
+        max_tokens=200,
         max_retries=0,
     )
     return trip.city in ("Bern", "Oslo")

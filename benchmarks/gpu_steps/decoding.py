@@ -124,7 +124,10 @@ def write_adapters(base: Base, folder: Folder, count: int) -> list[Folder]:
 
 
 def make_engine(base: Base, adapters: list[Folder], rows: int, step: Step) -> Engine:
-    engine = load_engine(base, step, rows=rows, adapters=max(1, len(adapters)), lora_rank=RANK, fused=False)
+    # all prompts are read in one pass, so that all answers begin together
+    engine = load_engine(
+        base, step, rows=rows, adapters=max(1, len(adapters)), lora_rank=RANK, fused=False, chunk_tokens=1 << 20
+    )
     tokens = Tokens(base.tokenizer(), max_tokens=None, is_encoder_decoder=False)
     engine.add(ServedModel("base", "base", None, tokens, ()))
     for index, folder in enumerate(adapters):

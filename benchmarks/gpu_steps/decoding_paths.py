@@ -40,27 +40,32 @@ class Paths:
         routes = self._resident.adapter_cache._routes
         self._offered = None if routes is None else (routes.row_kernels, routes.is_grouped)
 
+    @property
+    def _rows(self) -> Any:
+        """Those of short answers, which all of these are."""
+        return self._resident._batch.rows[0]
+
     @contextmanager
     def taken(self, path: Path) -> Iterator[None]:
         """Answers inside take this path; nothing may be decoding at the ends. Parts are fused on a GPU only."""
-        batch, routes = self._resident._batch, self._resident.adapter_cache._routes
+        rows, routes = self._rows, self._resident.adapter_cache._routes
         if self._offered is not None:
             kernels, is_grouped = self._offered
             routes.row_kernels, routes.is_grouped = kernels if path.rows else None, is_grouped and path.groups
-        key = path, batch._kv_cache.version
+        key = path, rows.kv_cache.version
         if key not in self._graphs:
             self._graphs[key] = Graphs(CUDACapture(self._device) if self._on_gpu else None)
-        batch._step.graphs = self._graphs[key]
+        rows.decoding.graphs = self._graphs[key]
         with ExitStack() as undo:
             if path.fused and self._on_gpu:
-                undo.enter_context(fuse_decoding(batch._model))
+                undo.enter_context(fuse_decoding(self._resident._batch._model))
             yield
         # buffers that moved meanwhile had their graphs recorded anew
-        self._graphs[path, batch._kv_cache.version] = batch._step.graphs
+        self._graphs[path, rows.kv_cache.version] = rows.decoding.graphs
 
     def facts(self) -> dict[str, Any]:
         """What is recorded now, and what the machine offers."""
-        facts: dict[str, Any] = {"graphs": len(self._resident._batch._step.graphs)}
+        facts: dict[str, Any] = {"graphs": len(self._rows.decoding.graphs)}
         if self._offered is not None:
             facts |= {"has_row_kernels": self._offered[0] is not None, "is_grouped": self._offered[1]}
         return facts

@@ -115,12 +115,22 @@ def root_mean_square(one: list[list[tuple[str, float]]], other: list[list[tuple[
     return math.sqrt(sum(squares) / len(squares))
 
 
-def load_engine(base: Base, step: Step, *, rows: int, adapters: int, lora_rank: int, fused: bool = True) -> Engine:
+def load_engine(
+    base: Base,
+    step: Step,
+    *,
+    rows: int,
+    adapters: int,
+    lora_rank: int,
+    fused: bool = True,
+    chunk_tokens: int | None = None,
+) -> Engine:
     """The local engine as `serve` sets it up, with room for so many adapters and answers at once, and pointwise parts
-    `fused` on a GPU."""
+    `fused` on a GPU; chunk_tokens: of prompts, between two steps."""
     settings = [f"serve.engine.max_resident_adapters={adapters}", f"serve.engine.max_adapter_size={lora_rank}"]
     settings += [f"serve.engine.use_gpu={str(step.on_gpu).lower()}"]
     settings += [f"serve.engine.compile={'null' if fused else 'false'}"]
+    settings += [f"serve.engine.prefill_chunk_tokens={chunk_tokens or 'null'}"]
     job: ServeJob = load("serve", ["adapter=any", *settings])
     return job.serve.engine.load(base, max_running=rows)
 

@@ -56,6 +56,7 @@ class ScriptedEngine:
     """Answers each request with the next of `answers`, in pieces of a few characters; keeps what it was asked."""
 
     num_running = num_waiting = num_adapter_loads = 0
+    scores_prompts = True
 
     def __init__(self, tokens, answers: Sequence[str], refuses: str | None = None) -> None:
         self._tokens, self._answers, self._refuses = tokens, list(answers), refuses
@@ -76,7 +77,7 @@ class ScriptedEngine:
         self.asked.append((prompt, sampling))
         text = self._answers[(len(self.asked) - 1) % len(self._answers)]
         prompt_logprobs = ()
-        if sampling.num_prompt_logprobs is not None:
+        if sampling.num_prompt_logprobs is not None and self.scores_prompts:
             prompt_logprobs = (None, *(self._logprob(index, sampling.num_prompt_logprobs) for index in prompt[1:]))
         if sampling.max_tokens == 0:
             yield Delta("", 0, (), Finish.length, prompt_logprobs)

@@ -21,7 +21,13 @@ SENTENCES = [
 ]
 CONTEXT_TOKENS = 128
 ENGINE = LocalEngine(
-    cpus_per_replica=1, use_gpu=False, max_resident_adapters=8, max_adapter_size=32, cache_bytes=None, compile=None
+    cpus_per_replica=1,
+    use_gpu=False,
+    max_resident_adapters=8,
+    max_adapter_size=32,
+    cache_bytes=None,
+    prefill_chunk_tokens=None,
+    compile=None,
 )
 
 

@@ -124,9 +124,10 @@ def _refusal(names: Sequence[str]) -> InputError:
     )
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=4)
 def _literal_backend(tokenizer: PreTrainedTokenizerBase) -> Any:
-    """A copy of the tokenizer's backend that reads no special tokens; None where there is no backend."""
+    """A copy of the tokenizer's backend that reads no special tokens; None where there is no backend. Of a large
+    vocabulary it takes a second to make and some 50 MB."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return None

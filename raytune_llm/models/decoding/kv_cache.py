@@ -12,7 +12,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -24,8 +24,20 @@ COLUMN_STEP = 128
 """Columns are allocated in multiples of this."""
 SHRINKING = 4
 """Buffers shrink when they are at least this part of the budget, and as many times what their rows need."""
+LENT_SHARE = 0.25
+"""Most of a budget that beginnings of prompts take (prefixes.py)."""
 SHARES = {"cuda": 0.5, "cpu": 0.25}
 """Of the memory that is free once the base is loaded; the rest is for adapters, tuned models and reading prompts."""
+
+
+class Borrower(Protocol):
+    """What takes memory that nothing else needs, and gives it back at once."""
+
+    held_bytes: int
+
+    def shrink(self, most_bytes: int) -> None:
+        """Hold at most so many bytes."""
+        ...
 
 
 class CacheBudget:
@@ -34,6 +46,22 @@ class CacheBudget:
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self._caches: weakref.WeakSet[KVCache] = weakref.WeakSet()
+        self._borrowers: weakref.WeakSet[Borrower] = weakref.WeakSet()
+
+    def lend(self, borrower: Borrower) -> None:
+        """Let it take what is left, up to LENT_SHARE."""
+        self._borrowers.add(borrower)
+
+    def room_to_lend(self, borrower: Borrower) -> int:
+        """What it may take in all at present."""
+        unclaimed = self.limit_bytes - sum(cache.claimed_bytes for cache in self._caches)
+        others = sum(other.held_bytes for other in self._borrowers if other is not borrower)
+        return max(0, min(unclaimed, int(self.limit_bytes * LENT_SHARE)) - others)
+
+    def collect(self) -> None:
+        """Have borrowers give back what the caches have claimed."""
+        for borrower in self._borrowers:
+            borrower.shrink(self.room_to_lend(borrower))
 
     def share(self, cache: KVCache) -> None:
         """Let a cache take its part."""

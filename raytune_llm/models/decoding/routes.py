@@ -25,6 +25,8 @@ class StackRoutes:
 
     layout_version = 0
     """Routes stay valid."""
+    fixed_for: object = None
+    """Whose rows the fixed routes were last made for."""
 
     def __init__(self, stack: AdapterStack) -> None:
         self._stack = stack

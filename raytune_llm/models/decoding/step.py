@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Protocol
 
@@ -35,6 +35,8 @@ class Adapters(Protocol):
 
     layout_version: int
     """Routes of earlier versions are invalid."""
+    fixed_for: object
+    """Whose rows the fixed routes were last made for."""
 
     def route(self, ids: Sequence[Any]) -> AnyRoute:
         """For rows through these adapters, in order."""
@@ -109,7 +111,7 @@ class DecodingStep:
         if self._is_bucketed:
             columns = min(columns_to_read(columns), self._kv_cache.columns)
         layout = -1 if self._adapters is None else self._adapters.layout_version
-        if not self._has_route or layout != self._versions[1]:
+        if not self._has_route or layout != self._versions[1] or self._has_lost_route():
             self._make_route()
         if self._versions != (self._kv_cache.version, layout):
             self.graphs.clear()
@@ -127,11 +129,16 @@ class DecodingStep:
         cache = self._kv_cache.cache
         return forward(self._model, self._adapters, self._route, self._ids[:rows], positions, mask, cache)
 
+    def _has_lost_route(self) -> bool:
+        """Whether another step's rows have taken what this one's fixed route lies in."""
+        return self._is_bucketed and self._adapters is not None and self._adapters.fixed_for is not self
+
     def _make_route(self) -> None:
         if self._adapters is None:
             self._route = None
         elif self._is_bucketed:
             self._route, self._rank = self._adapters.fixed_route(self._names)
+            self._adapters.fixed_for = self
         else:
             self._route = self._adapters.route(self._names)
         self._has_route = True
@@ -151,11 +158,21 @@ def forward(
 
     ids: (B, T); positions: (B, T) or (1, T); last: which token, (B, 1), else the last one.
     """
+    return all_logits(model, adapters, route, ids, positions, mask, cache, last)[:, -1]
+
+
+def all_logits(
+    model: Any,
+    adapters: Adapters | None,
+    route: AnyRoute,
+    ids: Tensor,
+    positions: Tensor,
+    mask: Any,
+    cache: Any,
+    last: Tensor | int,
+) -> Tensor:
+    """The same of so many last tokens of each row, 0 = all, or of one at the places `last`, (B, 1): (B, T, V)."""
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
-    if adapters is None:
-        output = model(**inputs, use_cache=True, logits_to_keep=last)
-    else:
-        with adapters.routed(route):
-            output = model(**inputs, use_cache=True, logits_to_keep=last)
-    logits: Tensor = output.logits[:, -1]
+    with nullcontext() if adapters is None else adapters.routed(route):
+        logits: Tensor = model(**inputs, use_cache=True, logits_to_keep=last).logits
     return logits

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from raytune_llm.data.tokenizing.token_ids import ids_and_offsets
+from raytune_llm.serving.api.errors import ApiError
 from raytune_llm.serving.api.logprobs import logprob_lists, name_of
 from raytune_llm.serving.engine.base import ServedModel, TokenLogprob
 from raytune_llm.serving.engine.prompts import Prompt
@@ -28,7 +29,14 @@ class Echo:
     """Where each of its tokens begins in the text, characters; one that isn't in the text, at its start."""
 
     def logprobs(self, logprobs: Sequence[TokenLogprob | None]) -> dict[str, list[Any]]:
-        """In the format of text completions."""
+        """In the format of text completions. Raises ApiError when the engine has none."""
+        if len(logprobs) != len(self.offsets):
+            raise ApiError(
+                400,
+                "log-probabilities of the prompt (echo with logprobs) are not offered for this model; leave out one",
+                code="unsupported_parameter",
+                param="echo",
+            )
         rest = logprob_lists([entry for entry in logprobs[1:] if entry is not None])
         return {
             "tokens": [self.first, *rest["tokens"]],

@@ -72,7 +72,9 @@ class PromptEncoder:
             return make()
 
         try:
-            if sum(len(text) for texts in prompts for text in texts) < SHORT_CHARACTERS:
+            every = [text for texts in prompts for text in texts]
+            # the first text with control tokens makes a tokenizer of its own, which takes longer
+            if sum(map(len, every)) < SHORT_CHARACTERS and not any(map(served.tokens.control_tokens_in, every)):
                 return make()
             return await asyncio.get_running_loop().run_in_executor(self._pool, checked)
         except ApiError:

@@ -32,6 +32,8 @@ class AdapterCache:
         """Adapters written to a row so far."""
         self.layout_version = 0
         """Routes of earlier versions are invalid."""
+        self.fixed_for: object = None
+        """Whose rows the fixed routes were last made for."""
         self._routes: StackRoutes | None = None
 
     def __contains__(self, id: str) -> bool:

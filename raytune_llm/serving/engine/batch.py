@@ -1,221 +1,231 @@
-"""Continuous batching of one model: one forward pass a step for all answers, whichever adapters they use.
+"""Continuous batching of one model: the answers of a base and its adapters share forward passes.
 
-Answers join and leave between two steps. The prompts of those that join are read together, padded on the right, which
-gives each its first token; then they share the key-value cache with the others. An answer's text doesn't depend on
-the rest of the batch, up to rounding in the matrix products. Left out: chunked prefill, shared prefixes, speculative
-decoding.
-
-Shape letters: B answers, T tokens, V vocabulary.
+Between two decoding steps one chunk of a prompt is read, or several short prompts, so that running answers never wait
+for a long one. Long prompts take turns with those that arrive after them. What a prompt has in common with an earlier
+one isn't read again (prefixes.py). Read prompts join the rows of answers that may become about as long, which share a
+rectangle of the key-value cache and a pass a step. An answer's text doesn't depend on the rest of the batch, up to
+rounding in the matrix products. Left out: pages, speculative decoding.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from raytune_llm.models.decoding.kv_cache import CacheBudget, KVCache
-from raytune_llm.models.decoding.prompts import in_passes, read_prompts, read_token
-from raytune_llm.models.decoding.step import DecodingStep
+from raytune_llm.models.decoding.prefixes import BLOCK_TOKENS, PrefixCache, cache_of
+from raytune_llm.models.decoding.prompts import PromptReading, in_passes, read_token
 from raytune_llm.models.device_errors import is_device_lost
 from raytune_llm.models.out_of_memory import free_cached_memory, is_out_of_memory
 from raytune_llm.serving.engine.adapter_cache import AdapterCache
-from raytune_llm.serving.engine.base import TokenLogprob
+from raytune_llm.serving.engine.prompt_logprobs import PromptLogprobs
 from raytune_llm.serving.engine.request import GenerationRequest
-from raytune_llm.serving.engine.sampling import LogitsProcessors, Sampler, SamplingState
+from raytune_llm.serving.engine.rows import Row, Rows
+from raytune_llm.serving.engine.sampling import LogitsProcessors
 
 logger = logging.getLogger(__name__)
 
+ROWS_TOKENS = {"cpu": (512, 2048, 8192), "cuda": (2048, 8192, 32768)}
+"""Answers of at most so many tokens, prompts included, decode together; longer ones do too."""
 
-class Row:
-    """One answer in a batch."""
+MOST_LOGITS = 256
+"""Most tokens of a prompt whose logits are computed in one pass."""
 
-    def __init__(self, request: GenerationRequest, adapter: str | None, processors: LogitsProcessors | None) -> None:
-        self.request, self.adapter, self.processors = request, adapter, processors
-        self.sampling = SamplingState(request.sampling, request.prompt, request.grammar)
-        self.last = -1
-        """The token that the next step reads."""
 
-    @property
-    def length(self) -> int:
-        """Tokens of the prompt."""
-        return len(self.request.prompt)
+@dataclass(frozen=True)
+class _Group:
+    """Prompts that are read together, for the same rows."""
+
+    rows: Sequence[Row]
+    reading: PromptReading
 
 
 class Batch:
     """The answers of one causal model and, with an adapter cache, of its adapters. Not thread-safe."""
 
     def __init__(
-        self, model: Any, adapters: AdapterCache | None, budget: CacheBudget, *, max_rows: int, is_bucketed: bool
+        self,
+        model: Any,
+        adapters: AdapterCache | None,
+        budget: CacheBudget,
+        *,
+        max_rows: int,
+        chunk_tokens: int,
+        is_bucketed: bool,
     ) -> None:
-        """is_bucketed: whether steps have one of few shapes (step.py)."""
-        self._model, self._adapters = model, adapters
-        self._kv_cache = KVCache(read_token(model), budget, max_rows=max_rows)
-        self._step = DecodingStep(model, adapters, self._kv_cache, max_rows=max_rows, is_bucketed=is_bucketed)
-        self._rows: list[Row] = []
-        self._sampler = Sampler([], model.device)
+        """chunk_tokens: most prompt tokens that are read between two steps; is_bucketed: whether steps have one of few
+        shapes (step.py)."""
+        self._model, self._adapters, self._budget = model, adapters, budget
+        self._chunk_tokens = chunk_tokens
+        self._rows_tokens = ROWS_TOKENS[model.device.type]
+        like = read_token(model)
+        self.rows = tuple(
+            Rows(model, adapters, KVCache(like, budget, max_rows=max_rows), max_rows=max_rows, is_bucketed=is_bucketed)
+            for _ in range(len(self._rows_tokens) + 1)
+        )
+        """By ROWS_TOKENS."""
+        self._prefixes = PrefixCache(budget)
+        self._unread: deque[Row] = deque()
+        self._begun: deque[_Group] = deque()
+        """Long prompts of which a part is read."""
+        self._apart: deque[list[Row]] = deque()
+        """Parts of groups that could not be read together."""
+        self._is_turn_of_begun = False
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._reading) + sum(map(len, self.rows))
 
     @property
     def requests(self) -> list[GenerationRequest]:
-        return [row.request for row in self._rows]
-
-    def row(self, request: GenerationRequest, adapter: str | None) -> Row:
-        """A row for `join`."""
-        processors = LogitsProcessors(self._model, request.sampling, request.served.stop_ids, request.prompt, None)
-        return Row(request, adapter, None if processors.is_empty else processors)
+        return [row.request for row in self._reading] + [request for rows in self.rows for request in rows.requests]
 
     @property
     def longest(self) -> int:
         """Tokens of the longest answer, its prompt included, that the cache may hold."""
-        return self._kv_cache.longest
+        return self.rows[0].kv_cache.longest
 
     def has_room(self, request: GenerationRequest) -> bool:
         """Whether the cache has room for one more answer, however long it and the others get."""
-        return self._kv_cache.has_room(request.num_tokens)
+        return self._rows_of(request).kv_cache.has_room(request.num_tokens)
 
-    def promise(self, request: GenerationRequest) -> None:
-        """Keep room for an answer until the next `join`."""
-        self._kv_cache.promised.append(request.num_tokens)
+    def add(self, request: GenerationRequest, adapter: str | None) -> None:
+        """One more answer, for which room is kept from now on; `read` will read its prompt."""
+        processors = LogitsProcessors(self._model, request.sampling, request.served.stop_ids, request.prompt, None)
+        self._unread.append(Row(request, adapter, None if processors.is_empty else processors))
+        self._rows_of(request).kv_cache.promised.append(request.num_tokens)
+        self._budget.collect()
 
-    def join(self, rows: Sequence[Row]) -> list[GenerationRequest]:
-        """Read the prompts of more answers and give each its first token; returns those that ended with it.
+    def read(self) -> list[GenerationRequest]:
+        """Read a chunk of prompts; returns the answers that ended with their first token or an error.
 
-        An answer that makes this fail ends with the error, and the others join without it. Raises what says that the
-        device is lost.
+        An answer that makes this fail ends with the error, and the others are read without it. Raises what says that
+        the device is lost.
         """
-        ended: list[GenerationRequest] = []
-        self._kv_cache.promised.clear()
-        for group in _groups(rows):
-            parts: list[Sequence[Row]] = [group]
-            while parts:
-                part = parts.pop(0)
-                try:
-                    ended += self._join(part)
-                    continue
-                except Exception as error:  # any failure ends only the answer that caused it
-                    if is_device_lost(error):
-                        raise
-                    self._drop([i for i, row in enumerate(self._rows) if row in part])
-                    lacks_memory = is_out_of_memory(error)
-                    if len(part) == 1:
-                        ended.append(_failed(part[0].request, error))
-                if lacks_memory:  # only here does no traceback hold the failed pass's tensors
-                    free_cached_memory()
-                parts[:0] = _parts(part, len(part) // 2 if lacks_memory else 1)
-        return ended
+        rows, group = self._take()
+        if not rows:
+            return []
+        try:
+            return self._read(group or self._begin(rows))
+        except Exception as error:  # any failure ends only the answer that caused it
+            if is_device_lost(error):
+                for row in rows:
+                    row.request.fail(error)
+                raise
+            lacks_memory = is_out_of_memory(error)
+            failed = error
+        if lacks_memory:  # only here does no traceback hold the failed pass's tensors
+            group = None
+            self.give_back()
+        if len(rows) > 1:
+            size = len(rows) // 2 if lacks_memory else 1
+            self._apart.extend(list(rows[start : start + size]) for start in range(0, len(rows), size))
+            return []
+        logger.error("reading a prompt for %s failed", rows[0].request.served.id, exc_info=failed)
+        rows[0].request.fail(failed.with_traceback(None))
+        self._settle(rows)
+        return [rows[0].request]
 
     def drop_cancelled(self) -> list[GenerationRequest]:
         """Remove the answers whose clients have left."""
-        return self._drop([i for i, row in enumerate(self._rows) if row.request.cancelled])
+        gone = {id(row) for row in self._reading if row.request.cancelled}
+        dropped = [request for rows in self.rows for request in rows.drop_cancelled()]
+        if gone:
+            left = [row for row in self._reading if id(row) in gone]
+            self._unread = deque(row for row in self._unread if id(row) not in gone)
+            self._begun = deque(group for group in self._begun if id(group.rows[0]) not in gone)
+            self._apart = deque(kept for part in self._apart if (kept := [row for row in part if id(row) not in gone]))
+            self._settle(left)
+            dropped += [row.request for row in left]
+        return dropped
 
-    def step(self) -> list[GenerationRequest]:
-        """One more token for each answer; returns those that ended."""
-        logits = _exact(self._step.logits())
-        tokens = _sampled(self._rows, self._sampler, logits)
-        logprobs = self._sampler.logprobs(logits, tokens, [row.request.tokenizer for row in self._rows])
-        self._step.feed(tokens)
-        return self._drop(_add_tokens(self._rows, tokens, logprobs))
-
-    def evict(self, error: Exception) -> list[GenerationRequest]:
-        """End the longest answer with an error, after a step that found no memory; the others are as before it."""
-        lengths = self._kv_cache.lengths
-        longest = max(range(len(lengths)), key=lambda row: (lengths[row], row))
-        self._rows[longest].request.fail(error)
-        self._step.graphs.clear()
+    def give_back(self) -> bool:
+        """Free what isn't needed for the present answers, after a pass that found no memory; whether that was any."""
+        held = self._prefixes.held_bytes
+        self._prefixes.shrink(0)
         free_cached_memory()
-        return self._drop([longest])
+        return held > 0
 
-    def clear(self) -> list[GenerationRequest]:
-        """Remove all answers, after a step that failed."""
-        dropped, self._rows = self.requests, []
-        self._kv_cache.clear()
-        return dropped
+    def forget(self, adapter: str) -> None:
+        """Drop what was kept of prompts through an adapter."""
+        self._prefixes.forget(adapter)
 
-    def _join(self, rows: Sequence[Row]) -> list[GenerationRequest]:
+    @property
+    def _reading(self) -> list[Row]:
+        """Answers whose prompts aren't read yet."""
+        begun = (row for group in self._begun for row in group.rows)
+        return [*self._unread, *begun, *(row for part in self._apart for row in part)]
+
+    def _rows_of(self, request: GenerationRequest) -> Rows:
+        return self.rows[sum(request.num_tokens > most for most in self._rows_tokens)]
+
+    def _take(self) -> tuple[Sequence[Row], _Group | None]:
+        """What is read next, and the group if it is begun: long prompts in turn, every other time the next ones that
+        aren't begun."""
+        if self._apart:
+            return self._apart.popleft(), None
+        is_turn, self._is_turn_of_begun = self._is_turn_of_begun, not self._is_turn_of_begun
+        if self._begun and (is_turn or not self._unread):
+            group = self._begun.popleft()
+            return group.rows, group
+        return self._next_unread() if self._unread else [], None
+
+    def _next_unread(self) -> list[Row]:
+        """The prompt that has waited longest, with others that fit into its pass."""
+        first = self._unread[0]
+        if first.needs_prompt_logits:
+            return [self._unread.popleft()]
+        start = len(self._known(first))
+        fitting = [row for row in self._unread if self._fits_with(row, first, start)]
+        for places in in_passes([row.length - start * BLOCK_TOKENS for row in fitting], self._chunk_tokens):
+            if 0 in places:
+                # runs of equal adapters: the base comes first
+                taken = sorted((fitting[i] for i in places), key=lambda row: row.adapter or "")
+        self._unread = deque(row for row in self._unread if row not in taken)
+        return taken
+
+    def _fits_with(self, row: Row, first: Row, start: int) -> bool:
+        if row is first:
+            return True
+        is_alike = not row.needs_prompt_logits and self._rows_of(row.request) is self._rows_of(first.request)
+        return is_alike and len(self._known(row)) == start
+
+    def _known(self, row: Row) -> list[Any]:
+        return self._prefixes.find(row.adapter, row.request.prompt)
+
+    def _begin(self, rows: Sequence[Row]) -> _Group:
+        if rows[0].needs_prompt_logits:
+            request, name = rows[0].request, rows[0].adapter
+            reading = PromptReading(
+                self._model, self._adapters, [request.prompt], [name], on_logits=PromptLogprobs(request)
+            )
+            return _Group(rows, reading)
+        known = [self._known(row) for row in rows]
         prompts, names = [row.request.prompt for row in rows], [row.adapter for row in rows]
-        filled, logits = read_prompts(self._model, self._adapters, prompts, names)
-        logits = _exact(logits)
-        sampler = Sampler([row.sampling for row in rows], self._model.device)
-        tokens = _sampled(rows, sampler, logits)
-        logprobs = sampler.logprobs(logits, tokens, [row.request.tokenizer for row in rows])
-        self._kv_cache.insert(filled, [row.length for row in rows], [row.request.num_tokens for row in rows])
-        first = len(self._rows)
-        self._rows += rows
-        ended = [first + i for i in _add_tokens(rows, tokens, logprobs)]
-        self._refresh()
-        return self._drop(ended)
+        # taken apart after a failure, they may have less in common than before
+        filled = cache_of(known) if known[0] and len({len(blocks) for blocks in known}) == 1 else None
+        return _Group(rows, PromptReading(self._model, self._adapters, prompts, names, filled))
 
-    def _drop(self, places: Sequence[int]) -> list[GenerationRequest]:
-        if not places:
+    def _read(self, group: _Group) -> list[GenerationRequest]:
+        most = MOST_LOGITS if group.rows[0].needs_prompt_logits else self._chunk_tokens
+        logits = group.reading.read(min(most, self._chunk_tokens))
+        for place, row in enumerate(group.rows):
+            self._prefixes.keep(row.adapter, row.request.prompt, group.reading.cache, place, group.reading.num_read)
+        if logits is None:
+            self._begun.append(group)
             return []
-        dropped = [self._rows[i].request for i in places]
-        for i in sorted(places, reverse=True):
-            self._kv_cache.drop(i)
-            self._rows[i] = self._rows[-1]
-            self._rows.pop()
-        self._kv_cache.shrink()
-        self._refresh()
-        return dropped
+        return self._join(group, logits)
 
-    def _refresh(self) -> None:
-        """Rebuild what depends on the rows and their order."""
-        self._step.set_rows([row.last for row in self._rows], [row.adapter for row in self._rows])
-        self._sampler = Sampler([row.sampling for row in self._rows], self._model.device)
+    def _join(self, group: _Group, logits: Tensor) -> list[GenerationRequest]:
+        ended = self._rows_of(group.rows[0].request).join(group.rows, group.reading.cache, logits)
+        self._settle(group.rows)
+        return ended
 
-
-def _groups(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows whose prompts are read in one pass: of similar lengths, within the bound, and sorted by adapter."""
-    groups = in_passes([row.length for row in rows])
-    return [sorted((rows[i] for i in group), key=lambda row: row.adapter or "") for group in groups]
-
-
-def _parts(rows: Sequence[Row], size: int) -> list[Sequence[Row]]:
-    """What to try of rows that could not be read together, so many at a time; nothing of a single one."""
-    return [rows[start : start + size] for start in range(0, len(rows), size)] if len(rows) > 1 else []
-
-
-def _failed(request: GenerationRequest, error: Exception) -> GenerationRequest:
-    """The request, ended with an error."""
-    logger.error("reading a prompt for %s failed", request.served.id, exc_info=error)
-    request.fail(error.with_traceback(None))
-    return request
-
-
-def _exact(logits: Tensor) -> Tensor:
-    """In fp32, or fp64 if they are."""
-    return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def _sampled(rows: Sequence[Row], sampler: Sampler, logits: Tensor) -> Tensor:
-    """Each row's next token, (B,), after its logits processors where it has any. logits: (B, V)."""
-    if any(row.processors is not None for row in rows):
-        each = [
-            logits[i : i + 1] if row.processors is None else row.processors(logits[i : i + 1])
-            for i, row in enumerate(rows)
-        ]
-        return sampler(torch.cat(each))
-    return sampler(logits)
-
-
-def _add_tokens(rows: Sequence[Row], tokens: Tensor, logprobs: Sequence[TokenLogprob | None]) -> list[int]:
-    """Give each answer its token; returns the places of those that ended."""
-    ended = []
-    for place, (row, token, logprob) in enumerate(zip(rows, tokens.tolist(), logprobs, strict=True)):
-        if token < 0:
-            reason = f"{row.request.served.id}: the logits are not finite"
-            row.request.fail(row.sampling.error or RuntimeError(reason))
-            ended.append(place)
-            continue
-        if row.processors is not None:
-            row.processors.add(token)
-        row.sampling.add(token)
-        row.last = token
-        if not row.request.add_token(token, logprob):
-            ended.append(place)
-    return ended
+    def _settle(self, rows: Sequence[Row]) -> None:
+        """Keep no more room for answers that have joined or ended."""
+        for row in rows:
+            self._rows_of(row.request).kv_cache.promised.remove(row.request.num_tokens)

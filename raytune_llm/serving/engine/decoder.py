@@ -3,13 +3,12 @@
 One thread owns the weights. In each step the running answers of the base and of its LoRA adapters share one forward
 pass, fully tuned models have a pass each, and answers that can't share one (DoRA, encoder-decoder bases) decode a
 token in turn. Answers join between two steps, in the order of arrival where the cache has room for them. Greedy answers
-equal those of `generate`. Left out: paged caches, several GPUs.
+equal those of `generate`. Left out: several GPUs.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import queue
 import threading
@@ -24,9 +23,10 @@ import torch
 from raytune_llm.models.device_errors import is_device_lost
 from raytune_llm.models.out_of_memory import is_out_of_memory
 from raytune_llm.serving.engine.base import Delta, Sampling, ServedModel
-from raytune_llm.serving.engine.batch import Batch, Row
+from raytune_llm.serving.engine.batch import Batch
 from raytune_llm.serving.engine.request import GenerationRequest, Outbox, check_length, out_of_memory
 from raytune_llm.serving.engine.resident_models import Prepared, ResidentModels
+from raytune_llm.serving.engine.rows import Rows
 from raytune_llm.serving.engine.unbatched import Unbatched
 
 logger = logging.getLogger(__name__)
@@ -207,7 +207,6 @@ class LocalDecoder:
 
     def _admit(self) -> None:
         """Start waiting answers while there are places, room in the cache, and rows for their adapters."""
-        joining: dict[Batch, list[Row]] = {}
         places = self._max_running - self._num_decoding
         still_waiting: deque[GenerationRequest] = deque()
         full: set[Batch] = set()
@@ -220,22 +219,24 @@ class LocalDecoder:
                 if places <= 0 or batch in full or not self._acquire(request, batch, full):
                     still_waiting.append(request)
                     continue
+                self._start(request, batch)
             except Exception as error:  # any failure ends only this answer
-                logger.exception("%s could not be loaded again", id)
+                logger.exception("an answer by %s could not be started", id)
                 request.fail(error)
                 continue
             places -= 1
+        self._waiting = still_waiting
+
+    def _start(self, request: GenerationRequest, batch: Batch | None) -> None:
+        id = request.served.id
+        is_stacked = self._resident.is_stacked(id)
+        try:
             if batch is None:
                 self._unbatched.append(Unbatched(request))
             else:
-                joining.setdefault(batch, []).append(batch.row(request, id if self._resident.is_stacked(id) else None))
-        self._waiting = still_waiting
-        try:
-            for batch, rows in joining.items():
-                self._release(batch.join(rows))
-        except Exception as error:  # the device is lost
-            for row in itertools.chain(*joining.values()):
-                row.request.fail(error)
+                batch.add(request, id if is_stacked else None)
+        except Exception:
+            self._release([request])
             raise
 
     def _acquire(self, request: GenerationRequest, batch: Batch | None, full: set[Batch]) -> bool:
@@ -244,32 +245,35 @@ class LocalDecoder:
         if batch is not None and not batch.has_room(request):
             full.add(batch)  # shorter ones that arrived later wait too, or a long one might never start
             return False
-        if self._resident.is_stacked(id) and not self._resident.acquire(id, request.weights):
-            return False
-        if batch is not None:
-            batch.promise(request)
-        return True
+        return not self._resident.is_stacked(id) or self._resident.acquire(id, request.weights)
 
     def _step(self, batch: Batch) -> None:
+        """One more token for each answer whose prompt is read, then a chunk of the prompts that aren't."""
         self._release(batch.drop_cancelled())
-        if not len(batch):
-            return
+        for rows in batch.rows:
+            if len(rows):
+                self._step_rows(batch, rows)
+        self._outbox.flush()  # streams needn't wait for the chunk
+        self._release(batch.read())
+
+    def _step_rows(self, batch: Batch, rows: Rows) -> None:
         try:
-            self._release(batch.step())
+            self._release(rows.step())
             return
-        except Exception as error:  # any failure ends only answers of this batch
+        except Exception as error:  # any failure ends only answers of these rows
             if is_device_lost(error):
                 raise
             if not is_out_of_memory(error):
-                logger.exception("a step of %d answers failed", len(batch))
-                for request in batch.requests:
+                logger.exception("a step of %d answers failed", len(rows))
+                for request in rows.requests:
                     request.fail(error)
-                self._release(batch.clear())
+                self._release(rows.clear())
                 return
-            logger.warning("no memory for a step of %d answers; the longest is evicted", len(batch), exc_info=True)
             evicted = out_of_memory(error)
         # only here does no traceback hold the failed step's tensors
-        self._release(batch.evict(evicted))
+        if not batch.give_back():
+            logger.warning("no memory for a step of %d answers; the longest is evicted: %s", len(rows), evicted)
+            self._release(rows.evict(evicted))
 
     def _step_unbatched(self) -> None:
         for answer in list(self._unbatched):

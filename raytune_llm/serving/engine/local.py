@@ -29,6 +29,9 @@ class LocalEngine:
     cache_bytes: int | None
     """Memory for the key-value caches of all answers; answers that don't fit wait, and one that never can is refused.
     ≥ 1, or null for half of a GPU's memory that is free once the base is loaded, a quarter of a CPU's."""
+    prefill_chunk_tokens: int | None
+    """Most tokens of prompts that are read between two decoding steps: running answers pause for as long as that takes.
+    ≥ 16, or null for 2048 on a GPU, 512 on a CPU."""
     compile: bool | None
     """Whether torch.compile fuses the pointwise parts of the base, and of its adapters' answers: it takes some seconds
     when a replica starts. null = on a GPU, where it works."""
@@ -37,6 +40,8 @@ class LocalEngine:
         require(self.cpus_per_replica > 0, "serve.engine.cpus_per_replica", self.cpus_per_replica, "> 0")
         for name in ("max_resident_adapters", "max_adapter_size"):
             require(getattr(self, name) >= 1, f"serve.engine.{name}", getattr(self, name), "≥ 1")
+        chunk = self.prefill_chunk_tokens
+        require(chunk is None or chunk >= 16, "serve.engine.prefill_chunk_tokens", chunk, "≥ 16 or null")
         cache_bytes = self.cache_bytes
         require(cache_bytes is None or cache_bytes >= 1, "serve.engine.cache_bytes", cache_bytes, "≥ 1 or null")
 
@@ -62,6 +67,7 @@ class LocalEngine:
             max_adapters=self.max_resident_adapters,
             max_lora_rank=self.max_adapter_size,
             cache_bytes=self.cache_bytes,
+            chunk_tokens=self.prefill_chunk_tokens,
             compile=self.compile,
         )
         return LocalDecoder(resident, max_running=max_running)

@@ -30,6 +30,9 @@ from raytune_llm.stores.weight_checks import check_folder
 
 logger = logging.getLogger(__name__)
 
+CHUNK_TOKENS = {"cuda": 2048, "cpu": 512}
+"""Prompt tokens that are read between two decoding steps, where no number is configured."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -56,11 +59,13 @@ class ResidentModels:
         max_adapters: int,
         max_lora_rank: int,
         cache_bytes: int | None,
+        chunk_tokens: int | None = None,
         compile: bool | None = False,
         is_bucketed: bool | None = None,
     ) -> None:
-        """cache_bytes: for all key-value caches, None = a share of the free memory; compile: whether pointwise parts of
-        the base are fused, None = where steps are bucketed and it works; is_bucketed: see Batch, None = on a GPU.
+        """cache_bytes: for all key-value caches, None = a share of the free memory; chunk_tokens: see Batch, None = by
+        the device; compile: whether pointwise parts of the base are fused, None = where steps are bucketed and it
+        works; is_bucketed: see Batch, None = on a GPU.
         Raises InputError when they are to be fused and can't be."""
         self._base, self._device = base, device
         self._max_lora_rank = max_lora_rank
@@ -68,7 +73,13 @@ class ResidentModels:
         use_fp32_head(plain)
         budget = CacheBudget(default_budget(plain.device) if cache_bytes is None else cache_bytes)
         is_bucketed = plain.device.type == "cuda" if is_bucketed is None else is_bucketed
-        self._make_batch = partial(Batch, budget=budget, max_rows=max_rows, is_bucketed=is_bucketed)
+        self._make_batch = partial(
+            Batch,
+            budget=budget,
+            max_rows=max_rows,
+            chunk_tokens=chunk_tokens or CHUNK_TOKENS[plain.device.type],
+            is_bucketed=is_bucketed,
+        )
         self._pristine = shared_copy(plain)
         """Never wrapped by PEFT or the stack; references start from copies of it."""
         self._switcher = AdapterSwitcher(plain)
@@ -152,6 +163,8 @@ class ResidentModels:
         if self._stacked.pop(id, None) is not None:
             assert self.adapter_cache is not None
             self.adapter_cache.forget(id)
+            assert self._batch is not None
+            self._batch.forget(id)
         elif id in self._switcher:
             self._switcher.unload(id)
 

@@ -1,10 +1,8 @@
 """Sampling the next tokens of answers that decode together from their logits.
 
-Every answer has its own random numbers, and its sample depends only on them and on its own logits: the inverse of the
-cumulative distribution at one uniform number. In transformers' order, the logits are divided by the temperature; top_k
-keeps the likeliest tokens, with all that are as likely as the last of them; top_p keeps of those the likeliest that
-together reach it (nucleus sampling, Holtzman et al., 2020, arXiv 1904.09751); min_p keeps those likely enough against
-the likeliest (Nguyen et al., 2024, arXiv 2407.01082). Bias, penalties and grammars come before: logit_changes.py.
+Every answer has its own random numbers, and its sample depends only on them and on its own logits. These are first
+changed by bias, penalties and grammar (logit_changes.py); then tokens are drawn by temperature, top_k, top_p and min_p
+(sampled_rows.py).
 
 Settings of the base's generation config that also apply to greedy decoding (repetition penalty, suppressed tokens …)
 are applied by transformers' own logits processors, one answer at a time, before all of these; its sampling settings
@@ -27,6 +25,7 @@ from raytune_llm.errors import InputError
 from raytune_llm.serving.engine.base import Sampling, TokenLogprob, TopToken
 from raytune_llm.serving.engine.grammar import Grammar
 from raytune_llm.serving.engine.logit_changes import AnswerSoFar, LogitChanges
+from raytune_llm.serving.engine.sampled_rows import SampledRows
 from raytune_llm.serving.engine.token_bytes import data_of_one, decode_one
 
 if TYPE_CHECKING:
@@ -89,8 +88,10 @@ class Sampler:
         self._states = states
         self._changes = LogitChanges([state.answer for state in states], device)
         sampled = [i for i, state in enumerate(states) if not state.is_greedy]
-        self._whole = _SampledRows([i for i in sampled if states[i].top_p >= 1], states, device)
-        self._nucleus = _SampledRows([i for i in sampled if states[i].top_p < 1], states, device)
+        self._whole, self._nucleus = (
+            SampledRows(rows, [states[i] for i in rows], device)
+            for rows in ([i for i in sampled if states[i].top_p >= 1], [i for i in sampled if states[i].top_p < 1])
+        )
         wanted = [state.num_logprobs for state in states if state.num_logprobs is not None]
         self._num_top = max(wanted, default=None)
 
@@ -99,18 +100,10 @@ class Sampler:
         if not self._changes.is_empty:
             scores = self._changes(scores)
         largest, tokens = scores.max(-1)
-        if self._whole.rows:
-            cumulative = self._whole.drop_unlikely(self._whole.probabilities(scores)).cumsum(-1)
-            tokens[self._whole.index] = self._whole.pick(cumulative)[:, 0]
-        if self._nucleus.rows:
-            ordered, order = self._nucleus.probabilities(scores).sort(dim=-1, descending=True, stable=True)
-            cumulative = ordered.cumsum(-1)
-            kept = (cumulative - ordered < self._nucleus.top_p).sum(-1, keepdim=True)
-            if self._nucleus.has_min_p:
-                kept = kept.minimum((self._nucleus.drop_unlikely(ordered) > 0).sum(-1, keepdim=True))
-            mass = cumulative.gather(-1, kept - 1)
-            place = self._nucleus.pick(cumulative.minimum(mass))
-            tokens[self._nucleus.index] = order.gather(-1, place.minimum(kept - 1))[:, 0]
+        if len(self._whole):
+            tokens[self._whole.index] = self._whole.sample(scores)
+        if len(self._nucleus):
+            tokens[self._nucleus.index] = self._nucleus.sample_nucleus(scores)
         return tokens.masked_fill_(~largest.isfinite(), -1)
 
     def logprobs(self, logits: Tensor, tokens: Tensor, tokenizers: Sequence[Any]) -> list[TokenLogprob | None]:
@@ -133,52 +126,6 @@ class Sampler:
             text, data = decode_one(tokenizers[row], token), data_of_one(tokenizers[row], token)
             found.append(TokenLogprob(text, chosen[row], likeliest, data))
         return found
-
-
-class _SampledRows:
-    """The rows that are sampled in the same way."""
-
-    def __init__(self, rows: list[int], states: Sequence[SamplingState], device: torch.device) -> None:
-        self.rows = rows
-        self.index = torch.tensor(rows, dtype=torch.long, device=device)
-        self._states = [states[row] for row in rows]
-        temperatures = [state.temperature for state in self._states]
-        self._temperature = torch.tensor(temperatures, dtype=torch.float64, device=device)[:, None]
-        top_ps = [state.top_p for state in self._states]
-        self.top_p = torch.tensor(top_ps, dtype=torch.float64, device=device)[:, None]
-        top_ks = {i: state.top_k for i, state in enumerate(self._states) if state.top_k is not None}
-        self._largest_k = max(top_ks.values(), default=0)
-        self._with_top_k = torch.tensor(list(top_ks), dtype=torch.long, device=device)
-        self._top_k = torch.tensor(list(top_ks.values()), dtype=torch.long, device=device)[:, None]
-        min_ps = {i: state.min_p for i, state in enumerate(self._states) if state.min_p > 0}
-        self.has_min_p = bool(min_ps)
-        self._with_min_p = torch.tensor(list(min_ps), dtype=torch.long, device=device)
-        self._min_p = torch.tensor(list(min_ps.values()), dtype=torch.float64, device=device)[:, None]
-
-    def probabilities(self, scores: Tensor) -> Tensor:
-        """(rows, V), after temperature and top_k."""
-        logits = scores[self.index].double()
-        logits -= logits.amax(-1, keepdim=True)  # so that no temperature, however small, makes the largest infinite
-        logits /= self._temperature
-        if self._largest_k:
-            some = logits[self._with_top_k]
-            count = min(self._largest_k, some.shape[-1])
-            last = some.topk(count).values.gather(-1, self._top_k.clamp(max=count) - 1)
-            logits[self._with_top_k] = some.masked_fill_(some < last, float("-inf"))
-        return logits.softmax(-1)
-
-    def drop_unlikely(self, probabilities: Tensor) -> Tensor:
-        """(rows, V), changed in place: 0 where below min_p times the largest."""
-        if self.has_min_p:
-            some = probabilities[self._with_min_p]
-            probabilities[self._with_min_p] = some.masked_fill_(some < self._min_p * some.amax(-1, keepdim=True), 0)
-        return probabilities
-
-    def pick(self, cumulative: Tensor) -> Tensor:
-        """Places, (rows, 1), where the cumulative weights (rows, V) first exceed u times their total."""
-        uniform = torch.tensor([state.uniform() for state in self._states], dtype=torch.float64)[:, None]
-        place = torch.searchsorted(cumulative, uniform.to(cumulative.device) * cumulative[:, -1:], right=True)
-        return place.clamp(max=cumulative.shape[-1] - 1)
 
 
 class LogitsProcessors:

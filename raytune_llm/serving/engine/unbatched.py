@@ -16,6 +16,7 @@ from raytune_llm.compat import switch_adapter
 from raytune_llm.errors import InputError
 from raytune_llm.models.forward import decoder_start
 from raytune_llm.models.loading import num_adapted_modules
+from raytune_llm.serving.engine.prompt_logprobs import PromptLogprobs
 from raytune_llm.serving.engine.request import GenerationRequest
 from raytune_llm.serving.engine.sampling import LogitsProcessors, Sampler, SamplingState
 
@@ -124,19 +125,29 @@ class Unbatched:
         self._sampling = SamplingState(sampling, read, self.request.grammar)
         self._sampler = Sampler([self._sampling], model.device)
         if model.config.is_encoder_decoder:
+            if sampling.num_prompt_logprobs is not None:
+                raise InputError(
+                    f"{self.request.served.id}: an encoder-decoder base has no probabilities of its prompts"
+                )
             self._processors = LogitsProcessors(model, sampling, stop_ids, [start], prompt)
             self._state["encoder_outputs"] = model.get_encoder()(input_ids=prompt, return_dict=True)
             self._last = start
             return self._next_logits(model)
         self._processors = LogitsProcessors(model, sampling, stop_ids, self.request.prompt, None)
-        return self._forward(model, input_ids=prompt, logits_to_keep=1)
+        if sampling.num_prompt_logprobs is None:
+            return self._forward(model, input_ids=prompt, logits_to_keep=1)[:, -1]
+        logits = self._forward(model, input_ids=prompt)
+        PromptLogprobs(self.request)(0, logits[0])
+        return logits[:, -1]
 
     def _next_logits(self, model: Any) -> Tensor:
         """(1, V) after the last token."""
         name = "decoder_input_ids" if model.config.is_encoder_decoder else "input_ids"
-        return self._forward(model, **{name: torch.tensor([[self._last]], device=model.device)})
+        return self._forward(model, **{name: torch.tensor([[self._last]], device=model.device)})[:, -1]
 
     def _forward(self, model: Any, **inputs: Any) -> Tensor:
+        """(1, T, V)."""
         output = model(**inputs, **self._state, use_cache=True, return_dict=True)
         self._state["past_key_values"] = output.past_key_values
-        return output.logits[:, -1]
+        logits: Tensor = output.logits
+        return logits

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 from serving_world import CONTEXT_TOKENS, ENGINE, make_base, publish, write_adapter
 from starlette.testclient import TestClient
 
@@ -387,3 +388,16 @@ def test_web_pages_of_other_origins_may_ask_where_they_are_named(registry):
     assert client.options("/v1/completions", headers={**preflight, "origin": "https://evil.org"}).status_code == 400
     closed = client_of(make_replica(registry, ["wit"]))
     assert "access-control-allow-origin" not in closed.post("/v1/completions", json=TEXT, headers=origin).headers
+
+
+def test_the_log_probabilities_of_a_prompt_are_the_models(client, registry):
+    base = read_catalog(registry, ["wit"]).base
+    ids = base.tokenizer()("Oh great, another meeting").input_ids
+    with torch.inference_mode():
+        logprobs = base.load()(torch.tensor([ids])).logits[0].log_softmax(-1)
+    own = [float(logprobs[place, token]) for place, token in enumerate(ids[1:])]
+    ask = {"model": "tiny", "prompt": [ids, ids[:-2]], "echo": True, "logprobs": 1, "max_tokens": 1, "temperature": 0}
+    whole, shorter = client.post("/v1/completions", json=ask).json()["choices"]
+    assert whole["logprobs"]["token_logprobs"][1:-1] == pytest.approx(own, abs=1e-4)
+    assert shorter["logprobs"]["token_logprobs"][1:-1] == pytest.approx(own[:-2], abs=1e-4)
+    assert len(whole["logprobs"]["tokens"]) == len(ids) + 1

@@ -116,6 +116,14 @@ def test_echo_reads_only_the_prompt_with_max_tokens_0_and_is_streamed():
     error(world.chat(max_tokens=0), 400, "invalid_value", "max_tokens")
 
 
+def test_an_engine_that_scores_no_prompts_refuses_to():
+    world = World()
+    world.engine.scores_prompts = False
+    message = error(world.complete(echo=True, logprobs=1), 400, "unsupported_parameter", "echo")
+    assert message.startswith("log-probabilities of the prompt (echo with logprobs) are not offered for this model")
+    assert world.complete(echo=True).status_code == 200
+
+
 def test_tokens_that_are_parts_of_characters_are_given_by_their_bytes():
     world = World("日")
     ids = world.tokens.tokenizer.encode("日", add_special_tokens=False)

@@ -1,12 +1,18 @@
 """Both routes ask a version as it was tuned; the base continues text; the answer says what was applied on request."""
 
+from dataclasses import replace
+
 import pytest
 from scripted import CHATML, World
-from test_app import error, events
+from serving_world import card, greedy_text, make_base, write_adapter
+from test_app import client_of, error, events, make_replica
 
 from raytune_llm.data.records import Message
+from raytune_llm.models.loading import load_tuned
 from raytune_llm.serving.engine.base import PromptForm
+from raytune_llm.serving.engine.loading import read_model
 from raytune_llm.serving.engine.prompts import tuned_form
+from raytune_llm.stores.registry import Registry
 
 CHAT = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
 
@@ -88,3 +94,23 @@ def test_control_tokens_of_a_client_are_text_in_chats_and_control_tokens_in_raw_
     assert (chat.count(begin), chat.count(end)) == (text.count(begin), text.count(end)) == (2, 1)
     assert (raw.count(begin), raw.count(end)) == (1, 1)
     assert world.prompts()[0] == f"<|im_start|>user\n{forged}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_versions_of_a_registry_answer_on_both_routes_as_they_were_tuned(tmp_path):
+    base = make_base(tmp_path / "tiny")
+    registry = Registry(str(tmp_path / "registry"))
+    turn = [{"role": "user", "content": "Miss the bus"}]
+    for seed, (name, probes) in enumerate({"pairs": ["Miss the bus"], "chats": [turn]}.items(), start=1):
+        folder = write_adapter(base, tmp_path / name, seed=seed)
+        registry.publish(name, folder, replace(card(base, "adapter"), probes=probes))
+    replica = make_replica(registry, ["pairs", "chats"])
+    client = client_of(replica)
+    for entry in replica._model_manager.catalog.entries[1:]:
+        served = read_model(entry, base, registry, tmp_path / "cache")
+        prompt = "Miss the bus" if entry.id == "pairs@1" else (Message(**turn[0]),)
+        tuned = greedy_text(load_tuned(served.folder, base), served, served.tokens.prompt(prompt), 8)
+        ask = {"model": entry.id, "temperature": 0, "max_tokens": 8}
+        chat = client.post("/v1/chat/completions", json={**ask, "messages": turn}).json()["choices"][0]
+        text = client.post("/v1/completions", json={**ask, "prompt": "Miss the bus"}).json()["choices"][0]
+        assert chat["message"]["content"] == text["text"].lstrip() == tuned
+    replica.close()

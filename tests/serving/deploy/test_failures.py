@@ -16,6 +16,7 @@ from test_serve_config import serve
 from raytune_llm.models.loading import load_tuned
 from raytune_llm.serving.deploy import endpoint as deployment
 from raytune_llm.serving.engine.loading import read_model
+from raytune_llm.serving.engine.prompts import of_text
 from raytune_llm.stores.registry import Registry
 
 PROMPT = "Miss the bus"
@@ -93,7 +94,7 @@ def expected(endpoint, registry, max_tokens, folder):
     base, found = endpoint.catalog.base, {}
     for entry in endpoint.catalog.entries[1:]:
         model = read_model(entry, base, registry, folder)
-        prompt = model.tokens.prompt(PROMPT)
+        prompt = of_text(model, PROMPT).ids
         found[entry.id] = greedy_text(load_tuned(model.folder, base), model, prompt, max_tokens)
     return found
 

@@ -17,6 +17,7 @@ from raytune_llm.serving.deploy import model_manager
 from raytune_llm.serving.engine.base import Sampling
 from raytune_llm.serving.engine.decoder import LocalDecoder
 from raytune_llm.serving.engine.loading import read_model
+from raytune_llm.serving.engine.prompts import of_text
 from raytune_llm.serving.verify.parity import PROBES, probes
 from raytune_llm.stores.registry import Registry
 
@@ -186,7 +187,7 @@ def test_every_kind_of_version_passes_the_check_and_answers_as_peft_does(tmp_pat
     client, found = client_of(replica), {}
     for entry in replica._model_manager.catalog.entries[1:]:
         served = read_model(entry, base, registry, tmp_path)
-        expected = greedy_text(load_tuned(served.folder, base), served, served.tokens.prompt(TEXT["prompt"]), 8)
+        expected = greedy_text(load_tuned(served.folder, base), served, of_text(served, TEXT["prompt"]).ids, 8)
         found[entry.id] = text_of(client, entry.id)
         assert found[entry.id].lstrip() == expected
     assert len(set(found.values())) == 3

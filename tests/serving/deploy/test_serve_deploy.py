@@ -22,6 +22,7 @@ from test_replicas import PROMPT, ask
 from raytune_llm.models.loading import load_tuned
 from raytune_llm.serving.catalog import read_catalog
 from raytune_llm.serving.engine.loading import read_model
+from raytune_llm.serving.engine.prompts import of_text
 from raytune_llm.stores.registry import Registry
 
 pytestmark = pytest.mark.slow  # minutes: a cluster of two nodes, three roll-outs under load
@@ -176,7 +177,7 @@ def test_a_file_is_deployed_and_rolled_out_anew_under_load(cluster, second_node,
     for entry in read_catalog(registry, ["wit", "dry"]).entries[1:]:
         served = read_model(entry, base, registry, tmp_path)
         answers[entry.version.name] = greedy_text(
-            load_tuned(served.folder, base), served, served.tokens.prompt(PROMPT), 32
+            load_tuned(served.folder, base), served, of_text(served, PROMPT).ids, 32
         )
     asker = openai.OpenAI(base_url=url, api_key=KEY, max_retries=0, timeout=60)
     assert ask(asker, "wit", 32) == answers["wit"]

@@ -27,7 +27,7 @@ def world(tmp_path_factory):
     prompts = drawn_prompts(10, 20, 300)
     work = [(models[i % 3].id, prompt, LONG if i == 4 else GREEDY) for i, prompt in enumerate(prompts)]
     engine = loaded(base, models)
-    token_bytes = engine._resident._batch._kv_cache.token_bytes
+    token_bytes = engine._resident._batch.rows[0].kv_cache.token_bytes
     expected = [asyncio.run(answer(engine, *item)) for item in work]
     engine.close()
     return base, models, work, expected, token_bytes
@@ -51,7 +51,7 @@ def test_answers_wait_until_the_cache_has_room_for_them(world):
     base, models, work, expected, token_bytes = world
     limit = 2 * COLUMN_STEP * token_bytes
     engine = loaded(base, models, cache_bytes=limit)
-    kv_cache = engine._resident._batch._kv_cache
+    kv_cache = engine._resident._batch.rows[0].kv_cache
     seen, advance = [], kv_cache.advance
 
     def watched():
@@ -78,14 +78,14 @@ def test_an_answer_that_can_never_fit_is_refused_with_the_key(world):
 def test_a_step_without_memory_ends_the_longest_answer(world, caplog):
     base, models, work, expected, _ = world
     engine = loaded(base, models)
-    batch = engine._resident._batch
-    step, calls, longest = batch._step, [], []
+    rows = engine._resident._batch.rows[0]
+    step, calls, longest = rows.decoding, [], []
     logits = step.logits
 
     def short_of_memory():
         calls.append(1)
         if len(calls) in (3, 5):
-            pairs = zip(batch._kv_cache.lengths, batch._rows, strict=True)
+            pairs = zip(rows.kv_cache.lengths, rows._rows, strict=True)
             longest.append(sorted(pairs, key=lambda pair: pair[0])[-1][1].request.prompt)
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return logits()
@@ -164,7 +164,7 @@ def test_a_lost_device_ends_the_engine_so_that_the_replica_is_replaced(world, mo
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     if place == "step":
-        engine._resident._batch._step.logits = lost
+        engine._resident._batch.rows[0].decoding.logits = lost
     else:
         monkeypatch.setattr(prompts_module, "forward", lost)
     found = all_at_once(engine, work[:3])

@@ -3,11 +3,13 @@
 import dataclasses
 import math
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.testing import assert_close
 from transformers import (
+    GenerationConfig,
     LogitsProcessorList,
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
@@ -19,7 +21,8 @@ from transformers import (
 
 from raytune_llm.serving.engine.base import Sampling
 from raytune_llm.serving.engine.logit_changes import LogitChanges
-from raytune_llm.serving.engine.sampling import Sampler, SamplingState
+from raytune_llm.serving.engine.sampled_rows import NUM_LIKELIEST
+from raytune_llm.serving.engine.sampling import Sampler, SamplingState, generation_config
 
 CPU = torch.device("cpu")
 SIZE = 50
@@ -187,12 +190,57 @@ def test_other_extremes_give_tokens_too(extreme):
     assert 0 <= int(Sampler([state], CPU)(scores)) < SIZE
 
 
-def test_rows_without_a_finite_logit_have_no_token_and_disturb_no_other():
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_rows_without_a_finite_logit_have_no_token_and_disturb_no_other(top_p):
     scores = logits(4)
     scores[0] = math.nan
     scores[1] = -math.inf
-    states = [SamplingState(given(top_k=3, min_p=0.1, frequency_penalty=1.0, seed=row)) for row in range(4)]
-    found = Sampler(states, CPU)(scores).tolist()
+
+    def states_of(rows):
+        more = {"top_k": 3, "min_p": 0.1, "frequency_penalty": 1.0, "top_p": top_p}
+        return [SamplingState(given(**more, seed=row)) for row in rows]
+
+    found = Sampler(states_of(range(4)), CPU)(scores).tolist()
     assert found[:2] == [-1, -1]
-    alone = [SamplingState(given(top_k=3, min_p=0.1, frequency_penalty=1.0, seed=row)) for row in (2, 3)]
-    assert found[2:] == Sampler(alone, CPU)(scores[2:]).tolist()
+    assert found[2:] == Sampler(states_of((2, 3)), CPU)(scores[2:]).tolist()
+
+
+def nucleus_of_all(scores, top_p, uniform):
+    """By sorting the whole vocabulary."""
+    ordered, order = scores.double().softmax(-1).sort(dim=-1, descending=True, stable=True)
+    cumulative = ordered.cumsum(-1)
+    kept = int((cumulative - ordered < top_p).sum())
+    place = int((cumulative[:kept] <= uniform * cumulative[kept - 1]).sum())
+    return int(order[min(place, kept - 1)])
+
+
+def test_a_nucleus_is_that_of_the_sorted_vocabulary_however_flat_it_is_and_with_ties():
+    """Some of these are within the tokens that are sorted first, others aren't."""
+    generator = torch.Generator().manual_seed(0)
+    flat = torch.randn(8, 4 * NUM_LIKELIEST, generator=generator)
+    scores = flat * torch.tensor([0.0, 0.1, 0.5, 1.0, 2.0, 3.0, 4.0, 8.0])[:, None]
+    scores[4:6] = scores[4:6].round()
+    for seed, top_p in enumerate([0.05, 0.3, 0.6, 0.9, 0.99, 1 - 1e-12]):
+        states = [SamplingState(given(top_p=top_p, seed=seed)) for _ in range(8)]
+        uniform = SamplingState(given(seed=seed)).uniform()
+        expected = [nucleus_of_all(row, top_p, uniform) for row in scores]
+        assert Sampler(states, CPU)(scores).tolist() == expected
+
+
+def processors_of(sampling, **config):
+    """Those of a base with this generation config."""
+    model = SimpleNamespace(generation_config=GenerationConfig(**config), device=CPU)
+    config = generation_config(model, sampling, [2])
+    return {name for name, value in config.to_diff_dict().items() if value is not None}, config
+
+
+def test_a_requests_repetition_penalty_replaces_the_bases():
+    assert processors_of(PLAIN, repetition_penalty=1.5)[1].repetition_penalty == 1.5
+    assert processors_of(given(repetition_penalty=1.2), repetition_penalty=1.5)[1].repetition_penalty is None
+
+
+def test_what_contradicts_a_grammar_is_left_out_of_the_bases_settings():
+    base = {"forced_eos_token_id": 2, "min_new_tokens": 5, "suppress_tokens": [7]}
+    assert {"forced_eos_token_id", "min_new_tokens", "suppress_tokens"} <= processors_of(PLAIN, **base)[0]
+    kept = processors_of(given(json_schema="{}"), **base)[0]
+    assert "suppress_tokens" in kept and not {"forced_eos_token_id", "min_new_tokens"} & kept

@@ -55,8 +55,8 @@ def decoder(base, models, *, is_bucketed, capture=None, max_rows=6, max_adapters
     engine = LocalDecoder(resident, max_running=max_rows)
     for model in models:
         engine.add(model)
-    for batch in resident.batches:
-        batch._step.graphs = Graphs(capture)
+    for rows in (rows for batch in resident.batches for rows in batch.rows):
+        rows.decoding.graphs = Graphs(capture)
     return engine
 
 
@@ -97,7 +97,7 @@ def test_bucketed_steps_give_the_answers_of_exact_ones(world, monkeypatch, captu
     engine = decoder(base, models, is_bucketed=True, capture=capture)
     for seed in range(2):
         assert answers(engine, work, seed) == expected
-    steps = [batch._step for batch in engine._resident.batches]
+    steps = [rows.decoding for batch in engine._resident.batches for rows in batch.rows]
     assert engine._resident.adapter_cache._routes.is_grouped == is_grouped
     if capture is not None:
         shapes = {key[:2] for step in steps for key in step.graphs._replays}
@@ -115,7 +115,7 @@ def test_recorded_steps_follow_adapters_that_are_evicted_and_buffers_that_move(w
     for seed in range(2):
         assert answers(engine, work, seed) == expected
         for batch in engine._resident.batches:
-            engine._between_steps(batch._kv_cache.clear)
+            engine._between_steps(batch.rows[0].kv_cache.clear)
     assert engine.num_adapter_loads > 4
     engine.close()
 
@@ -133,8 +133,8 @@ def test_recorded_steps_of_every_shape(tmp_path, shape, dtype):
     engine.close()
     engine = decoder(base, models, is_bucketed=True, capture=recorded)
     assert answers(engine, work, 0) == expected
-    assert {columns for _, columns, _ in engine._resident._batch._step.graphs._replays} <= {128, 256}
-    assert engine._resident._batch._kv_cache.columns == 256
+    assert {columns for _, columns, _ in engine._resident._batch.rows[0].decoding.graphs._replays} <= {128, 256}
+    assert engine._resident._batch.rows[0].kv_cache.columns == 256
     engine.close()
 
 
