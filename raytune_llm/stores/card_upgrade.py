@@ -115,7 +115,7 @@ def _data(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _local_engine(fields: dict[str, Any]) -> dict[str, Any]:
-    return fields | {"cache_bytes": None, "compile": False}
+    return fields | {"cache_bytes": None, "prefill_chunk_tokens": None, "compile": False}
 
 
 def _serve(fields: dict[str, Any]) -> dict[str, Any]:
