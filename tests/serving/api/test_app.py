@@ -16,6 +16,7 @@ from raytune_llm.serving.api.keys import key_hash
 from raytune_llm.serving.api.lengths import Limits
 from raytune_llm.serving.api.rate_limit import KeyLimits
 from raytune_llm.serving.catalog import read_catalog
+from raytune_llm.serving.deploy import model_manager
 from raytune_llm.serving.deploy.replica import Plan, Replica
 from raytune_llm.stores.registry import Registry
 
@@ -267,7 +268,8 @@ def text_of(client, model):
     return client.post("/v1/completions", json={**TEXT, "model": model}).json()["choices"][0]["text"]
 
 
-def test_versions_are_loaded_and_unloaded_without_a_restart(growing):
+def test_versions_are_loaded_and_unloaded_without_a_restart(growing, monkeypatch):
+    monkeypatch.setattr(model_manager, "RETIRE_SECONDS", 0)
     registry, more = growing
     replica = make_replica(registry, ["wit"])
     client = client_of(replica)
@@ -275,7 +277,12 @@ def test_versions_are_loaded_and_unloaded_without_a_restart(growing):
     more("dry", 2)
     asyncio.run(replica.reconfigure({"versions": ["wit@1", "dry@1"]}))
     assert text_of(client, "wit@1") == before != text_of(client, "dry")
-    asyncio.run(replica.reconfigure({"versions": ["dry@1"]}))
+
+    async def only_dry():
+        await replica.reconfigure({"versions": ["dry@1"]})
+        await asyncio.gather(*replica._model_manager._retiring.values())
+
+    asyncio.run(only_dry())
     error(client.post("/v1/completions", json=TEXT), 404, "model_not_found", "model")
     assert replica._engine._resident.adapter_cache.resident == ("dry@1",)
     asyncio.run(replica.reconfigure({"versions": ["dry@1", "wit@1"]}))

@@ -203,9 +203,13 @@ def test_folders_of_killed_processes_are_removed_by_the_next(tmp_path):
             text=True,
         )
 
+    def folder(one):
+        return Path(one.stdout.readline().strip())
+
     living = process("; input()")
+    folders = [folder(living)]
     killed = process("; import os; os.kill(os.getpid(), 9)")
-    folders = [Path(one.stdout.readline().strip()) for one in (living, killed)]
+    folders.append(folder(killed))
     killed.wait()
     assert all(folder.is_dir() for folder in folders)
     process("").wait()

@@ -23,7 +23,7 @@ from raytune_llm.serving.engine.local import LocalEngine
 from raytune_llm.stores.registry import Registry
 
 PROMPT = "Miss the bus"
-KEYS = [f"key-{i}" for i in range(12)]
+KEYS = [f"key-{i}" for i in range(40)]
 PER_MINUTE = 40
 MODELS = [f"a{i}@1" for i in range(4)]
 CONVERGED_WITHIN_SECONDS = 120
@@ -161,7 +161,7 @@ def test_replicas_divide_the_adapters_and_a_hot_one_is_held_by_both(endpoint, re
         stream.close()
     until(lambda: not any(by(samples(endpoint), "raytune_llm_answers_open", "replica").values()))
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        texts = list(pool.map(lambda i: ask(client(endpoint, KEYS[i % 12]), MODELS[0], 100), range(32)))
+        texts = list(pool.map(lambda i: ask(client(endpoint, KEYS[2 + i]), MODELS[0], 100), range(32)))
     assert set(texts) == {answers[MODELS[0]]}
     assert len(holders(endpoint)[MODELS[0]]) == 2
 
