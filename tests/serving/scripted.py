@@ -71,7 +71,7 @@ class ScriptedEngine:
     def check_health(self):
         pass
 
-    async def generate(self, model, prompt, sampling):
+    async def generate(self, model, prompt, sampling, client=""):
         if self._refuses:
             raise InputError(self._refuses)
         self.asked.append((prompt, sampling))

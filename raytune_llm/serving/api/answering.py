@@ -69,7 +69,7 @@ class Service:
     limits: Limits
     rate_limiter: RateLimiter
     metrics: Metrics
-    generate: Callable[[str, list[int], Sampling], AsyncGenerator[Delta, None]]
+    generate: Callable[[str, list[int], Sampling, str], AsyncGenerator[Delta, None]]
     """The engine's `generate`, or one that may forward a request to another replica."""
     peer_metrics: Callable[[], Awaitable[list[Metric]]]
     """The metrics of the other replicas."""
@@ -171,7 +171,7 @@ class Service:
         self, served: ServedModel, prompt: list[int], sampling: Sampling, key: str, counted_tokens: int
     ) -> AsyncGenerator[Delta, None]:
         """One answer's, timed, charged to the key and counted. `counted_tokens`: of the prompt."""
-        deltas = refusing(self.generate(served.id, prompt, sampling))
+        deltas = refusing(self.generate(served.id, prompt, sampling, key))
         timed = within(self.limits.request_timeout_seconds, deltas)
         return self.metrics.counted(served.id, counted_tokens, self.rate_limiter.charged(key, counted_tokens, timed))
 

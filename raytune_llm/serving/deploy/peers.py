@@ -79,14 +79,16 @@ class Peers:
                 logger.warning("the coordinator doesn't answer; trying again", exc_info=True)
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
-    async def generate(self, model: str, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
+    async def generate(
+        self, model: str, prompt: list[int], sampling: Sampling, client: str = ""
+    ) -> AsyncGenerator[Delta, None]:
         """The answer, from here or from a peer. Decoded here if the peer doesn't accept the request, or is lost before
         its first delta."""
         holder = self._holder(model) if self._engine.is_cold(model) else None
         if holder is not None:
             has_begun = False
             try:
-                async with aclosing(self._forward(holder, model, prompt, sampling)) as deltas:
+                async with aclosing(self._forward(holder, model, prompt, sampling, client)) as deltas:
                     async for delta in deltas:
                         has_begun = True
                         yield delta
@@ -95,7 +97,7 @@ class Peers:
                 if has_begun:
                     raise RuntimeError(f"the replica that decoded by {model} was lost") from error
                 logger.warning("replica %s gives no answer by %s; decoding it here", holder, model)
-        async with aclosing(self._engine.generate(model, prompt, sampling)) as deltas:
+        async with aclosing(self._engine.generate(model, prompt, sampling, client)) as deltas:
             async for delta in deltas:
                 yield delta
 
@@ -115,11 +117,11 @@ class Peers:
         return min(free, key=lambda replica: load[replica], default=None)
 
     async def _forward(
-        self, peer: str, model: str, prompt: list[int], sampling: Sampling
+        self, peer: str, model: str, prompt: list[int], sampling: Sampling, client: str
     ) -> AsyncGenerator[Delta, None]:
         self._sent[peer] += 1
         self._metrics.forwarded(model)
-        answer = _handle(peer).options(method_name="answer", stream=True).remote(model, prompt, sampling)
+        answer = _handle(peer).options(method_name="answer", stream=True).remote(model, prompt, sampling, client)
         try:
             async with asyncio.timeout(ACCEPT_SECONDS):
                 await anext(answer)

@@ -118,10 +118,12 @@ class Replica:
                 wait = self._plan.follow_seconds
             self._metrics.versions_refused(self.refused())
 
-    async def answer(self, model: str, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
+    async def answer(
+        self, model: str, prompt: list[int], sampling: Sampling, client: str
+    ) -> AsyncGenerator[Delta, None]:
         """An answer for a peer; an empty delta before it confirms that the request was accepted."""
         yield Delta("", 0)
-        async with aclosing(self._engine.generate(model, prompt, sampling)) as deltas:
+        async with aclosing(self._engine.generate(model, prompt, sampling, client)) as deltas:
             async for delta in deltas:
                 yield delta
 

@@ -178,8 +178,11 @@ class Engine(Protocol):
         """The base and a version as transformers and PEFT load them, in eval mode, isolated from the decoding."""
         ...
 
-    def generate(self, model: str, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
-        """The answer of the served model with that id; closing the stream early stops the decoding."""
+    def generate(
+        self, model: str, prompt: list[int], sampling: Sampling, client: str = ""
+    ) -> AsyncGenerator[Delta, None]:
+        """The answer of the served model with that id; closing the stream early stops the decoding. Answers that wait
+        are started in turn among clients."""
         ...
 
     def check_health(self) -> None:

@@ -2,7 +2,7 @@
 
 One thread owns the weights. In each step the running answers of the base and of its LoRA adapters share one forward
 pass, fully tuned models have a pass each, and answers that can't share one (DoRA, encoder-decoder bases) decode a
-token in turn. Answers join between two steps, in the order of arrival where the cache has room for them. Greedy answers
+token in turn. Answers join between two steps, in turn among clients, where the cache has room for them. Greedy answers
 equal those of `generate`. Left out: several GPUs.
 """
 
@@ -12,10 +12,11 @@ import asyncio
 import logging
 import queue
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -94,11 +95,13 @@ class LocalDecoder:
         batch = self._resident.batch(id)
         return None if batch is None else batch.longest
 
-    async def generate(self, model: str, prompt: list[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
+    async def generate(
+        self, model: str, prompt: list[int], sampling: Sampling, client: str = ""
+    ) -> AsyncGenerator[Delta, None]:
         self.check_health()
         check_length(self.longest_answer(model), len(prompt), sampling.max_tokens)
         self._num_open += 1
-        request = GenerationRequest(self._models[model], prompt, sampling, self._outbox)
+        request = GenerationRequest(self._models[model], prompt, sampling, self._outbox, client)
         try:
             await request.compile()
             if self.is_cold(model):
@@ -169,9 +172,7 @@ class LocalDecoder:
     def _fail_all(self, error: Exception) -> None:
         """End every request and call, so that none waits for a thread that has ended."""
         self._has_ended = True
-        for batch in self._resident.batches:
-            self._waiting += batch.requests
-        self._waiting += [answer.request for answer in self._unbatched]
+        self._waiting += self._decoding
         while not self._arrived.empty():
             item = self._arrived.get()
             if isinstance(item, _Call):
@@ -181,6 +182,11 @@ class LocalDecoder:
         for request in self._waiting:
             request.fail(error)
         self._outbox.flush()
+
+    @property
+    def _decoding(self) -> list[GenerationRequest]:
+        batched = [request for batch in self._resident.batches for request in batch.requests]
+        return batched + [answer.request for answer in self._unbatched]
 
     @property
     def _num_decoding(self) -> int:
@@ -207,10 +213,12 @@ class LocalDecoder:
 
     def _admit(self) -> None:
         """Start waiting answers while there are places, room in the cache, and rows for their adapters."""
+        if not self._waiting:
+            return
         places = self._max_running - self._num_decoding
         still_waiting: deque[GenerationRequest] = deque()
         full: set[Batch] = set()
-        for request in self._waiting:
+        for request in self._in_turn():
             if request.cancelled:
                 continue
             id = request.served.id
@@ -226,6 +234,15 @@ class LocalDecoder:
                 continue
             places -= 1
         self._waiting = still_waiting
+
+    def _in_turn(self) -> list[GenerationRequest]:
+        """Waiting requests, those of the client first that has the fewest answers running or waiting before them."""
+        count = Counter(request.client for request in self._decoding)
+        turns = []
+        for request in self._waiting:
+            turns.append((count[request.client], request))
+            count[request.client] += 1
+        return [request for _, request in sorted(turns, key=itemgetter(0))]
 
     def _start(self, request: GenerationRequest, batch: Batch | None) -> None:
         id = request.served.id
@@ -294,10 +311,7 @@ class LocalDecoder:
 
     def _remove_retired(self) -> None:
         """Drop the removed models that no answer needs any more."""
-        busy = {request.served.id for batch in self._resident.batches for request in batch.requests}
-        busy |= {answer.request.served.id for answer in self._unbatched} | {
-            request.served.id for request in self._waiting
-        }
+        busy = {request.served.id for request in (*self._decoding, *self._waiting)}
         for id in self._retired - busy:
             self._resident.remove(id)
             self._retired.remove(id)

@@ -41,10 +41,13 @@ def _deliver(every: list[tuple[Queue, Delta | Exception]]) -> None:
 class GenerationRequest:
     """`add_token` is called in the engine's thread until it returns False."""
 
-    def __init__(self, served: ServedModel, prompt: list[int], sampling: Sampling, outbox: Outbox) -> None:
+    def __init__(
+        self, served: ServedModel, prompt: list[int], sampling: Sampling, outbox: Outbox, client: str = ""
+    ) -> None:
         self.served = served
         self.prompt = prompt
         self.sampling = sampling
+        self.client = client
         self.tokenizer: Any = served.tokens.tokenizer
         self.cancelled = False
         self.weights: dict[str, Any] | None = None

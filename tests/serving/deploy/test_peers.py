@@ -42,7 +42,7 @@ class Engine:
     def adapters_in_memory(self):
         return []
 
-    async def generate(self, model, prompt, sampling):
+    async def generate(self, model, prompt, sampling, client=""):
         for delta in ANSWER:
             yield delta
 

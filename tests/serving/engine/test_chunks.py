@@ -216,3 +216,23 @@ def test_an_encoder_decoder_base_has_no_probabilities_of_its_prompts(tmp_path):
         asyncio.run(answer(engine, "base", [5, 6], dataclasses.replace(GREEDY, num_prompt_logprobs=1)))
     assert "an encoder-decoder base has no probabilities of its prompts" in str(caught.value.__cause__)
     engine.close()
+
+
+def test_waiting_answers_are_started_in_turn_among_clients(world):
+    base, models = world
+    engine = ENGINE.load(base, max_running=1)
+    engine.add(models[0])
+    ended = []
+
+    async def asked(client, number):
+        async for _ in engine.generate("base", [5, 6, 7 + number], GREEDY, client):
+            pass
+        ended.append((client, number))
+
+    async def together():
+        await asyncio.gather(*(asked(*each) for each in [*(("many", i) for i in range(5)), ("one", 0), ("two", 0)]))
+
+    asyncio.run(together())
+    assert {ended.index(("one", 0)), ended.index(("two", 0))} <= {0, 1, 2}
+    assert [number for client, number in ended if client == "many"] == [0, 1, 2, 3, 4]
+    engine.close()
