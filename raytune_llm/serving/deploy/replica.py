@@ -119,7 +119,7 @@ class Replica:
             self._metrics.versions_refused(self.refused())
 
     async def answer(
-        self, model: str, prompt: list[int], sampling: Sampling, client: str
+        self, model: str, prompt: list[int], sampling: Sampling, client: str = ""
     ) -> AsyncGenerator[Delta, None]:
         """An answer for a peer; an empty delta before it confirms that the request was accepted."""
         yield Delta("", 0)
