@@ -5,16 +5,21 @@
     NAME            the first of the served versions of that name
     NAME@champion   and any other alias that points to a served version
 
+A version that is served on demand has its number and the names that were requested, which mean what they mean in the
+registry.
+
 A catalog never changes; a replica that follows the registry's aliases replaces its catalog (deploy/model_manager.py).
 """
 
 from __future__ import annotations
 
 import calendar
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from raytune_llm.errors import InputError
 from raytune_llm.models.base import Base
@@ -23,6 +28,7 @@ from raytune_llm.stores.registry import Registry
 
 SERVABLE = ("adapter", "model")
 """Kinds of versions that generate answers."""
+PADDED = re.compile(r"v?0*([0-9]{1,9})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,13 +127,38 @@ def resolve_servable(
     return found, refused
 
 
-def catalog_of(catalog: Catalog, versions: Sequence[Version]) -> Catalog:
-    """The same base with these versions, each once, which `resolve_servable` found."""
+def catalog_of(
+    catalog: Catalog, versions: Sequence[Version], on_demand: Mapping[str, Version] = MappingProxyType({})
+) -> Catalog:
+    """The same base with these versions, each once, which `resolve_servable` found, and with those that references
+    name which were requested."""
     made = replace(catalog, entries=catalog.entries[:1])
     for version in versions:
         if made.find(version.reference) is None:
             made = _extended(made, version, "")
+    for reference, version in on_demand.items():
+        if made.find(version.reference) is None:
+            entry = replace(_extended(made, version, "").entries[-1], names=(version.reference,))
+            made = replace(made, entries=(*made.entries, entry))
+        if made.find(reference) is None:
+            made = _named(made, version.reference, reference)
     return made
+
+
+def plain(reference: str) -> str:
+    """NAME@3 for NAME@v3 and NAME@03; others as they are."""
+    name, _, selector = reference.partition("@")
+    match = PADDED.fullmatch(selector)
+    return f"{name}@{match[1]}" if match else reference
+
+
+def _named(catalog: Catalog, id: str, name: str) -> Catalog:
+    """The catalog with one more name of an entry."""
+    entries = [
+        replace(entry, names=(id, *sorted([*entry.names[1:], name]))) if entry.id == id else entry
+        for entry in catalog.entries
+    ]
+    return replace(catalog, entries=tuple(entries))
 
 
 def names_another_version(catalog: Catalog, reference: str) -> bool:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from raytune_llm.data.records import Message
+from raytune_llm.data.tokenizing.per_tokenizer import per_tokenizer
 from raytune_llm.data.tokenizing.rendering import render
 from raytune_llm.data.tokenizing.template import added_tokens
 from raytune_llm.data.tokenizing.token_ids import token_ids
@@ -124,7 +124,7 @@ def _refusal(names: Sequence[str]) -> InputError:
     )
 
 
-@lru_cache(maxsize=4)
+@per_tokenizer
 def _literal_backend(tokenizer: PreTrainedTokenizerBase) -> Any:
     """A copy of the tokenizer's backend that reads no special tokens; None where there is no backend. Of a large
     vocabulary it takes a second to make and some 50 MB."""
@@ -138,7 +138,7 @@ def _literal_backend(tokenizer: PreTrainedTokenizerBase) -> Any:
     return copied
 
 
-@lru_cache(maxsize=16)
+@per_tokenizer
 def _added(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     return added_tokens(tokenizer)
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError, TemplateSyntaxError
 
 from raytune_llm.data.records import Message
+from raytune_llm.data.tokenizing.per_tokenizer import per_tokenizer
 from raytune_llm.errors import InputError, first_line
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ Rendered = bool | str
 """Whether something is rendered; or the error that it makes a template raise, with its line."""
 
 
-@lru_cache(maxsize=16)
+@per_tokenizer
 def rendered_tools(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[Rendered, Rendered, Rendered]:
     """Whether the template renders tools, calls of them with their arguments, and results, each as such."""
 

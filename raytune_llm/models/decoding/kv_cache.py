@@ -2,7 +2,7 @@
 
 A step writes each row's own next column. What lies beyond a row's tokens is finite and masked. Buffers are as large as
 the rows need, in powers of two so that they seldom move, within a budget, and smaller again when long rows have left.
-Left out: pages, shared prefixes.
+Left out: pages. Beginnings that prompts share are copied (prefixes.py).
 
 Shape letters: R rows of the buffers, H key-value heads, C columns, D head size.
 """

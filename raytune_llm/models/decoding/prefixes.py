@@ -2,7 +2,8 @@
 with.
 
 A beginning is a chain of blocks of BLOCK_TOKENS tokens; prompts that begin alike share blocks. Blocks take what the
-budget leaves unused, up to a share of it, and give way to answers; the least recently used ones first.
+budget leaves unused, up to a share of it, and give way to answers; the least recently used ones first. One prompt
+keeps at most half of that, so that a long one leaves room for those that others begin with.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from transformers.cache_utils import DynamicCache
 from raytune_llm.models.decoding.kv_cache import CacheBudget
 
 BLOCK_TOKENS = 64
+PROMPT_SHARE = 0.5
+"""Most of the room for beginnings that one prompt takes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +66,12 @@ class PrefixCache:
         prompt = prompt[:num_read]
         found = self.find(owner, [*prompt, -1])
         for start in range(len(found) * BLOCK_TOKENS, len(prompt) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
-            key = self._key(owner, prompt, found)
+            num_bytes, room = _block_bytes(cache), self._budget.room_to_lend(self)
+            if (len(found) + 1) * num_bytes > room * PROMPT_SHARE:
+                break
+            self.shrink(room - num_bytes)
             block = _copied(next(self._numbers), owner, cache, row, start)
-            self.shrink(self._budget.room_to_lend(self) - block.num_bytes)
-            is_lost = bool(found) and self._key(owner, prompt, found[:-1]) not in self._blocks
-            if is_lost or self.held_bytes + block.num_bytes > self._budget.room_to_lend(self):
-                return
-            self._blocks[key] = block
+            self._blocks[self._key(owner, prompt, found)] = block
             self.held_bytes += block.num_bytes
             found.append(block)
         self.find(owner, [*prompt, -1])
@@ -101,6 +103,10 @@ def cache_of(chains: Sequence[Sequence[Block]]) -> DynamicCache:
         )
         cache.update(keys, values, layer)
     return cache
+
+
+def _block_bytes(cache: DynamicCache) -> int:
+    return sum(made[0, :, :BLOCK_TOKENS].nbytes for layer in cache.layers for made in (layer.keys, layer.values))
 
 
 def _copied(number: int, owner: Hashable, cache: DynamicCache, row: int, start: int) -> Block:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from raytune_llm.data.tokenizing.per_tokenizer import per_tokenizer
 from raytune_llm.data.tokenizing.rendering import PROBE, PROBE_TOOLS, rendered_tools
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def takes_tools(tokenizer: PreTrainedTokenizerBase) -> tuple[bool, bool, bool]:
     return found[0] is True, found[1] is True, found[2] is True
 
 
-@lru_cache(maxsize=16)
+@per_tokenizer
 def tool_format(tokenizer: PreTrainedTokenizerBase, template: str) -> ToolFormat | None:
     """The form of this template; None where it isn't JSON."""
     text = _rendered(tokenizer, PROBE[:2], generation_prompt=False)

@@ -7,8 +7,9 @@ recently used of those is evicted when there are too many. Each passes a parity 
 (verify/engine.py). A version never changes, so one that was refused remains refused until other versions are named.
 
 `follow` reads where aliases point. A reference that points elsewhere keeps its version until the new one has been
-loaded and checked, and for good when that is refused. A version that is no longer named stays in the engine for
-RETIRE_SECONDS, for requests that have found it here or at a peer and don't decode yet.
+loaded and checked, and for good when that is refused. A version that is no longer served stays in the engine for
+RETIRE_SECONDS, for requests that have found it here or at a peer and don't decode yet; but loading on demand leaves at
+most `max_on_demand` of those.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from raytune_llm.errors import InputError
 from raytune_llm.serving.api.errors import ApiError
-from raytune_llm.serving.catalog import Catalog, Entry, catalog_of, names_another_version, resolve_servable
+from raytune_llm.serving.catalog import Catalog, Entry, catalog_of, names_another_version, plain, resolve_servable
 from raytune_llm.serving.deploy.progress import report
 from raytune_llm.serving.engine.base import Engine, ServedModel
 from raytune_llm.serving.engine.loading import read_model
@@ -87,6 +88,7 @@ class ModelManager:
 
     async def find(self, name: str) -> ServedModel:
         """The model of that name, loaded on demand if allowed. Raises ApiError 404 with the reason for none."""
+        name = name if self.catalog.find(name) is not None else plain(name)
         entry = self.catalog.find(name)
         if entry is None and await self._may_load(name):
             await self._load_once(name)
@@ -152,17 +154,25 @@ class ModelManager:
     async def _load_all(self, references: Sequence[str]) -> tuple[dict[str, Version], dict[str, str]]:
         """Load the versions of references as far as they pass; as `resolve_servable` returns."""
         found, reasons = await asyncio.to_thread(resolve_servable, self._registry, self.catalog, references)
-        entries = catalog_of(self.catalog, list(found.values())).entries[1:]
+        entries = self._catalog_of(found).entries[1:]
         new = [entry for entry in entries if entry.id not in self._models and entry.id not in self._failed]
         for number, entry in enumerate(new, 1):
-            report(f"checking {entry.id} against PEFT ({number} of {len(new)}) …")
+            place = f" ({number} of {len(new)})" if len(new) > 1 else ""
+            report(f"checking {entry.id} against PEFT{place} …")
             await self._load(entry)
         return found, reasons
 
+    def _catalog_of(self, chosen: Mapping[str, Version]) -> Catalog:
+        named = [version for reference, version in chosen.items() if reference in self._named]
+        on_demand = {reference: version for reference, version in chosen.items() if reference not in self._named}
+        return catalog_of(self.catalog, named, on_demand)
+
     def _switch(self, chosen: dict[str, Version]) -> None:
-        """Answer by these versions from now on, in one step of the event loop; the others retire."""
+        """Answer by these versions from now on, less the surplus, in one step of the event loop; the others retire."""
+        surplus = self._surplus(chosen)
+        chosen = {reference: version for reference, version in chosen.items() if reference not in surplus}
         self._chosen = chosen
-        self.catalog = catalog_of(self.catalog, list(chosen.values()))
+        self.catalog = self._catalog_of(chosen)
         self._on_demand = {reference: None for reference in self._on_demand if reference in chosen}
         served = {entry.id for entry in self.catalog.entries}
         for id in self._models:
@@ -210,23 +220,22 @@ class ModelManager:
             found, reasons = await self._load_all([name])
             if name in reasons:
                 raise ApiError(404, reasons[name], code="model_not_found", param="model")
-            if found[name].reference not in self._models:
-                return
+            id = found[name].reference
+            if id not in self._models:
+                raise ApiError(404, self._why_not(id), code="model_not_found", param="model")
             self._on_demand[name] = None
-            chosen = self._chosen | found
-            surplus = self._surplus(chosen)
-            self._switch({reference: version for reference, version in chosen.items() if reference not in surplus})
-            for id in {version.reference for version in map(chosen.__getitem__, surplus)}:
-                if id in self._retiring:
-                    self._retiring.pop(id).cancel()
-                    await self._evict(id)
+            self._switch(self._chosen | found)
+            for id in list(self._retiring)[: -self._max_on_demand]:  # those that have retired first
+                self._retiring.pop(id).cancel()
+                await self._evict(id)
 
     def _surplus(self, chosen: Mapping[str, Version]) -> list[str]:
         """References on demand, the least recently used ones, without which there are no more than may stay."""
         named = {chosen[reference].reference for reference in self._named if reference in chosen}
-        ids = list(dict.fromkeys(chosen[reference].reference for reference in reversed(self._on_demand)))
-        kept = named | set([id for id in ids if id not in named][: self._max_on_demand])
-        return [reference for reference in self._on_demand if chosen[reference].reference not in kept]
+        on_demand = {reference: chosen[reference].reference for reference in self._on_demand if reference in chosen}
+        last_used_first = dict.fromkeys(id for id in reversed(on_demand.values()) if id not in named)
+        kept = named | set(list(last_used_first)[: self._max_on_demand])
+        return [reference for reference, id in on_demand.items() if id not in kept]
 
     def _why_not(self, name: str) -> str:
         for refusal in self.refused.values():

@@ -59,9 +59,9 @@ class Replica:
         self._plan, self._name = plan, uuid.uuid4().hex[:8]
         self._cache = CacheFolder()
         begun = time.perf_counter()
-        report(f"loading the base {plan.catalog.entries[0].id} …")
+        report(f"loading {plan.catalog.entries[0].id} …")
         self._engine = plan.engine.load(plan.catalog.base, max_running=plan.max_running)
-        report(f"the base is loaded ({time.perf_counter() - begun:.0f} s)")
+        report(f"{plan.catalog.entries[0].id} is loaded ({time.perf_counter() - begun:.0f} s)")
         self._model_manager = ModelManager(
             self._engine,
             plan.catalog,

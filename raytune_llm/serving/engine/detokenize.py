@@ -16,19 +16,21 @@ from typing import Any, Protocol
 
 from tokenizers.decoders import ByteLevel
 
+from raytune_llm.data.tokenizing.per_tokenizer import per_tokenizer
+
 REPLACEMENT = "\ufffd"
 BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 WINDOW_TOKENS = 8
 """More tokens than a character has, with one that the decoder may strip a space from."""
 
 
-@lru_cache(maxsize=256)
+@per_tokenizer
 def byte_tokens(tokenizer: Any) -> frozenset[int]:
     """Ids of the tokens after which a run of bytes may continue; empty for vocabularies without byte fallback."""
     return frozenset(index for token, index in tokenizer.get_vocab().items() if BYTE_TOKEN.fullmatch(token))
 
 
-@lru_cache(maxsize=256)
+@per_tokenizer
 def skipped_tokens(tokenizer: Any) -> frozenset[int]:
     """Ids of the special tokens, which decoding leaves out."""
     if backend_of(tokenizer) is None:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from raytune_llm.data.tokenizing.per_tokenizer import per_tokenizer
 from raytune_llm.errors import InputError
 from raytune_llm.serving.engine import grammar_check
 from raytune_llm.serving.engine.detokenize import backend_of
@@ -147,7 +148,7 @@ def _error(matcher: Any) -> str:
     return grammar_check.error(matcher)
 
 
-@lru_cache(maxsize=256)
+@per_tokenizer
 def _llguidance_tokenizer(tokenizer: Any) -> Any:
     """One for all tokenizers with the same tokens, which the versions of a base are."""
     backend = backend_of(tokenizer)

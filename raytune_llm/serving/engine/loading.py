@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+import weakref
+from collections.abc import Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,26 +16,50 @@ from raytune_llm.models.base import Base
 from raytune_llm.serving.catalog import Entry
 from raytune_llm.serving.engine.base import ServedModel
 from raytune_llm.serving.engine.prompts import tuned_form
+from raytune_llm.stores.card import Version
 from raytune_llm.stores.registry import Registry
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+NOT_THE_TOKENIZERS = (".safetensors", ".safetensors.index.json", ".bin", "adapter_config.json", "README.md")
+"""How files are named that have no influence on a version's tokenizer."""
+_tokenizers: weakref.WeakValueDictionary[Set[tuple[str, str]], PreTrainedTokenizerBase] = weakref.WeakValueDictionary()
+"""Those in memory, by the names and digests of their files."""
+
 
 def read_model(entry: Entry, base: Base, registry: Registry, cache_dir: Path) -> ServedModel:
-    """Fetch an entry's files to this node and load its tokenizer. Raises InputError when that is missing."""
+    """Fetch an entry's files to this node and load its tokenizer. What is downloaded below `cache_dir` is removed when
+    the model is collected. Raises InputError when the tokenizer is missing."""
     if entry.version is None:
         return _served(entry, None, base, base.tokenizer())
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    download = tempfile.mkdtemp(dir=cache_dir)
+    try:
+        folder = registry.local_copy(entry.version, Path(download))
+        model = _served(entry, folder, base, _tokenizer(entry.version, folder))
+    except BaseException:
+        shutil.rmtree(download, ignore_errors=True)
+        raise
+    weakref.finalize(model, shutil.rmtree, download, ignore_errors=True)
+    return model
+
+
+def _tokenizer(version: Version, folder: Path) -> PreTrainedTokenizerBase:
+    """One for all versions in memory with the same files of it, since a large vocabulary takes tens of MB."""
     from transformers import AutoTokenizer
 
-    folder = registry.local_copy(entry.version, cache_dir)
     if not (folder / "tokenizer_config.json").is_file():
         raise InputError(
-            f"{entry.id} has no tokenizer_config.json; publish it again with the tokenizer it was tuned with"
+            f"{version.reference} has no tokenizer_config.json; publish it again with the tokenizer it was tuned with"
         )
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    supply_template(tokenizer)
-    return _served(entry, folder, base, tokenizer)
+    files = frozenset(file for file in version.files.items() if not file[0].endswith(NOT_THE_TOKENIZERS))
+    tokenizer = _tokenizers.get(files)
+    if tokenizer is None:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        supply_template(tokenizer)
+        _tokenizers[files] = tokenizer
+    return tokenizer
 
 
 def _served(entry: Entry, folder: Path | None, base: Base, tokenizer: PreTrainedTokenizerBase) -> ServedModel:

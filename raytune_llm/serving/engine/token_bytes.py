@@ -8,19 +8,19 @@ tokenizer has is found by what its decoder makes of "é", two bytes in UTF-8.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
+from raytune_llm.data.tokenizing.per_tokenizer import per_tokenizer
 from raytune_llm.serving.engine.detokenize import BYTE_TOKEN, backend_of, decode
 
 
-@lru_cache(maxsize=1 << 16)
+@per_tokenizer
 def decode_one(tokenizer: Any, token: int) -> str:
     """The text of a single token; special tokens by name."""
     return str(tokenizer.decode([token])) or decode(tokenizer, [token])
 
 
-@lru_cache(maxsize=1 << 16)
+@per_tokenizer
 def data_of_one(tokenizer: Any, token: int) -> bytes:
     """A single token's own bytes, also those of a part of a character; special tokens by name.
 
@@ -39,7 +39,7 @@ def data_of_one(tokenizer: Any, token: int) -> bytes:
     return decode(tokenizer, [token, token]).removeprefix(decode(tokenizer, [token])).encode()
 
 
-@lru_cache(maxsize=256)
+@per_tokenizer
 def _vocabulary(tokenizer: Any) -> tuple[Mapping[str, int], bool]:
     """The byte that each letter of a token stands for, empty where tokens are text; whether tokens like <0xE2> are
     bytes."""

@@ -5,6 +5,7 @@ import torch
 from serving_world import make_base
 from transformers.cache_utils import DynamicCache
 
+from raytune_llm.models.decoding import prefixes as prefixes_module
 from raytune_llm.models.decoding.kv_cache import LENT_SHARE, CacheBudget, KVCache
 from raytune_llm.models.decoding.prefixes import BLOCK_TOKENS, PrefixCache, cache_of
 from raytune_llm.models.decoding.prompts import PromptReading, read_prompts, read_token
@@ -71,6 +72,24 @@ def made_cache(length, rows=1):
     for layer in range(2):
         cache.update(torch.randn(rows, 1, length, 4), torch.randn(rows, 1, length, 4), layer)
     return cache
+
+
+def test_one_long_prompt_takes_half_the_room_and_copies_nothing_that_has_none(monkeypatch):
+    each, copied = made_cache(BLOCK_TOKENS).layers[0].keys.nbytes * 4, []
+    prefixes = PrefixCache(CacheBudget(int(8 * each / LENT_SHARE)))
+    hot = [prompt(2 * BLOCK_TOKENS, seed) for seed in (1, 2)]
+    for ids in hot:
+        prefixes.keep(None, ids, made_cache(len(ids)), 0, len(ids))
+    real = prefixes_module._copied
+    monkeypatch.setattr(prefixes_module, "_copied", lambda *given: copied.append(1) or real(*given))
+    for seed in (3, 4):
+        long, read = prompt(20 * BLOCK_TOKENS, seed), made_cache(20 * BLOCK_TOKENS)
+        for num_read in (3 * BLOCK_TOKENS, 12 * BLOCK_TOKENS, 20 * BLOCK_TOKENS):
+            prefixes.keep(None, long, read, 0, num_read)
+        assert len(prefixes.find(None, long)) == 4 and prefixes.held_bytes == 8 * each
+        found = [len(prefixes.find(None, [*ids, 5])) for ids in hot]
+        assert found == [2, 2]
+        assert len(copied) == 4 * (seed - 2)
 
 
 def test_blocks_take_a_share_of_the_budget_and_give_way_to_answers(model):

@@ -231,6 +231,37 @@ def test_other_names_of_the_registry_are_discovered_on_demand_and_followed(growi
     assert "served: tiny, wit@1" in refusal(closed, "dry")
 
 
+def test_a_name_on_demand_means_what_it_means_in_the_registry(growing, made, monkeypatch):
+    registry, more = growing
+    monkeypatch.setattr(model_manager, "NAMES_SECONDS", 0.0)
+    more("dry", 2)
+    registry.promote(more("dry", 3))
+    one = made(registry, ["wit"], max_on_demand=2, discover=True)
+    client = client_of(one)
+    assert answered_by(client, "dry@1") == answered_by(client, "dry@v1") == answered_by(client, "dry@01") == "dry@1"
+    assert served(client)[3:] == ["dry@1"]
+    assert answered_by(client, "dry") == answered_by(client, "dry@champion") == "dry@2"
+    assert served(client)[3:] == ["dry@1", "dry@2", "dry", "dry@champion"]
+    more("new", 4)
+    assert answered_by(client, "new") == "new@1" and answered_by(client, "dry") == "dry@2"
+    assert served(client)[3:] == ["dry@2", "dry", "dry@champion", "new@1", "new"]
+    registry.alias("dry@1", "older")
+    assert answered_by(client, "dry@older") == "dry@1" and answered_by(client, "wit@v1") == "wit@1"
+    follow(one)
+    assert answered_by(client, "dry") == "dry@2" and len(one._model_manager._on_demand) == 3
+
+
+def test_following_leaves_no_more_versions_on_demand_than_may_stay(growing, made):
+    registry, more = growing
+    registry.promote(more("dry", 2))
+    one = made(registry, ["wit"], max_on_demand=1, discover=True)
+    client = client_of(one)
+    assert answered_by(client, "dry@1") == answered_by(client, "dry") == "dry@1"
+    registry.promote(more("dry", 3))
+    follow(one)
+    assert served(client)[3:] == ["dry@2", "dry"]
+
+
 def test_a_request_for_an_unknown_name_lists_the_registry_at_most_every_so_often(growing, made, monkeypatch):
     registry, _ = growing
     one = made(registry, ["wit"], max_on_demand=2, discover=True)

@@ -2,7 +2,12 @@
 
 import asyncio
 import concurrent.futures
+import gc
+import json
 import threading
+import uuid
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +25,8 @@ from raytune_llm.serving.engine.loading import read_model
 from raytune_llm.serving.engine.prompts import of_text
 from raytune_llm.serving.verify.parity import PROBES, probes
 from raytune_llm.stores.registry import Registry
+
+SAMPLING = Sampling(max_tokens=8, temperature=0.0, top_p=1.0, seed=None, stop=(), num_logprobs=None, stream=False)
 
 
 def refusal(client, model):
@@ -56,19 +63,58 @@ def test_versions_on_demand(growing, monkeypatch):
         refusal(client, name)
 
 
-def test_of_more_versions_on_demand_than_may_stay_the_least_recently_used_is_evicted(growing, monkeypatch):
+def test_of_more_versions_on_demand_than_may_stay_the_least_recently_used_retires(growing, monkeypatch):
     registry, more = growing
     replica = make_replica(registry, ["wit"], max_on_demand=2)
-    client = client_of(replica)
-    checked = recorded_checks(monkeypatch)
-    for seed in (2, 3, 4):
+    manager, checked = replica._model_manager, recorded_checks(monkeypatch)
+    for seed in range(2, 7):
         more("wit", seed)
-    texts = [text_of(client, name) for name in ("wit@2", "wit@3", "wit@2", "wit@4")]
-    served = [entry["id"] for entry in client.get("/v1/models").json()["data"]]
-    assert served == ["tiny", "wit@1", "wit", "wit@2", "wit@4"]
-    assert set(replica._engine._resident.adapter_cache.resident) == {"wit@1", "wit@2", "wit@4"}
-    assert text_of(client, "wit@2") == texts[0] and checked == ["wit@2", "wit@3", "wit@4"]
-    assert text_of(client, "wit@3") == texts[1] and checked[3:] == ["wit@3"]
+
+    async def found(*numbers):
+        for number in numbers:
+            assert (await manager.find(f"wit@{number}")).id == f"wit@{number}"
+        return [entry.id for entry in manager.catalog.entries[1:]]
+
+    async def run():
+        assert await found(2, 3, 2, 4) == ["wit@1", "wit@2", "wit@4"]
+        assert [item async for item in replica._engine.generate("wit@3", [5], SAMPLING)][-1].finish is not None
+        assert await found(3) == ["wit@1", "wit@4", "wit@3"] and checked == ["wit@2", "wit@3", "wit@4"]
+        assert await found(5, 6) == ["wit@1", "wit@5", "wit@6"]
+        assert set(replica._engine._resident.adapter_cache.resident) == {f"wit@{number}" for number in (1, 4, 3, 5, 6)}
+        await found(2)
+        assert checked[3:] == ["wit@5", "wit@6", "wit@2"]
+
+    asyncio.run(run())
+
+
+def test_versions_that_have_come_and_gone_leave_nothing_behind(growing, tmp_path, monkeypatch):
+    base = make_base(tmp_path / "tiny")
+    folder, registry = write_adapter(base, tmp_path / "new", seed=2), Registry(f"memory://test-{uuid.uuid4().hex}")
+    for number in range(8):
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": 100 + number // 2}))
+        publish(registry, base, "wit", folder)
+    replica = make_replica(registry, ["wit@1"], max_on_demand=2)
+    monkeypatch.setattr(model_manager, "RETIRE_SECONDS", 0.0)
+
+    async def left_by(*numbers):
+        for number in numbers:
+            served = await replica._model_manager.find(f"wit@{number}")
+            tokens.add(served.tokens.tokenizer)
+            sampling = replace(SAMPLING, num_logprobs=2)
+            assert [item async for item in replica._engine.generate(served.id, [5], sampling)]
+            del served
+        while replica._model_manager._retiring or replica._engine._resident.num_adapted_modules.keys() != {
+            entry.id for entry in replica._model_manager.catalog.entries
+        }:
+            await asyncio.sleep(0.01)
+        gc.collect()
+        return len(tokens), len([path for path in replica._cache.path.iterdir() if path.is_dir()])
+
+    tokens = weakref.WeakSet()
+    assert asyncio.run(left_by(1, 2, 3)) == (2, 3)
+    assert asyncio.run(left_by(4, 5, 6, 7, 8, 7)) == (2, 3)
+    replica.close()
 
 
 def hardly_tuned(version):
@@ -138,10 +184,7 @@ def test_others_answer_while_a_version_is_checked_and_all_requests_for_it_wait_f
         finding.pop().cancel()  # a client that leaves
         text = TEXT["prompt"]
         served = await replica._model_manager.find("wit")
-        sampling = Sampling(
-            max_tokens=8, temperature=0.0, top_p=1.0, seed=None, stop=(), num_logprobs=None, stream=False
-        )
-        answer = [d async for d in replica._engine.generate("wit@1", served.tokens.prompt(text), sampling)]
+        answer = [d async for d in replica._engine.generate("wit@1", served.tokens.prompt(text), SAMPLING)]
         assert answer[-1].finish is not None and not any(task.done() for task in finding)
         may_continue.set()
         return [(await task).id for task in finding]
