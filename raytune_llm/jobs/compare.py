@@ -63,6 +63,7 @@ def compare_on_cluster(
     split: EncodedSplit,
     evaluation: Evaluation,
     *,
+    split_name: str,
     tokens: Tokens,
     seed: int,
     allow_modules: Sequence[str],
@@ -72,7 +73,7 @@ def compare_on_cluster(
     split = split.drawn(evaluation.max_examples, seed)
     *others, newest = systems
     names = f"{', '.join(others)} and {newest}" if others else newest
-    print(f"comparing {names} on {many(len(split.records), 'record')} …", end="", flush=True)
+    print(f"comparing {names} on {many(len(split.records), f'{split_name} record')} …", end="", flush=True)
     started = time.monotonic()
     try:
         found = cluster.as_task(compare_systems, use_gpu=models.use_gpu)(

@@ -101,6 +101,7 @@ def compare_splits(
             systems,
             split,
             job.evaluation,
+            split_name=name,
             tokens=prepared.tokens,
             seed=job.seed,
             allow_modules=job.allow_modules,
