@@ -134,6 +134,13 @@ def check_length(longest: int | None, prompt_tokens: int, max_tokens: int) -> No
         )
 
 
+def check_tokens(vocabulary_size: int, prompt: list[int], sampling: Sampling) -> None:
+    """Raises InputError for token ids that the model has no logits for, which would be an error of the whole device."""
+    largest = max([*prompt, *(token for token, _ in sampling.logit_bias)], default=0)
+    if largest >= vocabulary_size:
+        raise InputError(f"token id {largest}: this model has {vocabulary_size} tokens")
+
+
 def out_of_memory(error: BaseException) -> RuntimeError:
     """What an answer ends with that was evicted."""
     return RuntimeError(
