@@ -131,10 +131,8 @@ def run(folder: Path, base: Path, *, rounds: int, threads: int, engine_only: boo
             model = registry.publish("a0", world.folders[0], card(world.base)).reference
             for name, start in (("uvicorn", behind_uvicorn), ("endpoint", on_ray_serve)):
                 url = running.enter_context(start(registry.root, [model]))
-                sides |= {
-                    name: http_side(url, model, stream=False),
-                    f"{name}_streamed": http_side(url, model, stream=True),
-                }
+                sides[name] = http_side(url, base.name, stream=False)
+                sides[f"{name}_streamed"] = http_side(url, base.name, stream=True)
         found = {"speed": speeds(sides, rounds)}
     waited = [asyncio.run(pauses(world, engine)) for _ in range(rounds)]
     found["pause_seconds"] = {key: statistics.median(each[key] for each in waited) for key in waited[0]}

@@ -50,6 +50,7 @@ def by_http(url: str, models: Sequence[str], texts: Sequence[str], num_tokens: i
             "prompt": texts[i],
             "max_tokens": num_tokens,
             "temperature": 0,
+            "ignore_eos": True,
             "stream": stream,
         }
         begun, first, lines = time.perf_counter(), 0.0, []

@@ -19,9 +19,10 @@ from typing import Any
 
 from prometheus_client import Metric
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
+from raytune_llm.errors import InputError
 from raytune_llm.serving.api.metrics import Metrics
 from raytune_llm.serving.api.rate_limit import Acquire, Grant, RateLimiter
 from raytune_llm.serving.deploy.coordinator import Heartbeat
@@ -94,6 +95,8 @@ class Peers:
                         yield delta
                 return
             except LOST_ERRORS as error:
+                if isinstance(error, RayTaskError) and isinstance(error.cause, InputError):
+                    raise InputError(str(error.cause)) from error
                 if has_begun:
                     raise RuntimeError(f"the replica that decoded by {model} was lost") from error
                 logger.warning("replica %s gives no answer by %s; decoding it here", holder, model)

@@ -23,7 +23,7 @@ from raytune_llm.models.decoding.prompts import PromptReading, in_passes, read_t
 from raytune_llm.models.device_errors import is_device_lost
 from raytune_llm.models.out_of_memory import free_cached_memory, is_out_of_memory
 from raytune_llm.serving.engine.adapter_cache import AdapterCache
-from raytune_llm.serving.engine.prompt_logprobs import PromptLogprobs
+from raytune_llm.serving.engine.prompt_logprobs import MOST_LOGITS, PromptLogprobs
 from raytune_llm.serving.engine.request import GenerationRequest
 from raytune_llm.serving.engine.rows import Row, Rows
 from raytune_llm.serving.engine.sampling import LogitsProcessors
@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 ROWS_TOKENS = {"cpu": (512, 2048, 8192), "cuda": (2048, 8192, 32768)}
 """Answers of at most so many tokens, prompts included, decode together; longer ones do too."""
 
-MOST_LOGITS = 256
-"""Most tokens of a prompt whose logits are computed in one pass."""
+MOST_BEGUN = 4
+"""Long prompts that are read in turn; further ones wait, as what is read of each takes memory of its own."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,10 @@ class Batch:
             failed = error
         if lacks_memory:  # only here does no traceback hold the failed pass's tensors
             group = None
-            self.give_back()
+            if self.give_back() and not rows[0].is_retried:
+                rows[0].is_retried = True
+                self._apart.append(list(rows))
+                return []
         if len(rows) > 1:
             size = len(rows) // 2 if lacks_memory else 1
             self._apart.extend(list(rows[start : start + size]) for start in range(0, len(rows), size))
@@ -169,24 +172,28 @@ class Batch:
         if self._apart:
             return self._apart.popleft(), None
         is_turn, self._is_turn_of_begun = self._is_turn_of_begun, not self._is_turn_of_begun
-        if self._begun and (is_turn or not self._unread):
+        if self._begun and (is_turn or not any(map(self._may_begin, self._unread))):
             group = self._begun.popleft()
             return group.rows, group
         return self._next_unread() if self._unread else [], None
 
     def _next_unread(self) -> list[Row]:
         """The prompt that has waited longest, with others that fit into its pass."""
-        first = self._unread[0]
+        first = next(row for row in self._unread if self._may_begin(row))
         if first.needs_prompt_logits:
-            return [self._unread.popleft()]
+            self._unread.remove(first)
+            return [first]
         start = len(self._known(first))
         fitting = [row for row in self._unread if self._fits_with(row, first, start)]
         for places in in_passes([row.length - start * BLOCK_TOKENS for row in fitting], self._chunk_tokens):
-            if 0 in places:
+            if fitting.index(first) in places:
                 # runs of equal adapters: the base comes first
                 taken = sorted((fitting[i] for i in places), key=lambda row: row.adapter or "")
         self._unread = deque(row for row in self._unread if row not in taken)
         return taken
+
+    def _may_begin(self, row: Row) -> bool:
+        return len(self._begun) < MOST_BEGUN or row.length <= min(self._chunk_tokens, MOST_LOGITS)
 
     def _fits_with(self, row: Row, first: Row, start: int) -> bool:
         if row is first:

@@ -21,11 +21,12 @@ from typing import Any
 
 import torch
 
+from raytune_llm.errors import InputError
 from raytune_llm.models.device_errors import is_device_lost
 from raytune_llm.models.out_of_memory import is_out_of_memory
 from raytune_llm.serving.engine.base import Delta, Sampling, ServedModel
 from raytune_llm.serving.engine.batch import Batch
-from raytune_llm.serving.engine.request import GenerationRequest, Outbox, check_length, out_of_memory
+from raytune_llm.serving.engine.request import GenerationRequest, Outbox, check_length, check_tokens, out_of_memory
 from raytune_llm.serving.engine.resident_models import Prepared, ResidentModels
 from raytune_llm.serving.engine.rows import Rows
 from raytune_llm.serving.engine.unbatched import Unbatched
@@ -53,14 +54,15 @@ class LocalDecoder:
         self._unbatched: list[Unbatched] = []
         self._retired: set[str] = set()
         self._outbox = Outbox()
-        self._num_open = 0
+        self._open: Counter[str] = Counter()
+        """Answers that were asked for and haven't ended, by model."""
         self._has_ended = False
         self._thread = threading.Thread(target=self._decode, name="decoder", daemon=True)
         self._thread.start()
 
     @property
     def num_running(self) -> int:
-        return self._num_open
+        return self._open.total()
 
     @property
     def num_waiting(self) -> int:
@@ -99,24 +101,38 @@ class LocalDecoder:
         self, model: str, prompt: list[int], sampling: Sampling, client: str = ""
     ) -> AsyncGenerator[Delta, None]:
         self.check_health()
-        check_length(self.longest_answer(model), len(prompt), sampling.max_tokens)
-        self._num_open += 1
-        request = GenerationRequest(self._models[model], prompt, sampling, self._outbox, client)
+        self._open[model] += 1  # before it is looked up: a model in use isn't unloaded
+        request = None
         try:
+            request = self._request(model, prompt, sampling, client)
             await request.compile()
             if self.is_cold(model):
                 request.weights = await asyncio.to_thread(self._resident.read, model)
             self._put(request)
             while True:
-                item = await request.deltas.get()
+                item = await request.next()
+                if isinstance(item, InputError):
+                    raise item
                 if isinstance(item, Exception):
                     raise RuntimeError(f"decoding by {model} failed") from item
                 yield item
                 if item.finish is not None:
                     return
         finally:
-            self._num_open -= 1
-            request.cancelled = True
+            self._open[model] -= 1
+            if request is not None:
+                request.cancelled = True
+            if model in self._retired:
+                self._arrived.put(_Call(self._remove_retired, Future()))
+
+    def _request(self, model: str, prompt: list[int], sampling: Sampling, client: str) -> GenerationRequest:
+        """Raises InputError for what this model can't answer."""
+        served = self._models.get(model)
+        if served is None:
+            raise InputError(f"{model} has just been unloaded; ask again")
+        check_length(self.longest_answer(model), len(prompt), sampling.max_tokens)
+        check_tokens(self._resident.vocabulary_size, prompt, sampling)
+        return GenerationRequest(served, prompt, sampling, self._outbox, client)
 
     def check_health(self) -> None:
         if self._has_ended or not self._thread.is_alive():
@@ -298,7 +314,8 @@ class LocalDecoder:
             try:
                 needs_more = not request.cancelled and answer.step(self._resident.use(request.served.id))
             except Exception as error:  # any failure ends only this answer
-                logger.exception("decoding by %s failed", request.served.id)
+                if not isinstance(error, InputError):
+                    logger.exception("decoding by %s failed", request.served.id)
                 request.fail(error)
                 needs_more = False
             if not needs_more:
@@ -312,6 +329,7 @@ class LocalDecoder:
     def _remove_retired(self) -> None:
         """Drop the removed models that no answer needs any more."""
         busy = {request.served.id for request in (*self._decoding, *self._waiting)}
+        busy |= {id for id in self._retired if self._open[id]}
         for id in self._retired - busy:
             self._resident.remove(id)
             self._retired.remove(id)

@@ -10,6 +10,9 @@ from raytune_llm.serving.engine.base import TokenLogprob
 from raytune_llm.serving.engine.request import GenerationRequest
 from raytune_llm.serving.engine.sampling import Sampler, SamplingState
 
+MOST_LOGITS = 256
+"""Most tokens of a prompt whose logits are computed in one pass."""
+
 
 class PromptLogprobs:
     """Of one request, which gets them when its prompt is read."""

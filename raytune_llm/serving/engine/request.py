@@ -108,6 +108,16 @@ class GenerationRequest:
             self._pending_text.append(text)
         return True
 
+    async def next(self) -> Delta | Exception:
+        """What has come since the last call, in one: a client that is slower than the decoding gets more at a time."""
+        item = await self.deltas.get()
+        while isinstance(item, Delta) and not self.deltas.empty():
+            following = self.deltas.get_nowait()
+            if isinstance(following, Exception):
+                return following
+            item = item.joined(following)
+        return item
+
     def fail(self, error: Exception) -> None:
         """End the answer with an exception."""
         self._outbox.put(self._loop, self.deltas, error)
@@ -132,6 +142,13 @@ def check_length(longest: int | None, prompt_tokens: int, max_tokens: int) -> No
             f"the prompt's {prompt_tokens} tokens and max_tokens={max_tokens} are more than the {longest} tokens that "
             "serve.engine.cache_bytes has room for; shorten the prompt, lower max_tokens, or raise that"
         )
+
+
+def check_tokens(vocabulary_size: int, prompt: list[int], sampling: Sampling) -> None:
+    """Raises InputError for token ids that the model has no logits for, which would be an error of the whole device."""
+    largest = max([*prompt, *(token for token, _ in sampling.logit_bias)], default=0)
+    if largest >= vocabulary_size:
+        raise InputError(f"token id {largest}: this model has {vocabulary_size} tokens")
 
 
 def out_of_memory(error: BaseException) -> RuntimeError:

@@ -80,6 +80,7 @@ class ResidentModels:
             chunk_tokens=chunk_tokens or CHUNK_TOKENS[plain.device.type],
             is_bucketed=is_bucketed,
         )
+        self.vocabulary_size = int(plain.get_input_embeddings().weight.shape[0])
         self._pristine = shared_copy(plain)
         """Never wrapped by PEFT or the stack; references start from copies of it."""
         self._switcher = AdapterSwitcher(plain)

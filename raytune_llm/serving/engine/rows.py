@@ -5,6 +5,7 @@ Shape letters: B answers, T tokens, V vocabulary.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from raytune_llm.serving.engine.base import TokenLogprob
 from raytune_llm.serving.engine.request import GenerationRequest
 from raytune_llm.serving.engine.sampling import LogitsProcessors, Sampler, SamplingState
 
+logger = logging.getLogger(__name__)
+
 
 class Row:
     """One answer in a batch."""
@@ -29,6 +32,8 @@ class Row:
         self.sampling = SamplingState(request.sampling, request.prompt, request.grammar)
         self.last = -1
         """The token that the next step reads."""
+        self.is_retried = False
+        """Whether its prompt is read anew, as memory had to be freed for it."""
 
     @property
     def needs_prompt_logits(self) -> bool:
@@ -151,10 +156,20 @@ def _add_tokens(rows: Sequence[Row], tokens: Tensor, logprobs: Sequence[TokenLog
             row.request.fail(row.sampling.error or RuntimeError(reason))
             ended.append(place)
             continue
-        if row.processors is not None:
-            row.processors.add(token)
-        row.sampling.add(token)
-        row.last = token
-        if not row.request.add_token(token, logprob):
+        try:
+            needs_more = _add_token(row, token, logprob)
+        except Exception as error:  # any failure ends only this answer
+            logger.exception("an answer by %s failed", row.request.served.id)
+            row.request.fail(error)
+            needs_more = False
+        if not needs_more:
             ended.append(place)
     return ended
+
+
+def _add_token(row: Row, token: int, logprob: TokenLogprob | None) -> bool:
+    if row.processors is not None:
+        row.processors.add(token)
+    row.sampling.add(token)
+    row.last = token
+    return row.request.add_token(token, logprob)

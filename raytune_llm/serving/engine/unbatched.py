@@ -16,7 +16,7 @@ from raytune_llm.compat import switch_adapter
 from raytune_llm.errors import InputError
 from raytune_llm.models.forward import decoder_start
 from raytune_llm.models.loading import num_adapted_modules
-from raytune_llm.serving.engine.prompt_logprobs import PromptLogprobs
+from raytune_llm.serving.engine.prompt_logprobs import MOST_LOGITS, PromptLogprobs
 from raytune_llm.serving.engine.request import GenerationRequest
 from raytune_llm.serving.engine.sampling import LogitsProcessors, Sampler, SamplingState
 
@@ -136,8 +136,10 @@ class Unbatched:
         self._processors = LogitsProcessors(model, sampling, stop_ids, self.request.prompt, None)
         if sampling.num_prompt_logprobs is None:
             return self._forward(model, input_ids=prompt, logits_to_keep=1)[:, -1]
-        logits = self._forward(model, input_ids=prompt)
-        PromptLogprobs(self.request)(0, logits[0])
+        take = PromptLogprobs(self.request)
+        for start in range(0, prompt.shape[1], MOST_LOGITS):
+            logits = self._forward(model, input_ids=prompt[:, start : start + MOST_LOGITS])
+            take(start, logits[0])
         return logits[:, -1]
 
     def _next_logits(self, model: Any) -> Tensor:

@@ -3,6 +3,8 @@
 import asyncio
 import dataclasses
 import shutil
+import threading
+import time
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from raytune_llm.data.tokenizing.tokens import Tokens
 from raytune_llm.errors import InputError
 from raytune_llm.models.loading import load_tuned
 from raytune_llm.serving.engine.base import Finish, Sampling, ServedModel
+from raytune_llm.serving.engine.request import GenerationRequest
 from raytune_llm.serving.verify.reference import first_logprobs
 
 PROMPTS = ["Miss the bus", "naïve café", (Message("user", "What a lovely day"),)]
@@ -175,11 +178,19 @@ def test_a_client_that_leaves_frees_its_place(world):
     assert "".join(d.text for d in asyncio.run(leave())) == answer(engine, models["two"], PROMPTS[0], GREEDY)
 
 
-def test_a_failing_answer_ends_no_other(world):
+def test_a_failing_answer_ends_no_other(world, monkeypatch):
     _, models, engine = world
+    add_token = GenerationRequest.add_token
+
+    def failing(request, *token):
+        if request.prompt == [17]:
+            raise ValueError("17")
+        return add_token(request, *token)
+
+    monkeypatch.setattr(GenerationRequest, "add_token", failing)
 
     async def both():
-        bad = engine.generate("one", [10**6], GREEDY)
+        bad = engine.generate("one", [17], GREEDY)
         good = asyncio.create_task(collect(engine, models["one"], PROMPTS[0], GREEDY))
         with pytest.raises(RuntimeError, match="decoding by one failed"):
             await anext(bad)
@@ -187,6 +198,46 @@ def test_a_failing_answer_ends_no_other(world):
 
     assert asyncio.run(both())[-1].finish is not None
     engine.check_health()
+
+
+@pytest.mark.parametrize("prompt, bias", [([10**6], ()), ([5], ((10**6, 1.0),))])
+def test_tokens_that_the_model_does_not_have_are_refused(world, prompt, bias):
+    _, _, engine = world
+    with pytest.raises(InputError, match=r"token id 1000000: this model has \d+ tokens"):
+        asyncio.run(anext(engine.generate("one", prompt, dataclasses.replace(GREEDY, logit_bias=bias))))
+    assert engine.num_running == 0
+
+
+def test_a_model_in_use_is_unloaded_after_its_last_answer(world, monkeypatch):
+    _, models, engine = world
+    reading, read = threading.Event(), threading.Event()
+    compile = GenerationRequest.compile
+
+    async def slow(request):
+        reading.set()
+        await asyncio.to_thread(read.wait, 10)
+        await compile(request)
+
+    expected = answer(engine, models["two"], PROMPTS[0], GREEDY)
+    monkeypatch.setattr(GenerationRequest, "compile", slow)
+
+    async def unloaded_meanwhile():
+        asked = asyncio.create_task(collect(engine, models["two"], PROMPTS[0], GREEDY))
+        await asyncio.to_thread(reading.wait, 10)
+        await asyncio.to_thread(engine.remove, "two")
+        with pytest.raises(InputError, match="two has just been unloaded; ask again"):
+            await anext(engine.generate("two", [5], GREEDY))
+        assert engine.num_running == 1
+        read.set()
+        return await asked
+
+    assert "".join(delta.text for delta in asyncio.run(unloaded_meanwhile())) == expected
+    deadline = time.monotonic() + 10
+    while engine._retired and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not engine._retired and "two" not in engine.adapters_in_memory()
+    engine.add(models["two"])
+    assert answer(engine, models["two"], PROMPTS[0], GREEDY) == expected
 
 
 def broken(folder, change):
