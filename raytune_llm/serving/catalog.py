@@ -14,7 +14,6 @@ A catalog never changes; a replica that follows the registry's aliases replaces 
 from __future__ import annotations
 
 import calendar
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,11 +23,10 @@ from types import MappingProxyType
 from raytune_llm.errors import InputError
 from raytune_llm.models.base import Base
 from raytune_llm.stores.card import Version
-from raytune_llm.stores.registry import Registry
+from raytune_llm.stores.registry import SELECTOR, Registry
 
 SERVABLE = ("adapter", "model")
 """Kinds of versions that generate answers."""
-PADDED = re.compile(r"v?0*([0-9]{1,9})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +146,7 @@ def catalog_of(
 def plain(reference: str) -> str:
     """NAME@3 for NAME@v3 and NAME@03; others as they are."""
     name, _, selector = reference.partition("@")
-    match = PADDED.fullmatch(selector)
+    match = SELECTOR.fullmatch(selector)
     return f"{name}@{match[1]}" if match else reference
 
 

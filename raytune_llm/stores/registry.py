@@ -38,7 +38,7 @@ CHAMPION = "champion"
 PREVIOUS = "previous"
 KINDS = ("adapter", "model", "reward")
 FOLDER = re.compile(r"v([1-9][0-9]*)")
-SELECTOR = re.compile(r"v?([0-9]+)")
+SELECTOR = re.compile(r"v?0*([0-9]{1,18})")
 CLAIM_SECONDS = 60.0
 """How long a publisher contends for a number before it gives up."""
 

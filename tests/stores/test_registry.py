@@ -83,7 +83,7 @@ def test_references(registry: Registry, source: Path) -> None:
     assert registry.alias("sarcasm@1", "demo") == registry.resolve("sarcasm@demo") == versions[0]
 
 
-@pytest.mark.parametrize("selector", ["4", "v0", "production", "", "../v1", "previous"])
+@pytest.mark.parametrize("selector", ["4", "v0", "production", "", "../v1", "previous", "9" * 5000])
 def test_an_unknown_selector_names_versions_and_aliases(registry: Registry, source: Path, selector: str) -> None:
     registry.publish("sarcasm", source, CARD)
     registry.promote(registry.publish("sarcasm", source, CARD))

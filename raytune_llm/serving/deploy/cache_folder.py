@@ -50,6 +50,8 @@ def _is_left_over(folder: Path) -> bool:
         _lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB).close()
     except BlockingIOError:
         return False
+    except FileNotFoundError:  # its process has just removed it
+        return True
     return True
 
 
