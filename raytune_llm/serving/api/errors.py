@@ -54,6 +54,11 @@ def overloaded() -> ApiError:
     return ApiError(503, message, code="overloaded", headers={"retry-after": str(RETRY_AFTER_SECONDS)})
 
 
+def overloaded_by_key() -> ApiError:
+    message = f"this key has as many open requests here as one key may have; try again in {RETRY_AFTER_SECONDS} s"
+    return ApiError(503, message, code="overloaded", headers={"retry-after": str(RETRY_AFTER_SECONDS)})
+
+
 def internal() -> ApiError:
     return ApiError(
         500, "the server failed on this request; find the cause in its log by x-request-id", code="internal_error"
