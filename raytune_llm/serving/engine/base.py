@@ -117,6 +117,16 @@ class Delta:
     prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
     """Of the prompt's tokens, None for the first; only in the first delta, where they were requested."""
 
+    def joined(self, following: Delta) -> Delta:
+        """This and the next one in one."""
+        return Delta(
+            self.text + following.text,
+            self.num_tokens + following.num_tokens,
+            self.logprobs + following.logprobs,
+            following.finish,
+            self.prompt_logprobs,
+        )
+
 
 @dataclass(frozen=True)
 class ServedModel:

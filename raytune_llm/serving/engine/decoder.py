@@ -110,7 +110,7 @@ class LocalDecoder:
                 request.weights = await asyncio.to_thread(self._resident.read, model)
             self._put(request)
             while True:
-                item = await request.deltas.get()
+                item = await request.next()
                 if isinstance(item, InputError):
                     raise item
                 if isinstance(item, Exception):
@@ -123,7 +123,7 @@ class LocalDecoder:
             if request is not None:
                 request.cancelled = True
             if model in self._retired:
-                self._arrived.put(_Call(lambda: None, Future()))  # it may be unloaded now
+                self._arrived.put(_Call(self._remove_retired, Future()))
 
     def _request(self, model: str, prompt: list[int], sampling: Sampling, client: str) -> GenerationRequest:
         """Raises InputError for what this model can't answer."""

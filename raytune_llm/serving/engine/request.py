@@ -108,6 +108,16 @@ class GenerationRequest:
             self._pending_text.append(text)
         return True
 
+    async def next(self) -> Delta | Exception:
+        """What has come since the last call, in one: a client that is slower than the decoding gets more at a time."""
+        item = await self.deltas.get()
+        while isinstance(item, Delta) and not self.deltas.empty():
+            following = self.deltas.get_nowait()
+            if isinstance(following, Exception):
+                return following
+            item = item.joined(following)
+        return item
+
     def fail(self, error: Exception) -> None:
         """End the answer with an exception."""
         self._outbox.put(self._loop, self.deltas, error)

@@ -106,7 +106,7 @@ def test_an_answer_whose_pattern_grows_too_large_ends_alone(world):
         )
 
     failed, other = asyncio.run(both())
-    assert isinstance(failed, RuntimeError) and "can't continue by its JSON schema" in str(failed.__cause__)
+    assert isinstance(failed, InputError) and "can't continue by its JSON schema" in str(failed)
     assert text_of(other) == text_of(deltas_of(engine, prompt))
 
 
