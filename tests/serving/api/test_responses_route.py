@@ -8,7 +8,7 @@ from scripted import World
 from test_app import error
 
 from raytune_llm.errors import InputError
-from raytune_llm.serving.engine.base import Delta
+from raytune_llm.serving.engine.base import Busy, Delta
 
 EVENTS = [
     "response.created",
@@ -101,7 +101,11 @@ def test_an_error_in_a_stream_is_an_event():
 
 
 def test_an_error_in_a_stream_is_an_event_in_its_sequence_whatever_its_kind():
-    for raised, code in ((KeyError("x"), "internal_error"), (InputError("no room"), "invalid_value")):
+    for raised, status, code in (
+        (KeyError("x"), 500, "internal_error"),
+        (InputError("no room"), 400, "invalid_value"),
+        (Busy("16 schemas"), 503, "overloaded"),
+    ):
         world = World("fine")
         world.service.generate = failing(raised)
         found = sent(world.post("responses", input="hi", stream=True))
@@ -111,12 +115,9 @@ def test_an_error_in_a_stream_is_an_event_in_its_sequence_whatever_its_kind():
         assert ResponseErrorEvent.model_validate(event).message
         chat = world.chat(stream=True).text.split("\n\n")
         assert json.loads(chat[-2].removeprefix("data: "))["error"]["code"] == code
-        assert world.chat().status_code == (500 if code == "internal_error" else 400)
-        outcome = "500" if code == "internal_error" else "400"
-        assert (
-            f'raytune_llm_requests_total{{model="m",outcome="{outcome}",replica="r"}} 3.0'
-            in world.client.get("/metrics").text
-        )
+        assert world.chat().status_code == status
+        metrics = world.client.get("/metrics").text
+        assert f'raytune_llm_requests_total{{model="m",outcome="{status}",replica="r"}} 3.0' in metrics
 
 
 def test_long_inputs_are_refused_and_verbosity_is_taken():
