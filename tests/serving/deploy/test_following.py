@@ -147,7 +147,7 @@ def test_the_former_version_answers_until_the_new_one_is_ready_and_ends_what_it_
         await asyncio.sleep(0.5)
         rest = [delta async for delta in begun]
         assert late[-1].finish is not None and rest[-1].finish is not None
-        with pytest.raises(KeyError):
+        with pytest.raises(InputError, match="just been unloaded"):
             await answer(found.id, prompt)
 
     asyncio.run(run())

@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from raytune_llm.data.tokenizing.tokens import Tokens
+from raytune_llm.errors import InputError
 from raytune_llm.models.base import Base, DType
 from raytune_llm.models.decoding.step import can_batch
 from raytune_llm.models.loading import load_tuned
@@ -225,7 +226,7 @@ def test_models_come_and_go_while_others_answer(world):
         late = asyncio.create_task(answer(engine, "two", prompt, GREEDY))
         await asyncio.to_thread(engine.remove, "one")
         await asyncio.to_thread(engine.remove, "whole")
-        with pytest.raises(KeyError):
+        with pytest.raises(InputError, match="just been unloaded"):
             await answer(engine, "one", prompt, GREEDY)
         assert await late
         return await asyncio.gather(*running)
