@@ -548,5 +548,12 @@ def test_use_http_protocol(monkeypatch):
     server.load()
     assert server.http_protocol_class == "raytune_llm.serving.deploy.connections:BoundedConnection"
     assert ServerState().connections == set()
-    for name in ("connection_made", "on_message_begin", "on_headers_complete", "send_400_response"):
+    for name in (
+        "connection_made",
+        "on_message_begin",
+        "on_headers_complete",
+        "send_400_response",
+        "pause_writing",
+        "resume_writing",
+    ):
         assert hasattr(BoundedConnection.__mro__[1], name)

@@ -121,7 +121,7 @@ class World:
         self.served = ServedModel("m", "adapter", None, self.tokens, (2,), form)
         self.engine = ScriptedEngine(self.tokens, answers or ["fine"], refuses)
         bounds = {"max_tokens": 4096, "context_tokens": 100_000, "max_body_bytes": 10**6, **limits}
-        service = Service(
+        self.service = Service(
             engine=self.engine,
             models=OneModel(self.served),
             limits=Limits(shares_context=True, request_timeout_seconds=30.0, **bounds),
@@ -130,7 +130,7 @@ class World:
             generate=self.engine.generate,
             peer_metrics=lambda: asyncio.sleep(0, []),
         )
-        self.client = TestClient(create_app(service, key_hashes=()), raise_server_exceptions=False)
+        self.client = TestClient(create_app(self.service, key_hashes=()), raise_server_exceptions=False)
 
     def post(self, path, **body):
         return self.client.post(f"/v1/{path}", json={"model": "m", **body})

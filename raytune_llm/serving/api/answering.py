@@ -13,10 +13,11 @@ from typing import Any, Protocol
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import Metric
 
+from raytune_llm.serving.api.admission import OpenRequest
 from raytune_llm.serving.api.chat_requests import ChatRequest
 from raytune_llm.serving.api.echo import echo_of
 from raytune_llm.serving.api.encoding import PromptEncoder
-from raytune_llm.serving.api.errors import ApiError, overloaded, without_paths
+from raytune_llm.serving.api.errors import ApiError, without_paths
 from raytune_llm.serving.api.lengths import Limits
 from raytune_llm.serving.api.metrics import Metrics
 from raytune_llm.serving.api.rate_limit import RateLimiter
@@ -75,12 +76,12 @@ class Service:
     """The metrics of the other replicas."""
     encoder: PromptEncoder = field(default_factory=PromptEncoder)
 
-    async def chat(self, request: ChatRequest, key: str) -> Response:
-        served = await self._find(request, key)
+    async def chat(self, request: ChatRequest, place: OpenRequest) -> Response:
+        served = await self._find(request, place.key)
         use = tool_use(served, request)
         prompts = [await self.encoder.chat(served, request, "" if use is None else use.opening)]
         schema = None if use is None else use.schema
-        streams = [*map(without_leading_space, self._generate(request, served, prompts, key, schema))]
+        streams = [*map(without_leading_space, self._generate(request, served, prompts, place, schema))]
         choices = [
             ChatChoice(i, wants_logprobs=request.num_logprobs is not None, reader=None if use is None else use.reader())
             for i in range(len(streams))
@@ -89,10 +90,10 @@ class Service:
         is_constrained = schema is not None or request.json_schema is not None
         return await self._answer(request, shape, choices, streams, prompts, is_constrained=is_constrained)
 
-    async def complete(self, request: CompletionRequest, key: str) -> Response:
-        served = await self._find(request, key)
+    async def complete(self, request: CompletionRequest, place: OpenRequest) -> Response:
+        served = await self._find(request, place.key)
         prompts = await self.encoder.texts(served, request)
-        streams = self._generate(request, served, prompts, key)
+        streams = self._generate(request, served, prompts, place)
         echoes = [echo_of(served, prompt) if request.echo else None for prompt in prompts]
         choices = [
             CompletionChoice(i, wants_logprobs=request.num_logprobs is not None, echo=echoes[i // request.num_answers])
@@ -102,16 +103,16 @@ class Service:
         is_constrained = request.json_schema is not None
         return await self._answer(request, shape, choices, streams, prompts, is_constrained=is_constrained)
 
-    async def respond(self, request: ResponseRequest, key: str) -> Response:
+    async def respond(self, request: ResponseRequest, place: OpenRequest) -> Response:
         chat = request.chat()
-        served = await self._find(chat, key)
+        served = await self._find(chat, place.key)
         prompt = await self.encoder.chat(served, chat, "")
-        [deltas] = map(without_leading_space, self._generate(chat, served, [prompt], key))
+        [deltas] = map(without_leading_space, self._generate(chat, served, [prompt], place))
         shape = ResponseShape(served.id, request, len(prompt.ids))
         if request.stream:
             if chat.json_schema is not None:
                 [deltas] = await begun([deltas])
-            return _stream(server_sent(shape.events(deltas), is_named=True))
+            return _stream(server_sent(shape.events(deltas), failed=shape.failed))
         [whole] = await collected([deltas])
         return JSONResponse(shape.whole(whole))
 
@@ -146,25 +147,28 @@ class Service:
         )
 
     def _generate(
-        self, request: Options, served: ServedModel, prompts: Sequence[Prompt], key: str, schema: str | None = None
+        self,
+        request: Options,
+        served: ServedModel,
+        prompts: Sequence[Prompt],
+        place: OpenRequest,
+        schema: str | None = None,
     ) -> list[AsyncGenerator[Delta, None]]:
         """The deltas of each answer, those to one prompt after each other. `schema`: of a required call.
 
-        Raises ApiError immediately when the request exceeds the limits.
+        Raises ApiError immediately when the request exceeds the limits, or there aren't so many places.
         """
-        num_open, num_more = self.engine.num_running, len(prompts) * request.num_answers
-        if num_open and num_open + num_more > self.limits.max_open_requests:
-            raise overloaded()
+        place.take(len(prompts) * request.num_answers)
         longest, size = self.engine.longest_answer(served.id), len(served.tokens.tokenizer)
         limits = [self.limits.answer_tokens(request, len(prompt.ids), longest) for prompt in prompts]
         streams = []
         for prompt, limit in zip(prompts, limits, strict=True):
-            for place in range(request.num_answers):
-                sampling = request.sampling(limit, place=place, vocabulary_size=size)
+            for which in range(request.num_answers):
+                sampling = request.sampling(limit, place=which, vocabulary_size=size)
                 if schema is not None:
                     sampling = replace(sampling, json_schema=schema)
                 # a prompt is counted once, as OpenAI counts it
-                streams.append(self._deltas(served, prompt.ids, sampling, key, 0 if place else len(prompt.ids)))
+                streams.append(self._deltas(served, prompt.ids, sampling, place.key, 0 if which else len(prompt.ids)))
         return streams
 
     def _deltas(

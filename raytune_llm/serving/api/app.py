@@ -15,9 +15,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from raytune_llm.serving.api import errors
-from raytune_llm.serving.api.admission import AdmissionMiddleware
+from raytune_llm.serving.api.admission import OPEN_REQUEST_IN_SCOPE, AdmissionMiddleware
 from raytune_llm.serving.api.answering import Service
-from raytune_llm.serving.api.auth import KEY_IN_SCOPE, AuthMiddleware
+from raytune_llm.serving.api.auth import AuthMiddleware
 from raytune_llm.serving.api.bounds import BoundsMiddleware, Refuse
 from raytune_llm.serving.api.chat_requests import ChatRequest
 from raytune_llm.serving.api.metrics import CONTENT_TYPE, Merged, Metrics
@@ -31,7 +31,12 @@ def create_app(service: Service, *, key_hashes: tuple[str, ...], cors_origins: t
     app = FastAPI(title="raytune_llm", redoc_url=None)
     limits, refuse = service.limits, partial(_refused, service.metrics)
     # the last one added is the first to see a request
-    app.add_middleware(AdmissionMiddleware, most_open=limits.max_open_requests, refuse=refuse)
+    app.add_middleware(
+        AdmissionMiddleware,
+        most_open=limits.max_open_requests,
+        has_several_keys=len(key_hashes) > 1,
+        refuse=refuse,
+    )
     app.add_middleware(
         BoundsMiddleware,
         max_body_bytes=limits.max_body_bytes,
@@ -73,15 +78,15 @@ def create_app(service: Service, *, key_hashes: tuple[str, ...], cors_origins: t
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: ChatRequest, http: Request) -> Response:
-        return await service.chat(request, http.scope[KEY_IN_SCOPE])
+        return await service.chat(request, http.scope[OPEN_REQUEST_IN_SCOPE])
 
     @app.post("/v1/completions")
     async def completions(request: CompletionRequest, http: Request) -> Response:
-        return await service.complete(request, http.scope[KEY_IN_SCOPE])
+        return await service.complete(request, http.scope[OPEN_REQUEST_IN_SCOPE])
 
     @app.post("/v1/responses")
     async def responses(request: ResponseRequest, http: Request) -> Response:
-        return await service.respond(request, http.scope[KEY_IN_SCOPE])
+        return await service.respond(request, http.scope[OPEN_REQUEST_IN_SCOPE])
 
     return app
 

@@ -11,9 +11,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from raytune_llm.data.records import Message
 from raytune_llm.serving.api.errors import invalid
+from raytune_llm.serving.api.formats import DEEPEST, Schema, is_too_deep
 from raytune_llm.serving.api.requests import NonEmpty, Options, Prose
 
+MOST_MESSAGES = 4096
+"""Also of the parts of a message."""
+MOST_TOOLS = 512
+"""Also of the calls of a message."""
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+
+
+UNUSED = Field(None, exclude=True, description="Accepted and not used")
 
 
 class TextPart(BaseModel):
@@ -21,6 +29,7 @@ class TextPart(BaseModel):
 
     type: Literal["text"]
     text: Prose
+    cache_control: Any = UNUSED
 
 
 def _text_or_parts(value: object) -> object:
@@ -29,7 +38,10 @@ def _text_or_parts(value: object) -> object:
     raise ValueError('must be a text, or a list of parts {"type": "text", "text": …}')
 
 
-Content = Annotated[Prose | list[TextPart] | None, BeforeValidator(_text_or_parts)]
+Content = Annotated[
+    Prose | Annotated[list[TextPart], Field(max_length=MOST_MESSAGES, fail_fast=True)] | None,
+    BeforeValidator(_text_or_parts),
+]
 
 
 class CalledFunction(BaseModel):
@@ -54,6 +66,9 @@ class ToolCall(BaseModel):
             arguments = json.loads(self.function.arguments or "{}")
         except (ValueError, RecursionError):
             arguments = None
+        if is_too_deep(arguments):
+            message = f"{where}.function.arguments: they are nested in more than {DEEPEST} levels"
+            raise invalid(message, param="messages")
         if not isinstance(arguments, dict):
             raise invalid(f"{where}.function.arguments: must be the text of a JSON object", param="messages")
         return {"type": "function", "id": self.id, "function": {"name": self.function.name, "arguments": arguments}}
@@ -65,17 +80,19 @@ class ChatMessage(BaseModel):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content = None
     name: str | None = Field(None, description="Of a tool message, the function; else accepted and not used")
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MOST_TOOLS, fail_fast=True)] | None = None
     tool_call_id: str | None = None
     refusal: str | None = Field(None, description="Accepted and not used, as are the following")
     annotations: list[Any] | None = None
     audio: None = None
     function_call: None = None
+    reasoning_content: str | None = None
+    cache_control: Any = None
 
     def message(self, where: str, called: dict[str, str]) -> Message:
         """`called`: the function of each call so far, by id. Raises ApiError for what a role doesn't have."""
         content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
-        if self.content is None and not (self.role == "assistant" and self.tool_calls):
+        if self.content is None and (self.role != "assistant" or self.tool_calls is None):
             raise invalid(f"{where}.content: a message of role {self.role} has a content", param="messages")
         if self.tool_calls and self.role != "assistant":
             raise invalid(f"{where}.tool_calls: only messages of role assistant have them", param="messages")
@@ -96,7 +113,7 @@ class Function(BaseModel):
 
     name: FunctionName
     description: Prose | None = None
-    parameters: dict[str, Any] | None = Field(None, description="JSON schema of the arguments")
+    parameters: Schema | None = Field(None, description="JSON schema of the arguments")
     strict: bool | None = Field(None, description="Accepted; with tool_choice required or named, always so")
 
 
@@ -105,6 +122,7 @@ class Tool(BaseModel):
 
     type: Literal["function"]
     function: Function
+    cache_control: Any = UNUSED
 
 
 class NamedFunction(BaseModel):
@@ -129,11 +147,11 @@ def _tool_choice(value: object) -> object:
 class ChatRequest(Options):
     """POST /v1/chat/completions"""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    tools: list[Tool] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS, fail_fast=True)] | None = None
     tool_choice: Annotated[Literal["none", "auto", "required"] | NamedTool | None, BeforeValidator(_tool_choice)] = None
     parallel_tool_calls: bool | None = Field(None, description="false: at most one call")
 

@@ -54,6 +54,11 @@ def overloaded() -> ApiError:
     return ApiError(503, message, code="overloaded", headers={"retry-after": str(RETRY_AFTER_SECONDS)})
 
 
+def overloaded_by_key() -> ApiError:
+    message = f"this key has as many open requests here as one key may have; try again in {RETRY_AFTER_SECONDS} s"
+    return ApiError(503, message, code="overloaded", headers={"retry-after": str(RETRY_AFTER_SECONDS)})
+
+
 def internal() -> ApiError:
     return ApiError(
         500, "the server failed on this request; find the cause in its log by x-request-id", code="internal_error"
@@ -83,11 +88,11 @@ def from_validation(errors: Sequence[Any], body: Any = None) -> ApiError:
             f"the request body is not valid JSON: {first.get('ctx', {}).get('error', first['msg'])}",
             code="invalid_json",
         )
-    # of a value that may have several types, the error that lies deepest is of the type that was meant
+    # of a value that may have several types, the error that lies deepest, or knows its length, is of the one meant
     paths = [_fields([part for part in error["loc"] if part != "body"], body) for error in errors]
     first, path = max(
         ((error, path) for error, path in zip(errors, paths, strict=True) if path[:1] == paths[0][:1]),
-        key=lambda found: len(found[1]),
+        key=lambda found: (len(found[1]), found[0]["type"] == "too_long"),
     )
     param = str(path[0]) if path else None
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
@@ -116,6 +121,8 @@ WORDS = {
 def _in_plain_words(error: Any) -> str:
     if error["type"] == "union_tag_invalid":
         return f"its type must be one of {error['ctx']['expected_tags']}"
+    if error["type"] == "too_long":
+        return f"must have at most {error['ctx']['max_length']} items"
     own = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     return str(WORDS.get(error["type"], own))
 

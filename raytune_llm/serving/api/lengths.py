@@ -19,12 +19,12 @@ class Limits:
     shares_context: bool
     """Whether prompt and answer share the context, as in causal bases."""
     request_timeout_seconds: float
-    """From a request's arrival to its last token, waiting included."""
+    """From a request's arrival at the replica to its last token, waiting included."""
     max_body_bytes: int
     body_timeout_seconds: float = 30.0
     """From a request's arrival to the last byte of its body."""
     max_open_requests: int = 80
-    """Requests for answers, decoded or waiting, that one replica holds at once."""
+    """Answers, decoded or waiting, that one replica holds at once; admission.py says how they are counted."""
 
     def answer_tokens(self, request: Options, prompt_tokens: int, longest: int | None) -> int:
         """Longest answer to a prompt of so many tokens.

@@ -76,7 +76,7 @@ class Metrics:
         except ApiError as error:
             outcome = str(error.status)
             raise
-        except RuntimeError:
+        except Exception:
             outcome = "500"
             raise
         finally:

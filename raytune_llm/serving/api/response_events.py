@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 
+from raytune_llm.serving.api.errors import ApiError
 from raytune_llm.serving.api.response_requests import ResponseRequest
 from raytune_llm.serving.api.responses import Json, finish_of, joined
 from raytune_llm.serving.engine.base import Delta, Finish
@@ -46,6 +47,10 @@ class ResponseShape:
         ended = self._ended(text, finish, num_tokens)
         yield self._event("response.output_item.done", output_index=0, item=ended["output"][0])
         yield self._event(f"response.{ended['status']}", response=ended)
+
+    def failed(self, error: ApiError) -> Json:
+        """The event of an error after the start."""
+        return self._event("error", **{name: value for name, value in error.body()["error"].items() if name != "type"})
 
     def _ended(self, text: str, finish: Finish, num_tokens: int) -> Json:
         status = "completed" if finish is Finish.stop else "incomplete"

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from raytune_llm.serving.api.chat_requests import ChatRequest
+from raytune_llm.serving.api.chat_requests import MOST_MESSAGES, ChatRequest
 from raytune_llm.serving.api.errors import invalid
-from raytune_llm.serving.api.formats import ObjectFormat, TextFormat
+from raytune_llm.serving.api.formats import ObjectFormat, Schema, TextFormat
 from raytune_llm.serving.api.requests import NonEmpty, Prose
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -44,6 +44,9 @@ def _text_or_parts(value: object) -> object:
     raise ValueError('must be a text, or a list of parts {"type": "input_text", "text": …}')
 
 
+Parts = Annotated[list[InputPart], Field(max_length=MOST_MESSAGES, fail_fast=True)]
+
+
 class InputMessage(BaseModel):
     """A message, or one of an earlier response."""
 
@@ -51,7 +54,7 @@ class InputMessage(BaseModel):
 
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[Prose | list[InputPart], BeforeValidator(_text_or_parts)]
+    content: Annotated[Prose | Parts, BeforeValidator(_text_or_parts)]
     id: str | None = Field(None, description="Accepted and not used, as are the following")
     status: str | None = None
     phase: str | None = None
@@ -69,7 +72,7 @@ class SchemaTextFormat(BaseModel):
     type: Literal["json_schema"]
     name: str = Field(min_length=1, description="Accepted and not used")
     description: str | None = Field(None, description="Accepted and not used")
-    schema_: dict[str, Any] = Field(alias="schema")
+    schema_: Schema = Field(alias="schema")
     strict: bool | None = Field(None, description="Answers satisfy the schema in any case")
 
 
@@ -77,6 +80,7 @@ class TextOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     format: Annotated[TextFormat | ObjectFormat | SchemaTextFormat, Field(discriminator="type")] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = Field(None, description="Accepted and not used")
 
 
 def _text_or_messages(value: object) -> object:
@@ -85,13 +89,17 @@ def _text_or_messages(value: object) -> object:
     raise ValueError("must be a text, or a list of messages")
 
 
+Messages = Annotated[list[InputMessage], Field(max_length=MOST_MESSAGES - 1, fail_fast=True)]
+"""One fewer than a chat may have, for the instructions."""
+
+
 class ResponseRequest(BaseModel):
     """POST /v1/responses"""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
     model: NonEmpty
-    input: Annotated[Prose | list[InputMessage], BeforeValidator(_text_or_messages)]
+    input: Annotated[Prose | Messages, BeforeValidator(_text_or_messages)]
     instructions: Prose | None = Field(None, description="A system message before the input")
     max_output_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy; null is 1")

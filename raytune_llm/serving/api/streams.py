@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -14,7 +14,7 @@ from raytune_llm.errors import InputError
 from raytune_llm.serving.api import errors
 from raytune_llm.serving.api.deadline import deadline
 from raytune_llm.serving.api.responses import Choice, Json, Shape, usage
-from raytune_llm.serving.engine.base import Delta
+from raytune_llm.serving.engine.base import Busy, Delta
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +49,13 @@ async def without_leading_space(deltas: AsyncGenerator[Delta, None]) -> AsyncGen
 
 
 async def refusing(deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
-    """The deltas. Raises ApiError 400 for what the engine refuses."""
+    """The deltas. Raises ApiError 400 for what the engine refuses, 503 for what it is too busy for."""
     async with aclosing(deltas):
         try:
             async for delta in deltas:
                 yield delta
+        except Busy as error:
+            raise errors.overloaded() from error
         except InputError as error:
             raise errors.invalid(str(error)) from error
 
@@ -155,26 +157,25 @@ async def chunks(
         yield shape.usage_event(usage(prompt_tokens, completion_tokens))
 
 
-async def server_sent(events: AsyncIterator[Json], *, is_named: bool = False) -> AsyncIterator[str]:
-    """Server-sent events; `is_named`: by their type, without [DONE] at the end, as the responses API has them.
+async def server_sent(
+    events: AsyncIterator[Json], *, failed: Callable[[errors.ApiError], Json] | None = None
+) -> AsyncIterator[str]:
+    """Server-sent events. An error after the start, of whatever kind, is sent as an event and ends the stream.
 
-    An error after the start is sent as an event and ends the stream.
+    `failed`: an error's event where events are sent by their type and without [DONE] at the end, as the responses API
+    has them; None where they are not.
     """
+    is_named, event_of = failed is not None, failed or errors.ApiError.body
     try:
         async for event in events:
             yield _sent(event, event["type"] if is_named else None)
         if not is_named:
             yield "data: [DONE]\n\n"
     except errors.ApiError as error:
-        yield _sent(_failed(error, is_named=is_named), "error" if is_named else None)
-    except RuntimeError:
+        yield _sent(event_of(error), "error" if is_named else None)
+    except Exception:
         logger.exception("a stream failed")
-        yield _sent(_failed(errors.internal(), is_named=is_named), "error" if is_named else None)
-
-
-def _failed(error: errors.ApiError, *, is_named: bool) -> Json:
-    body = error.body()
-    return {"type": "error", "sequence_number": 0, **body["error"]} | {"type": "error"} if is_named else body
+        yield _sent(event_of(errors.internal()), "error" if is_named else None)
 
 
 def _sent(content: Json, name: str | None) -> str:

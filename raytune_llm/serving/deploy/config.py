@@ -41,12 +41,13 @@ class Serve:
     max_concurrent_requests: int
     """Answers that one replica decodes at once; further ones wait. ≥ 1."""
     max_waiting_requests: int
-    """Requests that wait at one replica for a place among those; further ones are answered 503 with retry-after.
+    """Answers that wait at one replica for a place among those; requests for more are answered 503 with retry-after.
     ≥ 0."""
     max_tokens: int
     """Longest answer, tokens; a request may set a lower limit. ≥ 1."""
     request_timeout_seconds: float
-    """An answer that takes longer, from the request's arrival and waiting included, ends with error 408; > 0."""
+    """An answer that takes longer, from the request's arrival at the replica and waiting included, ends with error
+    408; > 0."""
     body_timeout_seconds: float
     """A request whose body takes longer to arrive is answered 408; > 0."""
     drain_seconds: float

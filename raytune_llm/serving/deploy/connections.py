@@ -1,7 +1,8 @@
 """The HTTP connections of Ray Serve's proxy, bounded in number, in bytes of headers and in seconds.
 
 uvicorn, which the proxy runs, bounds none of them with httptools. A connection whose request has been received whole is
-left alone: requests and answers are bounded in the replica (api/bounds.py, api/admission.py). Pinned by
+left alone as long as its client reads: requests and answers are bounded in the replica (api/bounds.py,
+api/admission.py). Pinned by
 tests/test_compat.py on uvicorn 0.54.
 """
 
@@ -23,6 +24,8 @@ MAX_HEADER_BYTES = 64 * 1024
 """Of an incomplete header, in addition to what one read from the socket returns (at most 256 KiB)."""
 HEADER_SECONDS = 10.0
 """From a connection's begin, or a request's first byte, to the end of its headers."""
+READ_SECONDS = 60.0
+"""How long a client may leave so much of its answer unread that no more of it can be written."""
 OPEN_FILES = 4 * MAX_CONNECTIONS
 
 
@@ -32,6 +35,7 @@ class BoundedConnection(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
         self._is_in_headers, self._header_bytes = False, 0
         self._begun = self.loop.time()
         self._start_timer()
@@ -40,7 +44,17 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._stop_unread_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._unread_timer is None:
+            self._unread_timer = self.loop.call_later(READ_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_unread_timer()
 
     def data_received(self, data: bytes) -> None:
         was_in_headers = self._is_in_headers
@@ -93,6 +107,11 @@ class BoundedConnection(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _stop_unread_timer(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
 
     def _too_slow(self) -> None:
         if self._is_in_headers:

@@ -73,8 +73,8 @@ def watch(endpoint: Endpoint) -> None:
 
 
 def drain() -> None:
-    """Remove the endpoint: new requests are refused; returns when the open ones have ended, at the latest after
-    serve.drain_seconds."""
+    """Remove the endpoint: new requests are refused; returns when the open ones have ended and the replicas are gone.
+    Ray Serve ends a replica whose requests are open after serve.drain_seconds; no other bound is set here."""
     from ray import serve as ray_serve
 
     if APPLICATION in ray_serve.status().applications:

@@ -1,4 +1,5 @@
-"""What Ray Serve's HTTP proxy is given before it listens: bounded connections, and errors in OpenAI's shape.
+"""What Ray Serve's HTTP proxy is given before it listens: bounded connections, requests without headers that are orders
+to Ray, and errors in OpenAI's shape.
 
 Ray Serve calls `middlewares` in each proxy process whose environment has
 RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=raytune_llm.serving.proxy_middlewares; cluster.py sets it for the sessions of
@@ -20,23 +21,33 @@ HEALTH_PATH = "/healthz"
 RAYS_OWN_PATHS = "/-/"
 REQUEST_ID = "x-request-id"
 RETRY_AFTER = {"retry-after": "5"}
+ORDERS = (b"x_request_disconnect_disabled", b"x_request_timeout_seconds", b"serve_multiplexed_model_id")
+"""Headers by which a client could decode on after it has left, for ever, or at a replica of its choice; Ray reads - as
+_."""
 
 
 def middlewares() -> list[Middleware]:
     """Prepare this process for its proxy."""
     allow_open_files()
     use_http_protocol(BoundedConnection)
-    return [Middleware(ProxyErrors)]
+    return [Middleware(ProxyFront)]
 
 
-class ProxyErrors:
-    """Ray Serve's own errors are plain text, or nothing at all; and while no application is there, 404."""
+def _is_order(name: bytes) -> bool:
+    return name.lower().replace(b"-", b"_") in ORDERS
+
+
+class ProxyFront:
+    """Ray Serve obeys some headers of any client. Its own errors are plain text, or nothing at all; and while no
+    application is there, 404."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._has_served = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if "headers" in scope:
+            scope = {**scope, "headers": [header for header in scope["headers"] if not _is_order(header[0])]}
         if scope["type"] != "http" or scope["path"].startswith(RAYS_OWN_PATHS):
             await self._app(scope, receive, send)
             return

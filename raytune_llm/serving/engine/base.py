@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from raytune_llm.serving.catalog import Catalog
 
 
+class Busy(RuntimeError):
+    """The engine has too much work of a kind to take more of it now."""
+
+
 class Finish(Enum):
     """Why an answer ended; the values are OpenAI's finish_reason."""
 

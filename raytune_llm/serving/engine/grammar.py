@@ -10,13 +10,13 @@ a text may be of any length, which small models fall for; after some of it somet
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import subprocess
 import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ LONGEST_SPACE = 64
 """Characters of white space after which something else must follow, where the schema allows that."""
 MOST_CHECKED = 4096
 _checking = threading.Lock()
-"""One schema is checked at a time."""
+"""One new schema is checked at a time; known ones don't wait."""
 _checked: OrderedDict[bytes, str] = OrderedDict()
 """Why the last schemas were refused, "" for those that weren't; by their SHA-256."""
 
@@ -82,6 +82,11 @@ def start_grammar(tokenizer: Any, schema: str, stop_ids: Sequence[int]) -> Gramm
     return Grammar(compile_grammar(tokenizer, schema).deep_copy(), _llguidance_tokenizer(tokenizer), stop_ids)
 
 
+def is_known(schema: str) -> bool:
+    """Whether it has been checked, so that `start_grammar` is fast."""
+    return _key(schema) in _checked
+
+
 def compile_grammar(tokenizer: Any, schema: str) -> Any:
     """llguidance's matcher before the first token; the last ones used are cached. Call it from a thread: a new schema
     takes a tenth of a second, a hostile one seconds, a new tokenizer a second more.
@@ -112,13 +117,21 @@ def compile_grammar(tokenizer: Any, schema: str) -> Any:
 
 def _refusal(schema: str) -> str:
     """Why the schema can't be compiled, found by a process that may take only so much time and memory; "" if it can."""
-    key = hashlib.sha256(schema.encode()).digest()
+    key = _key(schema)
+    known = _checked.get(key)
+    if known is not None:
+        return known
     with _checking:
-        if key not in _checked:
-            _checked[key] = _check(schema)
+        found = _checked.get(key)
+        if found is None:
+            found = _checked[key] = _check(schema)
             if len(_checked) > MOST_CHECKED:
                 _checked.popitem(last=False)
-        return _checked[key]
+        return found
+
+
+def _key(schema: str) -> bytes:
+    return hashlib.sha256(schema.encode(errors="surrogatepass")).digest()
 
 
 def _check(schema: str) -> str:
@@ -132,7 +145,7 @@ def _check(schema: str) -> str:
     return "compiling it takes too much time or memory; simplify its patterns, ranges, multipleOf and minItems"
 
 
-@lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=32)
 def _matcher(llguidance_tokenizer: Any, schema: str) -> Any:
     return grammar_check.matcher(schema, llguidance_tokenizer)
 
@@ -160,7 +173,7 @@ def _llguidance_tokenizer(tokenizer: Any) -> Any:
     return _read_tokenizer(backend.to_str(), tokenizer.eos_token_id)
 
 
-@lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=4)
 def _read_tokenizer(text: str, eos: int) -> Any:
     from llguidance import LLTokenizer
 
@@ -170,7 +183,7 @@ def _read_tokenizer(text: str, eos: int) -> Any:
         raise InputError(f"a JSON schema can't be used with this model's tokenizer: {error}") from error
 
 
-@lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=4)
 def _spaces(llguidance_tokenizer: Any) -> dict[int, int]:
     """Tokens of white space and their lengths."""
     texts = ((token, llguidance_tokenizer.decode_bytes([token])) for token in range(llguidance_tokenizer.vocab_size))

@@ -11,7 +11,8 @@ from typing import Any
 from raytune_llm.errors import InputError
 from raytune_llm.serving.engine.base import Delta, Finish, Sampling, ServedModel, TokenLogprob
 from raytune_llm.serving.engine.detokenize import make_detokenizer
-from raytune_llm.serving.engine.grammar import Grammar, start_grammar
+from raytune_llm.serving.engine.grammar import Grammar
+from raytune_llm.serving.engine.schema_checks import grammar_of
 from raytune_llm.serving.engine.stop_strings import StopStrings
 
 Queue = asyncio.Queue[Delta | Exception]
@@ -71,11 +72,9 @@ class GenerationRequest:
         """Returned with the first delta."""
 
     async def compile(self) -> None:
-        """Make the grammar of its JSON schema, if it has one, in a thread. Raises InputError as `start_grammar`."""
+        """Make the grammar of its JSON schema, if it has one, in a thread. Raises as `grammar_of`."""
         if self.sampling.json_schema is not None:
-            self.grammar = await asyncio.to_thread(
-                start_grammar, self.tokenizer, self.sampling.json_schema, self.served.stop_ids
-            )
+            self.grammar = await grammar_of(self.tokenizer, self.sampling.json_schema, self.served.stop_ids)
 
     @property
     def num_tokens(self) -> int:

@@ -40,6 +40,24 @@ async def clients(replica):
         yield client
 
 
+class Held:
+    """An engine's `generate` whose answers wait until they may end."""
+
+    def __init__(self, replica):
+        self.may_end, self.num_begun = asyncio.Event(), 0
+        replica._service.generate = self
+
+    async def __call__(self, model, prompt, sampling, client):
+        self.num_begun += 1
+        await self.may_end.wait()
+        yield Delta("ok", 1, finish=Finish.stop)
+
+    async def begun(self, count):
+        async with asyncio.timeout(10):
+            while self.num_begun < count:
+                await asyncio.sleep(0.001)
+
+
 async def never_ending():
     yield b"{"
     await asyncio.sleep(60)
@@ -68,13 +86,7 @@ def test_requests_beyond_the_waiting_ones_are_answered_503_and_health_never_wait
     replica = replica_of(registry, max_open_requests=3)
 
     async def run():
-        may_end = asyncio.Event()
-
-        async def held(model, prompt, sampling):
-            await may_end.wait()
-            yield Delta("ok", 1, finish=Finish.stop)
-
-        replica._service.generate = held
+        held = Held(replica)
         async with clients(replica) as client:
             open_ones = [asyncio.create_task(client.post(URL, json=TEXT)) for _ in range(3)]
             await asyncio.sleep(0.1)
@@ -85,7 +97,7 @@ def test_requests_beyond_the_waiting_ones_are_answered_503_and_health_never_wait
             assert refused.headers["retry-after"] == "2" and refused.json()["error"]["type"] == "server_error"
             for path in ("/healthz", "/metrics", "/v1/models"):
                 assert (await client.get(path)).status_code == 200
-            may_end.set()
+            held.may_end.set()
             assert [response.status_code for response in await asyncio.gather(*open_ones)] == [200] * 3
             assert (await client.post(URL, json=TEXT)).status_code == 200
 
@@ -185,18 +197,76 @@ def test_wrong_keys_of_one_address_dont_limit_another_and_are_forgotten(caplog):
     assert len(wrong._windows) == 10_000
 
 
-def test_many_answers_to_one_request_count_each(registry):
+def test_answers_count_as_places_also_in_a_burst_and_one_request_leaves_room_for_others(registry):
     replica = replica_of(registry, max_open_requests=8)
 
     async def run():
+        held = Held(replica)
         async with clients(replica) as client:
-            first = asyncio.create_task(client.post(URL, json={**TEXT, "n": 6, "max_tokens": 64}))
-            while replica._engine.num_running < 6:
-                await asyncio.sleep(0.001)
-            error(await client.post(URL, json={**TEXT, "n": 3}), 503, "overloaded")
-            assert len((await first).json()["choices"]) == 6
-            alone = await client.post(URL, json={**TEXT, "n": 9})
-            assert len(alone.json()["choices"]) == 9
+            many = asyncio.create_task(client.post(URL, json={**TEXT, "n": 9}))
+            await held.begun(9)
+            burst = [asyncio.create_task(client.post(URL, json={**TEXT, "n": 2})) for _ in range(4)]
+            await held.begun(15)
+            done, still = await asyncio.wait(burst, return_when=asyncio.FIRST_COMPLETED)
+            assert [response.result().status_code for response in done] == [503] and len(still) == 3
+            error(await client.post(URL, json=TEXT), 503, "overloaded")
+            held.may_end.set()
+            assert len((await many).json()["choices"]) == 9
+            assert [len((await task).json()["choices"]) for task in still] == [2] * 3
+            assert len((await client.post(URL, json={**TEXT, "n": 100})).json()["choices"]) == 100
 
     asyncio.run(run())
     replica.close()
+
+
+def test_places_are_free_again_whatever_ends_a_request(registry):
+    replica = replica_of(registry, max_open_requests=2)
+
+    async def run():
+        async with clients(replica) as client:
+            error(
+                await client.post(URL, json={**TEXT, "prompt": ["a", "b " * 200]}),
+                400,
+                "context_length_exceeded",
+                "prompt",
+            )
+            held = Held(replica)
+            left = [asyncio.create_task(client.post(URL, json={**TEXT, "stream": True})) for _ in range(2)]
+            await held.begun(2)
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+            held.may_end.set()
+            both = [client.post(URL, json=TEXT) for _ in range(2)]
+            assert [response.status_code for response in await asyncio.gather(*both)] == [200] * 2
+
+    asyncio.run(run())
+    replica.close()
+
+
+def test_one_of_several_keys_leaves_places_to_the_others(registry):
+    limits = replace(LIMITS, max_open_requests=4)
+    for keys, most in ((("one", "two"), 3), (("one",), 4)):
+        replica = make_replica(registry, ["wit"], limits=limits, key_hashes=tuple(map(key_hash, keys)))
+
+        async def run(replica=replica, keys=keys, most=most):
+            held = Held(replica)
+            async with clients(replica) as client:
+
+                def ask(key):
+                    return client.post(URL, json=TEXT, headers={"authorization": f"Bearer {key}"})
+
+                tasks = [asyncio.create_task(ask("one")) for _ in range(most)]
+                await held.begun(most)
+                refused = await ask("one")
+                message = error(refused, 503, "overloaded")
+                assert refused.headers["retry-after"] == "2"
+                if "two" in keys:
+                    assert message == "this key has as many open requests here as one key may have; try again in 2 s"
+                    tasks.append(asyncio.create_task(ask("two")))
+                    await held.begun(4)
+                held.may_end.set()
+                assert [response.status_code for response in await asyncio.gather(*tasks)] == [200] * 4
+
+        asyncio.run(run())
+        replica.close()

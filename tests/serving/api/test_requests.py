@@ -197,3 +197,37 @@ def test_messages_of_answers_are_taken_back():
     assert prompt[1] == Message("assistant", "a")
     assert json.loads(prompt[2].tool_calls)[0]["function"] == {"name": "f", "arguments": {"a": 1}}
     assert prompt[3] == Message("tool", "r", call_id="c1", name="f")
+
+
+def test_what_clients_add_to_messages_is_taken_and_not_used():
+    cache = {"cache_control": {"type": "ephemeral"}}
+    turns = [
+        {"role": "system", "content": [{"type": "text", "text": "Be kind.", **cache}]},
+        {"role": "user", "content": "hi", **cache},
+        {"role": "assistant", "content": None, "tool_calls": [], "reasoning_content": "Hm."},
+        {"role": "user", "content": "and?"},
+    ]
+    tool = {"type": "function", "function": {"name": "f"}}
+    found = chat(messages=turns, tools=[{**tool, **cache}]).prompt
+    plain = [{**turn, "content": turn["content"] or ""} for turn in turns]
+    plain[0]["content"] = "Be kind."
+    expected = [Message(turn["role"], turn["content"]) for turn in plain]
+    assert [*found] == [Message("system", "Be kind.", tools=json.dumps([tool])), *expected[1:]]
+    with pytest.raises(ApiError, match=r"messages\[0\].content: a message of role assistant has a content"):
+        chat(messages=[{"role": "assistant"}])
+
+
+@pytest.mark.parametrize(
+    ("more", "num_errors", "message"),
+    [
+        ({"messages": [{}] * 100_000}, 2, "Field required"),
+        ({"messages": CHAT["messages"] * 4097}, 1, "at most 4096 items"),
+        ({"messages": [{"role": "user", "content": [{}] * 100_000}]}, 3, "Field required"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{}] * 100_000}]}, 2, "Field required"),
+        ({"tools": [{}] * 100_000}, 2, "Field required"),
+    ],
+)
+def test_long_lists_are_not_validated_to_their_end(more, num_errors, message):
+    with pytest.raises(ValidationError, match=message) as refusal:
+        ChatRequest.model_validate({**CHAT, **more})
+    assert refusal.value.error_count() <= num_errors

@@ -2,10 +2,13 @@
 
 import json
 
-from openai.types.responses import Response
+from openai.types.responses import Response, ResponseErrorEvent
 from pydantic import TypeAdapter
 from scripted import World
 from test_app import error
+
+from raytune_llm.errors import InputError
+from raytune_llm.serving.engine.base import Busy, Delta
 
 EVENTS = [
     "response.created",
@@ -95,3 +98,47 @@ def test_an_error_in_a_stream_is_an_event():
     found = sent(world.post("responses", input="hi", stream=True))
     name, event = found[-1]
     assert name == event["type"] == "error" and event["message"] == "no such schema"
+
+
+def test_an_error_in_a_stream_is_an_event_in_its_sequence_whatever_its_kind():
+    for raised, status, code in (
+        (KeyError("x"), 500, "internal_error"),
+        (InputError("no room"), 400, "invalid_value"),
+        (Busy("16 schemas"), 503, "overloaded"),
+    ):
+        world = World("fine")
+        world.service.generate = failing(raised)
+        found = sent(world.post("responses", input="hi", stream=True))
+        assert [event["sequence_number"] for _, event in found] == [*range(len(found))]
+        name, event = found[-1]
+        assert (name, event["type"], event["code"]) == ("error", "error", code)
+        assert ResponseErrorEvent.model_validate(event).message
+        chat = world.chat(stream=True).text.split("\n\n")
+        assert json.loads(chat[-2].removeprefix("data: "))["error"]["code"] == code
+        assert world.chat().status_code == status
+        metrics = world.client.get("/metrics").text
+        assert f'raytune_llm_requests_total{{model="m",outcome="{status}",replica="r"}} 3.0' in metrics
+
+
+def test_long_inputs_are_refused_and_verbosity_is_taken():
+    world = World("fine")
+    message = {"role": "user", "content": "a"}
+    refused = world.post("responses", input=[message] * 4096)
+    assert error(refused, 400, "invalid_value", "input") == "input: must have at most 4095 items"
+    assert error(world.chat(messages=[message] * 4097), 400, "invalid_value", "messages") == (
+        "messages: must have at most 4096 items"
+    )
+    assert world.post("responses", input=[message] * 4095, instructions="Be kind.").status_code == 200
+    body = world.post("responses", input="hi", text={"verbosity": "low"}).json()
+    assert body["text"] == {"format": {"type": "text"}}
+    error(world.post("responses", input="hi", text={"verbosity": "loud"}), 400, "invalid_value", "text")
+
+
+def failing(error):
+    """An engine's `generate` that fails after its first token."""
+
+    async def generate(model, prompt, sampling, client):
+        yield Delta("a", 1)
+        raise error
+
+    return generate

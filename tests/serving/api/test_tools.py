@@ -154,3 +154,30 @@ def test_a_template_without_tools_and_wrong_choices_are_refused():
     both = {"tools": [WEATHER], "tool_choice": "required", "response_format": {"type": "json_object"}}
     assert "can't be combined" in error(hermes.chat(**both), 400, "invalid_value", "tools")
     assert "tools is not offered" in error(hermes.complete(tools=[WEATHER]), 400, "unsupported_parameter", "tools")
+
+
+def test_schemas_and_arguments_that_are_nested_too_deep_are_refused():
+    def nested(levels, inside):
+        for _ in range(levels):
+            inside = {"type": "object", "properties": {"a": inside}}
+        return inside
+
+    hermes = World(json.dumps({"name": "weather", "arguments": {}}), template=HERMES)
+
+    def ask(levels):
+        function = {"name": "weather", "parameters": nested(levels, {"type": "null"})}
+        return hermes.chat(tools=[{"type": "function", "function": function}], tool_choice="required")
+
+    assert ask(90).status_code == 200
+    message = "tools[0].function.parameters: it is nested in more than 200 levels; use $defs and $ref"
+    assert error(ask(101), 400, "invalid_value", "tools") == message
+    assert error(ask(400), 400, "invalid_value", "tools") == message
+    schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": nested(101, {})}}
+    assert "nested" in error(hermes.chat(response_format=schema), 400, "invalid_value", "response_format")
+    asked = {"type": "json_schema", "name": "a", "schema": nested(101, {})}
+    assert "nested" in error(hermes.post("responses", input="a", text={"format": asked}), 400, "invalid_value", "text")
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": json.dumps(nested(400, {}))}}
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [call]}]
+    assert error(hermes.chat(messages=turns), 400, "invalid_value", "messages") == (
+        "messages[1].tool_calls[0].function.arguments: they are nested in more than 200 levels"
+    )
