@@ -21,7 +21,7 @@ from ray import serve as ray_serve
 
 from raytune_llm import cluster, session
 from raytune_llm.jobs import config
-from raytune_llm.serving.api.app import Limits
+from raytune_llm.serving.api.lengths import Limits
 from raytune_llm.serving.api.rate_limit import KeyLimits
 from raytune_llm.serving.catalog import read_catalog
 from raytune_llm.serving.deploy import endpoint

@@ -69,16 +69,16 @@ def verdicts(kind: str, base: Base, step: Step, *, mixed: bool = False) -> dict[
 
 def mixed_differences(engine: Engine, base: Base) -> dict[str, Any]:
     """Root mean square of the differences, nats, and how much was recorded and grouped."""
-    batch, cache = engine._resident._batch, engine._resident.adapter_cache
+    graphs, cache = engine._resident._batch.rows[0].decoding.graphs, engine._resident.adapter_cache
     own = mixed_answers(engine, base)
-    found = {"graphs": len(batch._step.graphs), "is_grouped": cache._routes.is_grouped}
+    found = {"graphs": len(graphs), "is_grouped": cache._routes.is_grouped}
     found["has_row_kernels"] = cache._routes.row_kernels is not None
     for name, owner, switch, off in (
-        ("without_graphs", batch._step.graphs, "_capture", None),
+        ("without_graphs", graphs, "_capture", None),
         ("without_row_kernels", cache._routes, "row_kernels", None),
         ("without_groups", cache._routes, "is_grouped", False),
     ):
-        batch._step.graphs.clear()
+        graphs.clear()
         setattr(owner, switch, off)
         found[name + "_nats"] = root_mean_square(own, mixed_answers(engine, base))
     return found
