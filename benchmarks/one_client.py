@@ -25,9 +25,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import torch
 from serve import PROMPT, SAMPLING, World, card, timed_answer
-from serve_paths import behind_uvicorn, by_http, on_ray_serve
+from serve_paths import behind_uvicorn, on_ray_serve
 
 from raytune_llm.data.demo import path as demo_path
 from raytune_llm.serving.engine.base import Engine
@@ -64,13 +65,19 @@ def engine_side(world: World, engine: Engine, *, stream: bool) -> Callable[[], N
     return run
 
 
-def http_side(url: str, model: str, *, stream: bool) -> Callable[[], None]:
-    ask = by_http(url, [model], [f"{PROMPT} 0."], ANSWER_TOKENS)
-    return lambda: asyncio.run(_asked(ask(0, stream)))
+def http_side(client: httpx.Client, url: str, model: str, *, stream: bool) -> Callable[[], None]:
+    """By one connection that stays open, as clients of a server keep it."""
+    body = {"model": model, "prompt": f"{PROMPT} 0.", "max_tokens": ANSWER_TOKENS, "temperature": 0}
+    body |= {"ignore_eos": True, "stream": stream}
 
+    def run() -> None:
+        with client.stream("POST", f"{url}/completions", json=body) as response:
+            lines = list(response.iter_lines())
+        assert response.status_code == 200, lines
+        if not stream:
+            assert json.loads("".join(lines))["usage"]["completion_tokens"] == ANSWER_TOKENS
 
-async def _asked(answer: Any) -> None:
-    await answer
+    return run
 
 
 def speeds(sides: dict[str, Callable[[], None]], rounds: int) -> dict[str, Any]:
@@ -131,8 +138,9 @@ def run(folder: Path, base: Path, *, rounds: int, threads: int, engine_only: boo
             model = registry.publish("a0", world.folders[0], card(world.base)).reference
             for name, start in (("uvicorn", behind_uvicorn), ("endpoint", on_ray_serve)):
                 url = running.enter_context(start(registry.root, [model]))
-                sides[name] = http_side(url, base.name, stream=False)
-                sides[f"{name}_streamed"] = http_side(url, base.name, stream=True)
+                client = running.enter_context(httpx.Client(timeout=120))
+                sides[name] = http_side(client, url, base.name, stream=False)
+                sides[f"{name}_streamed"] = http_side(client, url, base.name, stream=True)
         found = {"speed": speeds(sides, rounds)}
     waited = [asyncio.run(pauses(world, engine)) for _ in range(rounds)]
     found["pause_seconds"] = {key: statistics.median(each[key] for each in waited) for key in waited[0]}
