@@ -78,7 +78,7 @@ class Batch:
         self._is_turn_of_begun = False
 
     def __len__(self) -> int:
-        return len(self._reading) + sum(map(len, self.rows))
+        return (len(self._reading) if self._is_reading else 0) + sum(map(len, self.rows))
 
     @property
     def requests(self) -> list[GenerationRequest]:
@@ -106,9 +106,9 @@ class Batch:
         An answer that makes this fail ends with the error, and the others are read without it. Raises what says that
         the device is lost.
         """
-        rows, group = self._take()
-        if not rows:
+        if not self._is_reading:
             return []
+        rows, group = self._take()
         try:
             return self._read(group or self._begin(rows))
         except Exception as error:  # any failure ends only the answer that caused it
@@ -135,8 +135,8 @@ class Batch:
 
     def drop_cancelled(self) -> list[GenerationRequest]:
         """Remove the answers whose clients have left."""
-        gone = {id(row) for row in self._reading if row.request.cancelled}
-        dropped = [request for rows in self.rows for request in rows.drop_cancelled()]
+        dropped = [request for rows in self.rows if len(rows) for request in rows.drop_cancelled()]
+        gone = {id(row) for row in self._reading if row.request.cancelled} if self._is_reading else ()
         if gone:
             left = [row for row in self._reading if id(row) in gone]
             self._unread = deque(row for row in self._unread if id(row) not in gone)
@@ -158,6 +158,10 @@ class Batch:
         self._prefixes.forget(adapter)
 
     @property
+    def _is_reading(self) -> bool:
+        return bool(self._unread or self._begun or self._apart)
+
+    @property
     def _reading(self) -> list[Row]:
         """Answers whose prompts aren't read yet."""
         begun = (row for group in self._begun for row in group.rows)
@@ -175,7 +179,7 @@ class Batch:
         if self._begun and (is_turn or not any(map(self._may_begin, self._unread))):
             group = self._begun.popleft()
             return group.rows, group
-        return self._next_unread() if self._unread else [], None
+        return self._next_unread(), None
 
     def _next_unread(self) -> list[Row]:
         """The prompt that has waited longest, with others that fit into its pass."""

@@ -69,24 +69,30 @@ class ByteLevelDetokenizer:
         self._skipped = skipped_tokens(tokenizer)
         self._letters = _byte_letters()
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._kept: list[bytes] = []
+        self._kept: list[int] = []
 
     def add(self, token: int) -> str:
-        self.keep(token)
-        data, self._kept = b"".join(self._kept), []
-        return self._utf8.decode(data)
+        self._kept.append(token)
+        return self._decoded(final=False)
 
     def keep(self, token: int) -> None:
-        piece = None if token in self._skipped else self._backend.id_to_token(token)
-        if piece is not None:
-            try:
-                self._kept.append(bytes([self._letters[letter] for letter in piece]))
-            except KeyError:  # an added token with other letters, which its decoder takes as they are
-                self._kept.append(piece.encode())
+        self._kept.append(token)
 
     def flush(self) -> str:
-        data, self._kept = b"".join(self._kept), []
-        return self._utf8.decode(data, final=True)
+        return self._decoded(final=True)
+
+    def _decoded(self, *, final: bool) -> str:
+        kept, self._kept = self._kept, []
+        return self._utf8.decode(b"".join(map(self._data, kept)), final=final)
+
+    def _data(self, token: int) -> bytes:
+        piece = None if token in self._skipped else self._backend.id_to_token(token)
+        if piece is None:
+            return b""
+        try:
+            return bytes([self._letters[letter] for letter in piece])
+        except KeyError:  # an added token with other letters, which its decoder takes as they are
+            return str(piece).encode()
 
 
 class WindowDetokenizer:

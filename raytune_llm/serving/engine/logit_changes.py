@@ -65,6 +65,11 @@ class AnswerSoFar:
             self.counts = TokenCounts(prompt if sampling.repetition_penalty != 1 else ())
         self.grammar = grammar
 
+    @property
+    def is_tracked(self) -> bool:
+        """Whether its changes depend on its tokens."""
+        return self.counts is not None or self.grammar is not None
+
     def add(self, token: int) -> None:
         if self.counts is not None:
             self.counts.add(token)

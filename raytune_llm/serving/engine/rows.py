@@ -157,7 +157,12 @@ def _add_tokens(rows: Sequence[Row], tokens: Tensor, logprobs: Sequence[TokenLog
             ended.append(place)
             continue
         try:
-            needs_more = _add_token(row, token, logprob)
+            if row.processors is not None:
+                row.processors.add(token)
+            if row.sampling.is_tracked:
+                row.sampling.add(token)
+            row.last = token
+            needs_more = row.request.add_token(token, logprob)
         except Exception as error:  # any failure ends only this answer
             logger.exception("an answer by %s failed", row.request.served.id)
             row.request.fail(error)
@@ -165,11 +170,3 @@ def _add_tokens(rows: Sequence[Row], tokens: Tensor, logprobs: Sequence[TokenLog
         if not needs_more:
             ended.append(place)
     return ended
-
-
-def _add_token(row: Row, token: int, logprob: TokenLogprob | None) -> bool:
-    if row.processors is not None:
-        row.processors.add(token)
-    row.sampling.add(token)
-    row.last = token
-    return row.request.add_token(token, logprob)

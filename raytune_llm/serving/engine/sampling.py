@@ -59,6 +59,8 @@ class SamplingState:
         self.temperature, self.top_p = sampling.temperature, sampling.top_p
         self.top_k, self.min_p = sampling.top_k, sampling.min_p
         self.answer = AnswerSoFar(sampling, prompt, grammar)
+        self.is_tracked = self.answer.is_tracked
+        """Whether `add` must be called."""
         self.num_logprobs = sampling.num_logprobs
         # random.Random takes the absolute value of a negative seed
         self._random = random.Random() if sampling.seed is None else random.Random(sampling.seed % 2**64)
