@@ -117,8 +117,9 @@ class Batch:
                     row.request.fail(error)
                 raise
             lacks_memory = is_out_of_memory(error)
-            failed = error
-        if lacks_memory:  # only here does no traceback hold the failed pass's tensors
+            # a traceback holds the failed pass's tensors
+            failed = error.with_traceback(None) if lacks_memory else error
+        if lacks_memory:
             group = None
             if self.give_back() and not rows[0].is_retried:
                 rows[0].is_retried = True
