@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import sys
 import time
 from collections import Counter
@@ -79,6 +80,11 @@ class Strangers:
     async def long_prompt(self) -> str:
         return await self._sent(self._post(json.dumps({**self._body, "prompt": "so it goes " * 81_000}).encode()))
 
+    async def read_prompt(self) -> str:
+        """One that fits into a context of 8,192 tokens, and begins as no other."""
+        prompt = f"{secrets.token_hex(8)} " + "so it goes " * 1_300
+        return await self._sent(self._post(json.dumps({**self._body, "prompt": prompt}).encode()))
+
     async def long_stops(self) -> str:
         stops = [str(number) * 200_000 for number in range(4)]
         return await self._sent(self._post(json.dumps({**self._body, "stop": stops}).encode()))
@@ -123,6 +129,7 @@ async def run(port: int, key: str, model: str, seconds: float) -> dict[str, Coun
         ("wrong keys", strangers.wrong_key, 4, 0.2),
         ("wrong JSON", strangers.wrong_json, 2, 0.5),
         ("long prompts", strangers.long_prompt, 6, 2.0),
+        ("prompts of 4,000 tokens", strangers.read_prompt, 2, 5.0),
         ("long stop strings", strangers.long_stops, 2, 2.0),
         ("huge headers", strangers.huge_headers, 1, 2.0),
         ("disconnects", strangers.disconnect, 4, 1.0),
