@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 ROWS_TOKENS = {"cpu": (512, 2048, 8192), "cuda": (2048, 8192, 32768)}
 """Answers of at most so many tokens, prompts included, decode together; longer ones do too."""
 
+ATTENTION_TOKENS = {"cpu": 1024, "cuda": 65536}
+"""About so many tokens before it make a token's attention cost as much as all else."""
+MIN_CHUNK_TOKENS = 16
 MOST_BEGUN = 4
 """Long prompts that are read in turn; further ones wait, as what is read of each takes memory of its own."""
 
@@ -223,14 +226,19 @@ class Batch:
         return _Group(rows, PromptReading(self._model, self._adapters, prompts, names, filled))
 
     def _read(self, group: _Group) -> list[GenerationRequest]:
-        most = MOST_LOGITS if group.rows[0].needs_prompt_logits else self._chunk_tokens
-        logits = group.reading.read(min(most, self._chunk_tokens))
+        logits = group.reading.read(self._most_tokens(group))
         for place, row in enumerate(group.rows):
             self._prefixes.keep(row.adapter, row.request.prompt, group.reading.cache, place, group.reading.num_read)
         if logits is None:
             self._begun.append(group)
             return []
         return self._join(group, logits)
+
+    def _most_tokens(self, group: _Group) -> int:
+        """Of a chunk: fewer where each has many before it, so that chunks take equally long."""
+        usual = ATTENTION_TOKENS[self._model.device.type]
+        most = max(MIN_CHUNK_TOKENS, self._chunk_tokens * usual // (usual + group.reading.num_read))
+        return min(most, MOST_LOGITS) if group.rows[0].needs_prompt_logits else most
 
     def _join(self, group: _Group, logits: Tensor) -> list[GenerationRequest]:
         ended = self._rows_of(group.rows[0].request).join(group.rows, group.reading.cache, logits)
