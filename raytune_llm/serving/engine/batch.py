@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 ROWS_TOKENS = {"cpu": (512, 2048, 8192), "cuda": (2048, 8192, 32768)}
 """Answers of at most so many tokens, prompts included, decode together; longer ones do too."""
 
-ATTENTION_TOKENS = {"cpu": 1024, "cuda": 65536}
+ATTENTION_TOKENS = {"cpu": 512, "cuda": 65536}
 """About so many tokens before it make a token's attention cost as much as all else."""
 MIN_CHUNK_TOKENS = 16
 MOST_BEGUN = 4
