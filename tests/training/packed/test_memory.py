@@ -1,5 +1,6 @@
 """Estimates of memory against what is really allocated."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -57,10 +58,12 @@ def test_a_pack_fed_200_trials_keeps_its_size():
         if len(pack.trial_ids) == 16:
             pack.state(pack.trial_ids[trial % 16])
             pack.leave(pack.trial_ids[trial % 16])
-            sizes.append(own_bytes())
+            if trial in (48, 199):
+                gc.collect()  # what other tests of this process left would be freed at any time
+                sizes.append(own_bytes())
         pack.join(
             make_spec(f"t{trial}", seed=trial, lora_rank=1 + trial % 4, batch_size=1 + trial % 2), table, sft_terms
         )
         if trial % 10 == 0:
             pack.step()
-    assert sizes[-1] - sizes[32] < 8e6  # one trial's tables, kept by mistake, would be 184 times 0.1 MB
+    assert sizes[1] - sizes[0] < 4e6  # one trial's tables, kept by mistake, would be 151 times 0.1 MB
