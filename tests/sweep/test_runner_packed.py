@@ -25,6 +25,7 @@ from raytune_llm.models.base import Base
 from raytune_llm.sweep import leaderboard, runner_packed, tuner
 from raytune_llm.sweep.plan import make_plan
 from raytune_llm.sweep.runner_packed import packs_on_a_node
+from raytune_llm.sweep.schedulers import batched
 from raytune_llm.training.objective import Report
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -205,8 +206,9 @@ def test_schedulers_stop_or_pause_packed_trials_and_their_curves_are_prefixes(wo
         assert [loss for _, loss in curve] == pytest.approx([loss for _, loss in expected], rel=1e-4)
 
 
-def test_asha_judges_the_trials_of_a_pack_as_if_it_knew_them_all(world, undisturbed, tmp_path):
+def test_asha_judges_the_trials_of_a_pack_as_if_it_knew_them_all(world, undisturbed, tmp_path, monkeypatch):
     """Four trials begin together in one pack and report together: the best two continue, whoever reported first."""
+    monkeypatch.setattr(batched, "SHARE", 1.0)  # so that a busy machine delivers all reports in time
     one_pack = ["sweep/backend=packed", "sweep.backend.slots=4", "scaling.cpus_per_worker=2"]
     asha = ["sweep/scheduler=asha", "sweep.scheduler.grace_steps=4", "sweep.scheduler.reduction_factor=2"]
     found = curves(outcomes_of(job_of(world, tmp_path, *one_pack, *asha)))

@@ -22,6 +22,7 @@ from raytune_llm.serving.api.metrics import Metrics
 from raytune_llm.serving.api.rate_limit import KeyLimits, RateLimiter, TokenBuckets, local_acquire
 from raytune_llm.serving.catalog import Catalog
 from raytune_llm.serving.deploy.cache_folder import CacheFolder
+from raytune_llm.serving.deploy.left_clients import LeftClientsMiddleware
 from raytune_llm.serving.deploy.model_manager import ModelManager
 from raytune_llm.serving.deploy.peers import Peers
 from raytune_llm.serving.deploy.progress import report
@@ -90,7 +91,9 @@ class Replica:
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._service, key_hashes=self._plan.key_hashes, cors_origins=self._plan.cors_origins)
+        app = create_app(self._service, key_hashes=self._plan.key_hashes, cors_origins=self._plan.cors_origins)
+        app.add_middleware(LeftClientsMiddleware)
+        return app
 
     async def reconfigure(self, user_config: dict[str, list[str]]) -> None:
         """Serve these references from now on, without a restart; `refused` lists those that can't be served."""

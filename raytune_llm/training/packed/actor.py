@@ -42,8 +42,9 @@ if TYPE_CHECKING:
 LEASE_SECONDS = 60.0
 WAIT_SECONDS = 10.0
 """Longest time a call waits for a report before it is answered with none yet."""
-GATHER_SECONDS = 2.0
-"""How long the trials that are to start together wait for the next of them to join."""
+GATHER_SECONDS = 10.0
+"""How long the trials that are to start together wait for the next of them to join; on a busy machine their processes
+start seconds apart."""
 EXIT_SECONDS = 1.0
 """How long an actor that has lost its GPU still answers, so that its callers learn why."""
 

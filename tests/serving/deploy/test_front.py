@@ -4,6 +4,7 @@ import concurrent.futures
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -51,14 +52,13 @@ class Served:
         return connection
 
     def get(self, path):
-        """Status, headers and body, and the seconds that it took."""
-        begun = time.monotonic()
+        """Status, headers and body."""
         try:
             with urllib.request.urlopen(self.url + path, timeout=30) as response:
                 found = response.status, response.headers, response.read()
         except urllib.error.HTTPError as error:
             found = error.code, error.headers, error.read()
-        return *found, time.monotonic() - begun
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -103,19 +103,29 @@ def test_unfinished_requests_stop_nobody_and_are_ended(served):
     slow = served.connection(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ")
     silent = served.connection(b"")
     held = [served.connection(UNFINISHED) for _ in range(100)]
-    for _ in range(5):
-        status, _, body, seconds = served.get("/healthz")
-        assert status == 200 and b'"ok"' in body and seconds < 1
+    status, _, body = served.get("/healthz")
+    assert status == 200 and b'"ok"' in body
+    assert not select.select([slow, silent, *held], [], [], 0)[0]  # it was answered while all of them were open
     status, error = received(held[0])
     assert (status, error["code"]) == ("HTTP/1.1 408 Request Timeout", "request_timeout")
-    assert 3.5 < time.monotonic() - begun < 8
+    assert error["message"] == "the request's body did not arrive within 4 seconds"
+    assert time.monotonic() - begun > 3.5
     status, error = received(slow)
     assert status == "HTTP/1.1 408 Request Timeout"
     assert error["message"] == "the request's headers did not arrive within 10 seconds"
     assert received(silent) == ("", None)
-    assert HEADER_SECONDS - 0.5 < time.monotonic() - begun < HEADER_SECONDS + 5
+    assert time.monotonic() - begun > HEADER_SECONDS - 0.5
     for connection in held:
         connection.close()
+
+
+def test_clients_that_leave_with_unfinished_bodies_are_no_errors(served):
+    """The endpoint's last test reads its log."""
+    for _ in range(12):
+        held = [served.connection(UNFINISHED) for _ in range(60)]
+        for connection in held:
+            connection.close()
+    assert served.get("/healthz")[0] == 200
 
 
 def test_headers_are_bounded_in_bytes_and_nonsense_is_refused(served):
@@ -132,8 +142,7 @@ def test_headers_are_bounded_in_bytes_and_nonsense_is_refused(served):
 
 def test_the_oldest_idle_connections_make_room_for_new_ones(served):
     held = [served.connection(b"GET /heal") for _ in range(MAX_CONNECTIONS + 50)]
-    status, _, _, seconds = served.get("/healthz")
-    assert status == 200 and seconds < 2
+    assert served.get("/healthz")[0] == 200
     assert held[0].recv(1) == b""
     held[-1].sendall(b"thz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert held[-1].recv(15) == b"HTTP/1.1 200 OK"
@@ -162,7 +171,7 @@ def test_sigterm_ends_open_answers_and_refuses_new_ones(served):
         while served.process.poll() is None and not all(future.done() for future in asked):
             states.append(served.get("/healthz")[::2])
             if states[-1][0] == 503:
-                status, headers, body, _ = served.get("/v1/models")
+                status, headers, body = served.get("/v1/models")
                 error = json.loads(body)["error"]
                 assert (status, error["code"], headers["retry-after"]) == (503, "unavailable", "5")
                 assert error["message"] == "this endpoint is draining; try again later"
