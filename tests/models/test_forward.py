@@ -119,7 +119,7 @@ def test_logprobs_and_choices_stand_where_their_labels_stand(build):
         logits = model(torch.tensor([row.input_ids])).logits[0]
     for place in range(4, 7):
         expected = logits[place - 1].log_softmax(-1)[row.labels[place]]
-        assert_close(found.logprobs[0, place], expected, atol=1e-12, rtol=1e-10)
+        assert_close(found.logprobs[0, place], expected, atol=1e-7, rtol=1e-7)  # norms compute in float32
         assert found.correct[0, place] == float(logits[place - 1].argmax() == row.labels[place])
     assert found.logprobs[0, :4].eq(0).all() and found.logprobs[0, 7:].eq(0).all()
     assert found.mask[0].tolist() == [0, 0, 0, 0, 1, 1, 1, 0, 0, 0]

@@ -35,7 +35,7 @@ FILLERS = {
 
 @pytest.mark.parametrize("field", FILLERS)
 def test_each_sequence_gets_its_own_values_whatever_its_batch(field):
-    model, rows = tiny(), examples(7, names=("chosen", "rejected"))
+    model, rows = tiny().double(), examples(7, names=("chosen", "rejected"))
     together = FILLERS[field](model, rows, pad_id=0, batch_size=5)
     alone = [FILLERS[field](model, [row], pad_id=0, batch_size=1)[0] for row in rows]
     for row, one, other in zip(rows, together, alone, strict=True):
@@ -47,7 +47,7 @@ def test_each_sequence_gets_its_own_values_whatever_its_batch(field):
                 found, expected = found.logprobs, expected.logprobs
             if field != "reference":
                 assert len(found) == sum(label != -100 for label in sequence.labels[1:])
-            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
             assert getattr(sequence, field) is None and replace(one[name], **{field: None}) == sequence
 
 
