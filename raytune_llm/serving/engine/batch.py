@@ -1,7 +1,8 @@
 """Continuous batching of one model: the answers of a base and its adapters share forward passes.
 
 Between two decoding steps one chunk of a prompt is read, or several short prompts, so that running answers never wait
-for a long one. Long prompts take turns with those that arrive after them. What a prompt has in common with an earlier
+for a long one. Long prompts take turns with short ones and with each other (chunk_sizes.py has how much of them is read
+when). What a prompt has in common with an earlier
 one isn't read again (prefixes.py). Read prompts join the rows of answers that may become about as long, which share a
 rectangle of the key-value cache and a pass a step. An answer's text doesn't depend on the rest of the batch, up to
 rounding in the matrix products. Left out: pages, speculative decoding.
@@ -12,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -23,6 +24,7 @@ from raytune_llm.models.decoding.prompts import PromptReading, in_passes, read_t
 from raytune_llm.models.device_errors import is_device_lost
 from raytune_llm.models.out_of_memory import free_cached_memory, is_out_of_memory
 from raytune_llm.serving.engine.adapter_cache import AdapterCache
+from raytune_llm.serving.engine.chunk_sizes import ChunkSizes, SizesByPlace, SizesByTime
 from raytune_llm.serving.engine.prompt_logprobs import MOST_LOGITS, PromptLogprobs
 from raytune_llm.serving.engine.request import GenerationRequest
 from raytune_llm.serving.engine.rows import Row, Rows
@@ -33,9 +35,6 @@ logger = logging.getLogger(__name__)
 ROWS_TOKENS = {"cpu": (512, 2048, 8192), "cuda": (2048, 8192, 32768)}
 """Answers of at most so many tokens, prompts included, decode together; longer ones do too."""
 
-ATTENTION_TOKENS = {"cpu": 512, "cuda": 65536}
-"""About so many tokens before it make a token's attention cost as much as all else."""
-MIN_CHUNK_TOKENS = 16
 MOST_BEGUN = 4
 """Long prompts that are read in turn; further ones wait, as what is read of each takes memory of its own."""
 
@@ -46,6 +45,7 @@ class _Group:
 
     rows: Sequence[Row]
     reading: PromptReading
+    is_begun: bool = False
 
 
 class Batch:
@@ -65,6 +65,8 @@ class Batch:
         shapes (step.py)."""
         self._model, self._adapters, self._budget = model, adapters, budget
         self._chunk_tokens = chunk_tokens
+        by_clock = model.device.type == "cpu"
+        self._sizes: ChunkSizes = SizesByTime(chunk_tokens) if by_clock else SizesByPlace(chunk_tokens)
         self._rows_tokens = ROWS_TOKENS[model.device.type]
         like = read_token(model)
         self.rows = tuple(
@@ -78,7 +80,9 @@ class Batch:
         """Long prompts of which a part is read."""
         self._apart: deque[list[Row]] = deque()
         """Parts of groups that could not be read together."""
-        self._is_turn_of_begun = False
+        self._is_turn_of_long = False
+        self._is_alone = False
+        """Whether a single prompt is read while no answer runs; as of the present pass."""
 
     def __len__(self) -> int:
         return (len(self._reading) if self._is_reading else 0) + sum(map(len, self.rows))
@@ -111,7 +115,11 @@ class Batch:
         """
         if not self._is_reading:
             return []
+        self._sizes.begin()
+        self._is_alone = not self._is_decoding and len(self._reading) == 1
         rows, group = self._take()
+        if not rows:
+            return []
         try:
             return self._read(group or self._begin(rows))
         except Exception as error:  # any failure ends only the answer that caused it
@@ -175,33 +183,55 @@ class Batch:
         return self.rows[sum(request.num_tokens > most for most in self._rows_tokens)]
 
     def _take(self) -> tuple[Sequence[Row], _Group | None]:
-        """What is read next, and the group if it is begun: long prompts in turn, every other time the next ones that
-        aren't begun."""
+        """What is read next, and the group if it is begun; short and long prompts in turn, no rows while running
+        answers have had too little of the time."""
         if self._apart:
             return self._apart.popleft(), None
-        is_turn, self._is_turn_of_begun = self._is_turn_of_begun, not self._is_turn_of_begun
-        if self._begun and (is_turn or not any(map(self._may_begin, self._unread))):
-            group = self._begun.popleft()
-            return group.rows, group
-        return self._next_unread(), None
+        short = next((row for row in self._unread if self._is_short(row)), None)
+        is_due = self._sizes.is_due or not self._is_decoding
+        if short is not None and not (is_due and self._is_turn_of_long and self._has_long):
+            self._is_turn_of_long = True
+            return self._with_others(short), None
+        self._is_turn_of_long = False
+        if not is_due:
+            return [], None
+        if len(self._begun) < MOST_BEGUN:
+            for row in self._unread:
+                if not self._is_short(row):
+                    self._unread.remove(row)
+                    return [row], None
+        group = self._begun.popleft()
+        return group.rows, group
 
-    def _next_unread(self) -> list[Row]:
-        """The prompt that has waited longest, with others that fit into its pass."""
-        first = next(row for row in self._unread if self._may_begin(row))
+    def _with_others(self, first: Row) -> list[Row]:
+        """A short prompt, with others that fit into its pass."""
         if first.needs_prompt_logits:
             self._unread.remove(first)
             return [first]
         start = len(self._known(first))
         fitting = [row for row in self._unread if self._fits_with(row, first, start)]
-        for places in in_passes([row.length - start * BLOCK_TOKENS for row in fitting], self._chunk_tokens):
+        most = self._most_tokens(start * BLOCK_TOKENS) if self._is_decoding else self._chunk_tokens
+        for places in in_passes([row.length - start * BLOCK_TOKENS for row in fitting], most):
             if fitting.index(first) in places:
                 # runs of equal adapters: the base comes first
                 taken = sorted((fitting[i] for i in places), key=lambda row: row.adapter or "")
         self._unread = deque(row for row in self._unread if row not in taken)
         return taken
 
-    def _may_begin(self, row: Row) -> bool:
-        return len(self._begun) < MOST_BEGUN or row.length <= min(self._chunk_tokens, MOST_LOGITS)
+    @property
+    def _is_decoding(self) -> bool:
+        return any(map(len, self.rows))
+
+    @property
+    def _has_long(self) -> bool:
+        return bool(self._begun) or not all(map(self._is_short, self._unread))
+
+    def _is_short(self, row: Row) -> bool:
+        """Whether one pass reads what isn't known of a prompt."""
+        if row.needs_prompt_logits:
+            return row.length <= min(self._most_tokens(0), MOST_LOGITS)
+        num_known = len(self._known(row)) * BLOCK_TOKENS
+        return row.length - num_known <= self._most_tokens(num_known)
 
     def _fits_with(self, row: Row, first: Row, start: int) -> bool:
         if row is first:
@@ -226,19 +256,21 @@ class Batch:
         return _Group(rows, PromptReading(self._model, self._adapters, prompts, names, filled))
 
     def _read(self, group: _Group) -> list[GenerationRequest]:
-        logits = group.reading.read(self._most_tokens(group))
+        reading, begun_at = group.reading, group.reading.num_read
+        most = self._most_tokens(begun_at)
+        logits = reading.read(min(most, MOST_LOGITS) if group.rows[0].needs_prompt_logits else most)
         for place, row in enumerate(group.rows):
-            self._prefixes.keep(row.adapter, row.request.prompt, group.reading.cache, place, group.reading.num_read)
+            self._prefixes.keep(row.adapter, row.request.prompt, reading.cache, place, reading.num_read)
+        is_long = logits is None or group.is_begun
+        num_tokens = (reading.num_read - begun_at) * len(group.rows)
+        self._sizes.end(num_tokens, is_long=is_long, is_alone=self._is_alone)
         if logits is None:
-            self._begun.append(group)
+            self._begun.append(replace(group, is_begun=True))
             return []
         return self._join(group, logits)
 
-    def _most_tokens(self, group: _Group) -> int:
-        """Of a chunk: fewer where each has many before it, so that chunks take equally long."""
-        usual = ATTENTION_TOKENS[self._model.device.type]
-        most = max(MIN_CHUNK_TOKENS, self._chunk_tokens * usual // (usual + group.reading.num_read))
-        return min(most, MOST_LOGITS) if group.rows[0].needs_prompt_logits else most
+    def _most_tokens(self, num_read: int) -> int:
+        return self._sizes.most_tokens(num_read, is_alone=self._is_alone)
 
     def _join(self, group: _Group, logits: Tensor) -> list[GenerationRequest]:
         ended = self._rows_of(group.rows[0].request).join(group.rows, group.reading.cache, logits)

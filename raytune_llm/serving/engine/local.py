@@ -31,7 +31,8 @@ class LocalEngine:
     ≥ 1, or null for half of a GPU's memory that is free once the base is loaded, a quarter of a CPU's."""
     prefill_chunk_tokens: int | None
     """Most tokens of prompts that are read between two decoding steps: running answers pause for as long as that takes.
-    ≥ 16, or null for 2048 on a GPU, 512 on a CPU."""
+    On a CPU fewer are read where they take more than a quarter of a second. ≥ 16, or null for 2048 on a GPU, 512 on a
+    CPU."""
     compile: bool | None
     """Whether torch.compile fuses the pointwise parts of the base, and of its adapters' answers: it takes some seconds
     when a replica starts. null = on a GPU, where it works."""

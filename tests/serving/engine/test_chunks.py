@@ -14,6 +14,7 @@ from raytune_llm.errors import InputError
 from raytune_llm.models.decoding import prompts as prompts_module
 from raytune_llm.serving.engine import batch as batch_module
 from raytune_llm.serving.engine.base import Finish
+from raytune_llm.serving.engine.chunk_sizes import SizesByPlace
 
 CHUNK = 16
 
@@ -58,7 +59,7 @@ def test_running_answers_wait_for_one_chunk_at_most(world, monkeypatch):
     base, models = world
     engine = loaded(base, models)
     passes = Passes(engine, monkeypatch)
-    long = dataclasses.replace(GREEDY, max_tokens=24, stream=True, ignore_eos=True)
+    long = dataclasses.replace(GREEDY, max_tokens=200, stream=True, ignore_eos=True)
 
     async def together():
         stream = engine.generate("one", [5, 6, 7], long)
@@ -88,6 +89,36 @@ def test_short_prompts_do_not_wait_for_a_long_one_before_them(world, monkeypatch
     asyncio.run(together())
     engine.close()
     assert ("read", 3) in [each for each in passes.seen if each[0] == "read"][:3]
+
+
+class NeverDue(SizesByPlace):
+    """As if running answers had always had too little of the time."""
+
+    is_due = False
+
+
+def test_long_prompts_wait_for_the_share_of_running_answers_and_short_ones_do_not(world, monkeypatch):
+    base, models = world
+    engine = loaded(base, models)
+    engine._resident._batch._sizes = NeverDue(CHUNK)
+    passes = Passes(engine, monkeypatch)
+    running = dataclasses.replace(GREEDY, max_tokens=300, stream=True, ignore_eos=True)
+
+    async def together():
+        stream = engine.generate("one", [5, 6, 7], running)
+        await anext(stream)
+        asked = [answer(engine, "base", list(range(3, 83)), GREEDY), answer(engine, "one", [8, 9], GREEDY)]
+        tasks = [asyncio.create_task(each) for each in asked]
+        async for _ in stream:
+            pass
+        return await asyncio.gather(*tasks)
+
+    found = asyncio.run(together())
+    engine.close()
+    reads = [i for i, (kind, _) in enumerate(passes.seen) if kind == "read"]
+    assert [passes.seen[i][1] for i in reads] == [3, 2, 16, 16, 16, 16, 16]
+    assert all(b - a == 1 for a, b in itertools.pairwise(reads[2:]))  # no answer was running
+    assert all(found)
 
 
 @pytest.mark.parametrize("shape", ["tiny", "mistral_sliding", "gemma_mixed", "neox_eager"])
