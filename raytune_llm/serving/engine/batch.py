@@ -1,11 +1,11 @@
 """Continuous batching of one model: the answers of a base and its adapters share forward passes.
 
 Between two decoding steps one chunk of a prompt is read, or several short prompts, so that running answers never wait
-for a long one. Long prompts take turns with short ones and with each other (chunk_sizes.py has how much of them is read
-when). What a prompt has in common with an earlier
-one isn't read again (prefixes.py). Read prompts join the rows of answers that may become about as long, which share a
-rectangle of the key-value cache and a pass a step. An answer's text doesn't depend on the rest of the batch, up to
-rounding in the matrix products. Left out: pages, speculative decoding.
+for a long one. Long prompts take turns with short ones and with each other; chunk_sizes.py has how much of them is read
+when. What a prompt has in common with an earlier one isn't read again (prefixes.py). Read prompts join the rows of
+answers that may become about as long, which share a rectangle of the key-value cache and a pass a step. An answer's
+text doesn't depend on the rest of the batch, up to rounding in the matrix products. Left out: pages, speculative
+decoding.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class _Group:
     rows: Sequence[Row]
     reading: PromptReading
     is_begun: bool = False
+    """Whether a part has been read."""
 
 
 class Batch:
