@@ -114,12 +114,15 @@ def test_each_padded_decoder_sequence_has_the_loss_that_transformers_gives_it_al
 def test_logprobs_and_choices_stand_where_their_labels_stand(build):
     model = made(build)
     row = causal_sequence(7, 3)
-    found = outputs(model, [row, causal_sequence(10, 2)], pad_id=0)
-    with torch.no_grad():
-        logits = model(torch.tensor([row.input_ids])).logits[0]
+    other = causal_sequence(10, 2)
+    found = outputs(model, [row, other], pad_id=0)
+    padding = len(other.input_ids) - len(row.input_ids)
+    ids = torch.tensor([row.input_ids + [0] * padding, other.input_ids])
+    with torch.no_grad():  # of equal shape, since some norms compute in float32
+        logits = model(ids).logits[0]
     for place in range(4, 7):
         expected = logits[place - 1].log_softmax(-1)[row.labels[place]]
-        assert_close(found.logprobs[0, place], expected, atol=1e-7, rtol=1e-7)  # norms compute in float32
+        assert_close(found.logprobs[0, place], expected, atol=1e-12, rtol=1e-10)
         assert found.correct[0, place] == float(logits[place - 1].argmax() == row.labels[place])
     assert found.logprobs[0, :4].eq(0).all() and found.logprobs[0, 7:].eq(0).all()
     assert found.mask[0].tolist() == [0, 0, 0, 0, 1, 1, 1, 0, 0, 0]

@@ -24,7 +24,7 @@ from raytune_llm.models.decoding.prompts import PromptReading, in_passes, read_t
 from raytune_llm.models.device_errors import is_device_lost
 from raytune_llm.models.out_of_memory import free_cached_memory, is_out_of_memory
 from raytune_llm.serving.engine.adapter_cache import AdapterCache
-from raytune_llm.serving.engine.chunk_sizes import ChunkSizes, SizesByPlace, SizesByTime
+from raytune_llm.serving.engine.chunk_sizes import CHUNK_SIZES
 from raytune_llm.serving.engine.prompt_logprobs import MOST_LOGITS, PromptLogprobs
 from raytune_llm.serving.engine.request import GenerationRequest
 from raytune_llm.serving.engine.rows import Row, Rows
@@ -66,8 +66,7 @@ class Batch:
         shapes (step.py)."""
         self._model, self._adapters, self._budget = model, adapters, budget
         self._chunk_tokens = chunk_tokens
-        by_clock = model.device.type == "cpu"
-        self._sizes: ChunkSizes = SizesByTime(chunk_tokens) if by_clock else SizesByPlace(chunk_tokens)
+        self._sizes = CHUNK_SIZES[model.device.type](chunk_tokens)
         self._rows_tokens = ROWS_TOKENS[model.device.type]
         like = read_token(model)
         self.rows = tuple(

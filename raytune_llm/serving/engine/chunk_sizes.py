@@ -90,3 +90,7 @@ class SizesByTime:
     def _lap(self) -> float:
         before, self._since = self._since, self._clock()
         return self._since - before
+
+
+CHUNK_SIZES: dict[str, Callable[[int], ChunkSizes]] = {"cpu": SizesByTime, "cuda": SizesByPlace}
+"""By the type of the device."""
