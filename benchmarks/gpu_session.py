@@ -32,6 +32,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MARK = "RAYTUNE_LLM_GPU_STEP"
 """In the environment of all processes of a step, by which those that it leaves behind are found."""
 LEAST_SECONDS = 5.0
+SMOKE_PATIENCE = 8
+"""Times a step's limit and the session's for tiny shapes: these run on any processor, however slow or busy."""
 TAIL_LINES = 12
 
 
@@ -81,9 +83,10 @@ class Session:
         left = self.deadline - time.monotonic()
         if left < (LEAST_SECONDS if self.smoke else planned.expected_seconds):
             return self._close(planned, "skipped", 0.0, f"{left:.0f} s were left")
+        limit = planned.limit_seconds * (SMOKE_PATIENCE if self.smoke else 1)
         log = self.out / "log.txt"
         started, written = time.monotonic(), log.stat().st_size if log.exists() else 0
-        status = self._wait(planned, log, min(planned.limit_seconds, left))
+        status = self._wait(planned, log, min(limit, left))
         with log.open("rb") as file:
             file.seek(written)
             tail = file.read().decode(errors="replace").splitlines()[-TAIL_LINES:]
@@ -194,7 +197,8 @@ def main() -> None:
     options = parsed()
     if options.table is not None:
         return print(markdown(read(options.table)))
-    deadline, steps = time.monotonic() + 60 * options.minutes, chosen(options.steps)
+    minutes = options.minutes * (SMOKE_PATIENCE if options.smoke else 1)
+    deadline, steps = time.monotonic() + 60 * minutes, chosen(options.steps)
     if not options.smoke and not has_gpu():
         raise SystemExit("PyTorch sees no GPU here; --smoke runs the steps on tiny shapes without one")
     options.out.mkdir(parents=True, exist_ok=True)

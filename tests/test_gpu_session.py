@@ -25,7 +25,7 @@ def smoke(tmp_path, names):
     """The table's rows, each with its cells, of these steps of tiny shapes, which must end well."""
     command = [sys.executable, "benchmarks/gpu_session.py", "--smoke", "--steps", ",".join(names)]
     done = subprocess.run(
-        [*command, "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
+        [*command, "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=3600, check=False
     )
     assert done.returncode == 0, done.stderr
     lines = read(tmp_path / "results.jsonl")
@@ -67,10 +67,10 @@ def test_every_step_gives_its_figures_and_the_table_is_printed(tmp_path):
 
 @pytest.fixture
 def session(tmp_path):
-    def make(seconds=60.0, code=""):
+    def make(seconds=60.0, code="", smoke=False):
         (tmp_path / "made_up.py").write_text(code)
         environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-        return Session(tmp_path, tmp_path, True, time.monotonic() + seconds, environment)
+        return Session(tmp_path, tmp_path, smoke, time.monotonic() + seconds, environment)
 
     return make
 
@@ -85,6 +85,12 @@ def test_a_step_that_fails_says_why(session):
     assert last(run)["status"] == "failed (1)" and "RuntimeError: no luck" in last(run)["detail"]
     run.run(Planned("two", "made_up", 1, 30))
     assert [line["step"] for line in read(run.results)] == ["one", "two"]
+
+
+def test_tiny_shapes_have_longer(session):
+    run = session(code="import time; time.sleep(2)", smoke=True)
+    run.run(Planned("slow", "made_up", 1, 0.5))
+    assert last(run)["status"] == "ok"
 
 
 def test_a_step_that_hangs_ends_with_all_its_processes(session, tmp_path):
