@@ -13,7 +13,7 @@ import ray
 import torch
 from worlds import write_base, write_records
 
-from raytune_llm import cluster
+from raytune_llm import cluster, session
 from raytune_llm.errors import InputError
 from raytune_llm.jobs import commands
 from raytune_llm.jobs.config import load
@@ -41,8 +41,20 @@ def overrides(world, *more):
     ]
 
 
+@pytest.fixture(autouse=True)
+def no_ray_for_refusals(request, monkeypatch):
+    """Jobs that are refused do without the session that starts while they are checked, but for one test."""
+    if "ray_session" not in request.fixturenames and "own_session" not in request.fixturenames:
+        monkeypatch.setattr(session, "start", lambda **options: None)
+
+
+@pytest.fixture
+def own_session():
+    """Jobs start one, as for users."""
+
+
 def refused(root, arguments):
-    """What a job says that is refused before Ray is started."""
+    """What a job says that is refused without Ray."""
     with pytest.raises(InputError) as error:
         getattr(commands, root)(load(root, arguments))
     assert not ray.is_initialized()
@@ -146,7 +158,7 @@ def test_a_batch_that_cannot_be_divided(world):
     assert message == "tuning.micro_batch_size=3 doesn't divide each worker's 8 examples; choose a divisor"
 
 
-def test_more_tokens_than_the_context(world):
+def test_more_tokens_than_the_context(world, own_session):
     message = refused("train", overrides(world, "data.max_tokens=4096"))
     assert message.startswith(
         "data.max_tokens=4096 is more than the base's context of 128 tokens; set it to 128 or less"

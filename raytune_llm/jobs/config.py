@@ -112,10 +112,10 @@ def build(root_name: str, cfg: DictConfig) -> Any:
             + "; give each on the command line, e.g. "
             + " ".join(f"{key}=…" for key in missing)
         )
-    job = with_absolute_paths(components.build(JOBS[root_name], plain(root)))
+    job = components.build(JOBS[root_name], plain(root))
     assert isinstance(job, Job)
     check_space(root, job)
-    return job
+    return with_absolute_paths(job)
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -129,7 +129,8 @@ def check_space(root: DictConfig, job: Job) -> None:
     """Refuse a sweep whose space names a key that isn't there, or holds a value its key doesn't take."""
     if not isinstance(job, SweepJob):
         return
-    known = all_keys(plain(root))
+    content = plain(root)
+    known = all_keys(content)
     for key, values in job.sweep.candidates():
         if OmegaConf.select(root, key) is None and key not in known:
             raise InputError(unknown_key(f"{SPACE}{key}", [f"{SPACE}{name}" for name in known]))
@@ -138,7 +139,7 @@ def check_space(root: DictConfig, job: Job) -> None:
             assert isinstance(tried, DictConfig)
             OmegaConf.update(tried, key, value)
             try:
-                components.build(type(job), plain(tried), known=known)
+                components.build(type(job), plain(tried), known=known, former=(content, job))
             except InputError as error:
                 raise InputError(f"{SPACE}{key}: {error}") from error
 

@@ -28,11 +28,19 @@ TYPE = "type"
 """The key that names a choice."""
 
 
-def build(declared: Any, values: Mapping[str, Any], *, key: str = "", known: list[str] | None = None) -> Any:
+def build(
+    declared: Any,
+    values: Mapping[str, Any],
+    *,
+    key: str = "",
+    known: list[str] | None = None,
+    former: tuple[Mapping[str, Any], Any] = ({}, None),
+) -> Any:
     """The dataclass instance that a mapping describes.
 
     declared: a dataclass, or a Protocol whose choice `type` names. key: where the mapping is, ending in a dot, for
-    messages. known: all keys of the job, of which messages name the nearest; by default those of the mapping.
+    messages. known: all keys of the job, of which messages name the nearest; by default those of the mapping. former:
+    another mapping and its instance of this dataclass, from which fields with the same components are taken.
     """
     known = all_keys(values, key) if known is None else known
     content = {str(name): value for name, value in values.items()}
@@ -44,7 +52,11 @@ def build(declared: Any, values: Mapping[str, Any], *, key: str = "", known: lis
     hints = field_types(cls)
     _check_keys(cls, hints, content, key, known)
     nested = {name: hint for name, hint in hints.items() if is_nested(hint) and not _is_null(hint, content[name])}
-    children = {name: _build_child(hint, content[name], f"{key}{name}", known) for name, hint in nested.items()}
+    same = {name for name in nested if name in former[0] and content[name] == former[0][name]}
+    children = {
+        name: getattr(former[1], name) if name in same else _build_child(hint, content[name], f"{key}{name}", known)
+        for name, hint in nested.items()
+    }
     plain = {name: value for name, value in content.items() if name not in nested}
     return _instance(cls, [name for name in hints if name in plain], plain, children, key)
 

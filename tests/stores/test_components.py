@@ -73,6 +73,13 @@ def test_plain_values_become_a_component_and_come_back():
     assert describe(BUILT) == VALUES
 
 
+def test_what_has_not_changed_is_taken_from_a_former_instance():
+    values = VALUES | {"inner": {"size": 4, "colour": "red"}, "layers": [3]}
+    built = build(Outer, values, former=(VALUES, BUILT))
+    assert built == build(Outer, values) and built.inner.size == 4 and built.layers == [3]
+    assert built.method is BUILT.method and built.tracking is BUILT.tracking
+
+
 def test_what_may_be_null_may_be_given():
     lora = {"type": "lora", **{name: getattr(LORA, name) for name in field_types(LoRA)}}
     values = VALUES | {"adapter": lora, "optional": VALUES["inner"], "tracking": {}}
@@ -106,9 +113,10 @@ LORA = LoRA(rate_factor=1.0, alpha=16.0, dropout=0.0, targets=None, rslora=False
     ],
 )
 def test_refused_with_the_full_key(changed, message):
-    with pytest.raises(InputError) as error:
-        build(Outer, VALUES | changed, key="job.")
-    assert str(error.value).startswith(message)
+    for former in (({}, None), (VALUES, BUILT)):
+        with pytest.raises(InputError) as error:
+            build(Outer, VALUES | changed, key="job.", former=former)
+        assert str(error.value).startswith(message)
 
 
 def test_names_are_modules_with_one_public_frozen_keyword_only_dataclass():
