@@ -31,6 +31,7 @@ ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # the patch prints twice and disturbs datasets' mapping
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # prints an error line at every start; checkpoints cover preemption
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "raytune_llm.serving.proxy_middlewares",  # bounded connections
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",  # by default a proxy that is not ready after 15 s is killed
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # its own CSV and TensorBoard files in addition to those of tracking/
     "TUNE_GLOBAL_CHECKPOINT_S": "2",  # how much of a sweep may be lost with its driver

@@ -37,12 +37,8 @@ def start(serve: Serve, registry_dir: str, references: Sequence[str]) -> Endpoin
     catalog = serve.engine.named(read_catalog(Registry(registry_dir), references))
     _require_no_other_endpoint()
     logging.getLogger("ray.serve").setLevel(QUIET["log_level"])
-    ray_serve.start(
-        proxy_location="HeadOnly",
-        http_options=http_options(serve),
-        logging_config=QUIET,
-    )
     try:
+        ray_serve.start(proxy_location="HeadOnly", http_options=http_options(serve), logging_config=QUIET)
         # the job's own key for the parity check; of the clients' keys it may have only hashes
         own_key = secrets.token_urlsafe(32) if hashes else None
         all_hashes = (*hashes, key_hash(own_key)) if own_key else ()

@@ -161,6 +161,22 @@ def test_an_endpoint_that_is_taken_down_ends_its_answers_first(ray_session, regi
         assert [future.result().lstrip() for future in running] == list(answers.values())
 
 
+def test_a_ray_serve_that_does_not_start_leaves_none(registry, monkeypatch):
+    """Whose proxy came too late, say; another start would be refused."""
+    done = []
+
+    def start(**options):
+        done.append("start")
+        raise TimeoutError("HTTP proxies not available after 60s.")
+
+    monkeypatch.setattr(deployment, "_require_no_other_endpoint", lambda: None)
+    monkeypatch.setattr(deployment, "stop", lambda: done.append("stop"))
+    monkeypatch.setattr("ray.serve.start", start)
+    with pytest.raises(TimeoutError, match="not available"):
+        started(registry)
+    assert done == ["start", "stop"]
+
+
 @pytest.mark.slow
 def test_of_two_thousand_requests_none_is_answered_by_another_adapter(ray_session, registry, tmp_path):
     """Two minutes: 2,000 requests by 16 clients over 8 adapters, of which 5 at a time are in memory."""
