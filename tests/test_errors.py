@@ -41,11 +41,17 @@ def overrides(world, *more):
     ]
 
 
+OPEN = []
+"""Sessions that jobs have started and not ended, where they are only counted."""
+
+
 @pytest.fixture(autouse=True)
-def no_ray_for_refusals(request, monkeypatch):
-    """Jobs that are refused do without the session that starts while they are checked, but for one test."""
+def counted_sessions(request, monkeypatch):
+    """Jobs that are refused have no Ray session start while they are checked; but for one test, they are counted."""
+    OPEN.clear()
     if "ray_session" not in request.fixturenames and "own_session" not in request.fixturenames:
-        monkeypatch.setattr(session, "start", lambda **options: None)
+        monkeypatch.setattr(session, "start", lambda **options: OPEN.append(options))
+        monkeypatch.setattr(session, "end", OPEN.clear)
 
 
 @pytest.fixture
@@ -54,10 +60,10 @@ def own_session():
 
 
 def refused(root, arguments):
-    """What a job says that is refused without Ray."""
+    """What a job says that is refused and leaves no session."""
     with pytest.raises(InputError) as error:
         getattr(commands, root)(load(root, arguments))
-    assert not ray.is_initialized()
+    assert not OPEN and not ray.is_initialized()
     return str(error.value)
 
 

@@ -28,7 +28,8 @@ DRAIN_POLL_SECONDS = 0.2
 def start(serve: Serve, registry_dir: str, references: Sequence[str]) -> Endpoint:
     """Serve these registry references and their base in the present Ray session; returns when the endpoint is healthy.
 
-    Raises InputError for a busy port, missing API keys, references of different bases, versions that can't be loaded.
+    Raises InputError for a busy port, missing API keys, references of different bases, versions that can't be loaded,
+    a machine so busy that Ray Serve's HTTP proxy isn't ready in time.
     """
     from ray import serve as ray_serve
 
@@ -38,7 +39,7 @@ def start(serve: Serve, registry_dir: str, references: Sequence[str]) -> Endpoin
     _require_no_other_endpoint()
     logging.getLogger("ray.serve").setLevel(QUIET["log_level"])
     try:
-        ray_serve.start(proxy_location="HeadOnly", http_options=http_options(serve), logging_config=QUIET)
+        _start_ray_serve(serve)
         # the job's own key for the parity check; of the clients' keys it may have only hashes
         own_key = secrets.token_urlsafe(32) if hashes else None
         all_hashes = (*hashes, key_hash(own_key)) if own_key else ()
@@ -85,6 +86,18 @@ def stop() -> None:
 
     drain()  # while the proxies still deliver the answers
     ray_serve.shutdown()
+
+
+def _start_ray_serve(serve: Serve) -> None:
+    from ray import serve as ray_serve
+
+    try:
+        ray_serve.start(proxy_location="HeadOnly", http_options=http_options(serve), logging_config=QUIET)
+    except TimeoutError as error:
+        raise InputError(
+            f"Ray Serve's HTTP proxy was not ready in time ({error}): this machine is too busy; try again when fewer "
+            "processes run on it"
+        ) from error
 
 
 def _require_no_other_endpoint() -> None:

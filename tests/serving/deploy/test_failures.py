@@ -13,6 +13,7 @@ from serving_world import greedy_text, make_base, publish, write_adapter
 from test_app import TEXT, client_of, make_replica
 from test_serve_config import serve
 
+from raytune_llm.errors import InputError
 from raytune_llm.models.loading import load_tuned
 from raytune_llm.serving.deploy import endpoint as deployment
 from raytune_llm.serving.engine.loading import read_model
@@ -162,7 +163,7 @@ def test_an_endpoint_that_is_taken_down_ends_its_answers_first(ray_session, regi
 
 
 def test_a_ray_serve_that_does_not_start_leaves_none(registry, monkeypatch):
-    """Whose proxy came too late, say; another start would be refused."""
+    """Another start would be refused."""
     done = []
 
     def start(**options):
@@ -172,7 +173,7 @@ def test_a_ray_serve_that_does_not_start_leaves_none(registry, monkeypatch):
     monkeypatch.setattr(deployment, "_require_no_other_endpoint", lambda: None)
     monkeypatch.setattr(deployment, "stop", lambda: done.append("stop"))
     monkeypatch.setattr("ray.serve.start", start)
-    with pytest.raises(TimeoutError, match="not available"):
+    with pytest.raises(InputError, match=r"proxy was not ready in time \(HTTP proxies not available after 60s"):
         started(registry)
     assert done == ["start", "stop"]
 
