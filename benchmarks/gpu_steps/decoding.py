@@ -51,7 +51,7 @@ def run(step: Step) -> None:
     try:
         step.add(**fusing_figures(engine, step.device))
         sides = make_sides(Paths(engine, step.device), Paths(merged, step.device), counts, rows)
-        for name, rate in rates(sides, prompts, short, long, rounds=1 if step.smoke else 2).items():
+        for name, rate in rates(sides, prompts, short, long, rounds=1 if step.smoke else 5).items():
             step.add(**{f"{name}_tokens_per_second": rate})
         step.add(**sides[f"adapters_{max(counts)}"].paths.facts(), compiled_parts_at_end=compiled_parts())
         for name in (f"adapters_{max(counts)}", "merged"):

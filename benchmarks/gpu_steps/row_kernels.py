@@ -20,7 +20,8 @@ from .timing import median_seconds
 
 RANK, ROWS, COPIES = 16, 64, 24
 SIDES = ((2048, 2048), (2048, 512), (2048, 8192), (8192, 2048))
-TILES, WARPS, PARTS = (2048, 4096, 8192), (4, 8), (None, 4)
+SHRINK_CHOICES = (2048, 4096, 8192), (4, 8), (None, 4)
+EXPAND_CHOICES = (4096, 8192, 16384), (1, 2, 4)
 BEST = 4
 """Choices of a kernel that are reported, the fastest first."""
 REPLAYS = 10
@@ -53,8 +54,8 @@ class Load:
         from raytune_llm.models import row_kernels as kernels
 
         h = kernels.shrink(self.x, self.sides[0][0][:, None], self.slots)[0]
-        choices: list[dict[str, Any]] = [{"tile": tile, "warps": warps} for tile, warps in product(TILES, WARPS)]
-        shrinks = [choice | {"parts": parts} for choice, parts in product(choices, PARTS)]
+        shrinks = [dict(zip(("tile", "warps", "parts"), each, strict=True)) for each in product(*SHRINK_CHOICES)]
+        expands = [dict(zip(("tile", "warps"), each, strict=True)) for each in product(*EXPAND_CHOICES)]
 
         def shrink(choice: dict[str, Any]) -> float:
             return self.microseconds(lambda a, b: kernels.shrink(self.x, a[:, None], self.slots, **choice))
@@ -72,7 +73,7 @@ class Load:
             "grouped_us": self.microseconds(self._grouped),
             "gathered_us": self.microseconds(self._gathered),
             "shrink_best": fastest(shrink, shrinks),
-            "expand_best": fastest(expand, choices),
+            "expand_best": fastest(expand, expands),
         }
 
     def _grouped(self, a: Tensor, b: Tensor) -> None:

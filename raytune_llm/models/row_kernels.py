@@ -18,13 +18,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-TILE = 4096
+SHRINK_TILE, EXPAND_TILE = 4096, 8192
 """Scalars of an adapter that a program holds at once."""
+SHRINK_WARPS, EXPAND_WARPS = 4, 2
+"""With these tiles the fastest on an H200, or nearly (`benchmarks/gpu_session.py --steps row-kernels`)."""
 LEAST_WIDTH = 32
 """Inputs or outputs of a tile, however large the rank."""
 MOST_PARTS = 32
 """Programs that share one row's inputs. Their number doesn't depend on the rows, and so neither does the rounding."""
-WARPS = 4
 
 
 @triton.jit
@@ -73,7 +74,7 @@ def _expand(  # type: ignore[no-untyped-def]
 
 
 def shrink(
-    x: Tensor, a: Tensor, slots: Tensor, *, tile: int = TILE, parts: int | None = None, warps: int = WARPS
+    x: Tensor, a: Tensor, slots: Tensor, *, tile: int = SHRINK_TILE, parts: int | None = None, warps: int = SHRINK_WARPS
 ) -> Tensor:
     """x[i] A[s_i]ᵀ of each layer, (G, B, K, R) in fp32, K parts of the sum and R a power of two; undefined for rows of
     the base.
@@ -95,7 +96,9 @@ def shrink(
     return h
 
 
-def expand(h: Tensor, b: Tensor, slots: Tensor, y: Tensor, *, tile: int = TILE, warps: int = WARPS) -> None:
+def expand(
+    h: Tensor, b: Tensor, slots: Tensor, y: Tensor, *, tile: int = EXPAND_TILE, warps: int = EXPAND_WARPS
+) -> None:
     """y[i] += h[i] B[s_i], in place.
 
     h: (B, K, R) of `shrink`; b: (S, R, out_features), y: (B, out_features), the last stride of both 1.
