@@ -13,6 +13,7 @@ COMMANDS = {
     "sweep": "many tuning runs; the winner is published and, with serve.deploy=true, deployed",
     "evaluate": "a published version against its base, with confidence intervals",
     "serve": "an OpenAI-compatible endpoint for published versions",
+    "service": "a tuning service in OpenAI's and Vertex's words: files, jobs, chats, a page",
     "registry": "list and show published versions, set aliases, roll back",
     "demo": "the whole journey on the embedded base and data",
 }

@@ -1,4 +1,4 @@
-"""One function a command: check, annotate, train, sweep, demo, evaluate, serve, registry."""
+"""One function a command: check, annotate, train, sweep, demo, evaluate, serve, service, registry."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from raytune_llm.jobs.schema import (
     RegistryAction,
     RegistryJob,
     ServeJob,
+    ServiceJob,
     SweepJob,
     TrainJob,
 )
@@ -90,6 +91,13 @@ def serve(job: ServeJob) -> int:
         return hold(deploy(job, references), job.serve.drain_seconds)
     print(serve_yaml.write(job.serve, job.registry_dir, references))
     return 0
+
+
+def service(job: ServiceJob) -> int:
+    """A tuning service that stays until it is interrupted; its jobs run on without it."""
+    from raytune_llm.jobs.service import run_service
+
+    return run_service(job)
 
 
 def registry(job: RegistryJob) -> int:

@@ -13,13 +13,21 @@ from hydra.errors import HydraException
 from raytune_llm.errors import InputError
 
 SPACE = "sweep.space."
-FREE = ("scaling.trainer.", "model.from_pretrained.", "teacher.model.from_pretrained.", "data.columns.")
+FREE = (
+    "scaling.trainer.",
+    "service.overrides.",
+    "model.from_pretrained.",
+    "teacher.model.from_pretrained.",
+    "data.columns.",
+)
 """Mappings whose keys no file of conf/ lists."""
 MAPPINGS = {key.removesuffix("."): f"{key}KEY=VALUE" for key in FREE} | {
     "data.columns": "data.columns.prompt=question reads the file's key question as prompt"
 }
 """The same, with how a value is given."""
 VERSIONED_ROOTS = ("evaluate", "serve")
+OFFERING_ROOT = "service"
+"""Where model= names the bases that are offered."""
 LISTS = ("data.train", "data.eval", "data.test")
 """Keys of which several values may be given with commas between them."""
 VERSION = "version"
@@ -47,11 +55,21 @@ def hydra_overrides(root: str, argument: str) -> list[str]:
         raise InputError(f"{argument} has no meaning here: a sweep is jobs/sweep.py with {SPACE}KEY=[VALUE,VALUE]")
     if root in VERSIONED_ROOTS and argument.startswith("adapter="):
         argument = argument.replace("adapter=", "version=", 1)
+    if root == OFFERING_ROOT:
+        argument = _offering(argument)
     argument = quoted(argument)
     if argument.startswith(SPACE) and "=" in argument:
         key = argument.partition("=")[0]
         return [f"++{key}=null", f"++{argument}"]  # a range can't be merged into a list
     return [f"++{argument}"] if argument.startswith((*FREE, *(f"{key}=" for key in MAPPINGS))) else [argument]
+
+
+def _offering(argument: str) -> str:
+    """model=a,b as service.models=[a,b], and model.KEY=… as an override of every job."""
+    key, _, value = argument.partition("=")
+    if key == "model":
+        return f"service.models=[{value.strip('[]')}]"
+    return f"service.overrides.{argument}" if key.startswith("model.") else argument
 
 
 def quoted(argument: str) -> str:

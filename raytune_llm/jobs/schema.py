@@ -23,6 +23,7 @@ from raytune_llm.evaluation.terms import Better
 from raytune_llm.methods.base import Method
 from raytune_llm.models.adapters.base import Adapter
 from raytune_llm.models.base import Base
+from raytune_llm.service.config import Service
 from raytune_llm.serving.deploy.config import Serve
 from raytune_llm.stores.locations import FOLDER
 from raytune_llm.sweep.space import Sweep
@@ -173,6 +174,15 @@ class ServeJob(Job):
     serve: Serve
 
 
+@dataclass(frozen=True, kw_only=True)
+class ServiceJob(Job):
+    """A tuning service: files, jobs and chats by HTTP, in OpenAI's and Vertex's words."""
+
+    service: Service
+    serve: Serve
+    """How its chats are answered."""
+
+
 class RegistryAction(Enum):
     list = "list"
     show = "show"
@@ -251,6 +261,7 @@ JOBS: dict[str, type[Job]] = {
     "sweep": SweepJob,
     "evaluate": EvaluateJob,
     "serve": ServeJob,
+    "service": ServiceJob,
     "registry": RegistryJob,
     "demo": SweepJob,
 }

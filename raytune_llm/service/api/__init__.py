@@ -1,0 +1,1 @@
+"""The HTTP routes: files, tuning jobs in two shapes, chat, the page."""
