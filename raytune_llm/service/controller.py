@@ -78,6 +78,11 @@ class Controller:
             self._thread.join()
         self._validation.close()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no job is on the cluster, so that it may be ended."""
+        return not any(entry.status.is_submitted for entry in self._jobs.all())
+
     def step(self) -> None:
         """Move every job as far as it can be moved now. What can't be reached or written is printed once and tried
         again by the next step."""

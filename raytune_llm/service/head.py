@@ -85,6 +85,12 @@ def find_or_start(home: str, *, hidden: Collection[str] = (), options: Collectio
     return head
 
 
+def running(home: str) -> Head | None:
+    """The head node of a home's service; None where none runs."""
+    head = _stored(folder_of(home))
+    return head if head is not None and head.is_running else None
+
+
 def stop(home: str) -> None:
     """End the head node of a home's service, its jobs and all of its processes; nothing where there is none."""
     folder = folder_of(home)
