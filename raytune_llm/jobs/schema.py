@@ -68,8 +68,8 @@ class RunJob(Job):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckJob(Job):
-    """Is the data sound for this method and base? Nothing is trained, no accelerator is touched."""
+class DataJob(Job):
+    """A job with records, and a method and base to read them for."""
 
     model: Base
     data: Data
@@ -78,7 +78,16 @@ class CheckJob(Job):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainJob(RunJob, CheckJob):
+class CheckJob(DataJob):
+    """Is the data sound for this method and base? Nothing is trained, no accelerator is touched."""
+
+    report: str | None = field(metadata=FOLDER)
+    """Folder or URI that gets report.json and report.html, also when the data are refused; null = a new one below
+    home/checks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob(RunJob, DataJob):
     """One tuning run: checked, trained with early stopping, compared with the base, published to the registry."""
 
     teacher: Teacher
