@@ -11,6 +11,7 @@ from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 
 from raytune_llm.errors import InputError
+from raytune_llm.stores.quoting import quote
 
 SPACE = "sweep.space."
 FREE = (
@@ -128,10 +129,3 @@ def as_list(value: str) -> str:
     if "," not in value or os.path.exists(os.path.expanduser(value)):
         return quote(value)
     return f"[{','.join(quote(part.strip()) for part in value.split(','))}]"
-
-
-def quote(value: str) -> str:
-    """The value in single quotes, as Hydra reads them: backslashes count only before a quote."""
-    escaped = re.sub(r"(\\*)'", lambda match: match[1] * 2 + r"\'", value)
-    trailing = len(escaped) - len(escaped.rstrip("\\"))
-    return f"'{escaped}{chr(92) * trailing}'"
