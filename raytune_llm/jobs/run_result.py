@@ -67,5 +67,7 @@ def already_published(job: TrainJob) -> str | None:
     if result is None:
         return None
     reference = str(result["version"])
-    print(f"already published: {reference} (run={job.run} of {job.name} has ended; another run= tunes anew)", flush=True)
+    print(
+        f"already published: {reference} (run={job.run} of {job.name} has ended; another run= tunes anew)", flush=True
+    )
     return reference

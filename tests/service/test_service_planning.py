@@ -143,9 +143,7 @@ def test_batches_are_not_larger_than_the_training_set_and_trials_not_longer_than
     many = dataclasses.replace(FACTS, train_records=40_000)
     found = planned(facts=many, hyperparameters={"n_epochs": 3, "batch_size": 8})
     assert job_of(found).tuning.steps == 2000
-    assert found.notes == (
-        "3 epochs would take 15000 steps; a trial has at most 2000 here, which are 0.4 epochs",
-    )
+    assert found.notes == ("3 epochs would take 15000 steps; a trial has at most 2000 here, which are 0.4 epochs",)
     assert found.estimate.epochs == 0.4
     assert job_of(planned(facts=many)).sweep.axes()["tuning.steps"].choices == (2000,)
 
@@ -238,12 +236,22 @@ def test_weights_and_biases():
     service = serving(overrides={"tracking": {"wandb": {"mode": "offline"}}})
     job = job_of(planned(service, wandb=wandb))
     run = job.tracking["wandb"]
-    assert (run.project, run.entity, run.tags, run.mode.value) == ("my project", "team", ["a", "b:c", "first"], "offline")
+    assert (run.project, run.entity, run.tags, run.mode.value) == (
+        "my project",
+        "team",
+        ["a", "b:c", "first"],
+        "offline",
+    )
     assert job_of(planned(service)).tracking == {}
     both = serving(overrides={"tracking": "tensorboard"})
     found = planned(both, wandb={"project": "p"}).command
     assert "tracking=[tensorboard,wandb]" in found
-    for wrong in ({"project": "a/b"}, {"project": "${oc.env:HOME}"}, {"project": "p", "tags": ["x\ny"]}, {"entity": "e"}):
+    for wrong in (
+        {"project": "a/b"},
+        {"project": "${oc.env:HOME}"},
+        {"project": "p", "tags": ["x\ny"]},
+        {"entity": "e"},
+    ):
         assert refused(wandb=wrong).param == "integrations"
 
 
@@ -296,7 +304,9 @@ TEXT = st.text(string.ascii_letters + string.digits + " ,='\"\\[]{}()$:;~@!#%&*+
 def read_back(found):
     """The keys of a command with the values that Hydra reads."""
     parser = OverridesParser.create()
-    parsed = [parser.parse_override(one) for argument in found.command[2:] for one in hydra_overrides("train", argument)]
+    parsed = [
+        parser.parse_override(one) for argument in found.command[2:] for one in hydra_overrides("train", argument)
+    ]
     values = [(one.key_or_group, one.value()) for one in parsed]
     return {key: value.text if isinstance(value, QuotedString) else value for key, value in values}
 
