@@ -103,6 +103,29 @@ def test_evaluate_reports_base_against_tuned(swept, capsys):
     assert json.loads(Path(evaluation.run_dir, "evaluation-test.json").read_text())["num_examples"] == 40
 
 
+def test_old_answers_are_a_bar_for_the_winner(swept, tmp_path, capsys):
+    """Of an old model that always gave the first label."""
+    job, conclusion = swept
+    records = Path(str(load("train", ["model=demo", "data=demo_sarcasm"]).data.test)).read_text().splitlines()[:40]
+    old = tmp_path / "old.jsonl"
+    pairs = [json.loads(line) for line in records]
+    old.write_text(
+        "".join(
+            json.dumps({"prompt": pair["input_text"], "answer": "sincere", "reference": pair["output_text"]}) + "\n"
+            for pair in pairs
+        )
+    )
+    asked = load("import_openai", ["model=demo", f"home={job.home}", "run=bar", f"answers={old}", "adapter=wit@1"])
+    assert commands.import_openai(asked) == 0
+    printed = capsys.readouterr().out
+    assert "the bar: " in printed and "eval/accuracy" in printed and "base" in printed
+    content = json.loads(Path(asked.run_dir, "evaluation-answers.json").read_text())
+    assert content["systems"] == ["base", "old", "new"] and content["num_examples"] == 40
+    same = {sample.prompt: sample.answers["tuned"] for sample in conclusion.result.samples}
+    both = [sample for sample in content["samples"] if sample["prompt"] in same]
+    assert all(sample["answers"]["new"] == same[sample["prompt"]] for sample in both)
+
+
 def test_the_endpoint_answers_the_openai_client_with_base_and_winner(swept, capsys):
     job, conclusion = swept
     with socket.socket() as free:

@@ -1,4 +1,4 @@
-"""One function a command: check, annotate, train, sweep, demo, evaluate, serve, service, registry."""
+"""One function a command: check, import_openai, annotate, train, sweep, demo, evaluate, serve, service, registry."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from raytune_llm.jobs.schema import (
     AnnotateJob,
     CheckJob,
     EvaluateJob,
+    ImportOpenAIJob,
     RegistryAction,
     RegistryJob,
     ServeJob,
@@ -30,6 +31,17 @@ def check(job: CheckJob) -> int:
     check_data(job)
     print(summary.next_step(called("train"), "with the same overrides tunes on this data"))
     return 0
+
+
+def import_openai(job: ImportOpenAIJob) -> int:
+    """What files made for OpenAI's fine-tuning are, with the sweep for each; with start that sweep, and with answers
+    the comparison of its version, or a given one, with the old model's. Raises InputError."""
+    from raytune_llm.jobs.import_openai import run_import
+
+    reference = run_import(job)
+    if reference is None or not job.serve.deploy:
+        return 0
+    return hold(deploy(job, [reference]), job.serve.drain_seconds)
 
 
 def annotate(job: AnnotateJob) -> int:

@@ -1,5 +1,5 @@
-"""A guess of what an epoch costs, from the size of the base (models/cost.py) and the lengths of the examples. For methods
-that sample completions nothing is guessed: sampling takes most of their time.
+"""A guess of what an epoch costs, from the size of the base (models/cost.py) and the lengths of the examples. For
+methods that sample completions nothing is guessed: sampling takes most of their time.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ MAPPINGS = {key.removesuffix("."): f"{key}KEY=VALUE" for key in FREE} | {
     "data.columns": "data.columns.prompt=question reads the file's key question as prompt"
 }
 """The same, with how a value is given."""
-VERSIONED_ROOTS = ("evaluate", "serve")
+VERSIONED_ROOTS = ("evaluate", "serve", "import_openai")
 OFFERING_ROOT = "service"
 """Where model= names the bases that are offered."""
 LISTS = ("data.train", "data.eval", "data.test")

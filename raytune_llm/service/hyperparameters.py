@@ -1,6 +1,6 @@
 """What a request's hyperparameters mean: which have a value, which a sweep is to find, and in which steps.
 
-OpenAI's three (n_epochs, batch_size, learning_rate_multiplier) are "auto" where they aren't given; adapter_size is where
+OpenAI's three (n_epochs, batch_size, learning_rate_multiplier) are "auto" where they aren't given; adapter_size where
 it is asked for, and in Vertex's shape. A trial counts steps, not epochs. Where batch_size is "auto" too, all trials run
 as many steps as the epochs take with the middle one of the batch sizes: trials of larger batches then see the records
 more often, those of smaller ones less.
@@ -93,7 +93,7 @@ def space_of(wanted: Mapping[str, Value], records: int, auto: Auto) -> Space:
     epochs = _chosen(wanted["n_epochs"], sorted(auto.n_epochs))
     whole = [math.ceil(records * count / middle) for count in epochs]
     steps = tuple(sorted({min(count, auto.max_steps) for count in whole}))
-    notes = ()
+    notes: tuple[str, ...] = ()
     if max(whole) > auto.max_steps:
         most = auto.max_steps * middle / records
         notes = (
