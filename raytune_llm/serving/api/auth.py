@@ -18,13 +18,18 @@ from raytune_llm.serving.api.wrong_keys import WrongKeys
 OPEN_PATHS = ("/healthz",)
 KEY_IN_SCOPE = "raytune_llm.key"
 """The ASGI scope's entry with the hash of the request's key; "" when no keys are configured."""
+CLIENT_HEADER = "x-raytune-llm-client"
+"""The header by which a service that has checked a client's key names the key's hash to an app behind it."""
 
 
 class AuthMiddleware:
     """Refuses requests without a valid key with 401, or 429 after many of them, when keys are configured."""
 
-    def __init__(self, app: ASGIApp, *, key_hashes: Sequence[str], refuse: Refuse) -> None:
-        self._app, self._refuse = app, refuse
+    def __init__(
+        self, app: ASGIApp, *, key_hashes: Sequence[str], refuse: Refuse, is_behind_service: bool = False
+    ) -> None:
+        """is_behind_service: whether CLIENT_HEADER is believed, and the keys are the service's own."""
+        self._app, self._refuse, self._is_behind_service = app, refuse, is_behind_service
         self._key_hashes = tuple(key_hashes)
         self._wrong_keys = WrongKeys()
 
@@ -32,8 +37,11 @@ class AuthMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = key_hash(bearer(Headers(scope=scope).get("authorization", "")))
+        headers = Headers(scope=scope)
+        given = key_hash(bearer(headers.get("authorization", "")))
         scope[KEY_IN_SCOPE] = given if self._key_hashes else ""
+        if self._is_behind_service:
+            scope[KEY_IN_SCOPE] = headers.get(CLIENT_HEADER, "")
         if self._key_hashes and scope["path"] not in OPEN_PATHS and not self._is_known(given):
             address = (scope.get("client") or ("unknown", 0))[0]
             await self._refuse(self._wrong_keys.refusal(address))(scope, receive, send)
