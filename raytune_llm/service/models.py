@@ -71,9 +71,7 @@ class OwnedModels:
 
     def base_of(self, version: Version) -> str | None:
         """The offered base that a version was tuned from; None where there is none."""
-        fitting = [
-            name for name, base in self._bases.items() if base.facts.revision_hash == version.card.base_revision
-        ]
+        fitting = [name for name, base in self._bases.items() if base.facts.revision_hash == version.card.base_revision]
         dtype = version.card.base_loading["dtype"]
         return next((name for name in fitting if self._bases[name].dtype.value == dtype), next(iter(fitting), None))
 
@@ -138,7 +136,9 @@ class OwnedModels:
             return []
         found = [self._version(f"{name}@{number}") for number in numbers]
         return [
-            replace(version, aliases=tuple(a for a, number in sorted(pointers.items()) if a and number == version.number))
+            replace(
+                version, aliases=tuple(a for a, number in sorted(pointers.items()) if a and number == version.number)
+            )
             for version in found
             if version is not None
         ]

@@ -108,7 +108,9 @@ def test_another_owners_model_is_answered_as_one_that_does_not_exist(ann, bob):
     ):
         answers = [call(model) for model in (f"{name}@1", missing)]
         assert [answer.status_code for answer in answers] == [404, 404]
-        texts = [a.json()["error"]["message"].replace(m, "M") for a, m in zip(answers, (f"{name}@1", missing), strict=True)]
+        texts = [
+            a.json()["error"]["message"].replace(m, "M") for a, m in zip(answers, (f"{name}@1", missing), strict=True)
+        ]
         assert texts[0] == texts[1] and "tiny, small" in texts[0]
 
 

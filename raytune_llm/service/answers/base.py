@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from starlette.types import ASGIApp
@@ -13,6 +14,16 @@ from raytune_llm.serving.catalog import base_alone
 if TYPE_CHECKING:
     from raytune_llm.models.base import Base
     from raytune_llm.serving.deploy.config import Serve
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """The Ray cluster that the service's jobs run on."""
+
+    environment: Mapping[str, str]
+    """Of a process that joins it."""
+    has_gpu: Callable[[], bool]
+    """Whether it counts GPUs. Raises ConnectionError."""
 
 
 class Answering(Protocol):
@@ -32,7 +43,7 @@ class Answering(Protocol):
 class Answers(Protocol):
     """Where answers are computed."""
 
-    def start(self, serve: Serve, registry_dir: str, bases: Mapping[str, Base]) -> Answering:
+    def start(self, serve: Serve, registry_dir: str, bases: Mapping[str, Base], cluster: Cluster) -> Answering:
         """Ready to answer for these bases, by their offered names. Raises InputError."""
         ...
 

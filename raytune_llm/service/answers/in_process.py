@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
 
-from raytune_llm.service.answers.base import Answering, check_serve
+from raytune_llm.service.answers.base import Answering, Cluster, check_serve
 from raytune_llm.service.first_use import FirstUse
 from raytune_llm.serving.catalog import base_alone
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class InProcess:
     """One engine a base, in this process, loaded at the first request for it."""
 
-    def start(self, serve: Serve, registry_dir: str, bases: Mapping[str, Base]) -> Answering:
+    def start(self, serve: Serve, registry_dir: str, bases: Mapping[str, Base], cluster: Cluster) -> Answering:
         check_serve(serve, bases)
         return Engines(serve, registry_dir, bases)
 

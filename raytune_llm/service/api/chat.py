@@ -24,7 +24,18 @@ PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 """What is sent on."""
 SENT_ON = (b"content-type", b"accept", b"user-agent", b"x-request-id")
 """The headers that are sent on: no key, and nothing that the app behind could take for an order."""
-KEPT_IN_SCOPE = ("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "client", "server")
+KEPT_IN_SCOPE = (
+    "type",
+    "asgi",
+    "http_version",
+    "method",
+    "scheme",
+    "path",
+    "raw_path",
+    "query_string",
+    "client",
+    "server",
+)
 BODY = {
     "requestBody": {
         "required": True,
