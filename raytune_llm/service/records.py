@@ -176,6 +176,8 @@ class Status:
     wanted: Wanted = Wanted.run
     attempt: int = 0
     """Ray jobs made for it so far. The present one's id is submission_id(request.id, attempt)."""
+    lost: int = 0
+    """Attempts that the cluster lost, and that were made again by itself."""
     is_submitted: bool = False
     """Whether the present attempt has been handed to Ray and not yet ended."""
     changes: tuple[tuple[str, float], ...] = ()
@@ -188,6 +190,8 @@ class Status:
     """Why it waits or is paused, where its owner didn't ask for it."""
     result: Result | None = None
     device_seconds: float = 0.0
+    counted: float | None = None
+    """Unix time up to which they are counted, while an attempt is on the cluster."""
     result_files: tuple[str, ...] = ()
 
     def since(self, state: State) -> float | None:

@@ -1,10 +1,11 @@
 """The service's state as files in its home: no database, any storage.
 
     service/files/ID/content.jsonl, file.json     a file; it exists if and only if its file.json does, written last
-    service/jobs/ID/request.json                  a job as it was asked for, written once
-    service/jobs/ID/status.json                   how far it is, written by the controller alone
+    service/jobs/ID/request.json                  a job as it was asked for, written once; it exists if this does
+    service/jobs/ID/status.json                   how far it is, written by the controller alone, first before that
     service/jobs/ID/events.json                   what happened to it, likewise
     service/jobs/ID/check/report.json             what the data check found in its files
+    service/jobs/ID/logs/NAME.txt                 what a command printed that failed
 
 Ids are made here (records.new_id), and one that isn't of that form names nothing: no client's text becomes a path.
 """
@@ -63,6 +64,7 @@ class Store:
         return self._storage.read(file.location.removeprefix(f"{self.home}/"))
 
     def add_job(self, request: TuningRequest) -> None:
+        """Keep a new job, whose first status is stored already."""
         self._storage.write(f"{_folder(request.id)}/request.json", to_json(request).encode())
 
     def request(self, id: str) -> TuningRequest | None:
@@ -90,6 +92,10 @@ class Store:
 
     def write_events(self, id: str, events: Sequence[Event]) -> None:
         self._storage.write(f"{_folder(id)}/events.json", to_json(list(events)).encode())
+
+    def write_log(self, id: str, name: str, text: str) -> None:
+        """Keep what a command of a job printed."""
+        self._storage.write(f"{_folder(id)}/logs/{name}.txt", text.encode(errors="replace"))
 
     def check_folder(self, id: str) -> str:
         """Where the data check of a job writes its report."""
