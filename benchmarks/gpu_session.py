@@ -49,13 +49,13 @@ class Planned:
 
 
 STEPS = [
-    Planned("machine", "gpu_steps.machine", 15, 60),
+    Planned("machine", "gpu_steps.machine", 20, 60),
     Planned("correct", "gpu_steps.correct", 30, 90),
-    Planned("served", "gpu_steps.served", 15, 60),
-    Planned("decoding", "gpu_steps.decoding", 95, 160),
+    Planned("served", "gpu_steps.served", 50, 110),
+    Planned("decoding", "gpu_steps.decoding", 100, 170),
     Planned("sweep", "gpu_steps.whole_sweep", 240, 340),
     Planned("packed-1b", "gpu_steps.packed_speed", 80, 130, "1b"),
-    Planned("packed-8b", "gpu_steps.packed_speed", 115, 180, "8b"),
+    Planned("packed-8b", "gpu_steps.packed_speed", 170, 240, "8b"),
     Planned("lost-actor", "gpu_steps.lost_actor", 55, 90),
     Planned("commands", "gpu_steps.commands", 65, 150),
     Planned("kernels", "gpu_steps.kernels", 30, 70),

@@ -20,7 +20,7 @@ import pydantic
 
 from raytune_llm.service.records import Event, Status, StoredFile, TuningRequest
 from raytune_llm.stores.json import to_json
-from raytune_llm.stores.storage import open_storage
+from raytune_llm.stores.storage import is_local, open_storage
 
 ROOT = "service"
 ID = re.compile(r"(file|ftjob)-[0-9a-f]{24}")
@@ -62,6 +62,14 @@ class Store:
     def content(self, file: StoredFile) -> bytes:
         """A file's whole content."""
         return self._storage.read(file.location.removeprefix(f"{self.home}/"))
+
+    def local_copy(self, file: StoredFile, folder: Path) -> Path:
+        """A file's content on this machine: where it is kept, or downloaded into a folder."""
+        if is_local(self.home):
+            return Path(file.location)
+        target = folder / file.id
+        self._storage.download(file.location.removeprefix(f"{self.home}/"), target)
+        return target
 
     def add_job(self, request: TuningRequest) -> None:
         """Keep a new job, whose first status is stored already."""

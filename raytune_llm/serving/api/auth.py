@@ -1,6 +1,6 @@
 """Middleware that checks API keys. Plain ASGI, so that streams and disconnects pass.
 
-A replica has only the SHA-256 of the keys and compares them in constant time. /healthz needs no key.
+A server has only the SHA-256 of the keys and compares them in constant time. /healthz needs no key.
 """
 
 from __future__ import annotations
@@ -26,11 +26,18 @@ class AuthMiddleware:
     """Refuses requests without a valid key with 401, or 429 after many of them, when keys are configured."""
 
     def __init__(
-        self, app: ASGIApp, *, key_hashes: Sequence[str], refuse: Refuse, is_behind_service: bool = False
+        self,
+        app: ASGIApp,
+        *,
+        key_hashes: Sequence[str],
+        refuse: Refuse,
+        open_paths: Sequence[str] = (),
+        is_behind_service: bool = False,
     ) -> None:
-        """is_behind_service: whether CLIENT_HEADER is believed, and the keys are the service's own."""
+        """`open_paths`: what may be read without a key, too; one that ends in '/' means all below it.
+        is_behind_service: whether CLIENT_HEADER is believed, and the keys are the service's own."""
         self._app, self._refuse, self._is_behind_service = app, refuse, is_behind_service
-        self._key_hashes = tuple(key_hashes)
+        self._key_hashes, self._open_paths = tuple(key_hashes), tuple(open_paths)
         self._wrong_keys = WrongKeys()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,11 +49,17 @@ class AuthMiddleware:
         scope[KEY_IN_SCOPE] = given if self._key_hashes else ""
         if self._is_behind_service:
             scope[KEY_IN_SCOPE] = headers.get(CLIENT_HEADER, "")
-        if self._key_hashes and scope["path"] not in OPEN_PATHS and not self._is_known(given):
+        if self._key_hashes and not self._is_known(given) and not self._is_open(scope):
             address = (scope.get("client") or ("unknown", 0))[0]
             await self._refuse(self._wrong_keys.refusal(address))(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+    def _is_open(self, scope: Scope) -> bool:
+        path = scope["path"]
+        is_read = scope["method"] in ("GET", "HEAD")
+        is_listed = any(path == one or (one.endswith("/") and path.startswith(one)) for one in self._open_paths)
+        return path in OPEN_PATHS or (is_read and is_listed)
 
     def _is_known(self, given: str) -> bool:
         # all keys are compared, so that the time doesn't depend on which one matches

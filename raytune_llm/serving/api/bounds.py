@@ -51,7 +51,7 @@ class BoundsMiddleware:
             return
         deadline = asyncio.get_running_loop().time() + self._request_timeout_seconds
         try:
-            self._check_head(scope)
+            check_head(scope, self._max_body_bytes)
             if scope["method"] == "POST":
                 receive = _replay(await self._body(receive), receive)
         except Disconnected:
@@ -60,17 +60,6 @@ class BoundsMiddleware:
             await self._refuse(error)(scope, receive, send)
             return
         await self._run_until(deadline, scope, receive, send)
-
-    def _check_head(self, scope: Scope) -> None:
-        """Raises ApiError for too many bytes, of the headers or announced by them."""
-        size = len(scope.get("raw_path") or scope["path"]) + len(scope.get("query_string", b""))
-        size += sum(len(name) + len(value) for name, value in scope["headers"])
-        if size > MAX_HEADER_BYTES:
-            message = f"the request's headers have {size} bytes, more than {MAX_HEADER_BYTES}"
-            raise ApiError(431, message, code="headers_too_large", headers=CLOSE)
-        length = dict(scope["headers"]).get(b"content-length", b"")
-        if length.isdigit() and int(length) > self._max_body_bytes:
-            raise self._too_large()
 
     async def _body(self, receive: Receive) -> bytes:
         """The whole body. Raises ApiError when it is too large or too slow, Disconnected when the client leaves."""
@@ -83,7 +72,7 @@ class BoundsMiddleware:
                         raise Disconnected
                     body += message.get("body", b"")
                     if len(body) > self._max_body_bytes:
-                        raise self._too_large()
+                        raise too_large(self._max_body_bytes)
                     if not message.get("more_body", False):
                         return bytes(body)
         except TimeoutError:
@@ -111,8 +100,21 @@ class BoundsMiddleware:
             )
             await self._refuse(ApiError(408, message, code="request_timeout"))(scope, receive, send)
 
-    def _too_large(self) -> ApiError:
-        return from_status(413, f"the request's body has more than {self._max_body_bytes} bytes", headers=CLOSE)
+
+def check_head(scope: Scope, max_body_bytes: int) -> None:
+    """Raises ApiError for too many bytes, of the headers or announced by them."""
+    size = len(scope.get("raw_path") or scope["path"]) + len(scope.get("query_string", b""))
+    size += sum(len(name) + len(value) for name, value in scope["headers"])
+    if size > MAX_HEADER_BYTES:
+        message = f"the request's headers have {size} bytes, more than {MAX_HEADER_BYTES}"
+        raise ApiError(431, message, code="headers_too_large", headers=CLOSE)
+    length = dict(scope["headers"]).get(b"content-length", b"")
+    if length.isdigit() and int(length) > max_body_bytes:
+        raise too_large(max_body_bytes)
+
+
+def too_large(max_body_bytes: int) -> ApiError:
+    return from_status(413, f"the request's body has more than {max_body_bytes} bytes", headers=CLOSE)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
