@@ -106,6 +106,13 @@ def use_http_protocol(protocol: type) -> None:
     config.HTTP_PROTOCOLS["auto"] = f"{protocol.__module__}:{protocol.__qualname__}"
 
 
+def ray_serve_port() -> int:
+    """The port that the HTTP proxies of the running Ray Serve listen on. ray 2.60."""
+    from ray.serve.context import _get_global_client
+
+    return int(_get_global_client().http_config.port)
+
+
 @dataclass(frozen=True)
 class AutoscalerReport:
     """What the autoscaler of the connected cluster reported last."""

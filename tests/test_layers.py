@@ -38,7 +38,7 @@ SIBLINGS = {  # choices of one config group, which never import each other, and 
     "annotation.teachers": ("base",),
     "training.tracking": ("base",),
     "models.adapters": ("base",),
-    "service.answers": ("base",),
+    "service.answers": ("base", "in_process", "ray_serve"),  # auto chooses between them
     "sweep.search": ("base", "random"),  # optuna is random search with another searcher
     "sweep.schedulers": ("base", "wrapper"),
     "sweep.backends": ("base", "packed", "ray_train"),  # auto chooses between them

@@ -102,11 +102,15 @@ def read_catalog(registry: Registry, references: Sequence[str]) -> Catalog:
             f"its card has {first.card.base_revision[:12]}, the base is now "
             f"{base.facts.revision_hash[:12]}; restore that base, or tune again"
         )
-    base_id = _base_id(base)
-    catalog = Catalog(base=base, entries=(Entry(id=base_id, names=(base_id,), kind="base", version=None, created=0),))
+    catalog = base_alone(base, _base_id(base))
     for version in versions:
         catalog = _extended(catalog, version, f", from {first.reference}")
     return catalog
+
+
+def base_alone(base: Base, name: str) -> Catalog:
+    """The catalog of a base, by a name, without versions."""
+    return Catalog(base=base, entries=(Entry(id=name, names=(name,), kind="base", version=None, created=0),))
 
 
 def resolve_servable(
@@ -177,7 +181,7 @@ def _extended(catalog: Catalog, version: Version, source: str) -> Catalog:
         names=(version.reference, *([version.name] if is_first else []), *aliases),
         kind=version.card.kind,
         version=version,
-        created=_unix(version.card.created),
+        created=unix_time(version.card.created),
     )
     if catalog.entries[0].id in entry.names:
         raise InputError(f"{version.reference} has the same name as its base; publish it under another one")
@@ -212,5 +216,6 @@ def _base_id(base: Base) -> str:
     return folder.name if folder.is_dir() else base.name_or_path
 
 
-def _unix(created: str) -> int:
+def unix_time(created: str) -> int:
+    """Of a card's `created`, seconds."""
     return calendar.timegm(time.strptime(created, "%Y-%m-%dT%H:%M:%SZ"))

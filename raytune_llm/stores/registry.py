@@ -221,12 +221,12 @@ class Registry:
 
     def _names(self) -> Sequence[str]:
         """Names that have a version."""
-        return [name for name in self._storage.folders("") if self._published(name)]
+        return [name for name in self._storage.folders("") if self.published(name)]
 
     def _numbers(self, name: str) -> Sequence[int]:
         """Numbers of the versions of a name, rising. Raises InputError when there is none."""
         check_name("registry name", name)
-        if numbers := self._published(name):
+        if numbers := self.published(name):
             return numbers
         names = self._names()
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
@@ -234,7 +234,7 @@ class Registry:
             f"{name} has no version in {self.root}; nearest names: {', '.join(near) or 'none, nothing is published'}"
         )
 
-    def _published(self, name: str) -> Sequence[int]:
+    def published(self, name: str) -> Sequence[int]:
         taken = (FOLDER.fullmatch(folder) for folder in self._storage.folders(name))
         return sorted(int(match[1]) for match in taken if match and self._storage.exists(f"{name}/{match[0]}/{CARD}"))
 

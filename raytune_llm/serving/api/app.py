@@ -26,15 +26,21 @@ from raytune_llm.serving.api.response_requests import ResponseRequest
 from raytune_llm.serving.api.responses import model_list
 
 
-def create_app(service: Service, *, key_hashes: tuple[str, ...], cors_origins: tuple[str, ...] = ()) -> FastAPI:
-    """The ASGI app. `cors_origins`: web pages that may ask it from a browser."""
+def create_app(
+    service: Service,
+    *,
+    key_hashes: tuple[str, ...],
+    cors_origins: tuple[str, ...] = (),
+    is_behind_service: bool = False,
+) -> FastAPI:
+    """The ASGI app. `cors_origins`: web pages that may ask it from a browser; is_behind_service: as AuthMiddleware."""
     app = FastAPI(title="raytune_llm", redoc_url=None)
     limits, refuse = service.limits, partial(_refused, service.metrics)
     # the last one added is the first to see a request
     app.add_middleware(
         AdmissionMiddleware,
         most_open=limits.max_open_requests,
-        has_several_keys=len(key_hashes) > 1,
+        has_several_keys=len(key_hashes) > 1 or is_behind_service,
         refuse=refuse,
     )
     app.add_middleware(
@@ -44,7 +50,7 @@ def create_app(service: Service, *, key_hashes: tuple[str, ...], cors_origins: t
         request_timeout_seconds=limits.request_timeout_seconds,
         refuse=refuse,
     )
-    app.add_middleware(AuthMiddleware, key_hashes=key_hashes, refuse=refuse)
+    app.add_middleware(AuthMiddleware, key_hashes=key_hashes, refuse=refuse, is_behind_service=is_behind_service)
     if cors_origins:  # first, since browsers ask without a key whether they may ask
         app.add_middleware(
             CORSMiddleware,

@@ -18,16 +18,25 @@ from raytune_llm.serving.api.wrong_keys import WrongKeys
 OPEN_PATHS = ("/healthz",)
 KEY_IN_SCOPE = "raytune_llm.key"
 """The ASGI scope's entry with the hash of the request's key; "" when no keys are configured."""
+CLIENT_HEADER = "x-raytune-llm-client"
+"""The header by which a service that has checked a client's key names the key's hash to an app behind it."""
 
 
 class AuthMiddleware:
     """Refuses requests without a valid key with 401, or 429 after many of them, when keys are configured."""
 
     def __init__(
-        self, app: ASGIApp, *, key_hashes: Sequence[str], refuse: Refuse, open_paths: Sequence[str] = ()
+        self,
+        app: ASGIApp,
+        *,
+        key_hashes: Sequence[str],
+        refuse: Refuse,
+        open_paths: Sequence[str] = (),
+        is_behind_service: bool = False,
     ) -> None:
-        """`open_paths`: what may be read without a key, too; one that ends in '/' means all below it."""
-        self._app, self._refuse = app, refuse
+        """`open_paths`: what may be read without a key, too; one that ends in '/' means all below it.
+        is_behind_service: whether CLIENT_HEADER is believed, and the keys are the service's own."""
+        self._app, self._refuse, self._is_behind_service = app, refuse, is_behind_service
         self._key_hashes, self._open_paths = tuple(key_hashes), tuple(open_paths)
         self._wrong_keys = WrongKeys()
 
@@ -35,8 +44,11 @@ class AuthMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = key_hash(bearer(Headers(scope=scope).get("authorization", "")))
+        headers = Headers(scope=scope)
+        given = key_hash(bearer(headers.get("authorization", "")))
         scope[KEY_IN_SCOPE] = given if self._key_hashes else ""
+        if self._is_behind_service:
+            scope[KEY_IN_SCOPE] = headers.get(CLIENT_HEADER, "")
         if self._key_hashes and not self._is_known(given) and not self._is_open(scope):
             address = (scope.get("client") or ("unknown", 0))[0]
             await self._refuse(self._wrong_keys.refusal(address))(scope, receive, send)

@@ -36,13 +36,14 @@ def make_application(
     key_hashes: tuple[str, ...],
     *,
     has_gpu: bool | None = None,
+    is_behind_service: bool = False,
 ) -> Any:
     """The Serve application.
 
     references: what `catalog` was read from, which replicas follow; has_gpu: whether its cluster has a GPU, None looks
-    it up in the connected cluster, whose autoscaler may have to start one.
+    it up in the connected cluster, whose autoscaler may have to start one; is_behind_service: as Plan.
     """
-    plan = _plan(serve, registry_dir, catalog, key_hashes)
+    plan = make_plan(serve, registry_dir, catalog, key_hashes, is_behind_service=is_behind_service)
     has_gpu = _has_gpu(serve) if has_gpu is None else has_gpu
     is_guarded = bool(key_hashes) or serve.max_on_demand > 0 or bool(plan.key_limits.limited)
     return serve.engine.application(
@@ -62,7 +63,15 @@ def _has_gpu(serve: Serve) -> bool:
     return cluster.uses_gpu(None, key="serve.engine.use_gpu", bundles=[bundle])
 
 
-def _plan(serve: Serve, registry_dir: str, catalog: Catalog, key_hashes: tuple[str, ...]) -> Plan:
+def make_plan(
+    serve: Serve,
+    registry_dir: str,
+    catalog: Catalog,
+    key_hashes: tuple[str, ...],
+    *,
+    is_behind_service: bool = False,
+) -> Plan:
+    """What a replica needs of an endpoint's config."""
     from raytune_llm.serving.api.lengths import Limits
     from raytune_llm.serving.api.rate_limit import KeyLimits
     from raytune_llm.serving.deploy.replica import Plan
@@ -88,6 +97,7 @@ def _plan(serve: Serve, registry_dir: str, catalog: Catalog, key_hashes: tuple[s
         follow_seconds=serve.follow_seconds,
         discover=serve.discover,
         cors_origins=serve.cors_origins,
+        is_behind_service=is_behind_service,
     )
 
 

@@ -119,40 +119,11 @@ class Serve:
     def key_hashes(self) -> tuple[str, ...]:
         """Hashes of the keys that clients must send; empty without serve.api_key_env. Raises InputError when that
         variable is empty or has a hash that is none."""
-        if self.api_key_env is None:
-            return ()
-        keys = [key.strip() for key in os.environ.get(self.api_key_env, "").split(",") if key.strip()]
-        if not keys:
-            raise InputError(
-                f"serve.api_key_env={self.api_key_env}: this environment variable holds no key; "
-                "set it, e.g. to a long random word"
-            )
-        return tuple(self._hash(key, number) for number, key in enumerate(keys, 1))
-
-    def _hash(self, key: str, number: int) -> str:
-        """The hash of a key, or the one that it is given by; number: its place, from 1, for the error's text."""
-        if not key.startswith(HASHED):
-            return key_hash(key)
-        found = key.removeprefix(HASHED).lower()
-        if not re.fullmatch("[0-9a-f]{64}", found):
-            raise InputError(
-                f"serve.api_key_env={self.api_key_env}: entry {number} begins with {HASHED}, which 64 hexadecimal "
-                f"digits must follow; it has {len(found)} characters there"
-            )
-        return found
+        return read_key_hashes(self.api_key_env)
 
     def check_port(self) -> None:
         """Raise InputError when the port is busy. Cheap: call it before hours of work."""
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((self.host, self.port))
-            except OSError as error:
-                reason = "is in use" if error.errno == errno.EADDRINUSE else f"can't be listened on ({error.strerror})"
-                raise InputError(
-                    f"serve.port={self.port} {reason} on {self.host}; choose another by serve.port=…"
-                ) from error
+        bound(self.host, self.port).close()
 
     @property
     def url(self) -> str:
@@ -167,3 +138,43 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def read_key_hashes(variable: str | None, *, key: str = "serve.api_key_env") -> tuple[str, ...]:
+    """Hashes of the API keys that an environment variable holds, comma-separated; empty for None. `key`: of the
+    config, for the error's text. Raises InputError when the variable is empty or has a hash that is none."""
+    if variable is None:
+        return ()
+    keys = [key.strip() for key in os.environ.get(variable, "").split(",") if key.strip()]
+    if not keys:
+        raise InputError(
+            f"{key}={variable}: this environment variable holds no key; set it, e.g. to a long random word"
+        )
+    return tuple(_hash(text, f"{key}={variable}: entry {number}") for number, text in enumerate(keys, 1))
+
+
+def _hash(text: str, place: str) -> str:
+    """The hash of a key, or the one that it is given by."""
+    if not text.startswith(HASHED):
+        return key_hash(text)
+    found = text.removeprefix(HASHED).lower()
+    if not re.fullmatch("[0-9a-f]{64}", found):
+        raise InputError(
+            f"{place} begins with {HASHED}, which 64 hexadecimal digits must follow; it has {len(found)} characters "
+            "there"
+        )
+    return found
+
+
+def bound(host: str, port: int, *, key: str = "serve.port") -> socket.socket:
+    """A socket that holds an address and doesn't listen yet. `key`: of the config, for the error's text. Raises
+    InputError when the port is busy."""
+    holder = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        holder.bind((host, port))
+    except OSError as error:
+        holder.close()
+        reason = "is in use" if error.errno == errno.EADDRINUSE else f"can't be listened on ({error.strerror})"
+        raise InputError(f"{key}={port} {reason} on {host}; choose another by {key}=…") from error
+    return holder

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,7 +40,6 @@ Pointers = dict[str, Mapping[str, int]]
 """Of each name where its aliases point, as Registry.pointers returns it."""
 RETIRE_SECONDS = 10.0
 NAMES_SECONDS = 2.0
-"""How long a listing of the registry's names is used."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,12 @@ class ModelManager:
         *,
         max_on_demand: int,
         discover: bool = False,
+        names_seconds: float = NAMES_SECONDS,
     ) -> None:
-        """Loads only the base of `catalog`; `serve_only` loads versions."""
+        """Loads only the base of `catalog`; `serve_only` loads versions. names_seconds: how long a listing of the
+        registry's names is used."""
         self._engine, self._registry, self._cache_dir = engine, registry, cache_dir
-        self._max_on_demand, self._discover = max_on_demand, discover
+        self._max_on_demand, self._discover, self._names_seconds = max_on_demand, discover, names_seconds
         self.catalog = catalog.without([entry.id for entry in catalog.entries[1:]])
         self._unresolved: dict[str, Refusal] = {}
         """Named references that name no version, or none for this endpoint."""
@@ -78,7 +80,7 @@ class ModelManager:
         self._chosen: dict[str, Version] = {}
         """The version of each reference of the two."""
         self._pointers: Pointers = {}
-        self._names: tuple[float, Sequence[str]] = (-NAMES_SECONDS, ())
+        self._names: tuple[float, Sequence[str]] = (-math.inf, ())
         self._loading: dict[str, asyncio.Task[None]] = {}
         """Versions on demand, by the requested name."""
         self._retiring: dict[str, asyncio.Task[None]] = {}
@@ -199,7 +201,7 @@ class ModelManager:
     async def _is_published(self, reference: str) -> bool:
         """Whether the registry has the name of a reference, as of a listing a moment ago."""
         read_at, names = self._names
-        if time.monotonic() - read_at >= NAMES_SECONDS:
+        if time.monotonic() - read_at >= self._names_seconds:
             names = await asyncio.to_thread(self._registry.names)
             self._names = time.monotonic(), names
         return reference.partition("@")[0] in names
@@ -241,7 +243,10 @@ class ModelManager:
         for refusal in self.refused.values():
             if name in refusal.names:
                 return f"the model '{name}' is not served here: {refusal.reason}"
-        offered = ", ".join(name for entry in self.catalog.entries for name in entry.names)
+        # without those on demand, which other clients have asked for
+        named = {self._chosen[reference].reference for reference in self._named if reference in self._chosen}
+        kept = [entry for entry in self.catalog.entries if entry.version is None or entry.id in named]
+        offered = ", ".join(name for entry in kept for name in entry.names)
         return f"the model '{name}' is not served here; served: {offered}"
 
     async def _load(self, entry: Entry) -> None:

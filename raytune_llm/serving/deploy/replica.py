@@ -23,7 +23,7 @@ from raytune_llm.serving.api.rate_limit import KeyLimits, RateLimiter, TokenBuck
 from raytune_llm.serving.catalog import Catalog
 from raytune_llm.serving.deploy.cache_folder import CacheFolder
 from raytune_llm.serving.deploy.left_clients import LeftClientsMiddleware
-from raytune_llm.serving.deploy.model_manager import ModelManager
+from raytune_llm.serving.deploy.model_manager import NAMES_SECONDS, ModelManager
 from raytune_llm.serving.deploy.peers import Peers
 from raytune_llm.serving.deploy.progress import report
 from raytune_llm.serving.engine.base import Delta, EngineConfig, Sampling
@@ -50,6 +50,9 @@ class Plan:
     follow_seconds: float = 0.0
     discover: bool = False
     cors_origins: tuple[str, ...] = ()
+    is_behind_service: bool = False
+    """Whether all requests come from a service, which has checked their clients' keys and that the version is there,
+    and names the client (api/auth.py)."""
 
 
 class Replica:
@@ -70,6 +73,7 @@ class Replica:
             self._cache.path,
             max_on_demand=plan.max_on_demand,
             discover=plan.discover,
+            names_seconds=0.0 if plan.is_behind_service else NAMES_SECONDS,
         )
         self._metrics = Metrics(self._name)
         self._peers: Peers | None = None
@@ -90,8 +94,18 @@ class Replica:
             peer_metrics=_no_metrics if self._peers is None else self._peers.peer_metrics,
         )
 
+    def app(self) -> FastAPI:
+        """The HTTP API, for any ASGI server."""
+        plan = self._plan
+        return create_app(
+            self._service,
+            key_hashes=plan.key_hashes,
+            cors_origins=plan.cors_origins,
+            is_behind_service=plan.is_behind_service,
+        )
+
     def __serve_build_asgi_app__(self) -> FastAPI:
-        app = create_app(self._service, key_hashes=self._plan.key_hashes, cors_origins=self._plan.cors_origins)
+        app = self.app()
         app.add_middleware(LeftClientsMiddleware)
         return app
 

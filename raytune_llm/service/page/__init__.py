@@ -1,0 +1,1 @@
+"""The files of the page at /tuning; service/api/page.py serves them."""
