@@ -13,11 +13,13 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
@@ -81,15 +83,28 @@ def fail(message: str) -> NoReturn:
 
 
 def compose(root: str, overrides: Sequence[str]) -> DictConfig:
-    """The composed config of a root, as the command line would give it. Raises InputError."""
+    """The composed config of a root, as the command line would give it; also while a command runs. Raises
+    InputError."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with _of_no_command(), initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             return hydra_compose(root, [one for override in overrides for one in hydra_overrides(root, override)])
         except (HydraException, OmegaConfBaseException) as error:
             raise InputError(explain(error)) from error
+
+
+@contextmanager
+def _of_no_command() -> Iterator[None]:
+    """Put aside Hydra's state of the command that runs."""
+    state = GlobalHydra.instance()
+    running = state.hydra
+    state.clear()
+    try:
+        yield
+    finally:
+        state.hydra = running
 
 
 def load(root: str, overrides: Sequence[str]) -> Any:

@@ -9,8 +9,10 @@ An order is JSON, as are the lines that are written: {"note": …} while it is o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import socket
 import sys
 import time
@@ -18,7 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from raytune_llm import cluster
-from raytune_llm.compat import ray_serve_port, running_ray_address
+from raytune_llm.compat import loopback_node, ray_serve_port, running_ray_address
 from raytune_llm.errors import InputError
 
 LOOPBACK = "127.0.0.1"
@@ -38,8 +40,10 @@ def main() -> None:
     def write(line: dict[str, Any]) -> None:
         print(json.dumps(line), file=out, flush=True)
 
+    is_near = os.environ.get("RAY_ADDRESS", "").startswith(LOOPBACK)  # a session that listens on nothing else
     try:
-        write({"done": ORDERS[order.pop("do")](lambda text: write({"note": text}), **order)})
+        with loopback_node() if is_near else contextlib.nullcontext():
+            write({"done": ORDERS[order.pop("do")](lambda text: write({"note": text}), **order)})
     except InputError as error:
         write({"error": str(error)})
 
@@ -107,7 +111,8 @@ ORDERS: dict[str, Callable[..., Any]] = {"deploy": deploy, "keep": keep, "end": 
 
 
 def _join() -> bool:
-    """Join the cluster of this process's environment, or of this machine; none is started. Whether there is one. Raises InputError."""
+    """Join the cluster of this process's environment, or of this machine; none is started. Whether there is one.
+    Raises InputError."""
     if running_ray_address() is None:
         return False
     cluster.connect()

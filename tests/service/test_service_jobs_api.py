@@ -58,7 +58,7 @@ def test_a_job_with_nothing_but_a_file_sweeps_what_openai_calls_auto(world, file
 
 
 def test_everything_that_a_request_may_have(world, file):
-    wandb = {"project": "tuning", "name": "my run", "entity": "team", "tags": ["a", "openai/finetune"]}
+    wandb = {"project": "tuning", "name": "my run", "entity": "team", "tags": ["a", "a: b"]}
     answer = create(
         world,
         file,
@@ -70,9 +70,10 @@ def test_everything_that_a_request_may_have(world, file):
         integrations=[{"type": "wandb", "wandb": wandb}],
     )
     request, job = request_of(world, answer), answer.json()
-    assert request.method == "dpo" and request.hyperparameters == {"beta": 0.1, "n_epochs": "auto", "batch_size": 4}
+    values = {"beta": 0.1, "n_epochs": "auto", "batch_size": 4, "learning_rate_multiplier": "auto"}
+    assert request.method == "dpo" and request.hyperparameters == values
     assert job["method"] == {"type": "dpo", "dpo": {"hyperparameters": dict(request.hyperparameters)}}
-    assert job["hyperparameters"] == {"n_epochs": "auto", "batch_size": 4, "learning_rate_multiplier": None}
+    assert job["hyperparameters"] == {"n_epochs": "auto", "batch_size": 4, "learning_rate_multiplier": "auto"}
     assert (request.name, request.suffix, job["seed"], job["metadata"]) == (
         "My-wit_1.0",
         "My-wit_1.0",
@@ -257,6 +258,9 @@ def test_a_version_of_ones_own_is_continued(tmp_path, monkeypatch):
         request = world.controller.job(job["id"], owner).request
         assert (job["model"], request.base, request.init_adapter) == (model, "demo", f"{name}@1")
         assert request.name == registry_name(owner, None, "demo")
+    for size, status in ((8, 400), ("auto", 200)):
+        answer = ada.post(JOBS, json={**body, "model": name, "hyperparameters": {"adapter_size": size}})
+        assert answer.status_code == status, answer.text
     for model in (f"{name}@2", f"{name}@champion", "gpt-4o-mini", "a/b", "../x", "é", f"{name}@@"):
         message = error(ada.post(JOBS, json={**body, "model": model}), 404, "model_not_found", "model")
         assert str(tmp_path) not in message and "whole" not in message
@@ -269,7 +273,12 @@ def test_a_version_of_ones_own_is_continued(tmp_path, monkeypatch):
         assert "only adapters of demo" in error(ada.post(JOBS, json={**body, "model": model}), 400, param="model")
     distill = {"type": "distill", "distill": {"hyperparameters": {"teacher": name, "n_epochs": 1}}}
     job = ada.post(JOBS, json={**body, "model": "demo", "method": distill}).json()
-    assert job["method"]["distill"]["hyperparameters"] == {"teacher": f"{name}@1", "n_epochs": 1}
+    assert job["method"]["distill"]["hyperparameters"] == {
+        "n_epochs": 1,
+        "batch_size": "auto",
+        "learning_rate_multiplier": "auto",
+        "teacher": f"{name}@1",
+    }
     error(bob.post(JOBS, json={**theirs, "model": "demo", "method": distill}), 404, "model_not_found", "method")
 
 

@@ -45,6 +45,8 @@ class Backend:
     """Bytes of files that are being stored, by owner; changed under the lock."""
     streams: Counter[str] = field(default_factory=Counter)
     """Open streams of events, by owner; changed by the event loop alone."""
+    closing: threading.Event = field(default_factory=threading.Event)
+    """Set when the service ends: streams of events end too, without [DONE]."""
 
     @cached_property
     def registry(self) -> Registry:

@@ -82,6 +82,8 @@ async def _lines(backend: Backend, job_id: str, owner: str, after: str | None) -
             yield f"data: {event.model_dump_json()}\n\n"
         if job is None or job.status.state.is_final:
             break
+        if backend.closing.is_set():
+            return
         seen, silent = (fresh[-1].id, 0.0) if fresh else (seen, silent + wait)
         if silent >= SILENT_SECONDS:
             silent = 0.0
