@@ -241,6 +241,10 @@ class Run:
         return b"rank\n1\n" if name == "leaderboard.csv" else None
 
 
+def metrics_at(step):
+    return {"train/loss": 2 / step, "eval/loss": 1 + 1 / step, "eval/token_accuracy": 0.5}
+
+
 class Check:
     """A check of files that has ended as soon as it is asked."""
 
