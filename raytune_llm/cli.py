@@ -8,6 +8,7 @@ import sys
 PROGRAM = "raytune-llm"
 COMMANDS = {
     "check": "is the data sound for this method and base? nothing is trained",
+    "import_openai": "files made for OpenAI's fine-tuning: what each is, and the sweep for it",
     "annotate": "a teacher writes rationales and labels for data.train",
     "train": "one tuning run, compared with its base and published to the registry",
     "sweep": "many tuning runs; the winner is published and, with serve.deploy=true, deployed",

@@ -51,8 +51,8 @@ def chain(root):
     """The defaults list of a root, those of the roots it inherits from included."""
     for entry in OmegaConf.load(CONF / f"{root}.yaml").defaults:
         yield OmegaConf.to_container(entry) if OmegaConf.is_config(entry) else entry
-        if entry == "train":
-            yield from chain("train")
+        if entry in ("train", "sweep"):
+            yield from chain(entry)
 
 
 EXTRA = {
@@ -89,7 +89,7 @@ def job_with(group, option):
 def test_every_root_has_a_job_and_loads(root):
     job = load(root, given(root))
     assert (ROOT / "jobs" / f"{root}.py").is_file()
-    assert type(job).__name__.lower() == f"{root}job"
+    assert type(job).__name__.lower() == f"{root.replace('_', '')}job"
     assert type(job) is JOBS[root]
 
 

@@ -103,6 +103,29 @@ def test_evaluate_reports_base_against_tuned(swept, capsys):
     assert json.loads(Path(evaluation.run_dir, "evaluation-test.json").read_text())["num_examples"] == 40
 
 
+def test_old_answers_are_a_bar_for_the_winner(swept, tmp_path, capsys):
+    """Of an old model that always gave the first label."""
+    job, conclusion = swept
+    records = Path(str(load("train", ["model=demo", "data=demo_sarcasm"]).data.test)).read_text().splitlines()[:40]
+    old = tmp_path / "old.jsonl"
+    pairs = [json.loads(line) for line in records]
+    old.write_text(
+        "".join(
+            json.dumps({"prompt": pair["input_text"], "answer": "sincere", "reference": pair["output_text"]}) + "\n"
+            for pair in pairs
+        )
+    )
+    asked = load("import_openai", ["model=demo", f"home={job.home}", "run=bar", f"answers={old}", "adapter=wit@1"])
+    assert commands.import_openai(asked) == 0
+    printed = capsys.readouterr().out
+    assert "the bar: " in printed and "eval/accuracy" in printed and "base" in printed
+    content = json.loads(Path(asked.run_dir, "evaluation-answers.json").read_text())
+    assert content["systems"] == ["base", "old", "new"] and content["num_examples"] == 40
+    same = {sample.prompt: sample.answers["tuned"] for sample in conclusion.result.samples}
+    both = [sample for sample in content["samples"] if sample["prompt"] in same]
+    assert all(sample["answers"]["new"] == same[sample["prompt"]] for sample in both)
+
+
 def test_the_endpoint_answers_the_openai_client_with_base_and_winner(swept, capsys):
     job, conclusion = swept
     with socket.socket() as free:
@@ -132,12 +155,37 @@ def test_the_endpoint_answers_the_openai_client_with_base_and_winner(swept, caps
 
 def test_resuming_a_finished_run_trains_nothing_again(swept, capsys):
     job, _ = swept
-    commands.run_sweep(job)
-    printed = capsys.readouterr().out
-    assert "resuming the interrupted sweep" in printed
-    assert Registry(job.registry_dir).resolve("wit@2").card.metrics["eval/loss"] == pytest.approx(
-        Registry(job.registry_dir).resolve("wit@1").card.metrics["eval/loss"]
-    )
+    result = Path(job.run_dir, "result.json")
+    written = result.read_bytes()
+    assert commands.sweep(job) == 0
+    assert capsys.readouterr().out == "already published: wit@1 (run=first of wit has ended; another run= tunes anew)\n"
+    assert result.read_bytes() == written
+
+
+def test_a_run_that_was_killed_after_it_published_publishes_no_second_version(swept, capsys):
+    job, _ = swept
+    result = Path(job.run_dir, "result.json")
+    written = json.loads(result.read_text())
+    result.unlink()
+    assert commands.sweep(job) == 0
+    assert "resuming the interrupted sweep" in capsys.readouterr().out
+    assert [version.reference for version in Registry(job.registry_dir).list()] == ["wit@1"]
+    again = json.loads(result.read_text())
+    assert again.pop("metrics")["eval/loss"] == pytest.approx(written.pop("metrics")["eval/loss"])
+    assert again == written
+
+
+def test_the_result_says_what_the_run_came_to(swept):
+    job, conclusion = swept
+    result = json.loads(Path(job.run_dir, "result.json").read_text())
+    assert result["version"] == "wit@1" and result["promoted"] is True and result["metric"] == "eval/loss"
+    assert result["verdicts"] == [verdict.text for verdict in conclusion.verdicts]
+    assert Path(job.run_dir, "trials", result["trial"], "metrics.jsonl").is_file()
+    assert result["values"]["tuning.adapter_size"] == conclusion.version.card.config["tuning"]["adapter_size"]
+    assert result["step"] == conclusion.version.card.step
+    metrics = conclusion.version.card.metrics
+    assert {name: result["metrics"][name] for name in metrics} == metrics
+    assert result["trained_tokens"] > 0
 
 
 @pytest.mark.parametrize(("shape", "adapter"), [("t5", "lora"), ("qwen", "lora"), ("llama", "full")])

@@ -1,4 +1,4 @@
-"""One function a command: check, annotate, train, sweep, demo, evaluate, serve, service, registry."""
+"""One function a command: check, import_openai, annotate, train, sweep, demo, evaluate, serve, service, registry."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from raytune_llm.jobs import summary
 from raytune_llm.jobs.check import check_data
 from raytune_llm.jobs.deploy import deploy, hold, take_down
 from raytune_llm.jobs.help import called
+from raytune_llm.jobs.run_result import already_published
 from raytune_llm.jobs.schema import (
     AnnotateJob,
     CheckJob,
     EvaluateJob,
+    ImportOpenAIJob,
     RegistryAction,
     RegistryJob,
     ServeJob,
@@ -31,6 +33,17 @@ def check(job: CheckJob) -> int:
     return 0
 
 
+def import_openai(job: ImportOpenAIJob) -> int:
+    """What files made for OpenAI's fine-tuning are, with the sweep for each; with start that sweep, and with answers
+    the comparison of its version, or a given one, with the old model's. Raises InputError."""
+    from raytune_llm.jobs.import_openai import run_import
+
+    reference = run_import(job)
+    if reference is None or not job.serve.deploy:
+        return 0
+    return hold(deploy(job, [reference]), job.serve.drain_seconds)
+
+
 def annotate(job: AnnotateJob) -> int:
     """Have a teacher write rationales and labels, and print a report of them."""
     output = job.output or f"{job.run_dir}/train.jsonl"
@@ -40,7 +53,10 @@ def annotate(job: AnnotateJob) -> int:
 
 
 def train(job: TrainJob) -> int:
-    """One tuning run, from records to a registry version, after the stages that its method needs."""
+    """One tuning run, from records to a registry version, after the stages that its method needs. A run that has ended
+    is not run again."""
+    if already_published(job) is not None:
+        return 0
     started = prepare_job(job)
     outcome, published = train_version(started)
     print(summary.of_training(started, outcome, published))
@@ -48,11 +64,12 @@ def train(job: TrainJob) -> int:
 
 
 def sweep(job: SweepJob) -> int:
-    """A sweep, from records to a published winner, deployed when serve.deploy is set."""
-    published = run_sweep(job)
+    """A sweep, from records to a published winner, deployed when serve.deploy is set. A run that has ended is not run
+    again."""
+    reference = already_published(job) or run_sweep(job).version.reference
     if not job.serve.deploy:
         return 0
-    return hold(deploy(job, [published.version.reference]), job.serve.drain_seconds)
+    return hold(deploy(job, [reference]), job.serve.drain_seconds)
 
 
 def demo(job: SweepJob) -> int:

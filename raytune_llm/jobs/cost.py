@@ -1,10 +1,5 @@
-"""A guess of what an epoch costs, from the size of the base and the lengths of the examples alone.
-
-    FLOP = 4 · weights · tokens     with an adapter: forward, and back to the inputs (docs/gpu.md)
-
-Tokens are those of batches padded to their longest example, half as many again where lengths differ much. Leaves out
-attention, evaluations and start-up, and what packing saves. For methods that sample completions
-nothing is guessed: sampling takes most of their time.
+"""A guess of what an epoch costs, from the size of the base (models/cost.py) and the lengths of the examples. For
+methods that sample completions nothing is guessed: sampling takes most of their time.
 """
 
 from __future__ import annotations
@@ -16,12 +11,8 @@ from raytune_llm.data.encoding.encode import EncodedSplit
 from raytune_llm.data.findings import Finding, Severity
 from raytune_llm.data.tables.example_table import ExampleTable
 from raytune_llm.models.base import Facts
+from raytune_llm.models.cost import CORE_RATE, GPU_RATE, training_flop
 
-FLOP_PER_WEIGHT = 4.0
-GPU_RATE = 350e12
-"""FLOP/s: half of what large products reach on an H100 or H200, as packed steps do."""
-CORE_RATE = 0.15e12
-"""FLOP/s of one CPU core with bfloat16 products, as packed steps on a Zen 5 reach."""
 PREFIXES = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"))
 UNITS = ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"))
 
@@ -31,7 +22,7 @@ def cost_note(facts: Facts, train: EncodedSplit, batch_size: int) -> Finding | N
     tokens = padded_tokens(ExampleTable.of(train.examples).lengths(), batch_size) if len(train.examples) else 0
     if not tokens:
         return None
-    flop = FLOP_PER_WEIGHT * facts.num_parameters * tokens
+    flop = training_flop(facts.num_parameters, tokens)
     text = (
         f"the base's weights take {size(2 * facts.num_parameters)} in bfloat16, twice that in float32; an epoch with "
         f"an adapter is about {work(flop)}: {duration(flop / GPU_RATE)} on an H100 or H200, "

@@ -13,14 +13,14 @@ from raytune_llm.evaluation.answering import Answering
 from raytune_llm.evaluation.metrics import after, label_set
 from raytune_llm.evaluation.terms import Better
 from raytune_llm.jobs.compare import Question, questions_of
-from raytune_llm.jobs.schema import CheckJob
+from raytune_llm.jobs.schema import DataJob
 from raytune_llm.methods.base import blank_eval_scores, metric_directions
 from raytune_llm.stores.choices import nearest_first
 
 Directions = Mapping[str, Better]
 
 
-def choose_metric(job: CheckJob, encoded: EncodedSplits, tokens: Tokens) -> tuple[Better | None, Answering | None]:
+def choose_metric(job: DataJob, encoded: EncodedSplits, tokens: Tokens) -> tuple[Better | None, Answering | None]:
     """The direction of method.metric and, where it is a metric of answers, what trials answer; None twice without eval
     records. Raises InputError for a metric that no evaluation on them will report, or that has no direction."""
     metric, examples = job.method.metric, encoded.eval.examples
@@ -39,7 +39,7 @@ def choose_metric(job: CheckJob, encoded: EncodedSplits, tokens: Tokens) -> tupl
     return directions[metric], answering_of(job, questions, tokens)
 
 
-def directions_of(job: CheckJob, example: Example, references: Sequence[str] = ()) -> Directions:
+def directions_of(job: DataJob, example: Example, references: Sequence[str] = ()) -> Directions:
     """As metric_directions, for the job's method and base."""
     is_encoder_decoder = job.model.facts.is_encoder_decoder
     return metric_directions(job.method, example, is_encoder_decoder=is_encoder_decoder, references=references)
@@ -59,7 +59,7 @@ def check_known(metric: str, directions: Directions, records: str) -> None:
         )
 
 
-def check_weighed(job: CheckJob, examples: Sequence[Example], terms: Directions) -> None:
+def check_weighed(job: DataJob, examples: Sequence[Example], terms: Directions) -> None:
     """Refuse a loss term that has no weight on any eval example."""
     method, is_encoder_decoder = job.method, job.model.facts.is_encoder_decoder
     reported = method.needs.sampling or any(
@@ -70,7 +70,7 @@ def check_weighed(job: CheckJob, examples: Sequence[Example], terms: Directions)
         raise InputError(f"method.metric={method.metric}: no eval example has it; choose another of {directed(terms)}")
 
 
-def compared_questions(job: CheckJob, split: EncodedSplit, tokens: Tokens) -> list[Question]:
+def compared_questions(job: DataJob, split: EncodedSplit, tokens: Tokens) -> list[Question]:
     """The questions that the comparison after training asks of a split; none for a method that isn't judged by
     answers."""
     if not job.method.needs.answers:
@@ -80,12 +80,12 @@ def compared_questions(job: CheckJob, split: EncodedSplit, tokens: Tokens) -> li
     return questions_of(drawn, job.method, tokens, evaluation.longest_answer(tokens.max_tokens))
 
 
-def right_answers(job: CheckJob, questions: Sequence[Question]) -> list[str]:
+def right_answers(job: DataJob, questions: Sequence[Question]) -> list[str]:
     """Their reference answers."""
     return [after(question.reference, job.evaluation.answer_after) for question in questions]
 
 
-def answering_of(job: CheckJob, questions: Sequence[Question], tokens: Tokens) -> Answering:
+def answering_of(job: DataJob, questions: Sequence[Question], tokens: Tokens) -> Answering:
     """What trials answer: evaluation.answers_per_eval of the questions, drawn with the job's seed. Raises InputError
     when the metric is about a label that none of them has."""
     evaluation, labels = job.evaluation, label_set(right_answers(job, questions))

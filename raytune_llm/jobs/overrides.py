@@ -11,6 +11,7 @@ from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 
 from raytune_llm.errors import InputError
+from raytune_llm.stores.quoting import quote
 
 SPACE = "sweep.space."
 FREE = (
@@ -25,7 +26,7 @@ MAPPINGS = {key.removesuffix("."): f"{key}KEY=VALUE" for key in FREE} | {
     "data.columns": "data.columns.prompt=question reads the file's key question as prompt"
 }
 """The same, with how a value is given."""
-VERSIONED_ROOTS = ("evaluate", "serve")
+VERSIONED_ROOTS = ("evaluate", "serve", "import_openai")
 OFFERING_ROOT = "service"
 """Where model= names the bases that are offered."""
 LISTS = ("data.train", "data.eval", "data.test")
@@ -128,10 +129,3 @@ def as_list(value: str) -> str:
     if "," not in value or os.path.exists(os.path.expanduser(value)):
         return quote(value)
     return f"[{','.join(quote(part.strip()) for part in value.split(','))}]"
-
-
-def quote(value: str) -> str:
-    """The value in single quotes, as Hydra reads them: backslashes count only before a quote."""
-    escaped = re.sub(r"(\\*)'", lambda match: match[1] * 2 + r"\'", value)
-    trailing = len(escaped) - len(escaped.rstrip("\\"))
-    return f"'{escaped}{chr(92) * trailing}'"

@@ -28,7 +28,7 @@ from raytune_llm.evaluation.terms import Better
 from raytune_llm.jobs.cost import cost_note
 from raytune_llm.jobs.metric import choose_metric
 from raytune_llm.jobs.precompute import Precomputed
-from raytune_llm.jobs.schema import CheckJob, SweepJob, TrainJob
+from raytune_llm.jobs.schema import DataJob, SweepJob, TrainJob
 from raytune_llm.methods.base import CheckContext
 from raytune_llm.models.load_options import check_quantization
 from raytune_llm.stores.choices import name_of
@@ -57,7 +57,7 @@ class Prepared:
     """What trials answer at each evaluation; None where method.metric isn't one of answers."""
 
 
-def prepare(job: CheckJob, read: Splits | None = None) -> Prepared:
+def prepare(job: DataJob, read: Splits | None = None) -> Prepared:
     """Read (unless it has been), parse, encode and examine the job's data for its base and method. Raises
     InputError, UnusableData where the data have problems."""
     splits = read or load(job.data, job.method.records, job.seed)
@@ -94,7 +94,7 @@ def mixed(found: Precomputed, splits: Splits, seed: int) -> Examples:
     return dataclasses.replace(found.examples, train=ExampleTable.of(found.examples.train).select(order))
 
 
-def cost_of(job: CheckJob, encoded: EncodedSplits, splits: Splits) -> Iterator[Finding]:
+def cost_of(job: DataJob, encoded: EncodedSplits, splits: Splits) -> Iterator[Finding]:
     """What an epoch costs, where training is no sampling."""
     batch_size = horizon_of(job, splits).batch_size
     note = None if job.method.needs.sampling else cost_note(job.model.facts, encoded.train, batch_size)
@@ -110,7 +110,7 @@ def left_out(splits: Splits) -> Iterator[Finding]:
         yield Finding("skipped_lines", Severity.warning, "", text, count)
 
 
-def of_base(job: CheckJob, splits: Splits, tokens: Tokens) -> Iterator[Finding]:
+def of_base(job: DataJob, splits: Splits, tokens: Tokens) -> Iterator[Finding]:
     """What these records meet in the base: an EOS that it never learned, or no chat template of its own."""
     if job.model.eos.note is not None:
         yield Finding("eos", Severity.warning, "", job.model.eos.note)
@@ -125,7 +125,7 @@ def of_base(job: CheckJob, splits: Splits, tokens: Tokens) -> Iterator[Finding]:
         yield Finding("plain_template", Severity.note, "", text)
 
 
-def horizon_of(job: CheckJob, splits: Splits) -> Horizon:
+def horizon_of(job: DataJob, splits: Splits) -> Horizon:
     """The batch size and steps of a job, as far as it has them and they are one for all its trials, and the examples of
     an epoch."""
     origins = splits.origins.get("train")
@@ -137,7 +137,7 @@ def horizon_of(job: CheckJob, splits: Splits) -> Horizon:
     return Horizon(job.tuning.batch_size, None if is_swept else job.tuning.steps, count)
 
 
-def check_method(job: CheckJob, encoded: EncodedSplits, tokens: Tokens, *, is_carved: bool) -> None:
+def check_method(job: DataJob, encoded: EncodedSplits, tokens: Tokens, *, is_carved: bool) -> None:
     """Refuse what the method can't be trained with, before a model is loaded. Raises InputError."""
     training = job if isinstance(job, TrainJob) else None
     job.method.check(

@@ -20,6 +20,7 @@ from raytune_llm.jobs.precompute import FrozenModels
 from raytune_llm.jobs.prepare import Prepared
 from raytune_llm.jobs.reports import write_report
 from raytune_llm.jobs.schema import Promotion, TrainJob
+from raytune_llm.jobs.stage_jobs import finished
 from raytune_llm.methods.base import Method
 from raytune_llm.models import loading
 from raytune_llm.stores.card import Card, Version
@@ -48,7 +49,8 @@ class PublishResult:
 
 
 def publish(job: TrainJob, prepared: Prepared, outcome: Outcome, *, parent: str | None, use_gpu: bool) -> PublishResult:
-    """Compare, describe, publish, promote. Raises InputError when the trial left nothing to publish."""
+    """Compare, describe, publish, promote. A run that was killed after it had published keeps that version. Raises
+    InputError when the trial left nothing to publish."""
     metric = job.method.metric
     if outcome.checkpoint is None or outcome.best is None or not math.isfinite(outcome.best.metrics[metric]):
         raise InputError(
@@ -59,10 +61,12 @@ def publish(job: TrainJob, prepared: Prepared, outcome: Outcome, *, parent: str 
     results = compare_splits(job, prepared, systems_of(job, registry, tuned), use_gpu=use_gpu)
     comparison = results["eval"].comparison
     verdicts = tuple(better(comparison, metric, reference=name) for name in comparison.systems[:-1])
-    with loading.fetched(tuned) as folder:
-        prepared.tokens.tokenizer.save_pretrained(folder)
-        version = registry.publish(job.name, folder, make_card(job, prepared, outcome, results, parent))
-    promoted = is_promoted(job.promote, verdicts)
+    version = finished(job)
+    if version is None:
+        with loading.fetched(tuned) as folder:
+            prepared.tokens.tokenizer.save_pretrained(folder)
+            version = registry.publish(job.name, folder, make_card(job, prepared, outcome, results, parent))
+    promoted = CHAMPION in version.aliases or is_promoted(job.promote, verdicts)
     if promoted:
         version = registry.promote(version)
     for split, result in results.items():
@@ -84,8 +88,10 @@ def systems_of(job: TrainJob, registry: Registry, tuned: str) -> Systems:
 
 
 def champion_of(registry: Registry, job: TrainJob) -> Version | None:
-    """The present champion of the job's name, if it was tuned from the same base and so can be compared."""
+    """The present champion of the job's name, if it was tuned from the same base and so can be compared, by another
+    run."""
     champions = [v for v in registry.list() if v.name == job.name and CHAMPION in v.aliases]
+    champions = [version for version in champions if version.card.config["run"] != job.run]
     same_base = [v for v in champions if v.card.base_revision == job.model.facts.revision_hash]
     return next((version for version in same_base if version.card.kind == job.kind), None)
 

@@ -25,7 +25,7 @@ from raytune_llm.models.adapters.base import Adapter
 from raytune_llm.models.base import Base
 from raytune_llm.service.config import Service
 from raytune_llm.serving.deploy.config import Serve
-from raytune_llm.stores.locations import FOLDER
+from raytune_llm.stores.locations import FOLDER, LOCATION
 from raytune_llm.sweep.space import Sweep
 from raytune_llm.training.config import Scaling, TrialConfig, Tuning, with_values
 from raytune_llm.training.tracking.base import Tracker
@@ -68,8 +68,8 @@ class RunJob(Job):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckJob(Job):
-    """Is the data sound for this method and base? Nothing is trained, no accelerator is touched."""
+class DataJob(Job):
+    """A job with records, and a method and base to read them for."""
 
     model: Base
     data: Data
@@ -78,7 +78,16 @@ class CheckJob(Job):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainJob(RunJob, CheckJob):
+class CheckJob(DataJob):
+    """Is the data sound for this method and base? Nothing is trained, no accelerator is touched."""
+
+    report: str | None = field(metadata=FOLDER)
+    """Folder or URI that gets report.json and report.html, also when the data are refused; null = a new one below
+    home/checks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob(RunJob, DataJob):
     """One tuning run: checked, trained with early stopping, compared with the base, published to the registry."""
 
     teacher: Teacher
@@ -139,6 +148,27 @@ class SweepJob(TrainJob):
     @property
     def drives_ray_train(self) -> bool:
         return self.scaling.num_workers > 1 or bool(self.method.needs.stages)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOpenAIJob(SweepJob):
+    """What files that were made for OpenAI's fine-tuning are, the sweep for each, and whether a version reaches the old
+    model's answers. data.train names the files, or a folder of them."""
+
+    start: bool
+    """Run the sweep for data.train, which then is one file."""
+    answers: str | None = field(metadata=LOCATION)
+    """Location of the old model's answers to a test set, the bar for the new version: records with a prompt (messages,
+    prompt or input), an answer and, where known, the right one (reference, ideal, expected …); null = none."""
+    version: str | None
+    """Registry reference that is compared with the answers: NAME, NAME@champion or NAME@3; adapter=… means the same;
+    null = what start=true publishes."""
+    tolerance: float
+    """How much worse than the old answers, on the metric that decides, still reaches the bar; ≥ 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.tolerance >= 0, "tolerance", self.tolerance, "≥ 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,6 +286,7 @@ class Evaluation:
 
 JOBS: dict[str, type[Job]] = {
     "check": CheckJob,
+    "import_openai": ImportOpenAIJob,
     "annotate": AnnotateJob,
     "train": TrainJob,
     "sweep": SweepJob,

@@ -14,7 +14,7 @@ from raytune_llm.errors import InputError
 from raytune_llm.jobs.annotate import annotated
 from raytune_llm.jobs.clock import Clock
 from raytune_llm.jobs.data_report import write_data_report
-from raytune_llm.jobs.schema import CheckJob, TrainJob
+from raytune_llm.jobs.schema import DataJob, TrainJob
 
 if TYPE_CHECKING:
     from raytune_llm.data.files import Splits
@@ -80,7 +80,7 @@ def start(job: J, check: Callable[[], None] = lambda: None, prepared: Prepared |
     return Started(job, found, use_gpu, sys.stderr.isatty(), clock, of_stages)
 
 
-def read_stage_data(job: CheckJob, splits: Splits) -> dict[str, tuple[CheckJob, Splits]]:
+def read_stage_data(job: DataJob, splits: Splits) -> dict[str, tuple[DataJob, Splits]]:
     """A job to check for each earlier stage, with its records, by the stage's name: records of its own, or the job's
     (`splits`), which its method encodes its own way. Raises InputError."""
     from raytune_llm.data.files import load
@@ -90,7 +90,7 @@ def read_stage_data(job: CheckJob, splits: Splits) -> dict[str, tuple[CheckJob, 
     found = {}
     for stage in job.method.needs.stages:
         data = stage.records_of(job.data)
-        own = CheckJob(
+        own = DataJob(
             home=job.home,
             seed=job.seed,
             model=job.model,

@@ -72,6 +72,7 @@ def train_version(started: Started[J]) -> tuple[Outcome, PublishResult]:
         import ray
 
         from raytune_llm.jobs.publish import publish
+        from raytune_llm.jobs.run_result import write_result
         from raytune_llm.training.ray_train import TrialSetup
         from raytune_llm.training.ray_train import train as run_trial
 
@@ -92,5 +93,6 @@ def train_version(started: Started[J]) -> tuple[Outcome, PublishResult]:
         started.clock.lap("training")
         parent = job.method.needs.init_adapter
         published = publish(job, prepared, outcome, parent=parent, use_gpu=started.use_gpu)
+        write_result(job, prepared, [outcome], outcome, published)
         started.clock.lap("comparing and publishing")
         return outcome, published

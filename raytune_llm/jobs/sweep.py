@@ -31,6 +31,7 @@ def run_sweep(job: SweepJob) -> PublishResult:
         import ray
 
         from raytune_llm.jobs.publish import publish
+        from raytune_llm.jobs.run_result import write_result
         from raytune_llm.stores.storage import open_storage
         from raytune_llm.sweep import leaderboard, tuner
         from raytune_llm.sweep.tables import leaderboard_csv, leaderboard_table
@@ -51,6 +52,7 @@ def run_sweep(job: SweepJob) -> PublishResult:
             parent=job.method.needs.init_adapter or f"{job.name}/{job.run}",
             use_gpu=started.use_gpu,
         )
+        write_result(job, prepared, outcomes, won, published)
         started.clock.lap("comparing and publishing")
     print(summary.of_sweep(started, outcomes, won, published), flush=True)
     return published

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from raytune_llm.data.reading.sources import expand
 from raytune_llm.errors import InputError
 from raytune_llm.jobs.config import load
-from raytune_llm.jobs.overrides import hydra_overrides, quote
+from raytune_llm.jobs.overrides import hydra_overrides
+from raytune_llm.stores.quoting import quote
 
 AS_MEANT = {
     "data.train=hf:org/name:train[:20]": "hf:org/name:train[:20]",
