@@ -1,5 +1,6 @@
 """The service's own head node of Ray: started, found again, asked, ended."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -8,7 +9,7 @@ import time
 
 import psutil
 import pytest
-from controller_world import Planner, request, service
+from controller_world import REPORT, Planner, World, request, service
 
 from raytune_llm.errors import InputError
 from raytune_llm.service import head
@@ -21,6 +22,7 @@ from raytune_llm.service.ray_cluster import open_cluster
 from raytune_llm.service.records import Estimate, State
 from raytune_llm.service.runner import RayRunner, RunState
 from raytune_llm.service.store import Store
+from raytune_llm.stores.json import to_json
 
 WAIT_SECONDS = 120
 SERVICE = """
@@ -155,6 +157,7 @@ def test_twenty_jobs_of_three_keys_on_a_cluster(world, tmp_path):
         runner,
         planner=OneSecond(store),
         start_check=lambda command: Checked(store, command),
+        open_run=World().open_run,
     )
     owners = {}
     for i in range(20):
@@ -182,8 +185,7 @@ class Checked:
     """A check that finds nothing wrong."""
 
     def __init__(self, store, command):
-        report = '{"splits": {"train": {"num_records": 1, "prompt_tokens": null, "completion_tokens": null}}}'
-        store._storage.write(f"service/jobs/{command[-1]}/check/report.json", report.encode())
+        store._storage.write(f"service/jobs/{command[-1]}/check/report.json", to_json(REPORT).encode())
 
     def poll(self):
         return Finished(0, "")
@@ -196,7 +198,8 @@ def test_a_dead_head_is_replaced_and_an_ended_one_leaves_nothing(world):
     """The last test of this file: it ends the head."""
     home, found = world
     for pid in descends_from(found.pid, found.scratch):
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     psutil.wait_procs([psutil.Process(found.pid)] if psutil.pid_exists(found.pid) else [], timeout=30)
     assert head.running(home) is None
     new = head.find_or_start(home, options=("--num-cpus=1",))
