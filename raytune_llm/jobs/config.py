@@ -13,7 +13,8 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -81,15 +82,29 @@ def fail(message: str) -> NoReturn:
 
 
 def compose(root: str, overrides: Sequence[str]) -> DictConfig:
-    """The composed config of a root, as the command line would give it. Raises InputError."""
+    """The composed config of a root, as the command line would give it; also while a command runs. Raises
+    InputError."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with own_hydra(), initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             return hydra_compose(root, [one for override in overrides for one in hydra_overrides(root, override)])
         except (HydraException, OmegaConfBaseException) as error:
             raise InputError(explain(error)) from error
+
+
+@contextmanager
+def own_hydra() -> Iterator[None]:
+    """Without the Hydra of the command that runs in this process, which allows no second one."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    holder = GlobalHydra.instance()
+    running, holder.hydra = holder.hydra, None
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def load(root: str, overrides: Sequence[str]) -> Any:
