@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from raytune_llm import cluster
 from raytune_llm.data.findings import many
 from raytune_llm.jobs import stopping
 from raytune_llm.jobs.help import called
@@ -49,6 +50,7 @@ def run_service(job: ServiceJob) -> int:
     from raytune_llm.service.local_state import only_service
 
     hashes = read_key_hashes(job.service.api_key_env, key="service.api_key_env")
+    cluster.set_environment()
     with ExitStack() as stack:
         listener = stack.enter_context(bound(job.service.host, job.service.port, key="service.port"))
         bases = offered_bases(job.service)
@@ -84,8 +86,8 @@ def _start(job: ServiceJob, bases: Mapping[str, Base], stack: ExitStack) -> Part
     controller = Controller(store, job.service, runner, planner=planner)
     if own_head is not None:
         stack.callback(lambda: head.stop(job.home) if controller.is_idle else None)
-    cluster = Cluster(environment=environment_of(own_head, job.service.api_key_env), has_gpu=runner.has_gpu)
-    answering = job.service.answers.start(job.serve, job.registry_dir, bases, cluster)
+    joined = Cluster(environment=environment_of(own_head, job.service.api_key_env), has_gpu=runner.has_gpu)
+    answering = job.service.answers.start(job.serve, job.registry_dir, bases, joined)
     stack.callback(answering.close)
     hidden = (job.service.api_key_env or "",)
     checks = DataChecks(
