@@ -58,7 +58,9 @@ def world(tmp_path_factory):
                 yield home, head.find_or_start(home)
         finally:
             process.kill()
+            left = head.running(home)
             head.stop(home)
+            assert left is None or not (descends_from(left.pid, left.scratch) or os.path.exists(left.scratch))
 
 
 @pytest.fixture(autouse=True)
@@ -194,6 +196,7 @@ class Checked:
         pass
 
 
+@pytest.mark.slow
 def test_a_dead_head_is_replaced_and_an_ended_one_leaves_nothing(world):
     """The last test of this file: it ends the head."""
     home, found = world
