@@ -98,7 +98,8 @@ def test_a_sweep_runs_by_the_console_script(installed, empty, tmp_path):
 def test_the_console_script_lists_its_commands_and_refuses_others(installed, empty):
     shown = console(installed, empty, "--help")
     assert shown.returncode == 0
-    assert all(f"  {name.ljust(8)}  {meaning}" in shown.stdout for name, meaning in COMMANDS.items())
+    width = max(map(len, COMMANDS))
+    assert all(f"  {name.ljust(width)}  {meaning}" in shown.stdout for name, meaning in COMMANDS.items())
     wrong = console(installed, empty, "trian", *DEMO)
     assert wrong.returncode == 2
     assert wrong.stderr == "error: unknown command: trian; nearest: train (raytune-llm --help lists all)\n"

@@ -36,7 +36,7 @@ def _check_one(job: DataJob, splits: Splits, folder: str) -> None:
     try:
         diagnosis = prepare(job, splits).diagnosis
     except UnusableData as error:
-        write_data_report(job.data, error.diagnosis, splits, folder)
+        write_data_report(job, error.diagnosis, splits, folder)
         raise
     print(diagnosis.text(whole=True))
-    write_data_report(job.data, diagnosis, splits, folder)
+    write_data_report(job, diagnosis, splits, folder)

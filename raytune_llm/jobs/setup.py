@@ -68,7 +68,7 @@ def start(job: J, check: Callable[[], None] = lambda: None, prepared: Prepared |
     stage_data = read_stage_data(job, splits)
     found, of_stages = while_ray_starts(prepare_all, dashboard=job.drives_ray_train)
     print(found.diagnosis.text(), flush=True)
-    write_data_report(job.data, found.diagnosis, found.splits, f"{job.run_dir}/data")
+    write_data_report(job, found.diagnosis, found.splits, f"{job.run_dir}/data")
     scaling = job.scaling
     bundles = [scaling.worker_resources(use_gpu=True)] * scaling.num_workers
     use_gpu = cluster.uses_gpu(scaling.use_gpu, bundles=bundles, wait_seconds=scaling.wait_seconds)

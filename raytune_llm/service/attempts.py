@@ -61,12 +61,12 @@ class Attempts:
             return
         seen = self._runner.seen(_id(entry))
         if seen is None:
-            self._unknown(entry)
+            self._read(entry, lambda: self._unknown(entry))
             return
         now = self._jobs.now()
         self._jobs.count(entry, until=min(now, seen.ended or now), devices=devices, num_running=num_running)
         if seen.state.is_final:
-            self._end(entry, seen)
+            self._read(entry, lambda: self._end(entry, seen))
         elif entry.status.state in UNWANTED:
             if self._is_due(entry, "stop", STOP_SECONDS):
                 self._runner.stop(_id(entry))
@@ -96,7 +96,7 @@ class Attempts:
         """The cluster has never heard of the attempt, or has lost it."""
         run = self._run(entry)
         if entry.status.state is not State.cancelled and run.outcome() is not None:
-            self._finish(entry, run)
+            self._succeed(entry, run)
         elif entry.status.state is State.running:
             self._jobs.change(entry, (State.running,), counted=self._jobs.now())
             self._submit(entry)
@@ -108,7 +108,7 @@ class Attempts:
         if entry.status.state is State.cancelled:
             self._put_down(entry)
         elif run.outcome() is not None:
-            self._finish(entry, run)
+            self._succeed(entry, run)
         elif entry.status.state is State.paused:
             self._put_down(entry)
         elif seen.state is RunState.stopped:
@@ -125,18 +125,19 @@ class Attempts:
             is_resumed = entry.status.state is State.paused and entry.status.wanted is Wanted.run
             self._jobs.change(entry, UNWANTED, State.queued if is_resumed else None, **_NOT_SUBMITTED)
 
-    def _finish(self, entry: Entry, run: RunFiles) -> None:
-        """The run has a result."""
+    def _read(self, entry: Entry, read: Callable[[], None]) -> None:
+        """Read what an attempt has left; one that can't be read fails its job."""
         try:
-            self._succeed(entry, run)
+            read()
         except OSError:
             raise
-        except Exception:  # of a result that nobody foresaw: its place mustn't be held for ever
+        except Exception:  # of files that nobody foresaw: its place mustn't be held for ever
             traceback.print_exc()
-            error = JobError(code="server_error", message="the service can't read the job's result", param=None)
+            error = JobError(code="server_error", message="the service can't read what the run has left", param=None)
             self._jobs.change(entry, (State.running, State.paused), State.failed, error=error, **_NOT_SUBMITTED)
 
     def _succeed(self, entry: Entry, run: RunFiles) -> None:
+        """The run has a result."""
         outcome, request = run.outcome(), entry.request
         assert outcome is not None
         result, trials = result_of(outcome, entry.status.command), run.trials()

@@ -25,7 +25,7 @@ COLUMNS = {
 }
 """OpenAI's names of metrics, and ours."""
 WORDS = {"train_loss": "training loss", "valid_loss": "validation loss"}
-WHOLE = 250
+WHOLE = 100
 """Points of each sort, training alone or evaluation, that are all written; of the next as many every second, of those
 after them every fourth …"""
 MOST = 1000
@@ -93,7 +93,7 @@ class EventLog:
 
 def _points(trial: Trial) -> Iterator[tuple[int, Point]]:
     """A trial's points, one a step with all its metrics: an evaluation with its index among those, other points with
-    their step. Neither changes when points are added."""
+    that of their step. Neither changes when points are added."""
     merged: dict[int, Point] = {}
     for point in trial.points:
         former = merged.get(point.step)
@@ -102,7 +102,7 @@ def _points(trial: Trial) -> Iterator[tuple[int, Point]]:
     num_evals = 0
     for step in sorted(merged):
         is_eval = _is_finite(merged[step].metrics.get(COLUMNS["valid_loss"]))
-        yield (num_evals if is_eval else step), merged[step]
+        yield (num_evals if is_eval else step - 1), merged[step]
         num_evals += is_eval
 
 

@@ -99,10 +99,15 @@ def stop(home: str) -> None:
         return
     if head.is_running:
         os.kill(head.pid, signal.SIGTERM)
-        _wait_for_end(head)
-    for pid in descends_from(head.pid, head.scratch):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + STOP_SECONDS
+    while left := descends_from(head.pid, head.scratch):
+        if not head.is_running or time.monotonic() > deadline:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        time.sleep(POLL_SECONDS)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(head.pid, os.WNOHANG)  # where this process started it
     shutil.rmtree(head.scratch, ignore_errors=True)
     (folder / STATE).unlink()
 
@@ -176,14 +181,6 @@ def _wait(head: Head, log: Path) -> None:
                     f"the service's Ray head node (process {head.pid}) doesn't take jobs: {error}; its log {log} ends "
                     f"with\n{tail}"
                 ) from error
-        time.sleep(POLL_SECONDS)
-
-
-def _wait_for_end(head: Head) -> None:
-    deadline = time.monotonic() + STOP_SECONDS
-    while head.is_running and time.monotonic() < deadline:
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(head.pid, os.WNOHANG)  # where this process started it
         time.sleep(POLL_SECONDS)
 
 

@@ -30,7 +30,8 @@ def _queued(request: TuningRequest, status: Status, states: list[State]) -> list
     if states[-2:-1] == [State.running]:
         return [("warn", "The cluster lost the run; it will continue from its last checkpoint")]
     estimate = [] if status.estimate is None else [("info", _in_words(status.estimate))]
-    return [("info", "Files validated, moving job to queued state"), *estimate]
+    notes = [("info", note) for note in status.plan_notes]
+    return [("info", "Files validated, moving job to queued state"), *estimate, *notes]
 
 
 def _in_words(estimate: Estimate) -> str:

@@ -55,14 +55,14 @@ class DataFacts:
     """Of the base."""
 
     @classmethod
-    def from_report(cls, report: Mapping[str, Any], *, parameters: int) -> DataFacts:
+    def from_report(cls, report: Mapping[str, Any]) -> DataFacts:
         """Those of a report.json, as json.loads gives it."""
         train = report["splits"]["train"]
         lengths = [train[name] for name in ("prompt_tokens", "completion_tokens") if train[name] is not None]
         return cls(
             train_records=train["num_records"],
             train_tokens=sum(found["total"] for found in lengths),
-            parameters=parameters,
+            parameters=report["parameters"] or 0,
         )
 
 

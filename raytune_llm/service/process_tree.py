@@ -23,10 +23,12 @@ def descends_from(leader: int, mark: str) -> list[int]:
     for entry in PROC.glob("[0-9]*"):
         pid = int(entry.name)
         try:
-            _, parent, _, session, *_ = _stat(pid)
+            state, parent, _, session, *_ = _stat(pid)
             is_marked = mark in _command(pid)
         except OSError:
             continue  # ended meanwhile
+        if state == "Z":
+            continue
         parents[pid], sessions[pid] = int(parent), int(session)
         marked |= {pid} if is_marked else set()
     found = marked | {pid for pid, session in sessions.items() if session == leader}

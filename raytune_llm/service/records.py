@@ -185,6 +185,8 @@ class Status:
     command: tuple[str, ...] = ()
     """raytune-llm COMMAND and its overrides; the same for every attempt."""
     estimate: Estimate | None = None
+    plan_notes: tuple[str, ...] = ()
+    """What its owner should know of the command."""
     error: JobError | None = None
     note: str | None = None
     """Why it waits or is paused, where its owner didn't ask for it."""

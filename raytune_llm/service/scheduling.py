@@ -23,17 +23,17 @@ class Scheduling:
         self._devices, self._asked = 1.0, float("-inf")
 
     def step(self) -> None:
-        """Look after all attempts and start what there is room for. Raises OSError where something can't be reached or
-        written; the next step tries again."""
+        """Look after all attempts and start what there is room for. Raises the first error that it met, OSError where
+        something can't be reached or written; the next step tries again."""
         running = [entry for entry in self._jobs.all() if entry.status.is_submitted]
         devices = self._count_devices() if running else self._devices
-        failures: list[OSError] = []
+        failures: list[Exception] = []
         for entry in running:
             try:
                 self._attempts.look_after(entry, devices, len(running))
             except ConnectionError:
                 raise
-            except OSError as error:  # of this job's files: the others are looked after all the same
+            except Exception as error:  # of this job alone: the others are looked after all the same
                 failures.append(error)
         self._pause_spent()
         while (waiting := self._next()) is not None:

@@ -108,24 +108,15 @@ class Validation:
 
     def _plan(self, entry: Entry, report: Mapping[str, Any]) -> None:
         try:
-            planned = self._planner.plan(entry.request, facts_of(report), has_gpu=self._has_gpu())
+            planned = self._planner.plan(entry.request, DataFacts.from_report(report), has_gpu=self._has_gpu())
         except ApiError as error:
             self._fail(entry, JobError(code=error.code or "invalid_value", message=error.message, param=error.param))
             return
-        fields = {"command": planned.command, "estimate": planned.estimate}
+        fields = {"command": planned.command, "estimate": planned.estimate, "plan_notes": planned.notes}
         self._jobs.change(entry, VALIDATING, State.queued, **fields)
 
     def _fail(self, entry: Entry, error: JobError) -> None:
         self._jobs.change(entry, VALIDATING, State.failed, error=error)
-
-
-def facts_of(report: Mapping[str, Any]) -> DataFacts:
-    """What planning needs of a check's report.json."""
-    train = report["splits"]["train"]
-    tokens = sum((train[name] or {"total": 0})["total"] for name in ("prompt_tokens", "completion_tokens"))
-    return DataFacts(
-        train_records=train["num_records"], train_tokens=tokens, parameters=int(report.get("parameters") or 0)
-    )
 
 
 def problems(report: bytes) -> str | None:

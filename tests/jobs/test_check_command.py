@@ -112,6 +112,18 @@ def test_refused_data_have_a_report_too(base, tmp_path, capsys):
     assert "report: " in capsys.readouterr().out
 
 
+def test_the_report_is_written_where_it_is_wanted(base, tmp_path, capsys):
+    assert commands.check(job_of(base, tmp_path, 200, f"report={tmp_path}/a,b/report")) == 0
+    assert f"report: {tmp_path}/a,b/report/report.html" in capsys.readouterr().out and reports(tmp_path) == []
+    content = json.loads((tmp_path / "a,b/report/report.json").read_text())
+    assert content["verdict"] == "sound" and content["parameters"] > 0
+    with pytest.raises(InputError, match="verdict: not usable"):
+        commands.check(job_of(base, tmp_path, 200, f"report={tmp_path}/refused", "data.max_tokens=2"))
+    assert json.loads((tmp_path / "refused/report.json").read_text())["verdict"].startswith("not usable")
+    with pytest.raises(InputError, match="report"):
+        job_of(base, tmp_path, 20, "report=x", command="train")
+
+
 def test_a_home_that_is_not_writable_is_no_reason_to_fail(base, tmp_path, capsys):
     (tmp_path / "home").write_text("a file")
     assert commands.check(job_of(base, tmp_path, 200)) == 0

@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
 from raytune_llm.errors import InputError
-from raytune_llm.jobs.config import compose, load, plain
+from raytune_llm.jobs.config import CONF, compose, load, plain
 from raytune_llm.jobs.schema import SweepJob
 from raytune_llm.methods.base import Method
 from raytune_llm.stores.components import all_keys, build, describe
@@ -104,6 +106,15 @@ def test_a_trials_values_make_its_job():
     assert (job.tuning.steps, job.tuning.schedule, job.adapter.alpha) == (5, Schedule.linear, 2.0)
     with pytest.raises(InputError, match=r"tuning\.x is not a key"):
         job.with_values({"tuning.x": 1})
+
+
+def test_a_command_that_runs_can_load_other_jobs():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        assert load("check", ["model=demo", "data=demo_chat"]).data.eval_size == 256
+        with pytest.raises(InputError, match="no_such_key"):
+            load("check", ["model=demo", "data=demo_chat", "no_such_key=1"])
+        assert GlobalHydra.instance().is_initialized(), "of the command itself"
+    assert not GlobalHydra.instance().is_initialized()
 
 
 def test_described_and_restored_is_the_same():

@@ -14,7 +14,8 @@ from raytune_llm.service.store import Store
 from raytune_llm.stores.json import to_json
 
 START = 1_700_000_000.0
-REPORT = {"splits": {"train": {"num_records": 10, "prompt_tokens": {"total": 30}, "completion_tokens": {"total": 70}}}}
+TRAIN = {"num_records": 10, "prompt_tokens": {"total": 30}, "completion_tokens": {"total": 70}}
+REPORT = {"splits": {"train": TRAIN}, "parameters": 1000}
 AUTO = Auto(n_epochs=(1,), batch_size=(4,), learning_rate_multiplier=(1.0,), adapter_size=(4,), max_steps=10)
 
 
@@ -241,6 +242,10 @@ class Run:
         return b"rank\n1\n" if name == "leaderboard.csv" else None
 
 
+def metrics_at(step):
+    return {"train/loss": 2 / step, "eval/loss": 1 + 1 / step, "eval/token_accuracy": 0.5}
+
+
 class Check:
     """A check of files that has ended as soon as it is asked."""
 
@@ -257,17 +262,21 @@ class Check:
 class Planner:
     """A command for each request."""
 
-    def __init__(self, store):
-        self.store = store
+    def __init__(self, store, notes=()):
+        self.store, self.notes = store, notes
 
     def check_command(self, request, folder):
         return ("raytune-llm", "check", f"report={folder}", request.id)
 
     def plan(self, request, facts, *, has_gpu):
-        assert (facts.train_records, facts.train_tokens) == (10, 100)
+        assert (facts.train_records, facts.train_tokens, facts.parameters) == (10, 100, 1000)
         estimate = Estimate(records=10, epochs=3, tokens=300, trials=2, device_hours=0.5)
         command = "train" if request.hyperparameters.get("n_epochs") == 3 else "sweep"
-        return Planned(command=("raytune-llm", command, f"run={request.id}", f"has_gpu={has_gpu}"), estimate=estimate)
+        return Planned(
+            command=("raytune-llm", command, f"run={request.id}", f"has_gpu={has_gpu}"),
+            estimate=estimate,
+            notes=self.notes,
+        )
 
 
 def controller(world, store, config=None, *, check=None):

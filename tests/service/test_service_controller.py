@@ -467,6 +467,18 @@ def test_a_result_that_nobody_foresaw_fails_its_job_alone(world, store):
     assert state_of(found, job) is State.failed and state_of(found, other) is State.succeeded
 
 
+def test_metrics_that_nobody_foresaw_hold_up_no_other_job(world, store, capsys):
+    found = controller(world, store, service(max_jobs=2))
+    job = start_running(found)
+    other = found.create(request(created=1_700_000_001))
+    world.work[job.request.id] = Work(seconds="unknown")
+    world.pass_time = lambda seconds, of=world.pass_time: None
+    for _ in range(4):
+        found.step()
+    assert state_of(found, other) is State.running and state_of(found, job) is State.running
+    assert capsys.readouterr().out.count("TypeError") == 1
+
+
 def test_its_thread_moves_jobs_until_it_is_closed(world, store):
     found = controller(world, store)
     job = found.create(request())

@@ -2,6 +2,7 @@
 value."""
 
 import dataclasses
+import json
 import math
 import string
 
@@ -11,6 +12,7 @@ from hydra.core.override_parser.types import QuotedString
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raytune_llm.jobs.check import check_data
 from raytune_llm.jobs.config import load
 from raytune_llm.jobs.overrides import hydra_overrides
 from raytune_llm.jobs.prepare import prepare
@@ -337,12 +339,13 @@ def test_names_are_names_or_refused(name):
     assert read_back(found)["name"] == name
 
 
-def test_facts_are_read_from_the_report_of_a_check():
-    prepared = prepare(load("check", ["model=demo", "data=demo_chat"]))
-    report = prepared.diagnosis.to_dict()
-    facts = DataFacts.from_report(report, parameters=5)
-    lengths = [len(example["completion"].input_ids) for example in prepared.encoded.train.examples]
-    assert facts == DataFacts(train_records=len(lengths), train_tokens=sum(lengths), parameters=5)
+def test_facts_are_read_from_the_report_of_a_check(tmp_path):
+    job = load("check", ["model=demo", "data=demo_chat", f"report={tmp_path}"])
+    check_data(job)
+    facts = DataFacts.from_report(json.loads((tmp_path / "report.json").read_text()))
+    lengths = [len(example["completion"].input_ids) for example in prepare(job).encoded.train.examples]
+    parameters = job.model.facts.num_parameters
+    assert facts == DataFacts(train_records=len(lengths), train_tokens=sum(lengths), parameters=parameters)
 
 
 def test_the_default_axes_are_those_of_the_config():
