@@ -194,6 +194,17 @@ def upload(client, content=CHAT * 3, name="train.jsonl", purpose="fine-tune"):
     return client.post("/v1/files", files={"file": (name, content)}, data={"purpose": purpose})
 
 
+def create(world, file, **changes):
+    """The answer to a request for a job."""
+    return world.client.post("/v1/fine_tuning/jobs", json={"model": "demo", "training_file": file, **changes})
+
+
+def request_of(world, answer):
+    """What was kept of a request for a job that was answered."""
+    assert answer.status_code == 200, answer.text
+    return world.controller.job(answer.json()["id"], "local").request
+
+
 def error(response, status, code=None, param=None):
     """The message of an error in OpenAI's shape."""
     assert response.status_code == status, response.text

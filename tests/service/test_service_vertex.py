@@ -59,6 +59,10 @@ def test_a_job_from_creation_to_its_model(world):
     assert (request.api, request.method, request.name) == ("vertex", "sft", "My-tuned-model")
     assert request.hyperparameters == {"n_epochs": 3, "learning_rate_multiplier": 2, "adapter_size": 4}
     assert request.validation.location == "gs://bucket/tuning/valid.jsonl"
+    shows_its_model(world, id)
+
+
+def shows_its_model(world, id):
     world.controller.succeed(id)
     job = world.client.get(f"{PARENT}/{id}").json()
     assert job["state"] == "JOB_STATE_SUCCEEDED"

@@ -13,7 +13,7 @@ from raytune_llm.service.api.job_requests import MAX_SEED
 from raytune_llm.service.api.references import base_and_version, data_ref
 from raytune_llm.service.api.values import Value
 from raytune_llm.service.controller import Job
-from raytune_llm.service.records import TuningRequest, new_id, registry_name
+from raytune_llm.service.records import AUTO, TuningRequest, new_id, registry_name
 from raytune_llm.serving.api.errors import ApiError, invalid
 
 
@@ -25,6 +25,7 @@ class Params:
     training: str
     validation: str
     suffix: str
+    hyperparameters: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,9 @@ class Wish:
 def create_job(backend: Backend, owner: str, wish: Wish, params: Params) -> Job:
     """Raises ApiError for what it names and isn't there, and for quotas."""
     base, version = base_and_version(backend, owner, wish.model, params.model)
+    if version is not None and wish.hyperparameters.get("adapter_size", AUTO) != AUTO:
+        text = f"adapter_size must be left out: training continues in {version.reference}, whose size is kept"
+        raise invalid(text, param=params.hyperparameters)
     name = registry_name(owner, wish.suffix, base)
     if name in backend.bases:
         raise invalid(

@@ -17,7 +17,13 @@ from raytune_llm.service.records import State
 from raytune_llm.serving.api.errors import invalid
 
 router = APIRouter(prefix="/v1/fine_tuning", tags=["fine-tuning"])
-PARAMS = Params(model="model", training="training_file", validation="validation_file", suffix="suffix")
+PARAMS = Params(
+    model="model",
+    training="training_file",
+    validation="validation_file",
+    suffix="suffix",
+    hyperparameters="hyperparameters",
+)
 METADATA = re.compile(r"metadata\[(.*)\]")
 
 

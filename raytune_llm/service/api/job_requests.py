@@ -36,13 +36,14 @@ def _text(pattern: str, words: str) -> AfterValidator:
 NAME_WORDS = "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most"
 Suffix = Annotated[str, _text(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", f"{NAME_WORDS} 64")]
 Project = Annotated[str, _text(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", f"{NAME_WORDS} 128")]
-RunName = Annotated[str, _text(r"[A-Za-z0-9]([A-Za-z0-9 ._-]{0,126}[A-Za-z0-9._-])?", f"{NAME_WORDS} 128, or spaces")]
-Tag = Annotated[str, _text(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}", f"{NAME_WORDS} 64, or '/'")]
+Label = Annotated[
+    str, _text(r"[A-Za-z0-9_][A-Za-z0-9_ .:-]{0,127}", "letters, digits, spaces and _ . : -, at most 128")
+]
 Metadata = dict[str, str]
 
 
 class Hyperparameters(Strict):
-    """Values, or "auto": a sweep finds the best. With none given all that OpenAI's API has are "auto"."""
+    """Values, or "auto": a sweep finds the best. Left out, those that OpenAI's API has are "auto"."""
 
     n_epochs: Epochs = None
     batch_size: BatchSize = None
@@ -106,9 +107,9 @@ class Method(Strict):
 
 class Wandb(Strict):
     project: Project
-    name: RunName | None = None
+    name: Label | None = None
     entity: Project | None = None
-    tags: Annotated[list[Tag] | None, Field(max_length=MAX_TAGS)] = None
+    tags: Annotated[list[Label] | None, Field(max_length=MAX_TAGS)] = None
 
 
 class Integration(Strict):
@@ -154,12 +155,12 @@ class JobRequest(Strict):
         return "supervised" if self.method is None else self.method.type
 
     def values(self) -> dict[str, Value]:
-        """The hyperparameters; "auto" for all that OpenAI's API has where none is given."""
+        """The hyperparameters; those that OpenAI's API has are "auto" where they aren't given."""
         if self.method is not None:
             given = self.method.hyperparameters()
         else:
             given = {} if self.hyperparameters is None else self.hyperparameters.given()
-        return given if any(name != "teacher" for name in given) else {**dict.fromkeys(OPENAI, AUTO), **given}
+        return {**dict.fromkeys(OPENAI, AUTO), **given}
 
 
 def check_pairs(pairs: Mapping[str, str], most: int, longest_key: int, longest_value: int) -> dict[str, str]:

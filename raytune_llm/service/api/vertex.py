@@ -25,6 +25,7 @@ PARAMS = Params(
     training="supervisedTuningSpec.trainingDatasetUri",
     validation="supervisedTuningSpec.validationDatasetUri",
     suffix="tunedModelDisplayName",
+    hyperparameters="supervisedTuningSpec.hyperParameters",
 )
 Part = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]
 
