@@ -15,6 +15,7 @@ from raytune_llm.jobs import commands
 from raytune_llm.jobs.config import load
 from raytune_llm.models.base import Base
 from raytune_llm.models.loading import load_tuned
+from raytune_llm.service.run_files import RunFiles
 from raytune_llm.serving.deploy import endpoint as deployment
 from raytune_llm.stores.registry import Registry
 
@@ -101,6 +102,18 @@ def test_evaluate_reports_base_against_tuned(swept, capsys):
     page = Path(evaluation.run_dir, "evaluation-test.md").read_text()
     assert "eval/accuracy" in page and "## Samples" in page
     assert json.loads(Path(evaluation.run_dir, "evaluation-test.json").read_text())["num_examples"] == 40
+
+
+def test_the_service_reads_what_a_run_has_written(swept):
+    job, conclusion = swept
+    files = RunFiles(job.home, "wit", "first")
+    trials = {trial.id: trial for trial in files.trials()}
+    assert {trial.values["tuning.adapter_size"] for trial in trials.values()} == {1, 8}
+    outcome = files.outcome()
+    won = trials[outcome["trial"]]
+    assert outcome["version"] == conclusion.version.reference and won.values == outcome["values"]
+    assert any(point.step == outcome["step"] and "eval/loss" in point.metrics for point in won.points)
+    assert files.leaderboard()[0]["trial"] == outcome["trial"]
 
 
 def test_old_answers_are_a_bar_for_the_winner(swept, tmp_path, capsys):

@@ -113,7 +113,7 @@ def test_refused_data_have_a_report_too(base, tmp_path, capsys):
 
 
 def test_the_report_is_written_where_it_is_wanted(base, tmp_path, capsys):
-    assert commands.check(job_of(base, tmp_path, 200, f"report={tmp_path}/a,b/report")) == 0
+    assert commands.check(job_of(base, tmp_path, 200, f"report='{tmp_path}/a,b/report'")) == 0
     assert f"report: {tmp_path}/a,b/report/report.html" in capsys.readouterr().out and reports(tmp_path) == []
     content = json.loads((tmp_path / "a,b/report/report.json").read_text())
     assert content["verdict"] == "sound" and content["parameters"] > 0

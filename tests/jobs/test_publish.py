@@ -46,22 +46,32 @@ def test_the_base_comes_first_and_the_tuned_model_last(job):
         SimpleNamespace(name=name, aliases=aliases, path=f"{name}/{i}", card=card)
         for i, (name, aliases, card) in enumerate(
             [
-                ("wit", (), SimpleNamespace(base_revision=revision, kind="adapter")),
-                ("wit", ("champion",), SimpleNamespace(base_revision=revision, kind="adapter")),
-                ("dry", ("champion",), SimpleNamespace(base_revision=revision, kind="adapter")),
+                ("wit", (), SimpleNamespace(base_revision=revision, kind="adapter", config={"run": "earlier"})),
+                (
+                    "wit",
+                    ("champion",),
+                    SimpleNamespace(base_revision=revision, kind="adapter", config={"run": "earlier"}),
+                ),
+                (
+                    "dry",
+                    ("champion",),
+                    SimpleNamespace(base_revision=revision, kind="adapter", config={"run": "earlier"}),
+                ),
             ]
         )
     ]
     registry = SimpleNamespace(list=lambda: versions)
     assert list(systems_of(job, registry, "here").items()) == [("base", None), ("champion", "wit/1"), ("tuned", "here")]
-    versions[1].card.base_revision = "another"
+    versions[1].card.config = {"run": job.run}
+    assert list(systems_of(job, registry, "here")) == ["base", "tuned"], "what the job itself has published"
+    versions[1].card.config, versions[1].card.base_revision = {"run": "earlier"}, "another"
     assert list(systems_of(job, registry, "here")) == ["base", "tuned"]
 
 
 def test_the_adapter_of_the_start_is_compared_once(job):
     """As the champion if it is that, else as `initial`."""
     revision = job.model.facts.revision_hash
-    card = SimpleNamespace(base_revision=revision, kind="adapter")
+    card = SimpleNamespace(base_revision=revision, kind="adapter", config={"run": "earlier"})
     versions = [
         SimpleNamespace(name="wit", aliases=(), path="wit/1", card=card),
         SimpleNamespace(name="wit", aliases=("champion",), path="wit/2", card=card),
