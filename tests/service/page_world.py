@@ -92,11 +92,11 @@ class ScriptedController(Controller):
 
     def __init__(self) -> None:
         self.all: dict[str, Job] = {}
-        self.said: dict[str, list[Event]] = {}
+        self.lines: dict[str, list[Event]] = {}
 
     def add(self, job: Job, lines: Sequence[tuple[str, str]] = ()) -> Job:
         self.all[job.request.id] = job
-        events = self.said.setdefault(job.request.id, [])
+        events = self.lines.setdefault(job.request.id, [])
         for level, message in lines:
             number = len(events)
             at = job.request.created + 3 * number
@@ -136,7 +136,7 @@ class ScriptedController(Controller):
         return self.move(id, state, wanted=wanted)
 
     def events(self, id: str, owner: str) -> Sequence[Event] | None:
-        return None if self.job(id, owner) is None else self.said[id]
+        return None if self.job(id, owner) is None else self.lines[id]
 
     def device_hours(self, owner: str) -> float:
         return sum(job.status.device_seconds for job in self.jobs(owner)) / 3600
@@ -362,6 +362,8 @@ class World:
         way = [State.validating_files, State.queued, State.running, state]
         if state in way[:3]:
             way = way[: way.index(state) + 1]
+        if state is State.failed:
+            way = [State.validating_files, state]
         request = self.request(suffix, minutes_ago, **of_request or {})
         begun = request.created
         times = [0.0, 4.0, 20.0, 20.0 + 30.0 * max(1.0, minutes_ago)]

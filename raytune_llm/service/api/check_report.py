@@ -14,6 +14,8 @@ from raytune_llm.serving.api.errors import PATH
 SHOWN_LABELS = 40
 SHOWN_PREVIEWS = 3
 SHOWN_PROBLEMS = 50
+MARK = "\ue000{}\ue001"
+"""Of a file, while a text is rewritten."""
 PLACE = re.compile(r"^\s+(?P<where>\S.*?:\d+): (?P<text>.+)$")
 """A line of the command's error that names a record."""
 
@@ -95,13 +97,18 @@ class _Names:
 
     def text(self, text: str, split: str = "") -> str:
         """`split`: what the text is about, which tells files apart that are stored under the same last name."""
-        for file in self._files.values():
-            text = _replaced(text, file.location, file.filename)
-        about = self._files.get(split) or (next(iter(self._files.values())) if len(self._files) == 1 else None)
+        # marks first, the client's names last: what a name says is not taken for a path
+        files = list(self._files.values())
+        for place, file in enumerate(files):
+            text = _replaced(text, file.location, MARK.format(place))
+        about = self._files.get(split) or (files[0] if len(files) == 1 else None)
         if about is not None:
-            text = _replaced(text, PurePosixPath(about.location).name, about.filename)
-        return PATH.sub("", text)
+            text = _replaced(text, PurePosixPath(about.location).name, MARK.format(files.index(about)))
+        text = PATH.sub("", text)
+        for place, file in enumerate(files):
+            text = text.replace(MARK.format(place), file.filename)
+        return text
 
 
 def _replaced(text: str, name: str, by: str) -> str:
-    return re.sub(rf"(?<!\w){re.escape(name)}", lambda _: by, text)
+    return re.sub(rf"(?<!\w){re.escape(name)}", by, text)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from raytune_llm.service.records import Status
+from raytune_llm.service.records import Result, Status
 from raytune_llm.service.run_files import Trial
 
 TRAIN_LOSS = "train/loss"
@@ -65,6 +65,15 @@ def best_of(trials: Sequence[Trial]) -> dict[str, Any] | None:
         return None
     value, step, id = min(found)
     return {"metric": metric, "value": sign * value, "trial": id, "step": step, "is_falling": sign == 1}
+
+
+def best_of_result(result: Result) -> dict[str, Any] | None:
+    """What a finished job came to, in the same form."""
+    metric = next((name for name in MAIN_METRICS if name in result.metrics), None)
+    if metric is None:
+        return None
+    value = result.metrics[metric]
+    return {"metric": metric, "value": value, "trial": None, "step": result.step, "is_falling": is_falling(metric)}
 
 
 def progress(trials: Sequence[Trial], status: Status) -> float | None:

@@ -96,10 +96,10 @@ class DataChecks:
         planner: Planner,
         *,
         has_gpu: Callable[[], bool],
-        start_process: Callable[[Sequence[str]], Process] = CheckProcess,
+        start_process: Callable[[Sequence[str]], Process] | None = None,
     ) -> None:
         self._store, self._service, self._planner = store, service, planner
-        self._has_gpu, self._start_process = has_gpu, start_process
+        self._has_gpu, self._start_process = has_gpu, start_process or self._process
         self._checks: dict[str, Check] = {}
         self._waiting: queue.Queue[Check | None] = queue.Queue()
         self._lock = threading.Lock()
@@ -197,6 +197,10 @@ class DataChecks:
             except Exception:
                 logger.exception("the check of %s failed", check.request.training.name)
                 check.text, check.state = "the check failed; the service's log has the cause", "failed"
+
+    def _process(self, command: Sequence[str]) -> Process:
+        """On this machine, without the clients' keys."""
+        return CheckProcess(command, hidden=[self._service.api_key_env] if self._service.api_key_env else ())
 
     def _examine(self, check: Check) -> None:
         """Run the command and keep what it wrote, or printed."""

@@ -11,7 +11,7 @@ from shlex import join
 from typing import Any
 
 from raytune_llm.service.api.check_report import shown
-from raytune_llm.service.api.curves import best_of, curves, falling, main_metric, progress
+from raytune_llm.service.api.curves import best_of, best_of_result, curves, falling, main_metric, progress
 from raytune_llm.service.config import Service
 from raytune_llm.service.controller import Controller, Job
 from raytune_llm.service.records import DataRef, State, StoredFile, TuningRequest
@@ -34,7 +34,7 @@ SHOWN_ROWS = 200
 """Of a leaderboard."""
 FRESH_SECONDS = 1.5
 """For how long a running job's curves are read once for all who look."""
-KEPT_RUNS = 64
+KEPT_RUNS = 8
 
 OpenRun = Callable[[str, str, str], RunFiles]
 
@@ -72,7 +72,7 @@ class JobPages:
             return None
         request, status = job.request, job.status
         files = self._run(request)
-        trials = self._read(job, files)
+        trials = self._read(job)
         outcome = files.outcome() or {}
         metric = outcome.get("metric") or main_metric(trials)
         return {
@@ -109,7 +109,7 @@ class JobPages:
 
     def _summary(self, job: Job) -> dict[str, Any]:
         request, status = job.request, job.status
-        trials = [] if status.state in (State.validating_files, State.queued) else self._read(job, self._run(request))
+        trials = self._under_way(job)
         part = progress(trials, status) if status.state is State.running else None
         return {
             "id": request.id,
@@ -128,7 +128,7 @@ class JobPages:
             "fine_tuned_model": status.result.version if status.result and status.result.is_named else None,
             "progress": part,
             "seconds_left": None if part is None else _seconds_left(part, status.since(State.running)),
-            "best": best_of(trials),
+            "best": best_of(trials) if status.result is None else best_of_result(status.result),
             "device_hours": status.device_seconds / 3600,
             "estimated_device_hours": None if status.estimate is None else status.estimate.device_hours,
             "ended": status.changes[-1][1] if status.state.is_final and status.changes else None,
@@ -137,18 +137,23 @@ class JobPages:
     def _run(self, request: TuningRequest) -> RunFiles:
         return self._open_run(self._store.home, request.name, request.run)
 
-    def _read(self, job: Job, files: RunFiles) -> list[Trial]:
+    def _read(self, job: Job) -> list[Trial]:
         """A run's trials, read again now and then while it is running."""
         id, state = job.request.id, job.status.state
         known = self._trials.get(id)
-        if known and known[1] is state and (state is not State.running or time.monotonic() - known[0] < FRESH_SECONDS):
+        is_fresh = known is not None and (state is not State.running or time.monotonic() - known[0] < FRESH_SECONDS)
+        if known is not None and known[1] is state and is_fresh:
             return known[2]
-        trials = files.trials()
+        trials = self._run(job.request).trials()
         self._trials.pop(id, None)
         self._trials[id] = time.monotonic(), state, trials
         for old in list(self._trials)[:-KEPT_RUNS]:
             self._trials.pop(old, None)
         return trials
+
+    def _under_way(self, job: Job) -> list[Trial]:
+        """The trials of a run that has begun and not ended; those of others are left alone, being many."""
+        return self._read(job) if job.status.state in (State.running, State.paused) else []
 
     def _data(self, data: DataRef) -> dict[str, Any]:
         """A job's file by its id and the client's name for it."""
@@ -159,7 +164,7 @@ class JobPages:
     def _files(self, request: TuningRequest) -> dict[str, StoredFile]:
         """A job's files that are uploads, by split."""
         of_splits = {"train": request.training, "eval": request.validation}
-        found = {split: data and self._store.file(data.name) for split, data in of_splits.items()}
+        found = {split: None if data is None else self._store.file(data.name) for split, data in of_splits.items()}
         return {split: file for split, file in found.items() if file is not None}
 
     def _content(self, request: TuningRequest, name: str) -> bytes | None:

@@ -26,6 +26,7 @@ function show() {
   setAttribute(document.getElementById("nav-jobs"), "aria-current", place === "jobs" ? "page" : null);
   setAttribute(document.getElementById("nav-new"), "aria-current", place === "new" ? "page" : null);
   document.getElementById("forget").hidden = !hasKey();
+  document.title = "Tuning";
   main.replaceChildren();
   make(main, view.signal, POLL_SECONDS);
   poll(usage(view.signal), USAGE_SECONDS, view.signal);

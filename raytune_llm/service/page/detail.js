@@ -87,7 +87,7 @@ function skeleton(shown, onPick, signal) {
   });
   parts.evalChart.watch(signal);
   parts.trainChart.watch(signal);
-  parts.curves = h("section", {}, h("div", { class: "head" }, h("h2", {}, "Curves"), h("label", { class: "small", for: "metric" }, "Metric "), parts.metric),
+  parts.curves = h("section", {}, h("div", { class: "head" }, h("h2", {}, "Curves"), h("div", { class: "pick" }, h("label", { class: "small", for: "metric" }, "Metric"), parts.metric)),
     h("div", { class: "grid wide" }, parts.evalChart, parts.trainChart), parts.legend, parts.boardTitle, parts.board);
   parts.page = h("article", {},
     h("p", { class: "small" }, h("a", { href: "#/" }, "← All jobs")),
@@ -116,7 +116,7 @@ function drawHead(parts, job) {
   });
   redraw(parts.times, { changes: job.changes, ended: isFinal(job.state), minute: Math.floor(Date.now() / 60000) }, timeline);
   redraw(parts.verdict, { error: job.error, result: job.result, note: isFinal(job.state) ? null : job.note }, verdict);
-  redraw(parts.facts, factsOf(job), (facts) => h("dl", { class: "facts" }, facts.map(([name, of]) => h("div", {}, h("dt", {}, name), h("dd", {}, of)))));
+  redraw(parts.facts, factsOf(job), (facts) => h("dl", { class: "facts" }, facts.map(([name, of]) => h("div", {}, h("dt", {}, name), h("dd", {}, name === "id" ? h("code", { class: "id" }, of) : of)))));
 }
 
 function factsOf(job) {

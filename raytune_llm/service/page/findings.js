@@ -15,7 +15,7 @@ export function findings(report) {
   return [
     h("div", { class: `verdict ${statusOf(report)}` }, upper(report.verdict)),
     GROUPS.map(([severity, heading]) => group(heading, report.findings.filter((found) => found.severity === severity))),
-    Object.keys(report.splits).length ? [records(report), histograms(report), labels(report)] : null,
+    Object.keys(report.splits).length ? [records(report), h("div", { class: "grid fit" }, histograms(report), labels(report))] : null,
     report.previews.length ? preview(report.previews[0]) : null,
   ];
 }
@@ -55,8 +55,7 @@ function histograms({ splits }) {
   if (!train) return null;
   const found = [["prompt", train.prompt_tokens], ["completion", train.completion_tokens]].filter(([, of]) => of?.histogram.counts.length);
   if (!found.length) return null;
-  return h("div", { class: "grid" }, found.map(([what, lengths]) => h("div", { class: "card" },
-    h("h3", {}, `${upper(what)} tokens`), bars(what, lengths))));
+  return found.map(([what, lengths]) => h("div", { class: "card" }, h("h3", {}, `${upper(what)} tokens`), bars(what, lengths)));
 }
 
 function bars(what, { histogram: { edges, counts }, median, longest }) {
@@ -78,15 +77,15 @@ function bars(what, { histogram: { edges, counts }, median, longest }) {
 function labels({ splits }) {
   const found = Object.entries(splits).filter(([, split]) => split.labels);
   if (!found.length) return null;
-  return [h("h3", {}, "Labels"), h("div", { class: "grid" }, found.map(([name, split]) => {
+  return found.map(([name, split]) => {
     const total = Object.values(split.labels).reduce((sum, number) => sum + number, 0) || 1;
     const rest = split.num_labels - Object.keys(split.labels).length;
-    return h("div", { class: "card" }, h("h3", {}, name), h("table", {}, h("tbody", {}, Object.entries(split.labels).map(([label, number]) => {
+    return h("div", { class: "card" }, h("h3", {}, `Labels, ${name}`), h("table", {}, h("tbody", {}, Object.entries(split.labels).map(([label, number]) => {
       const bar = h("div", { class: "share" });
       bar.style.width = `${(100 * number) / total}%`;
       return h("tr", {}, h("td", { class: "wrap" }, label), h("td", {}, count(number)), h("td", { class: "track" }, bar));
     }))), rest > 0 ? h("p", { class: "soft small" }, `… ${many(rest, "other")}`) : null);
-  }))];
+  });
 }
 
 function preview(of) {

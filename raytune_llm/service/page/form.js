@@ -48,7 +48,10 @@ function build(offers, files, signal) {
   const seed = h("input", { id: "seed", type: "number", min: 0, step: 1, placeholder: "chosen for you" });
   const found = h("div", { class: "found", "aria-live": "polite" }), cost = h("div", { class: "cost" });
   const start = h("button", { class: "main", disabled: true }, "Start tuning"), problem = h("p", { class: "error", role: "alert" });
-  const fields = FIELDS.map((field) => hyperparameter(field, offers.auto[field.name], () => estimate()));
+  const fields = [
+    ...FIELDS.map((field) => hyperparameter(field, offers.auto[field.name], () => estimate())),
+    teacher(offers.models, () => estimate()),
+  ];
   const changed = () => {
     redraw(found, "", () => []);
     check();
@@ -202,6 +205,15 @@ function hyperparameter(of, swept, changed) {
   const element = h("fieldset", { class: "field" }, h("legend", {}, of.label), h("div", { class: "pair" }, mode, input), note);
   element.of = of;
   element.read = () => (mode.value === "default" ? null : mode.value === "auto" ? "auto" : input.valueAsNumber);
+  return element;
+}
+
+function teacher(models, changed) {
+  const select = choice("teacher", models.map((name) => [name, name]));
+  select.addEventListener("change", changed);
+  const element = labelled("Teacher", select);
+  element.of = { name: "teacher", method: "distill" };
+  element.read = () => select.value;
   return element;
 }
 

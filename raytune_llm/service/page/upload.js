@@ -6,7 +6,7 @@ import { size } from "./format.js";
 
 // `onFile(file)`: the service's record of it, or null once another was chosen.
 export function dropZone(id, label, note, limits, onFile, signal) {
-  const input = h("input", { type: "file", id, accept: ".jsonl,.json,.parquet,.csv,application/jsonl", class: "hidden", "aria-describedby": `${id}-note` });
+  const input = h("input", { type: "file", id, accept: ".jsonl,.json,.csv,.tsv,.parquet,.arrow,.gz,.zst,.bz2,.xz", class: "hidden", "aria-describedby": `${id}-note` });
   const text = h("span", {}), bar = h("progress", { max: 1, "aria-label": "Upload", hidden: true });
   const problem = h("p", { class: "error", role: "alert" });
   const zone = h("div", { class: "drop" }, input,
