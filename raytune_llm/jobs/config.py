@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
@@ -88,7 +87,7 @@ def compose(root: str, overrides: Sequence[str]) -> DictConfig:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
-    with _of_no_command(), initialize_config_dir(str(CONF), version_base="1.3"):
+    with own_hydra(), initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             return hydra_compose(root, [one for override in overrides for one in hydra_overrides(root, override)])
         except (HydraException, OmegaConfBaseException) as error:
@@ -96,15 +95,16 @@ def compose(root: str, overrides: Sequence[str]) -> DictConfig:
 
 
 @contextmanager
-def _of_no_command() -> Iterator[None]:
-    """Put aside Hydra's state of the command that runs."""
-    state = GlobalHydra.instance()
-    running = state.hydra
-    state.clear()
+def own_hydra() -> Iterator[None]:
+    """Without the Hydra of the command that runs in this process, which allows no second one."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    holder = GlobalHydra.instance()
+    running, holder.hydra = holder.hydra, None
     try:
         yield
     finally:
-        state.hydra = running
+        GlobalHydra.instance().hydra = running
 
 
 def load(root: str, overrides: Sequence[str]) -> Any:
