@@ -13,18 +13,17 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from raytune_llm.service import planning
 from raytune_llm.service.attempts import Attempts, OpenRun
 from raytune_llm.service.check_process import Check, CheckProcess
 from raytune_llm.service.config import Service
 from raytune_llm.service.job_table import Entry, JobTable
-from raytune_llm.service.planning import DataFacts, Planned
+from raytune_llm.service.planning import Planner
 from raytune_llm.service.records import Event, State, Status, TuningRequest, Wanted
 from raytune_llm.service.run_files import RunFiles
 from raytune_llm.service.runner import Runner
 from raytune_llm.service.scheduling import Scheduling
 from raytune_llm.service.store import Store
-from raytune_llm.service.validation import Planner, Validation
+from raytune_llm.service.validation import Validation
 from raytune_llm.serving.api.errors import ApiError, invalid
 
 __all__ = ["Controller", "Job"]
@@ -51,7 +50,7 @@ class Controller:
         service: Service,
         runner: Runner,
         *,
-        planner: Planner | None = None,
+        planner: Planner,
         start_check: Callable[[Sequence[str]], Check] | None = None,
         open_run: OpenRun = RunFiles,
         now: Callable[[], float] = time.time,
@@ -61,7 +60,7 @@ class Controller:
         self._jobs = JobTable(store, now)
         self._scheduling = Scheduling(self._jobs, Attempts(self._jobs, runner, open_run), runner, service)
         check = start_check or (lambda command: CheckProcess(command, hidden=(service.api_key_env or "",)))
-        self._validation = Validation(self._jobs, planner or _Planner(service, store.home), check, runner.has_gpu)
+        self._validation = Validation(self._jobs, planner, check, runner.has_gpu)
         self._wake, self._closed = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="tuning-controller", daemon=True)
         self._trouble: str | None = None
@@ -187,19 +186,6 @@ class Controller:
     def _view(self, entry: Entry) -> Job:
         with self._jobs.lock:
             return _job(entry, self._scheduling.places())
-
-
-class _Planner:
-    """planning.py for one service."""
-
-    def __init__(self, service: Service, home: str) -> None:
-        self._service, self._home = service, home
-
-    def check_command(self, request: TuningRequest, folder: str) -> tuple[str, ...]:
-        return planning.check_command(request, self._service, self._home, folder)
-
-    def plan(self, request: TuningRequest, facts: DataFacts, *, has_gpu: bool) -> Planned:
-        return planning.plan(request, facts, self._service, self._home, has_gpu=has_gpu)
 
 
 def _job(entry: Entry, places: dict[str, int]) -> Job:

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from raytune_llm.errors import InputError, check_name
 from raytune_llm.models.cost import PADDED, training_seconds
@@ -75,6 +75,18 @@ class Planned:
     estimate: Estimate
     notes: tuple[str, ...] = ()
     """What its owner should know of it."""
+
+
+class Planner(Protocol):
+    """From requests to commands, for one service."""
+
+    def check_command(self, request: TuningRequest, folder: str) -> tuple[str, ...]:
+        """The command that checks a request's files and writes report.json into a folder."""
+        ...
+
+    def plan(self, request: TuningRequest, facts: DataFacts, *, has_gpu: bool) -> Planned:
+        """What runs it. Raises ApiError 400 for values that the command would refuse."""
+        ...
 
 
 def check_command(request: TuningRequest, service: Service, home: str, folder: str) -> tuple[str, ...]:

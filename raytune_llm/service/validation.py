@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from raytune_llm.service.check_process import Check, Finished
 from raytune_llm.service.job_table import Entry, JobTable
 from raytune_llm.service.messages import for_owner, last_error, param_of
-from raytune_llm.service.planning import DataFacts, Planned
+from raytune_llm.service.planning import DataFacts, Planner
 from raytune_llm.service.queue import Limits, next_job
-from raytune_llm.service.records import JobError, State, TuningRequest
+from raytune_llm.service.records import JobError, State
 from raytune_llm.serving.api.errors import ApiError
 from raytune_llm.stores.storage import open_storage
 
@@ -21,18 +21,6 @@ INPUT_ERROR = 2
 REPORT = "report.json"
 ONE = Limits(in_all=1, per_owner=None)
 VALIDATING = (State.validating_files,)
-
-
-class Planner(Protocol):
-    """From requests to commands, for one service."""
-
-    def check_command(self, request: TuningRequest, folder: str) -> tuple[str, ...]:
-        """The command that checks a request's files and writes report.json into a folder."""
-        ...
-
-    def plan(self, request: TuningRequest, facts: DataFacts, *, has_gpu: bool) -> Planned:
-        """What runs it. Raises ApiError 400 for values that the command would refuse."""
-        ...
 
 
 class Validation:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from raytune_llm.service.planning import DataFacts
 from raytune_llm.service.records import StoredFile
 from raytune_llm.serving.api.errors import PATH
 
@@ -59,18 +58,6 @@ def findings_of_text(text: str, files: Mapping[str, StoredFile]) -> dict[str, An
         "notes": [],
         "previews": [],
     }
-
-
-def facts_of(report: Mapping[str, Any]) -> DataFacts | None:
-    """What planning needs of a report.json; None where its tokens weren't counted."""
-    train = report["splits"].get("train")
-    if train is None or train["prompt_tokens"] is None or train["completion_tokens"] is None:
-        return None
-    return DataFacts(
-        train_records=train["num_records"],
-        train_tokens=train["prompt_tokens"]["total"] + train["completion_tokens"]["total"],
-        parameters=int(report.get("parameters") or 0),
-    )
 
 
 def _problem(text: str, places: list[dict[str, str]]) -> dict[str, Any]:

@@ -14,23 +14,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from raytune_llm.service.api.check_report import facts_of, findings_of_text, shown
+from raytune_llm.service.api.check_report import findings_of_text, shown
+from raytune_llm.service.api.job_requests import METHODS
 from raytune_llm.service.check_process import Check as Process
 from raytune_llm.service.check_process import CheckProcess, Finished
 from raytune_llm.service.config import Service
-from raytune_llm.service.planning import DataFacts, Planned
+from raytune_llm.service.planning import DataFacts, Planner
 from raytune_llm.service.records import DataRef, StoredFile, TuningRequest, new_id, registry_name
 from raytune_llm.service.store import Store
 from raytune_llm.serving.api.errors import ApiError, invalid
 
 logger = logging.getLogger(__name__)
 
-METHODS = {"supervised": "sft", "dpo": "dpo", "dss": "dss", "distill": "distill", "rlhf": "rlhf"}
-"""By their names in the API."""
 TIMEOUT_SECONDS = 600.0
 """Of one check, without the time that it waits."""
 MOST_WAITING = 16
@@ -40,18 +39,6 @@ KEPT = 64
 LOOK_SECONDS = 0.2
 REFUSED = 2
 """Exit status of a command whose input can't be used."""
-
-
-class Planner(Protocol):
-    """From requests to commands, for one service."""
-
-    def check_command(self, request: TuningRequest, folder: str) -> tuple[str, ...]:
-        """The command that checks a request's files and writes report.json into a folder."""
-        ...
-
-    def plan(self, request: TuningRequest, facts: DataFacts, *, has_gpu: bool) -> Planned:
-        """What runs it. Raises ApiError 400."""
-        ...
 
 
 class CheckRequest(BaseModel):
@@ -156,7 +143,7 @@ class DataChecks:
         check = self._checks.get(id)
         if check is None or check.request.owner != owner:
             return None
-        facts = None if check.report is None else facts_of(check.report)
+        facts = None if check.report is None else DataFacts.from_report(check.report)
         if facts is None:
             raise ApiError(409, "nothing is known of this file's tokens", code="no_report")
         request = replace(check.request, hyperparameters=wanted.hyperparameters)
