@@ -76,13 +76,13 @@ def test_bases_are_composed_as_jobs_compose_them():
 def test_composing_leaves_a_running_commands_state_alone():
     from hydra.core.global_hydra import GlobalHydra
 
-    state, own = GlobalHydra.instance(), object()
-    state.hydra = own
+    own = object()
+    GlobalHydra.instance().hydra = own
     try:
         assert compose("check", ["data.train=-"]).seed == 0
-        assert state.hydra is own
+        assert GlobalHydra.instance().hydra is own
     finally:
-        state.clear()
+        GlobalHydra.instance().clear()
 
 
 def test_the_cluster_gets_no_keys_of_clients(monkeypatch):
