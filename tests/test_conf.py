@@ -19,6 +19,7 @@ from raytune_llm.methods.base import Method
 from raytune_llm.methods.rewards.base import Reward
 from raytune_llm.methods.samplers.base import Sampler
 from raytune_llm.models.adapters.base import Adapter
+from raytune_llm.service.answers.base import Answers
 from raytune_llm.serving.engine.base import EngineConfig
 from raytune_llm.stores import choices
 from raytune_llm.stores.choices import is_protocol, names, package_of
@@ -29,7 +30,20 @@ from raytune_llm.sweep.search.base import Search
 from raytune_llm.training.tracking.base import Tracker
 
 ROOT = Path(__file__).parents[1]
-PROTOCOLS = [Method, Reward, Algorithm, Sampler, Adapter, Teacher, Tracker, Search, Backend, Scheduler, EngineConfig]
+PROTOCOLS = [
+    Method,
+    Reward,
+    Algorithm,
+    Sampler,
+    Adapter,
+    Teacher,
+    Tracker,
+    Search,
+    Backend,
+    Scheduler,
+    EngineConfig,
+    Answers,
+]
 """What can be chosen by short names."""
 PACKAGE = ROOT / "raytune_llm"
 ROOTS = sorted(file.stem for file in CONF.glob("*.yaml") if file.stem not in ("job", "demo"))
@@ -44,7 +58,8 @@ def given(root, *overrides):
     needed = [GIVEN[group] for group in groups if group in GIVEN]
     missing_adapter = root in ("evaluate", "serve")
     teacher = ["teacher=openai", *EXTRA["teacher", "openai"]] if root == "annotate" else []
-    return [*needed, *(["adapter=tuned"] if missing_adapter else []), *teacher, *overrides]
+    offered = ["model=demo"] if root == "service" else []
+    return [*needed, *(["adapter=tuned"] if missing_adapter else []), *teacher, *offered, *overrides]
 
 
 def chain(root):
@@ -81,8 +96,13 @@ OPTIONS = [
 
 @cache
 def job_with(group, option):
-    """A sweep with an option."""
-    return load("sweep", given("sweep", f"{group}={option}", *EXTRA.get((group, option), [])))
+    """A sweep with an option, or a service with one of its own."""
+    root = root_of(group)
+    return load(root, given(root, f"{group}={option}", *EXTRA.get((group, option), [])))
+
+
+def root_of(group):
+    return "service" if group.split("/")[0] == "service" else "sweep"
 
 
 @pytest.mark.parametrize("root", ROOTS)
@@ -96,7 +116,7 @@ def test_every_root_has_a_job_and_loads(root):
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda value: value)
 def test_every_option_loads(group, option):
     job = job_with(group, option)
-    assert build(JOBS["sweep"], describe(job)) == job
+    assert build(JOBS[root_of(group)], describe(job)) == job
 
 
 PRESETS = sorted(file.stem for file in (CONF / "model").glob("*.yaml") if file.stem not in ("hub", "demo"))
@@ -175,7 +195,7 @@ def test_no_option_is_dead():
     jobs = [load(root, given(root)) for root in ROOTS]
     jobs += [job_with(group, option) for group, option in OPTIONS if option not in ("jsonl", "hub")]
     fields = {(type(c), f.name) for job in jobs for c in components(job) for f in dataclasses.fields(c)}
-    read = set(re.findall(r"[\w\])]\.(\w+)", code))
+    read = set(re.findall(r"(?<=[\w\])])\.(\w+)", code))
     dead = [f"{cls.__name__}.{name}" for cls, name in sorted(fields, key=str) if name not in read]
     assert not dead
 
