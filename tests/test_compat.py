@@ -220,6 +220,19 @@ def test_autoscaler_v2_report(ray_session, monkeypatch):
     assert found == compat.AutoscalerReport({"gpu": 3}, True, {"gpu": "no quota"})
 
 
+def test_ray_serve_port(monkeypatch):
+    """Ray Serve's client has the options that it was started with."""
+    from ray.serve import context
+    from ray.serve._private.client import ServeControllerClient
+    from ray.serve.config import HTTPOptions
+
+    assert inspect.signature(context._get_global_client).parameters
+    assert isinstance(ServeControllerClient.http_config, property)
+    client = type("Client", (), {"http_config": HTTPOptions(port=8123)})
+    monkeypatch.setattr(context, "_get_global_client", lambda: client)
+    assert compat.ray_serve_port() == 8123
+
+
 def test_ray_progress_bar(monkeypatch):
     from ray.experimental import tqdm_ray
 
