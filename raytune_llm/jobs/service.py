@@ -83,6 +83,7 @@ def _start(job: ServiceJob, bases: Mapping[str, Base], stack: ExitStack) -> Part
 
     runner, own_head = open_cluster(job.service, job.home)
     store, planner = Store(job.home), Planner(job.service, job.home, dict(bases))
+    store.delete_partial_files()
     controller = Controller(store, job.service, runner, planner=planner)
     if own_head is not None:
         stack.callback(lambda: head.stop(job.home) if controller.is_idle else None)

@@ -154,8 +154,8 @@ class Attempts:
         if is_lost and status.lost < MOST_LOST:
             self._jobs.change(entry, (State.running,), State.queued, lost=status.lost + 1, **_NOT_SUBMITTED)
             return
-        log = self._runner.log(_id(entry))
-        self._jobs.store.write_log(entry.request.id, f"attempt-{status.attempt}", log or seen.message)
+        log = self._runner.log(_id(entry)) or seen.message  # which ends with the log's last lines
+        self._jobs.store.write_log(entry.request.id, f"attempt-{status.attempt}", log)
         message = last_error(log)
         code = "training_failed" if exit_status == INPUT_ERROR else "server_error"
         if message is None:

@@ -7,6 +7,7 @@ so none is lost and none runs twice.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import traceback
@@ -94,10 +95,11 @@ class Controller:
             except Exception as error:  # a fault of ours in one job must not end the care for all others
                 troubles.append(repr(error))
                 if repr(error) not in (self._trouble or ""):
-                    traceback.print_exc()
+                    _printed(traceback.print_exc)
         trouble = "; ".join(troubles) or None
         if trouble != self._trouble:
-            print(f"! {trouble}; trying again" if trouble else "the service's jobs move again", flush=True)
+            text = f"! {trouble}; trying again" if trouble else "the service's jobs move again"
+            _printed(lambda: print(text, flush=True))
         self._trouble = trouble
 
     def create(self, request: TuningRequest) -> Job:
@@ -185,13 +187,20 @@ class Controller:
 
     def _view(self, entry: Entry) -> Job:
         with self._jobs.lock:
-            return _job(entry, self._scheduling.places())
+            has_place = entry.is_waiting or entry.is_resuming
+            return _job(entry, self._scheduling.places() if has_place else {})
 
 
 def _job(entry: Entry, places: dict[str, int]) -> Job:
     """As its owner sees it: a job that is resumed is queued, even while its former attempt is ending."""
     status = replace(entry.status, state=State.queued) if entry.is_resuming else entry.status
     return Job(entry.request, status, places.get(entry.request.id))
+
+
+def _printed(write: Callable[[], None]) -> None:
+    """Print where that can be done: jobs move on while the log's disk is full, or its terminal is gone."""
+    with contextlib.suppress(OSError):
+        write()
 
 
 def _not_now(entry: Entry, done: str) -> ApiError:

@@ -10,13 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from raytune_llm.errors import InputError
-from raytune_llm.stores.storage import open_storage
+from raytune_llm.stores.storage import is_local, open_storage
 
 
 def folder_of(home: str) -> Path:
     """The folder for services of a home, for this user alone: below $XDG_CACHE_HOME, or ~/.cache."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    name = hashlib.sha256(open_storage(home).root.encode()).hexdigest()[:16]
+    place = open_storage(home).root
+    place = os.path.realpath(place) if is_local(place) else place  # the same home by any of its names
+    name = hashlib.sha256(place.encode()).hexdigest()[:16]
     folder = root / "raytune_llm" / "service" / name
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)

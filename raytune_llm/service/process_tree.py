@@ -9,16 +9,17 @@ PROC = Path("/proc")
 
 def is_running(pid: int, mark: str) -> bool:
     """Whether a process runs whose command line has this text: another process may have got its id since. One that
-    has only just been started has no command line yet."""
+    has only just been started has no command line yet, but a program, which the kernel's own processes don't have."""
     try:
         command = _command(pid)
-        return (not command or mark in command) and _stat(pid)[0] != "Z"
+        return (mark in command if command else bool((PROC / str(pid) / "exe").readlink())) and _stat(pid)[0] != "Z"
     except OSError:
         return False
 
 
 def descends_from(leader: int, mark: str) -> list[int]:
-    """Ids of the processes in a session, of all that descend from them, and of all whose command line has this text."""
+    """Ids of the processes in a session, of all that descend from them, and of all whose command line has this text.
+    A session whose leader runs and hasn't this text is another one, which has got its id since."""
     parents, sessions, marked = {}, {}, set()
     for entry in PROC.glob("[0-9]*"):
         pid = int(entry.name)
@@ -31,7 +32,8 @@ def descends_from(leader: int, mark: str) -> list[int]:
             continue
         parents[pid], sessions[pid] = int(parent), int(session)
         marked |= {pid} if is_marked else set()
-    found = marked | {pid for pid, session in sessions.items() if session == leader}
+    is_ours = leader not in sessions or is_running(leader, mark)
+    found = marked | {pid for pid, session in sessions.items() if session == leader and is_ours}
     while more := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= more
     return sorted(found)

@@ -54,12 +54,18 @@ def order(
 ) -> list[str]:
     """The ids of all waiting jobs in the order in which they would start if no running job ended before them and none
     came: owners at their limit come last."""
-    left, running, last_start = list(waiting), Counter(running), dict(last_start)
+    running, last_start = Counter(running), dict(last_start)
     now, found = max(last_start.values(), default=0.0), []
+    left: dict[str, list[Waiting]] = {}
+    for job in sorted(waiting, key=lambda job: (job.created, job.id), reverse=True):
+        left.setdefault(job.owner, []).append(job)
     while left:
-        allowed = [job for job in left if limits.has_room(running[job.owner])] or left
+        oldest = [jobs[-1] for jobs in left.values()]
+        allowed = [job for job in oldest if limits.has_room(running[job.owner])] or oldest
         first = min(allowed, key=lambda job: _order(job, running, last_start))
-        left.remove(first)
+        left[first.owner].pop()
+        if not left[first.owner]:
+            del left[first.owner]
         found.append(first.id)
         now += 1
         running[first.owner] += 1

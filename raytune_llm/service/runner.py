@@ -76,7 +76,7 @@ class Runner(Protocol):
         ...
 
     def log(self, submission_id: str) -> str:
-        """What it printed; '' when that is lost."""
+        """What it printed; '' when that is lost, or too long."""
         ...
 
     def devices(self) -> float:
@@ -122,7 +122,10 @@ class RayRunner:
 
     def log(self, submission_id: str) -> str:
         status, answer = self._ask("GET", f"/api/jobs/{submission_id}/logs")
-        return str(self._read(status, answer).get("logs") or "") if status == 200 else ""
+        try:
+            return str(self._read(status, answer).get("logs") or "") if status == 200 else ""
+        except ValueError:  # longer than MOST_LOG_BYTES, and so cut off
+            return ""
 
     def devices(self) -> float:
         return self._gpus() or 1.0

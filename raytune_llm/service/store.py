@@ -59,6 +59,15 @@ class Store:
         """Remove a file that exists."""
         self._storage.remove(_folder(id))
 
+    def delete_partial_files(self) -> None:
+        """Remove what a service that was killed has left of files that were on their way. Only for the one service of
+        a home, before it takes files."""
+        folder = f"{ROOT}/files"
+        whole = {path.partition("/")[0] for path in self._storage.files(folder) if path.endswith("/file.json")}
+        for id in self._storage.folders(folder):
+            if id not in whole and ID.fullmatch(id):
+                self.delete_file(id)
+
     def content(self, file: StoredFile) -> bytes:
         """A file's whole content."""
         return self._storage.read(file.location.removeprefix(f"{self.home}/"))

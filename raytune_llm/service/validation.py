@@ -73,9 +73,9 @@ class Validation:
     def _end(self, entry: Entry, finished: Finished) -> None:
         try:
             self._read(entry, finished)
-        except OSError:
-            raise
-        except Exception:  # of a report or plan that nobody foresaw: the jobs behind it mustn't wait for ever
+        except Exception as error:  # of a report or plan that nobody foresaw: the jobs behind it mustn't wait for ever
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                raise
             traceback.print_exc()
             self._fail(entry, JobError(code="server_error", message="the service failed on this job", param=None))
 

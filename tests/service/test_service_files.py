@@ -10,6 +10,7 @@ from service_world import CHAT, KEYS, World, error, upload
 
 from raytune_llm.service.api import bounds, files
 from raytune_llm.service.api.uploads import extension_of
+from raytune_llm.service.records import new_id
 
 
 @pytest.fixture
@@ -196,3 +197,21 @@ def test_ids_that_name_nothing_are_404(world, id):
     for path in (f"/v1/files/{id}", f"/v1/files/{id}/content"):
         assert world.client.get(path).status_code == 404
     assert json.loads(world.client.get(f"/v1/files/{id}/content").text)["error"]["code"] == "not_found"
+
+
+def test_a_full_disk_of_temporary_files_is_as_well_an_answer(world, monkeypatch):
+    def full(*args, **fields):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("raytune_llm.service.api.uploads.tempfile.NamedTemporaryFile", full)
+    error(upload(world.client), 507, "insufficient_storage")
+
+
+@pytest.mark.parametrize("home", ["{}/home", "memory://{}/partial"])
+def test_what_a_killed_service_left_of_an_upload_goes(tmp_path, home):
+    world = World(home.format(tmp_path))
+    kept, store, partial = upload(world.client).json()["id"], world.backend.store, new_id("file")
+    store._storage.write(f"service/files/{partial}/content.jsonl", CHAT)
+    store.delete_partial_files()
+    assert [file.id for file in store.files()] == [kept] and store.content(store.file(kept)) == CHAT * 3
+    assert store._storage.files(f"service/files/{partial}") == []

@@ -210,6 +210,16 @@ def test_an_owners_new_check_ends_the_earlier_one(client, world):
     assert ended(client, second)["report"]["verdict"].startswith("not usable")
 
 
+def test_a_check_that_is_replaced_while_it_waits_holds_no_place(client, world, monkeypatch):
+    monkeypatch.setattr("raytune_llm.service.api.page_checks.MOST_WAITING", 1)
+    world.is_check_held = True
+    checks = [check(client, world, GOOD) for _ in range(4)]
+    world.is_check_held = False
+    for replaced in checks[:-1]:
+        assert "later check" in ended(client, replaced)["report"]["findings"][0]["text"]
+    assert "later check" not in str(ended(client, checks[-1]))
+
+
 @pytest.mark.parametrize(
     "wrong, status",
     [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -14,6 +14,7 @@ from raytune_llm.service.api.backend import Backend, BackendOf, Owner
 from raytune_llm.service.api.creation import existing
 from raytune_llm.service.api.job_objects import EventObject, event_object
 from raytune_llm.service.api.paging import After, Limit, Page, cut, page_of
+from raytune_llm.service.records import Event
 from raytune_llm.serving.api.errors import ApiError
 
 router = APIRouter(prefix="/v1/fine_tuning", tags=["fine-tuning"])
@@ -41,7 +42,7 @@ async def list_events(
     the one that followed it."""
     events = await _events(backend, job_id, owner)
     if not stream:
-        return page_of(events[::-1], after, limit)
+        return page_of([event_object(event) for event in reversed(events)], after, limit)
     cut([event.id for event in events], after, limit, "after")
     if backend.streams[owner] >= MAX_STREAMS:
         message = f"{MAX_STREAMS} streams of this key are open; close one first"
@@ -53,12 +54,12 @@ async def list_events(
     )
 
 
-async def _events(backend: Backend, job_id: str, owner: str) -> list[EventObject]:
+async def _events(backend: Backend, job_id: str, owner: str) -> Sequence[Event]:
     """All so far, the oldest first. Raises ApiError where there is no such job."""
     found = await run_in_threadpool(backend.controller.events, job_id, owner)
     if found is None:
         existing(None, job_id)
-    return [event_object(event) for event in found or ()]
+    return found or ()
 
 
 async def _counted(backend: Backend, owner: str, lines: AsyncIterator[str]) -> AsyncIterator[str]:
@@ -79,7 +80,7 @@ async def _lines(backend: Backend, job_id: str, owner: str, after: str | None) -
         events = await _events(backend, job_id, owner)
         fresh = events[_place_after(events, seen) :]
         for event in fresh:
-            yield f"data: {event.model_dump_json()}\n\n"
+            yield f"data: {event_object(event).model_dump_json()}\n\n"
         if job is None or job.status.state.is_final:
             break
         if backend.closing.is_set():
@@ -92,5 +93,5 @@ async def _lines(backend: Backend, job_id: str, owner: str, after: str | None) -
     yield "data: [DONE]\n\n"
 
 
-def _place_after(events: list[EventObject], seen: str | None) -> int:
-    return next((place + 1 for place, event in enumerate(events) if event.id == seen), 0)
+def _place_after(events: Sequence[Event], seen: str | None) -> int:
+    return next((place for place in range(len(events), 0, -1) if events[place - 1].id == seen), 0)

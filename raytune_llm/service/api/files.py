@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from raytune_llm.service.api.backend import Backend, BackendOf, Owner
 from raytune_llm.service.api.paging import After, Item, Page, page_of
-from raytune_llm.service.api.uploads import FINE_TUNE, check_form, keep_upload, read_form
+from raytune_llm.service.api.uploads import FINE_TUNE, check_form, keep_upload, read_form, space_left
 from raytune_llm.service.records import StoredFile
 from raytune_llm.serving.api.errors import ApiError
 
@@ -66,9 +66,10 @@ class FileDeleted(BaseModel):
 async def create_file(request: Request, backend: BackendOf, owner: Owner) -> FileObject:
     """Records to train or validate on: JSON lines, JSON, CSV, TSV, Parquet or Arrow, also compressed."""
     check_form(request)
-    async with request.form(max_files=1, max_fields=8, max_part_size=FIELD_BYTES) as form:
-        upload, filename = read_form(form)
-        return file_object(await run_in_threadpool(keep_upload, backend, owner, upload.file, filename))
+    with space_left():
+        async with request.form(max_files=1, max_fields=8, max_part_size=FIELD_BYTES) as form:
+            upload, filename = read_form(form)
+            return file_object(await run_in_threadpool(keep_upload, backend, owner, upload.file, filename))
 
 
 @router.get("/v1/files", summary="List files")

@@ -39,6 +39,7 @@ KEPT = 64
 LOOK_SECONDS = 0.2
 REFUSED = 2
 """Exit status of a command whose input can't be used."""
+REPLACED = "error: a later check of yours has replaced this one"
 
 
 class CheckRequest(BaseModel):
@@ -168,6 +169,8 @@ class DataChecks:
         for check in self._checks.values():
             if check.request.owner == owner and check.state in ("waiting", "running"):
                 check.cancelled.set()
+                if check.state == "waiting":
+                    check.text, check.state = REPLACED, "done"
 
     def _forget(self) -> None:
         """Keep the newest checks, and those under way."""
@@ -177,7 +180,11 @@ class DataChecks:
 
     def _work(self) -> None:
         while (check := self._waiting.get()) is not None:
-            check.state = "running"
+            with self._lock:
+                if check.cancelled.is_set():
+                    check.text, check.state = REPLACED, "done"
+                    continue
+                check.state = "running"
             try:
                 self._examine(check)
                 check.state = "done"
@@ -191,9 +198,6 @@ class DataChecks:
 
     def _examine(self, check: Check) -> None:
         """Run the command and keep what it wrote, or printed."""
-        if check.cancelled.is_set():
-            check.text = "ended by a later check"
-            return
         with tempfile.TemporaryDirectory(prefix="raytune-llm-check-") as folder:
             process = self._start_process(self._planner.check_command(check.request, folder))
             try:
@@ -224,7 +228,7 @@ def _wait(process: Process, cancelled: threading.Event) -> Finished:
     end = time.monotonic() + TIMEOUT_SECONDS
     while (found := process.poll()) is None:
         if cancelled.wait(LOOK_SECONDS):
-            return Finished(REFUSED, "error: a later check of yours has replaced this one")
+            return Finished(REFUSED, REPLACED)
         if time.monotonic() > end:
             text = f"error: the check takes longer than {TIMEOUT_SECONDS:.0f} seconds; a job checks without this limit"
             return Finished(REFUSED, text)

@@ -121,13 +121,22 @@ def _room(backend: Backend, owner: str, num_bytes: int) -> Iterator[None]:
             backend.arriving[owner] -= num_bytes
 
 
+@contextlib.contextmanager
+def space_left() -> Iterator[None]:
+    """Raises ApiError for a full disk, be it that of the store or that of temporary files."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ApiError(507, "the service has no space left for this file", code="insufficient_storage") from error
+        raise
+
+
 def _add(backend: Backend, file: StoredFile, content: Path) -> None:
-    """Raises ApiError when the disk is full; nothing of a file that wasn't stored stays."""
+    """Nothing of a file that wasn't stored stays."""
     try:
         backend.store.add_file(file, content)
-    except BaseException as error:
+    except BaseException:
         with contextlib.suppress(FileNotFoundError):
             backend.store.delete_file(file.id)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ApiError(507, "the service has no space left for this file", code="insufficient_storage") from error
         raise
