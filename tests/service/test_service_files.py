@@ -215,3 +215,16 @@ def test_what_a_killed_service_left_of_an_upload_goes(tmp_path, home):
     store.delete_partial_files()
     assert [file.id for file in store.files()] == [kept] and store.content(store.file(kept)) == CHAT * 3
     assert store._storage.files(f"service/files/{partial}") == []
+
+
+def test_a_files_facts_are_read_once(world, monkeypatch):
+    ids = [upload(world.client).json()["id"] for _ in range(2)]
+    store, reads = world.backend.store, []
+    read = store._storage.read
+    monkeypatch.setattr(store._storage, "read", lambda path: reads.append(path) or read(path))
+    for _ in range(2):
+        assert {file["id"] for file in world.client.get("/v1/files").json()["data"]} == set(ids)
+    assert len(reads) == len(set(reads))
+    world.client.delete(f"/v1/files/{ids[0]}")
+    assert [file["id"] for file in world.client.get("/v1/files").json()["data"]] == ids[1:]
+    error(world.client.get(f"/v1/files/{ids[0]}"), 404, "not_found", "file_id")

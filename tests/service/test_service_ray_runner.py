@@ -16,6 +16,7 @@ from raytune_llm.service import head
 from raytune_llm.service.check_process import Finished
 from raytune_llm.service.controller import Controller
 from raytune_llm.service.local_state import folder_of, only_service
+from raytune_llm.service.own_runner import OwnRunner
 from raytune_llm.service.planning import Planned
 from raytune_llm.service.process_tree import descends_from
 from raytune_llm.service.ray_cluster import open_cluster
@@ -205,7 +206,11 @@ def test_a_dead_head_is_replaced_and_an_ended_one_leaves_nothing(world):
             os.kill(pid, signal.SIGKILL)
     psutil.wait_procs([psutil.Process(found.pid)] if psutil.pid_exists(found.pid) else [], timeout=30)
     assert head.running(home) is None
-    new = head.find_or_start(home, options=("--num-cpus=1",))
+    runner = OwnRunner(found, lambda: head.find_or_start(home, options=("--num-cpus=1",)))
+    with pytest.raises(ConnectionError):
+        runner.seen("once-1")
+    assert runner.seen("once-1") is None
+    new = head.running(home)
     assert new.pid != found.pid and not os.path.exists(found.scratch) and new.runner.seen("once-1") is None
     head.stop(home)
     assert head.running(home) is None and not descends_from(new.pid, new.scratch) and not os.path.exists(new.scratch)
