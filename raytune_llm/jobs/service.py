@@ -78,6 +78,7 @@ def _start(job: ServiceJob, bases: Mapping[str, Base], stack: ExitStack) -> Part
     from raytune_llm.service.api.page_checks import DataChecks
     from raytune_llm.service.check_process import CheckProcess
     from raytune_llm.service.controller import Controller
+    from raytune_llm.service.own_runner import OwnRunner
     from raytune_llm.service.ray_cluster import open_cluster
     from raytune_llm.service.store import Store
 
@@ -87,7 +88,10 @@ def _start(job: ServiceJob, bases: Mapping[str, Base], stack: ExitStack) -> Part
     controller = Controller(store, job.service, runner, planner=planner)
     if own_head is not None:
         stack.callback(lambda: head.stop(job.home) if controller.is_idle else None)
-    joined = Cluster(environment=environment_of(own_head, job.service.api_key_env), has_gpu=runner.has_gpu)
+    environment = environment_of(own_head, job.service.api_key_env)
+    if isinstance(runner, OwnRunner):
+        runner.on_start = lambda new: environment.update(new.environment)
+    joined = Cluster(environment=environment, has_gpu=runner.has_gpu)
     answering = job.service.answers.start(job.serve, job.registry_dir, bases, joined)
     stack.callback(answering.close)
     hidden = (job.service.api_key_env or "",)

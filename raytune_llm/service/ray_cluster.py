@@ -10,14 +10,15 @@ from raytune_llm.compat import needs_ray_token, running_ray_address
 from raytune_llm.errors import InputError
 from raytune_llm.service import head
 from raytune_llm.service.config import Service
-from raytune_llm.service.runner import RayRunner
+from raytune_llm.service.own_runner import OwnRunner
+from raytune_llm.service.runner import RayRunner, Runner
 from raytune_llm.session import FILE, TOKEN
 
 USERS_TOKEN = Path(".ray", "auth_token")
 """Below the user's home folder: where Ray looks last."""
 
 
-def open_cluster(service: Service, home: str) -> tuple[RayRunner, head.Head | None]:
+def open_cluster(service: Service, home: str) -> tuple[Runner, head.Head | None]:
     """The runner of a service's jobs, and the head node that is the service's own. The caller holds
     local_state.only_service. Raises InputError where there is no cluster.
 
@@ -33,8 +34,12 @@ def open_cluster(service: Service, home: str) -> tuple[RayRunner, head.Head | No
         return runner, None
     if own is None and running_ray_address() is not None:
         return _reached(_of_this_machine()), None
-    started = head.find_or_start(home, hidden=(service.api_key_env or "",))
-    return started.runner, started
+
+    def start() -> head.Head:
+        return head.find_or_start(home, hidden=(service.api_key_env or "",))
+
+    started = start()
+    return OwnRunner(started, start), started
 
 
 def _reached(address: str) -> RayRunner:

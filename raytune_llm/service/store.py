@@ -35,11 +35,15 @@ class Store:
     def __init__(self, home: str) -> None:
         self._storage = open_storage(home)
         self.home = self._storage.root
+        self._files: dict[str, StoredFile] = {}
+        """Those that were read before: a file never changes, and this service alone adds and deletes any."""
+        self._deleted: set[str] = set()
 
     def add_file(self, file: StoredFile, content: Path) -> None:
         """Keep a local file's content at file.location, then the file itself."""
         self._storage.upload(content, file.location.removeprefix(f"{self.home}/"))
         self._storage.write(f"{_folder(file.id)}/file.json", to_json(file).encode())
+        self._deleted.discard(file.id)
 
     def file_location(self, id: str, extension: str) -> str:
         """Where the content of a new file is kept; extension: with its dot, of a known format."""
@@ -47,8 +51,9 @@ class Store:
 
     def file(self, id: str) -> StoredFile | None:
         """None when there is no such file."""
-        content = self._read(id, "file", "file.json")
-        return None if content is None else _FILE.validate_json(content)
+        if id not in self._files and (content := self._read(id, "file", "file.json")) is not None:
+            self._files[id] = _FILE.validate_json(content)
+        return None if id in self._deleted else self._files.get(id)
 
     def files(self) -> list[StoredFile]:
         """All files, the oldest first."""
@@ -58,6 +63,8 @@ class Store:
     def delete_file(self, id: str) -> None:
         """Remove a file that exists."""
         self._storage.remove(_folder(id))
+        self._deleted.add(id)  # also for who is reading it now
+        self._files.pop(id, None)
 
     def delete_partial_files(self) -> None:
         """Remove what a service that was killed has left of files that were on their way. Only for the one service of

@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 from page_world import BAD_LINE, World, fill, running, succeeded, sweep_trials
 
-from raytune_llm.service.api.check_report import findings_of_text, shown
+from raytune_llm.service.api.check_report import findings_of_text, renamed, shown
 from raytune_llm.service.api.curves import SHOWN_POINTS, best_of, curves, main_metric, progress
 from raytune_llm.service.api.page import ASSETS, OPEN_PATHS
 from raytune_llm.service.records import State
@@ -162,6 +162,12 @@ def test_a_report_is_shown_without_rights(client, world):
     policy = answer.headers["content-security-policy"]
     assert policy.startswith("sandbox;") and "script" not in policy
     assert answer.headers["x-content-type-options"] == "nosniff" and answer.headers["cache-control"] == "no-store"
+
+
+def test_a_report_names_the_clients_files_and_no_folders():
+    page = b"<p>/srv/a &amp; b/files/file-1/content.jsonl:3</p><p>s3://x/own.csv</p>"
+    names = {"/srv/a & b/files/file-1/content.jsonl": "<i>my file</i>.jsonl", "s3://x/own.csv": "own.csv"}
+    assert renamed(page, names) == b"<p>&lt;i&gt;my file&lt;/i&gt;.jsonl:3</p><p>own.csv</p>"
 
 
 def ended(client, id):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from html import escape
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -58,6 +59,14 @@ def findings_of_text(text: str, files: Mapping[str, StoredFile]) -> dict[str, An
         "notes": [],
         "previews": [],
     }
+
+
+def renamed(page: bytes, names: Mapping[str, str]) -> bytes:
+    """report.html with the client's names of files in place of their locations."""
+    text = page.decode()
+    for location, name in names.items():
+        text = text.replace(escape(location), escape(name))
+    return text.encode()
 
 
 def _problem(text: str, places: list[dict[str, str]]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from shlex import join
 from typing import Any
 
-from raytune_llm.service.api.check_report import shown
+from raytune_llm.service.api.check_report import renamed, shown
 from raytune_llm.service.api.curves import best_of, best_of_result, curves, falling, main_metric, progress
 from raytune_llm.service.config import Service
 from raytune_llm.service.controller import Controller, Job
@@ -105,6 +105,9 @@ class JobPages:
         content = self._content(job.request, name)
         if content is not None and name == "report.json":
             content = to_json(shown(json.loads(content), self._files(job.request))).encode()
+        if content is not None and name == "report.html":
+            data = [one for one in (job.request.training, job.request.validation) if one is not None]
+            content = renamed(content, {one.location: self._data(one)["filename"] for one in data})
         return None if content is None else (content, FILES[name])
 
     def _summary(self, job: Job) -> dict[str, Any]:
