@@ -31,6 +31,12 @@ class Entry:
     """When its status was stored last, Unix time."""
 
     @property
+    def begun(self) -> float:
+        """When it was created, Unix time; request.created has whole seconds, within which jobs have an order too."""
+        created = self.request.created
+        return created + min(max(self.status.changes[0][1] - created, 0.0), 0.999)
+
+    @property
     def is_waiting(self) -> bool:
         """Whether it is in the queue."""
         return not self.status.is_submitted and self.status.state is State.queued
@@ -43,7 +49,7 @@ class Entry:
     @property
     def waiting(self) -> Waiting:
         """As the queue knows it."""
-        return Waiting(self.request.id, self.request.owner, self.request.created)
+        return Waiting(self.request.id, self.request.owner, self.begun)
 
 
 class JobTable:
@@ -51,11 +57,12 @@ class JobTable:
 
     def __init__(self, store: Store, now: Callable[[], float]) -> None:
         self.store, self.now, self.lock = store, now, threading.RLock()
-        self._entries: dict[str, Entry] = {}
+        found = []
         for request in store.requests():
             status = store.status(request.id)
             assert status is not None, request.id
-            self._entries[request.id] = Entry(request, status)
+            found.append(Entry(request, status))
+        self._entries = {entry.request.id: entry for entry in sorted(found, key=lambda entry: entry.begun)}
         self._unannounced = [entry for entry in self._entries.values() if not entry.status.state.is_final]
 
     def all(self) -> list[Entry]:

@@ -14,7 +14,7 @@ class Waiting:
 
     id: str
     owner: str
-    created: int
+    created: float
     """Unix time, seconds."""
 
 
@@ -73,5 +73,5 @@ def order(
     return found
 
 
-def _order(job: Waiting, running: Mapping[str, int], last_start: Mapping[str, float]) -> tuple[int, float, int, str]:
+def _order(job: Waiting, running: Mapping[str, int], last_start: Mapping[str, float]) -> tuple[int, float, float, str]:
     return running.get(job.owner, 0), last_start.get(job.owner, -math.inf), job.created, job.id

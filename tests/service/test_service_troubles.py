@@ -59,3 +59,15 @@ def test_a_home_is_one_by_any_of_its_names(tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to(tmp_path / "home")
     assert folder_of(str(tmp_path / "link")) == folder_of(str(tmp_path / "home"))
     assert folder_of("memory://a/home") != folder_of("memory://b/home")
+
+
+def test_jobs_of_one_second_keep_their_order(world, store):
+    found = controller(world, store)
+    made = []
+    for _ in range(6):
+        made.append(found.create(request()).request.id)
+        world.clock.now += 0.01
+    for service in (found, controller(world, store)):
+        assert [job.request.id for job in service.jobs("local")] == made[::-1]
+    run_to_end(world, found)
+    assert [id.rpartition("-")[0] for id in world.submitted] == made
