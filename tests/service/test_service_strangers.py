@@ -74,7 +74,7 @@ class Whole:
             values |= {"name:path": self.model}
         for name, value in values.items():
             filled = filled.replace(f"{{{name}}}", value)
-        assert "{" not in filled, f"{path}: this test doesn't know what stands in it"
+        assert "{" not in filled, f"{path}: this test doesn't know what is in it"
         return filled, body
 
     def asked(self, client, method, path):
