@@ -98,10 +98,21 @@ class Attempts:
         if entry.status.state is not State.cancelled and run.outcome() is not None:
             self._succeed(entry, run)
         elif entry.status.state is State.running:
-            self._jobs.change(entry, (State.running,), counted=self._jobs.now())
-            self._submit(entry)
+            self._submit_again(entry)
         elif self._jobs.now() - self._last.get((_id(entry), "submit"), 0) >= UNKNOWN_SECONDS:
             self._put_down(entry)
+
+    def _submit_again(self, entry: Entry) -> None:
+        """The cluster has lost a running attempt."""
+        lost = entry.status.lost + 1
+        if lost > MOST_LOST:
+            error = JobError(
+                code="server_error", message="the cluster was lost each time that it ran the job", param=None
+            )
+            self._jobs.change(entry, (State.running,), State.failed, error=error, **_NOT_SUBMITTED)
+            return
+        self._jobs.change(entry, (State.running,), counted=self._jobs.now(), lost=lost)
+        self._submit(entry)
 
     def _end(self, entry: Entry, seen: Seen) -> None:
         run = self._run(entry)

@@ -65,6 +65,8 @@ class Service:
     """Bytes of files that one key may keep; ≥ 1024."""
     data_prefixes: tuple[str, ...]
     """Beginnings of URIs that jobs may read besides uploaded files, e.g. gs://bucket/tuning/; none by default."""
+    check_timeout_seconds: float
+    """How long the check of a job's files may take; > 0."""
     poll_seconds: float
     """How often jobs are looked after; > 0."""
     auto: Auto
@@ -82,7 +84,8 @@ class Service:
         require(hours is None or hours > 0, "service.device_hours_per_key", hours, "> 0 or null")
         for name in ("max_file_bytes", "max_stored_bytes_per_key"):
             require(getattr(self, name) >= 1024, f"service.{name}", getattr(self, name), "≥ 1024")
-        require(self.poll_seconds > 0, "service.poll_seconds", self.poll_seconds, "> 0")
+        for name in ("check_timeout_seconds", "poll_seconds"):
+            require(getattr(self, name) > 0, f"service.{name}", getattr(self, name), "> 0")
         if self.api_key_env is None and not is_loopback(self.host):
             raise InputError(
                 f"service.host={self.host} is reachable from other machines and needs API keys: put them into an "

@@ -61,7 +61,7 @@ class Controller:
         self._jobs = JobTable(store, now)
         self._scheduling = Scheduling(self._jobs, Attempts(self._jobs, runner, open_run), runner, service)
         check = start_check or (lambda command: CheckProcess(command, hidden=(service.api_key_env or "",)))
-        self._validation = Validation(self._jobs, planner, check, runner.has_gpu)
+        self._validation = Validation(self._jobs, planner, check, runner.has_gpu, service.check_timeout_seconds)
         self._wake, self._closed = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="tuning-controller", daemon=True)
         self._trouble: str | None = None

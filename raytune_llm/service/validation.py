@@ -32,8 +32,10 @@ class Validation:
         planner: Planner,
         start_check: Callable[[Sequence[str]], Check],
         has_gpu: Callable[[], bool],
+        timeout_seconds: float,
     ) -> None:
         self._jobs, self._planner, self._start_check, self._has_gpu = jobs, planner, start_check, has_gpu
+        self._timeout_seconds, self._began = timeout_seconds, 0.0
         self._current: tuple[Entry, Check] | None = None
         self._last_starts: dict[str, float] = {}
 
@@ -46,6 +48,10 @@ class Validation:
                 self.close()
             elif (finished := check.poll()) is not None:
                 self._end(entry, finished)
+                self.close()
+            elif self._jobs.now() - self._began > self._timeout_seconds:
+                message = f"the check of the files took more than {self._timeout_seconds:g} seconds"
+                self._fail(entry, JobError(code="invalid_training_file", message=message, param="training_file"))
                 self.close()
         if self._current is None:
             self._start_next()
@@ -68,7 +74,7 @@ class Validation:
             self._fail(entry, JobError(code=error.code or "invalid_value", message=error.message, param=error.param))
             return
         self._current = entry, self._start_check(command)
-        self._last_starts[found.owner] = self._jobs.now()
+        self._began = self._last_starts[found.owner] = self._jobs.now()
 
     def _end(self, entry: Entry, finished: Finished) -> None:
         try:

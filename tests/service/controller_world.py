@@ -35,6 +35,7 @@ def service(**fields):
         "max_file_bytes": 1 << 20,
         "max_stored_bytes_per_key": 1 << 20,
         "data_prefixes": (),
+        "check_timeout_seconds": 60.0,
         "poll_seconds": 0.01,
         "auto": AUTO,
         "answers": None,

@@ -80,6 +80,7 @@ def config(**fields: Any) -> Service:
         "max_file_bytes": 1_000_000,
         "max_stored_bytes_per_key": 20_000_000,
         "data_prefixes": (),
+        "check_timeout_seconds": 60.0,
         "poll_seconds": 1.0,
         "auto": auto,
         "answers": InProcess(),

@@ -156,6 +156,7 @@ def service_config(**changes):
         max_file_bytes=200_000,
         max_stored_bytes_per_key=500_000,
         data_prefixes=(),
+        check_timeout_seconds=60.0,
         poll_seconds=0.02,
         auto=AUTO,
         answers=InProcess(),
@@ -186,7 +187,7 @@ class World:
 
     def client_of(self, key):
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
-        return TestClient(self.app, headers=headers, raise_server_exceptions=False)
+        return TestClient(self.app, base_url="http://127.0.0.1:8080", headers=headers, raise_server_exceptions=False)
 
 
 def upload(client, content=CHAT * 3, name="train.jsonl", purpose="fine-tune"):

@@ -5,6 +5,7 @@ from authorisation import HARMLESS, OWN, leaks, request_of, routes
 from service_world import KEYS, World, error, upload
 
 JOBS = "/v1/fine_tuning/jobs"
+HERE = {"host": "127.0.0.1"}
 
 
 @pytest.fixture
@@ -60,6 +61,25 @@ def test_every_route_needs_a_key(owned):
             assert world.client.request(method, filled).status_code in (401, 429), path
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "rebound.example.org:8080"},
+        {"origin": "https://example.org"},
+        {"origin": "http://127.0.0.1:9"},
+        {"origin": "null"},
+        {"host": "[::1"},
+    ],
+)
+def test_without_keys_pages_of_other_sites_are_refused(tmp_path, headers):
+    world = World(tmp_path)
+    assert upload(world.client).status_code == 200
+    for method, path in (("GET", "/v1/files"), ("POST", f"{JOBS}/ftjob-{'0' * 24}/cancel"), ("GET", "/healthz")):
+        error(world.client.request(method, path, headers=headers), 403, "forbidden_origin")
+    own = {"host": "localhost:8080", "origin": "http://localhost:8080"}
+    assert world.client.get("/v1/files", headers=own).status_code == 200
+
+
 def test_paths_that_are_open_hold_for_reading_alone(tmp_path):
     from fastapi import APIRouter
 
@@ -97,7 +117,7 @@ def test_the_openapi_page_holds_for_generated_requests(tmp_path):
     job = world.client.post(JOBS, json={"model": "demo", "training_file": file}).json()["id"]
     world.controller.succeed(job)
     real = {"file_id": file, "job_id": job, "project": "p", "location": "l"}
-    schema = schemathesis.openapi.from_asgi("/openapi.json", world.app)
+    schema = schemathesis.openapi.from_asgi("/openapi.json", world.app, headers=HERE)
     operations = [operation.ok() for operation in schema.get_all_operations()]
     assert {operation.path for operation in operations} >= {"/v1/files", JOBS, f"{JOBS}/{{job_id}}/events"}
     checks = (content_type_conformance, response_schema_conformance, status_code_conformance)
@@ -110,7 +130,7 @@ def test_the_openapi_page_holds_for_generated_requests(tmp_path):
         def check(case, is_real):
             if is_real:
                 case.path_parameters = {name: real[name] for name in case.path_parameters or {}}
-            response = case.call()
+            response = case.call(headers=HERE)
             assert response.status_code < 500, response.text
             assert response.status_code < 400 or set(response.json()) == {"error"}
             case.validate_response(response, checks=checks)

@@ -313,6 +313,34 @@ def test_cancelling_ends_a_check(world, store):
     assert check.killed and state_of(found, job) is State.cancelled
 
 
+def test_a_check_that_takes_too_long_is_ended(world, store):
+    """The jobs behind it don't wait for ever."""
+    check = Check(None)
+    found = controller(world, store, check=lambda command: check)
+    job = found.create(request())
+    found.step()
+    world.clock.now += 59
+    found.step()
+    assert state_of(found, job) is State.validating_files
+    world.clock.now += 2
+    found.step()
+    error = found.job(job.request.id, "local").status.error
+    assert check.killed and state_of(found, job) is State.failed and "more than 60 seconds" in error.message
+
+
+def test_a_job_whose_cluster_is_lost_again_and_again_ends(world, store):
+    """It may be the job that ends it."""
+    found = controller(world, store)
+    job = start_running(found)
+    for _ in range(3):
+        world.lose()
+        found.step()
+        assert state_of(found, job) is State.running and len(world.attempts) == 1
+    world.lose()
+    found.step()
+    assert state_of(found, job) is State.failed and not world.attempts
+
+
 # limits
 
 

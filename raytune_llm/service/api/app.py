@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from raytune_llm.service.api import events, files, fine_tuning, vertex
 from raytune_llm.service.api.backend import Backend
 from raytune_llm.service.api.bounds import ServiceBounds
+from raytune_llm.service.api.own_machine import OwnMachineMiddleware
 from raytune_llm.service.api.refusals import GOOGLE_REFUSALS, OPENAI_REFUSALS, Refusal, add_error_handlers
 from raytune_llm.serving.api.auth import AuthMiddleware
 
@@ -34,6 +35,8 @@ def create_service_app(backend: Backend) -> FastAPI:
         refuse=Refusal,
     )
     app.add_middleware(AuthMiddleware, key_hashes=backend.key_hashes, refuse=Refusal, open_paths=backend.open_paths)
+    if not backend.key_hashes:
+        app.add_middleware(OwnMachineMiddleware, refuse=Refusal)
     app.add_middleware(HeadersMiddleware)
     add_error_handlers(app)
 
