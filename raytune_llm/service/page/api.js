@@ -114,7 +114,7 @@ export function upload(file, onProgress, signal) {
 // A chat answer as it is written; resolves when it has ended.
 export async function chat(model, prompt, onText, signal) {
   const messages = [{ role: "user", content: prompt }];
-  const body = { model, messages, stream: true, temperature: 0, max_tokens: 256 };
+  const body = { model, messages, stream: true, temperature: 0 };
   const response = await send("POST", "/v1/chat/completions", body, signal);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";

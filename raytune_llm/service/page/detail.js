@@ -1,6 +1,6 @@
 // One job: what it is, how far it is, what it came to.
 
-import { ask, send, watched } from "./api.js";
+import { ask, Refused, send, watched } from "./api.js";
 import { chart } from "./chart.js";
 import { code, confirmed, h, keyed, poll, redraw, say, setText } from "./dom.js";
 import { findings } from "./findings.js";
@@ -40,6 +40,7 @@ export function detail(main, id, signal, seconds) {
       await drawEvents(parts, id, signal);
     } catch (error) {
       if (error.name === "AbortError" || error.status === 401) return "stop";
+      if (!(error instanceof Refused)) console.error(error); // a fault of the page: the next reading tries again
       if (shown.job === null) {
         const text = error.status === 404 ? "There is no such job, or it belongs to another key." : error.message;
         main.replaceChildren(h("h1", {}, "Job"), h("p", { class: "error", role: "alert" }, text), h("p", {}, h("a", { href: "#/" }, "All jobs")));
@@ -178,10 +179,11 @@ function drawRest(parts, job, signal) {
     names === null ? [] : h("section", {}, h("h2", {}, "Try it"), tryPanel(...names, signal)));
   redraw(parts.command, job.command, (text) => (text === null ? [] : h("section", {}, h("h2", {}, "Command"),
     h("p", { class: "soft" }, "What runs on the cluster; anybody who can reach the storage can run it by hand."), code(text, "Command"))));
-  const files = [...job.files.filter((name) => FILES[name]), ...job.result_files];
+  const csv = job.result_files.slice(0, 1); // a sweep's second one is its leaderboard, which is a file of the run
+  const files = [...job.files.filter((name) => FILES[name]), ...csv];
   redraw(parts.files, files, () => (files.length === 0 ? [] : h("section", {}, h("h2", {}, "Files"), h("ul", { class: "files" },
     job.files.filter((name) => FILES[name]).map((name) => h("li", {}, fileButton(FILES[name], `/tuning/api/jobs/${job.id}/files/${name}`, name))),
-    job.result_files.map((file) => h("li", {}, fileButton("Result metrics (CSV)", `/v1/files/${file}/content`, `${file}.csv`)))))));
+    csv.map((file) => h("li", {}, fileButton("Result metrics (CSV)", `/v1/files/${file}/content`, `${file}.csv`)))))));
   redraw(parts.data, job.files.includes("report.json"), (has) => (has ? dataCheck(job, signal) : []));
 }
 

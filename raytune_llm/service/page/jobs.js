@@ -1,6 +1,6 @@
 // The list of jobs, kept up to date in place.
 
-import { address, ask, hasKey, watched } from "./api.js";
+import { address, ask, hasKey, Refused, watched } from "./api.js";
 import { code, h, keyed, poll, say, setAttribute, setText } from "./dom.js";
 import { age, hours, duration, isFinal, METHODS, moment, STATES, value } from "./format.js";
 
@@ -42,6 +42,7 @@ export function jobList(main, signal, seconds) {
       if (newest !== null) draw();
     } catch (error) {
       if (error.name === "AbortError" || error.status === 401) return "stop";
+      if (!(error instanceof Refused)) console.error(error); // a fault of the page: the next reading tries again
       if (newest === null) place.replaceChildren(h("p", { class: "error", role: "alert" }, error.message));
     }
   }, seconds, signal);
