@@ -208,7 +208,7 @@ def test_while_the_registry_is_out_of_reach_what_is_served_stays_with_one_warnin
 
 def test_other_names_of_the_registry_are_discovered_on_demand_and_followed(growing, made, monkeypatch):
     registry, more = growing
-    monkeypatch.setattr(model_manager, "NAMES_SECONDS", 0.0)
+    monkeypatch.setattr(replica, "NAMES_SECONDS", 0.0)
     one = made(registry, ["wit"], max_on_demand=2, discover=True)
     client = client_of(one)
     registry.promote(more("dry", 2))
@@ -233,7 +233,7 @@ def test_other_names_of_the_registry_are_discovered_on_demand_and_followed(growi
 
 def test_a_name_on_demand_means_what_it_means_in_the_registry(growing, made, monkeypatch):
     registry, more = growing
-    monkeypatch.setattr(model_manager, "NAMES_SECONDS", 0.0)
+    monkeypatch.setattr(replica, "NAMES_SECONDS", 0.0)
     more("dry", 2)
     registry.promote(more("dry", 3))
     one = made(registry, ["wit"], max_on_demand=2, discover=True)

@@ -201,7 +201,7 @@ def test_ray_tune_continues_as_decided_and_keeps_its_processes(tmp_path):
         deadline = time.monotonic() + 60
         while len(os.listdir(config["folder"])) < 4 and time.monotonic() < deadline:
             time.sleep(0.01)
-        time.sleep(2)
+        time.sleep(6)  # reports of one moment come apart on a busy machine: a share of this is how far they may
         for step in (2, 3):
             tune.report({"step": step, "loss": float(config["number"]), "process": os.getpid()})
 
