@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from raytune_llm.data.findings import many
 from raytune_llm.service.records import Estimate, State, Status, TuningRequest
 
 Line = tuple[str, str]
@@ -35,10 +36,11 @@ def _queued(request: TuningRequest, status: Status, states: list[State]) -> list
 
 
 def _in_words(estimate: Estimate) -> str:
+    epochs = f"{estimate.epochs:g} epoch{'' if estimate.epochs == 1 else 's'}"
     trials = "" if estimate.trials == 1 else f", {estimate.trials} trials"
     return (
-        f"Estimated: {estimate.records:,} records × {estimate.epochs:g} epochs{trials}, {estimate.tokens:,} training "
-        f"tokens, about {estimate.device_hours:.2g} device hours"
+        f"Estimated: {many(estimate.records, 'record')} × {epochs}{trials}, {estimate.tokens:,} training tokens, "
+        f"about {estimate.device_hours:.2g} device hours"
     )
 
 

@@ -79,7 +79,7 @@ def test_notes_of_the_plan_are_events():
     log = EventLog(request(), [])
     assert log.add_changes(Status(state=State.queued, changes=changes, estimate=estimate, plan_notes=("cut short",)))
     assert [(event.created, event.message) for event in log.events][-2:] == [
-        (2, "Estimated: 1 records × 1 epochs, 5 training tokens, about 0.001 device hours"),
+        (2, "Estimated: 1 record × 1 epoch, 5 training tokens, about 0.001 device hours"),
         (2, "cut short"),
     ]
 

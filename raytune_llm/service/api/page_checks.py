@@ -188,7 +188,7 @@ class DataChecks:
             try:
                 self._examine(check)
                 check.state = "done"
-            except Exception:
+            except Exception:  # of a report that nobody foresaw: the checks behind it mustn't wait for ever
                 logger.exception("the check of %s failed", check.request.training.name)
                 check.text, check.state = "the check failed; the service's log has the cause", "failed"
 
