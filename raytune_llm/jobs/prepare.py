@@ -178,7 +178,7 @@ def check_knobs(job: TrainJob) -> None:
 def check_sweep(job: SweepJob, planned: Plan) -> None:
     """Refuse a space with points that the base can't take, and a port that is taken, before anything runs. Raises
     InputError."""
-    job.sweep.search.param_space(planned)
+    job.sweep.search.check(planned)
     reason = job.sweep.backend.why_not(job.trial_config(), planned)
     require(reason is None, "sweep/backend", name_of(job.sweep.backend, Backend), f"auto or ray_train ({reason})")
     for size in planned.candidates("tuning.adapter_size"):

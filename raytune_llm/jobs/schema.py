@@ -102,6 +102,9 @@ class TrainJob(RunJob, DataJob):
     promote: Promotion
     """Whether the published version becomes champion: proven (it beats base and champion by more than chance), always,
     never."""
+    plan: bool
+    """Show what the job will take (trials, tokens, memory, time, cost), from a few rehearsed steps, and end; nothing is
+    kept."""
 
     @property
     def kind(self) -> str:

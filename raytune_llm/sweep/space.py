@@ -8,6 +8,7 @@ from typing import Any
 
 from raytune_llm.errors import require
 from raytune_llm.sweep.backends.base import Backend
+from raytune_llm.sweep.budget import Budget
 from raytune_llm.sweep.plan import Axis
 from raytune_llm.sweep.schedulers.base import Scheduler
 from raytune_llm.sweep.search.base import Search
@@ -30,6 +31,19 @@ class Sweep:
     """Which trials are stopped before their last step (conf/sweep/scheduler)."""
     max_concurrent: int | None
     """Trials at the same time; null = as many as the cluster's CPUs or GPUs hold."""
+    first: list[dict[str, Any]]
+    """Points that are tried before all others, each with its values by dotted key: [{tuning.adapter_size: 8}]; what a
+    point leaves out is the job's own value."""
+    warm_start: bool
+    """Try the winners of earlier sweeps of the same base and kind of task next, as far as the space has them."""
+    budget: Budget
+    stop_when_unresolvable: bool
+    """End the sweep when what the remaining trials may gain is less than the eval set can tell apart."""
+    extend: bool
+    """Continue a run that has ended: with a larger space, which adds trials to those there are, or a larger budget."""
+    more_labels: bool
+    """Train the winner's recipe on an eighth, a quarter and a half of the records, too, and extrapolate what more
+    records would bring."""
 
     def __post_init__(self) -> None:
         require(

@@ -109,6 +109,9 @@ class Scaling:
     copy of the base of its own; memory isn't divided, so all of them must fit. Below 1 trials aren't packed."""
     wait_seconds: float
     """Longest time to wait for a GPU node that the cluster's autoscaler starts; ≥ 0."""
+    usd_per_hour: float | None
+    """What a device costs an hour, in US dollars: a GPU or, where nothing computes on GPUs, a node; ≥ 0, or null where it
+    isn't known."""
     cpus_per_worker: float | None
     """CPUs that each worker reserves and computes with; > 0, or null: 1 in a sweep and next to a GPU, else all of a
     node's, shared out among a run's workers."""
@@ -130,6 +133,8 @@ class Scaling:
         limit = f"1 with scaling.num_workers={self.num_workers}: data-parallel workers take a GPU each"
         require(one_each, "scaling.gpus_per_worker", self.gpus_per_worker, limit)
         require(self.wait_seconds >= 0, "scaling.wait_seconds", self.wait_seconds, "≥ 0")
+        price = self.usd_per_hour
+        require(price is None or price >= 0, "scaling.usd_per_hour", price, "≥ 0 or null")
 
     @property
     def cpus_in_sweep(self) -> float:

@@ -5,10 +5,12 @@ A backend gives the tuner a Runner: what Ray Tune runs for a trial, how many at 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from raytune_llm.sweep.plan import Plan
+from raytune_llm.sweep.trial_store import Ending, TrialRecord
 from raytune_llm.training.config import Outcome, Trial, TrialConfig, TrialSpec
 
 
@@ -44,8 +46,12 @@ class Runner(Protocol):
     """Whether a trial continues to train while Ray Tune decides about its report, so that the decision may take a
     moment."""
 
-    def outcome(self, result: Any) -> Outcome:
-        """How a trial of Ray Tune ended."""
+    def outcome(self, record: TrialRecord, ending: Ending) -> Outcome:
+        """How a trial ended, from its files."""
+        ...
+
+    def hasten(self, trial_ids: Sequence[str]) -> None:
+        """Have trials report at their next step rather than at their next evaluation, where the backend can."""
         ...
 
     def close(self) -> None:

@@ -1,39 +1,42 @@
 """Which points of the space are tried: every one (grid), random ones, or those that Optuna's TPE proposes.
 
-Each gives Ray Tune a parameter space, a searcher and a number of samples; nothing is searched here.
+A search is asked for one point after another. It keeps nothing that a restart would lose: what it proposes follows from
+the space, the seed, how many points it has proposed, and what was tried.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from raytune_llm.sweep.plan import Axis, Plan
+from raytune_llm.sweep.plan import Plan
+
+Point = dict[str, Any]
+"""Values by dotted key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """A trial so far, whoever asked for it."""
+
+    values: Mapping[str, Any]
+    cost: float | None
+    """Of its best report, less is better; None while it has none."""
+    is_over: bool
 
 
 class Search(Protocol):
     """What conf/sweep/search chooses."""
 
-    def param_space(self, plan: Plan) -> dict[str, Any]:
-        """Ray Tune's search space by dotted key."""
+    def check(self, plan: Plan) -> None:
+        """Raise InputError for a space that it can't search."""
         ...
 
-    def num_samples(self) -> int: ...
-
-    def num_trials(self, plan: Plan) -> int: ...
-
-    def searcher(self, metric: str, mode: str, seed: int) -> Any:
-        """A Ray Tune search algorithm, or None for Tune's own variant generator."""
+    def num_trials(self, plan: Plan) -> int:
+        """Points that it proposes in all."""
         ...
 
-
-def domain(axis: Axis) -> Any:
-    """An axis as a domain of Ray Tune."""
-    from ray import tune
-
-    if axis.choices:
-        return tune.choice(list(axis.choices))
-    if axis.distribution == "log_uniform":
-        return tune.loguniform(axis.low, axis.high)
-    if axis.distribution == "int_uniform":
-        return tune.randint(int(axis.low), int(axis.high) + 1)
-    return tune.uniform(axis.low, axis.high)
+    def propose(self, plan: Plan, index: int, tried: Sequence[Tried], seed: int) -> Point | None:
+        """The point after `index` proposals; None when there is none left. Its values are those of `plan.axes`."""
+        ...
