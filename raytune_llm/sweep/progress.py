@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ray import tune
+from ray.tune.progress_reporter import TrialProgressCallback
 
 from raytune_llm.sweep.steering import Steering
 from raytune_llm.sweep.tables import cell, short_key, text_table
@@ -14,10 +14,11 @@ from raytune_llm.training.objective import Report
 SHOWN = 6
 
 
-class LiveTable(tune.Callback):
-    """Prints a short table now and then."""
+class LiveTable(TrialProgressCallback):
+    """Prints a short table now and then, in place of what Ray Tune prints."""
 
     def __init__(self, steering: Steering, interactive: bool):
+        super().__init__()
         self.steering, self.objective = steering, steering.queue.proposals.objective
         self.period_seconds = 5.0 if interactive else 20.0
         self.rows: dict[str, dict[str, Any]] = {}
