@@ -248,17 +248,14 @@ def test_ray_progress_bar(monkeypatch):
 
 def test_trials_of_our_own_have_our_ids_and_a_folder(tmp_path):
     from ray import tune
-    from ray.train._internal.storage import StorageContext
     from ray.tune.experiment import Experiment, Trial
 
     def trainable(config):
         """Runs nothing."""
 
     tune.register_trainable("nothing", trainable)
-    storage = StorageContext(storage_path=str(tmp_path), experiment_dir_name="tune")
-    experiment = Experiment(
-        "tune", "nothing", num_samples=-1, storage=storage, trial_dirname_creator=lambda trial: str(trial.trial_id)
-    )
+    name = {"trial_dirname_creator": lambda trial: str(trial.trial_id)}
+    experiment = Experiment("tune", "nothing", num_samples=-1, storage_path=str(tmp_path), **name)
     maker = compat.TrialMaker(experiment)
     trial = maker.trial("t0003", {"tuning.adapter_size": 4})
     assert trial.trial_id == "t0003" and trial.config == {"tuning.adapter_size": 4}
