@@ -246,7 +246,7 @@ def test_ray_progress_bar(monkeypatch):
     assert (drawn[0]["total"], drawn[0]["desc"], drawn[-1]["closed"]) == (10, "trial", True)
 
 
-def test_trials_of_our_own_have_our_ids_and_a_folder(tmp_path):
+def test_trials_of_our_own_have_our_ids_and_a_folder(ray_session, tmp_path):
     from ray import tune
     from ray.tune.experiment import Experiment, Trial
 
