@@ -23,7 +23,7 @@ def run_sweep(job: SweepJob) -> PublishResult:
 
         check_sweep(job, planned)
 
-    planned = make_plan(job.trial_config(), job.sweep.axes())
+    planned = make_plan(job.trial_config(), job.sweep.axes(), job.sweep.first)
     started = prepare_job(job, check)
     job = started.job
     print(f"{many(job.sweep.search.num_trials(planned), 'trial')}; {planned.sentence()}", flush=True)

@@ -17,7 +17,7 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns aligned for a monospaced terminal, numbers to the right."""
     table = [list(columns), *[list(row) for row in rows]]
     widths = [max(len(row[i]) for row in table) for i in range(len(columns))]
-    numeric = [all(is_number(row[i]) for row in rows) and bool(rows) for i in range(len(columns))]
+    numeric = [all(is_number(row[i]) for row in rows if row[i]) and bool(rows) for i in range(len(columns))]
     lines = [
         "  ".join(
             cell.rjust(width) if right else cell.ljust(width)
@@ -29,16 +29,17 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def leaderboard_table(rows: Sequence[Row], metric: str, shown: int) -> str:
-    """The best points of a sweep, with their losses."""
+    """The best points of a sweep, with their losses. A key that a point lacks, whose trial has the job's own value, is
+    left empty."""
     if not rows:
         return "no trial came to a result"
-    keys = list(rows[0].values)
+    keys = list(dict.fromkeys(key for row in rows[:shown] for key in row.values))
     losses = [name for name in (LOSS, "train/loss") if name != metric and name in rows[0].best.metrics]
     columns = ["", *map(short_key, keys), metric, "at step", *losses, "trial", "ended"]
     lines = [
         [
             str(place),
-            *[cell(row.values[key]) for key in keys],
+            *["" if key not in row.values else cell(row.values[key]) for key in keys],
             f"{row.best.metrics[metric]:.4f}",
             str(row.best.step),
             *[f"{row.best.metrics[name]:.4f}" for name in losses],
