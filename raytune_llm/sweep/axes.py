@@ -13,6 +13,7 @@ from raytune_llm.errors import InputError, require
 Point = dict[str, Any]
 """Values by dotted key. A key whose condition isn't met is absent."""
 ABSENT = object()
+"""In place of a value, where there is none; null is a value."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,15 @@ class Axis:
         return all(point.get(key, ABSENT) in allowed for key, allowed in self.when.items())
 
     def nearest(self, value: Any) -> Any:
-        """Its value that is nearest to another, by ratio where all numbers are positive; None where there is none."""
+        """Its value that is nearest to another, by ratio where all numbers are positive; ABSENT where there is none."""
         if self.holds(value):
             return value
         if not is_number(value):
-            return None
+            return ABSENT
         if not self.choices:
             value = min(max(value, self.low), self.high)
             return round(value) if self.distribution == "int_uniform" else value
-        return next(iter(outward(tuple(filter(is_number, self.choices)), value)), None)
+        return next(iter(outward(tuple(filter(is_number, self.choices)), value)), ABSENT)
 
 
 def is_number(value: Any) -> bool:
@@ -109,12 +110,8 @@ def resolved(axes: Mapping[str, Axis], own: Mapping[str, Any]) -> dict[str, Axis
     for key, axis in axes.items():
         for parent, allowed in axis.when.items():
             where, other = f"sweep.space.{key}.when.{parent}", axes.get(parent)
-            require(
-                other is None or other.values is not None,
-                where,
-                list(allowed),
-                f"choices of {parent}, which has a range",
-            )
+            is_range = other is not None and other.values is None
+            require(not is_range, where, list(allowed), f"conditions on choices; {parent} has a range")
             is_met = any(other.holds(value) if other else value == own[parent] for value in allowed)
             known = f"a value of sweep.space.{parent}" if other else f"{own[parent]}, which every trial has"
             require(is_met, where, list(allowed), f"{known}; it is never met")
