@@ -19,6 +19,7 @@ from raytune_llm.training.config import TrialConfig, value_of
 STEPS = "tuning.steps"
 SIZE = "tuning.adapter_size"
 BATCH_SIZE = "tuning.batch_size"
+BASE = "model"
 SWEEPABLE = ("tuning", "adapter", "method", "scaling")
 """Groups of keys that trials may differ in, besides the seed; whatever else a job has, all of them share."""
 LARGER_BATCHES = "they are compared at equal steps, at which those of larger batches have seen more records"
@@ -122,7 +123,7 @@ def make_plan(config: TrialConfig, axes: Mapping[str, Axis], first: Sequence[Map
         InputError: an axis, or a key of a first point, that trials can't differ in; a condition that can't be met.
     """
     for key in axes:
-        check_axis(config, key, "sweep.space.")
+        check_axis(config, key)
     own = {key: own_value(config, key) for key in axes}
     for key, axis in axes.items():
         whole = axis.values is not None or not isinstance(own[key], int)
@@ -175,7 +176,7 @@ def first_point(config: TrialConfig, plan: Plan, values: Mapping[str, Any], wher
     return point
 
 
-def check_axis(config: TrialConfig, key: str, where: str) -> None:
+def check_axis(config: TrialConfig, key: str, where: str = "sweep.space.") -> None:
     """Refuse an axis that would change nothing, that no trial has, or that makes trials incomparable; `where` begins
     the message. Raises InputError."""
     group, _, rest = key.partition(".")

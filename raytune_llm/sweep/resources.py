@@ -17,7 +17,7 @@ from raytune_llm import session
 from raytune_llm.compat import autoscaler_report
 from raytune_llm.errors import InputError
 from raytune_llm.sweep.plan import Plan
-from raytune_llm.training.config import Scaling, TrialConfig
+from raytune_llm.training.config import Scaling, with_values
 
 NUM_WORKERS = "scaling.num_workers"
 CPUS = "scaling.cpus_per_worker"
@@ -26,22 +26,22 @@ DRIVER = {"memory": 1}
 """Of a trial with several workers, which take all CPUs that there are. A byte: Ray Tune takes no empty bundle."""
 
 
-def scaling_of(config: TrialConfig, point: Mapping[str, Any]) -> Scaling:
-    """What a trial may use of the cluster."""
-    return config.with_values({key: value for key, value in point.items() if key.startswith("scaling.")}).scaling
+def scaling_at(point: Mapping[str, Any], own: Scaling) -> Scaling:
+    """What the trial at a point of the space may use of the cluster; `own`: what its job says."""
+    prefix = "scaling."
+    return with_values(own, {key.removeprefix(prefix): value for key, value in point.items() if key.startswith(prefix)})
 
 
-def resources(config: TrialConfig, point: Mapping[str, Any], *, use_gpu: bool) -> PlacementGroupFactory:
+def resources(own: Scaling, point: Mapping[str, Any], *, use_gpu: bool) -> PlacementGroupFactory:
     """What Ray Tune reserves for the trial at a point of the space."""
-    scaling = scaling_of(config, point)
-    bundle = DRIVER if scaling.num_workers > 1 else scaling.worker_resources(use_gpu=use_gpu)
-    return PlacementGroupFactory([bundle])
+    scaling = scaling_at(point, own)
+    return PlacementGroupFactory([DRIVER if scaling.num_workers > 1 else scaling.worker_resources(use_gpu=use_gpu)])
 
 
-def concurrency(config: TrialConfig, plan: Plan, *, use_gpu: bool) -> int | None:
+def concurrency(own: Scaling, plan: Plan, *, use_gpu: bool) -> int | None:
     """Trials at a time; None = as many as Ray Tune finds room for. Raises InputError when the largest trial finds none
     in the whole cluster, and no autoscaler may enlarge it."""
-    scalings = [scaling_of(config, point) for point in plan.combinations((NUM_WORKERS, CPUS, GPUS))]
+    scalings = [scaling_at(point, own) for point in plan.combinations((NUM_WORKERS, CPUS, GPUS))]
     most = max(scaling.num_workers for scaling in scalings)
     shares = [scaling.worker_resources(use_gpu=use_gpu) for scaling in scalings]
     largest = {name: max(share[name] for share in shares) for name in shares[0]}

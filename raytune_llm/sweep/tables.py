@@ -39,7 +39,7 @@ def leaderboard_table(rows: Sequence[Row], metric: str, shown: int) -> str:
     lines = [
         [
             str(place),
-            *["" if key not in row.values else cell(row.values[key]) for key in keys],
+            *[cell(row.values.get(key, "")) for key in keys],
             f"{row.best.metrics[metric]:.4f}",
             str(row.best.step),
             *[f"{row.best.metrics[name]:.4f}" for name in losses],

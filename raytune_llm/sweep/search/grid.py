@@ -22,6 +22,8 @@ class Grid:
     def _memory(self) -> Memory:
         return Memory()
 
+    learns = False
+
     def check(self, plan: Plan) -> None:
         for key, axis in plan.axes.items():
             require(
@@ -32,13 +34,13 @@ class Grid:
             )
 
     def num_trials(self, plan: Plan) -> int:
-        return plan.num_points() or 1
+        return (plan.num_points() or 1) - sum(map(plan.contains, plan.first))
 
     def propose(self, plan: Plan, index: int, tried: Sequence[Tried], seed: int) -> Point | None:
         seen = self._memory.of(plan, tried)
         begin = seen.state or 0
         skipped = max(0, index - len(tried))  # proposals of which no trial has been made yet
-        for place in range(begin, self.num_trials(plan)):
+        for place in range(begin, plan.num_points() or 1):
             point = plan.points[place]
             if identity(point) not in seen.identities:
                 if skipped == 0:

@@ -24,6 +24,8 @@ class Random:
 
     learns = False
 
+    learns = False
+
     def __post_init__(self) -> None:
         require(self.trials >= 1, "sweep.search.trials", self.trials, "≥ 1")
 
@@ -35,7 +37,8 @@ class Random:
         return
 
     def num_trials(self, plan: Plan) -> int:
-        return min(self.trials, plan.num_points() or self.trials)
+        count = plan.num_points()
+        return self.trials if count is None else min(self.trials, count - sum(map(plan.contains, plan.first)))
 
     def propose(self, plan: Plan, index: int, tried: Sequence[Tried], seed: int) -> Point | None:
         seen = self._memory.of(plan, tried)
