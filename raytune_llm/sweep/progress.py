@@ -76,7 +76,8 @@ class LiveTable(tune.Callback):
         )
         metric = self.objective.metric
         best = sorted(self.rows.items(), key=lambda item: self.objective.cost_of(item[1]["best"]))[:SHOWN]
-        keys = list(dict.fromkeys(key for _, row in best for key in row["values"]))
+        shown = [key for _, row in best for key in row["values"]]
+        keys = [key for key in dict.fromkeys([*proposals.plan.keys, *shown]) if key in shown]
         columns = ["trial", *map(short_key, keys), "step", "train/loss", metric, "best", ""]
         rows = [
             [
