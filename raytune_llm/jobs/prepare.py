@@ -36,6 +36,8 @@ from raytune_llm.sweep.backends.base import Backend
 from raytune_llm.sweep.plan import Plan
 from raytune_llm.training.trainer_arguments import check_passed_on, split_batch
 
+OF_BATCHES = ("tuning.batch_size", "tuning.micro_batch_size", "scaling.num_workers", "scaling.gpus_per_worker")
+"""Keys that decide together how a step's examples are divided, and whether they can be."""
 LOOKED_AT = 1000
 """First records of a split that show if it has conversations."""
 
@@ -176,7 +178,7 @@ def check_knobs(job: TrainJob) -> None:
         raise InputError("adapter=full can't train the quantised weights of model.from_pretrained; use adapter=lora")
     if "tuning.adapter_size" not in swept:
         job.adapter.check(job.tuning.adapter_size, job.model.facts)
-    if "tuning.batch_size" not in swept:
+    if not swept.keys() & set(OF_BATCHES):
         split_batch(job.tuning, job.scaling.num_workers)
 
 
@@ -188,8 +190,9 @@ def check_sweep(job: SweepJob, planned: Plan) -> None:
     require(reason is None, "sweep/backend", name_of(job.sweep.backend, Backend), f"auto or ray_train ({reason})")
     for size in planned.candidates("tuning.adapter_size"):
         job.adapter.check(size, job.model.facts)
-    for batch_size in planned.candidates("tuning.batch_size"):
-        split_batch(dataclasses.replace(job.tuning, batch_size=batch_size), job.scaling.num_workers)
+    for point in planned.combinations(OF_BATCHES):
+        trial = job.with_values(point)
+        split_batch(trial.tuning, trial.scaling.num_workers)
     if job.serve.deploy:
         require(job.kind != "reward", "serve.deploy", True, "false with a method whose result scores answers")
         job.serve.check_port()

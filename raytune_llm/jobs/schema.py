@@ -26,6 +26,7 @@ from raytune_llm.models.base import Base
 from raytune_llm.service.config import Service
 from raytune_llm.serving.deploy.config import Serve
 from raytune_llm.stores.locations import FOLDER, LOCATION
+from raytune_llm.sweep.axes import flat
 from raytune_llm.sweep.space import Sweep
 from raytune_llm.training.config import Scaling, TrialConfig, Tuning, with_values
 from raytune_llm.training.tracking.base import Tracker
@@ -150,7 +151,11 @@ class SweepJob(TrainJob):
 
     @property
     def drives_ray_train(self) -> bool:
-        return self.scaling.num_workers > 1 or bool(self.method.needs.stages)
+        key = "scaling.num_workers"
+        given = [dict(flat(point)).get(key, 1) for point in self.sweep.first]
+        axis = self.sweep.axes().get(key)
+        numbers = [self.scaling.num_workers, *given, *(axis.candidates if axis else ())]
+        return max(numbers) > 1 or bool(self.method.needs.stages)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from raytune_llm.stores.disk_full import explain_disk_full
 if TYPE_CHECKING:
     from raytune_llm.jobs.publish import PublishResult
     from raytune_llm.jobs.setup import Started
+    from raytune_llm.sweep.plan import Plan
     from raytune_llm.sweep.tuner import Swept
     from raytune_llm.training.config import Outcome
 
@@ -29,12 +30,13 @@ def run_sweep(job: SweepJob) -> PublishResult:
         check_sweep(job, planned)
 
     began = time.monotonic()
-    planned = make_plan(job.trial_config(), job.sweep.axes())
+    planned = make_plan(job.trial_config(), job.sweep.axes(), job.sweep.first)
     started = prepare_job(job, check)
     job = started.job
-    print(f"{many(job.sweep.search.num_trials(planned), 'trial')}; {planned.sentence()}", flush=True)
+    num_trials = len(planned.first) + job.sweep.search.num_trials(planned)
+    print(f"{many(num_trials, 'trial')}; {planned.sentence()}", flush=True)
     with explain_disk_full(job.home, job.run):
-        swept = run_trials(started, began)
+        swept = run_trials(started, planned, began)
         started.clock.lap("training")
         won = choose(job, started, swept)
         published = publish_winner(started, swept, won)
@@ -43,22 +45,25 @@ def run_sweep(job: SweepJob) -> PublishResult:
     return published
 
 
-def run_trials(started: Started[SweepJob], began: float) -> Swept:
-    """Run the trials of a prepared sweep. Raises InputError when it was cancelled, or ended before any trial
-    reported."""
+def run_trials(started: Started[SweepJob], planned: Plan, began: float) -> Swept:
+    """Run the trials of a prepared sweep, winners of earlier ones early. Raises InputError when it was cancelled, or
+    ended before any trial reported."""
     import ray
 
     from raytune_llm.jobs.run_result import RESULT
     from raytune_llm.stores.storage import open_storage
-    from raytune_llm.sweep import tuner
+    from raytune_llm.sweep import tuner, warm_start
     from raytune_llm.sweep.steering import Drain
 
     job, prepared = started.job, started.prepared
     open_storage(job.run_dir).delete(RESULT)
     config = job.trial_config(prepared.better, prepared.answering)
+    warm = warm_start.warm_points(config, planned) if job.sweep.warm_start else []
+    if warm:
+        print(warm_start.text(warm), flush=True)
     swept = tuner.run(
         job.sweep,
-        [tuner.Phase(config=config, examples=ray.put(prepared.examples))],
+        [tuner.Phase(config=config, examples=ray.put(prepared.examples), warm=[one.point for one in warm])],
         use_gpu=started.use_gpu,
         interactive=started.interactive,
         began=began,

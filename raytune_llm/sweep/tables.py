@@ -17,7 +17,7 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns aligned for a monospaced terminal, numbers to the right."""
     table = [list(columns), *[list(row) for row in rows]]
     widths = [max(len(row[i]) for row in table) for i in range(len(columns))]
-    numeric = [all(is_number(row[i]) for row in rows) and bool(rows) for i in range(len(columns))]
+    numeric = [all(is_number(row[i]) for row in rows if row[i]) and bool(rows) for i in range(len(columns))]
     lines = [
         "  ".join(
             cell.rjust(width) if right else cell.ljust(width)
@@ -29,7 +29,8 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def leaderboard_table(rows: Sequence[Row], metric: str, shown: int) -> str:
-    """The best points of a sweep, with their losses."""
+    """The best points of a sweep, with their losses. A key that a point lacks, whose trial has the job's own value, is
+    left empty."""
     if not rows:
         return "no trial came to a result"
     keys = keys_of(rows)

@@ -34,7 +34,7 @@ from raytune_llm.sweep.schedulers.batched import BatchedScheduler
 from raytune_llm.sweep.schedulers.replay import ReplayingScheduler, checkpointed
 from raytune_llm.sweep.schedulers.wrapper import SchedulerWrapper
 from raytune_llm.sweep.search.base import Point
-from raytune_llm.sweep.space import Sweep
+from raytune_llm.sweep.space import Sweep, first_points
 from raytune_llm.sweep.spending import Prices, Spending
 from raytune_llm.sweep.steering import Drain, SteeredScheduler, Steering
 from raytune_llm.sweep.trial_store import Ending, TrialRecord, TrialStore
@@ -101,22 +101,23 @@ class SweepRun:
 
     def plan(self, phase: Phase) -> Plan:
         """Which trials a phase needs, with the axes that commands have added."""
-        return make_plan(phase.config, self._axes(phase))
+        return make_plan(phase.config, self._axes(phase), self.sweep.first)
 
     def _axes(self, phase: Phase) -> dict[str, Any]:
         axes = extended(self.sweep.axes(), extensions(self.store.run_dir))
         return {key: axis for key, axis in axes.items() if key != BASE}
 
     def _proposals(self, phase: Phase) -> Proposals:
+        plan = self.plan(phase)
         return Proposals(
             store=self.store,
-            plan=self.plan(phase),
+            plan=plan,
             search=self.sweep.search,
             seed=phase.config.seed,
             objective=phase.config.objective,
             own_batch_size=phase.config.tuning.batch_size,
             base=phase.base,
-            first=self.sweep.first,
+            first=first_points(self.sweep, plan),
             warm=phase.warm,
             most=self.sweep.budget.trials,
         )
