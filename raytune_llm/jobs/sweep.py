@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 from raytune_llm.data.findings import many
 from raytune_llm.jobs import summary
+from raytune_llm.jobs.reporting import reported, training_begins
 from raytune_llm.jobs.schema import SweepJob
 from raytune_llm.jobs.stages import prepare_job
 from raytune_llm.stores.disk_full import explain_disk_full
+from raytune_llm.sweep import status
+from raytune_llm.sweep.status import State
 
 if TYPE_CHECKING:
     from raytune_llm.jobs.publish import PublishResult
@@ -16,6 +19,11 @@ if TYPE_CHECKING:
 
 def run_sweep(job: SweepJob) -> PublishResult:
     """Search, print and write the leaderboard, publish the winner. Raises InputError."""
+    with reported(job, "sweep"):
+        return _run(job)
+
+
+def _run(job: SweepJob) -> PublishResult:
     from raytune_llm.sweep.plan import make_plan
 
     def check() -> None:
@@ -25,6 +33,7 @@ def run_sweep(job: SweepJob) -> PublishResult:
 
     planned = make_plan(job.trial_config(), job.sweep.axes())
     started = prepare_job(job, check)
+    training_begins(started)
     job = started.job
     print(f"{many(job.sweep.search.num_trials(planned), 'trial')}; {planned.sentence()}", flush=True)
     with explain_disk_full(job.home, job.run):
@@ -40,6 +49,7 @@ def run_sweep(job: SweepJob) -> PublishResult:
         config = job.trial_config(prepared.better, prepared.answering)
         examples = ray.put(prepared.examples)
         outcomes = tuner.run(job.sweep, config, planned, examples, started.use_gpu, started.interactive)
+        status.update(state=State.comparing)
         started.clock.lap("training")
         rows = leaderboard.leaderboard(outcomes, planned, config.objective)
         open_storage(job.run_dir).write("leaderboard.csv", leaderboard_csv(rows).encode())
