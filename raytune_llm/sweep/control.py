@@ -23,10 +23,10 @@ from raytune_llm.stores.json import to_json
 from raytune_llm.stores.storage import is_local, open_storage
 
 COMMANDS, ANSWERS = "commands", "answers"
-LOCAL_SECONDS, REMOTE_SECONDS = 0.5, 5.0
-"""Shortest time between two looks at a folder, and at an object store."""
-RETRY_SECONDS = 60.0
-"""Time to the next look when a storage fails."""
+LOCAL_SECONDS, REMOTE_SECONDS = 1.0, 5.0
+"""Time between two looks at a folder, and at an object store."""
+WAIT_SECONDS = 0.5
+"""Time between two looks for an answer."""
 
 
 class Action(Enum):
@@ -88,12 +88,11 @@ class Answer:
 class Commands:
     """The commands of one run: its driver asks for `pending`, gives each an `answer`; anybody else may `send`."""
 
-    def __init__(self, run_dir: str, period_seconds: float | None = None) -> None:
-        """run_dir: path or URI. period_seconds: how often `pending` looks at most; by default as the storage bears."""
+    def __init__(self, run_dir: str) -> None:
+        """run_dir: path or URI."""
         self._storage = open_storage(f"{run_dir}/control")
-        suits = LOCAL_SECONDS if is_local(run_dir) else REMOTE_SECONDS
-        self._period = suits if period_seconds is None else period_seconds
-        self._next_look = 0.0
+        self.period_seconds = LOCAL_SECONDS if is_local(run_dir) else REMOTE_SECONDS
+        """How often a driver should look."""
         self._pending: dict[str, Command] = {}
         self._answered: set[str] = set()
         """Ids, as far as they have been read."""
@@ -131,24 +130,23 @@ class Commands:
         """The answer to a command as soon as it is there; None when none came in time."""
         deadline = time.monotonic() + timeout_seconds
         while (answer := self.answer_of(id)) is None and time.monotonic() < deadline:
-            time.sleep(min(self._period, 1.0))
+            time.sleep(WAIT_SECONDS)
         return answer
 
     def pending(self) -> list[Command]:
         """The commands that have no answer yet, in the order in which they were given; a file that is no command is
-        answered here. Cheap enough for each turn of a loop: between looks at the storage it gives what it has found."""
-        now = time.monotonic()
-        if now >= self._next_look:
-            self._next_look = now + self._period
-            try:
-                self._look()
-            except OSError as error:
-                self._next_look = now + RETRY_SECONDS
-                print(f"! the sweep's commands can't be read: {first_line(error)}", flush=True)
+        answered here. Costs a listing. A storage that fails ends no sweep: commands wait for the next look."""
+        try:
+            self._look()
+        except OSError as error:
+            print(f"! the sweep's commands can't be read: {first_line(error)}", flush=True)
         return [self._pending[id] for id in sorted(self._pending)]
 
-    def answer(self, id: str, *, done: bool, text: str) -> None:
+    def answer(self, command: Command, *, done: bool, text: str) -> None:
         """Note what became of a command; it is on disk when this returns. done: False where it is refused."""
+        self._answer(command.id, done=done, text=text)
+
+    def _answer(self, id: str, *, done: bool, text: str) -> None:
         self._storage.write(f"{ANSWERS}/{id}.json", to_json(Answer(command=id, done=done, text=text)).encode())
         self._pending.pop(id, None)
         self._answered.add(id)
@@ -160,7 +158,7 @@ class Commands:
             try:
                 self._pending[id] = parse(id, self._storage.read(f"{COMMANDS}/{id}.json"))
             except ValueError as error:
-                self.answer(id, done=False, text=f"no command: {first_line(error)}")
+                self._answer(id, done=False, text=f"no command: {first_line(error)}")
 
     def _ids(self, folder: str) -> set[str]:
         """Of all whole files in a folder; those being written begin with a dot."""

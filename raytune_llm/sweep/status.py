@@ -156,7 +156,8 @@ def reporting(run_dir: str, *, command: str, name: str, run: str) -> Iterator[No
     try:
         yield
     except Exception as error:
-        report.update({"state": State.failed, "note": first_line(error)})
+        if not report.status.state.is_final:
+            report.update({"state": State.failed, "note": first_line(error)})
         raise
     except BaseException:  # Ctrl-C, or SIGTERM once Ray has started
         report.update({"state": State.cancelled, "note": "interrupted; the same command with run= resumes it"})

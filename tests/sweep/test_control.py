@@ -22,7 +22,7 @@ def run_dir(request, tmp_path):
 
 def driver(run_dir):
     """The commands as a driver that has just been started sees them."""
-    return Commands(run_dir, period_seconds=0)
+    return Commands(run_dir)
 
 
 def test_commands_come_in_order_and_each_until_its_answer(run_dir):
@@ -35,8 +35,8 @@ def test_commands_come_in_order_and_each_until_its_answer(run_dir):
     commands = driver(run_dir)
     assert commands.pending() == sent
     assert client.answer_of(sent[0].id) is None
-    commands.answer(sent[0].id, done=True, text="t0003 reports once more")
-    commands.answer(sent[2].id, done=False, text="no such key")
+    commands.answer(sent[0], done=True, text="t0003 reports once more")
+    commands.answer(sent[2], done=False, text="no such key")
     assert commands.pending() == driver(run_dir).pending() == [sent[1]]
     assert client.wait(sent[0].id, 0) == Answer(command=sent[0].id, done=True, text="t0003 reports once more")
     assert client.answer_of(sent[2].id).done is False
@@ -46,7 +46,7 @@ def test_commands_come_in_order_and_each_until_its_answer(run_dir):
 def test_a_command_whose_giver_has_a_slow_clock_is_not_missed(run_dir, monkeypatch):
     client, commands = Commands(run_dir), driver(run_dir)
     later = client.send(Action.pause)
-    commands.answer(later.id, done=True, text="")
+    commands.answer(later, done=True, text="")
     monkeypatch.setattr(control.time, "time_ns", lambda: 5)
     earlier = client.send(Action.resume)
     assert commands.pending() == driver(run_dir).pending() == [earlier]
@@ -91,15 +91,6 @@ def test_a_storage_that_fails_stops_nothing(tmp_path, capsys):
     assert "can't be read: the network is gone" in capsys.readouterr().out
 
 
-def test_between_looks_the_storage_is_left_alone(run_dir):
-    client, commands = Commands(run_dir), Commands(run_dir, period_seconds=3600)
-    first = client.send(Action.pause)
-    assert commands.pending() == [first]
-    client.send(Action.resume)
-    commands._storage = None
-    assert commands.pending() == [first]
-
-
 @pytest.mark.parametrize(
     ("action", "options", "message"),
     [
@@ -126,11 +117,11 @@ while True:
 DRIVER = """
 import sys
 from raytune_llm.sweep.control import Commands
-commands = Commands(sys.argv[1], period_seconds=0)
+commands = Commands(sys.argv[1])
 while True:
     for command in commands.pending():
         print(command.id, flush=True)
-        commands.answer(command.id, done=True, text="carried out")
+        commands.answer(command, done=True, text="carried out")
 """
 
 
