@@ -152,7 +152,7 @@ def send(job: ControlJob, run: Run) -> int:
     answer = commands.wait(command.id, job.timeout_seconds)
     if answer is None:
         file = f"{run.dir}/control/answers/{command.id}.json"
-        late = f"no answer within {job.timeout_seconds:g} s ({run.label} is {run.status.state.value})"
+        late = f"no answer within {job.timeout_seconds:g} s from {run.label} ({run.status.state.value})"
         print(f"{late}; the command stays in effect, its answer comes to {file}")
         return 1
     print(answer.text if answer.done else f"refused: {answer.text}")

@@ -61,7 +61,8 @@ def trial_text(trial: TrialView, status: RunStatus, now: float) -> str:
         lines.append(("checkpoint", trial.checkpoint))
     if objective is not None and (best := objective.best(trial.reports)) is not None:
         lines.append(("best", f"{objective.metric} {metric_cell(best, objective)} at step {best.step}"))
-    text = "\n".join(f"{key:<14}  {cell(value)}" for key, value in lines)
+    width = max(len(key) for key, _ in lines)
+    text = "\n".join(f"{key.ljust(width)}  {cell(value)}" for key, value in lines)
     if objective is None or not trial.reports:
         return text
     curve = [report.metrics[objective.metric] for report in trial.reports]

@@ -28,8 +28,9 @@ LOCAL_SECONDS, REMOTE_SECONDS = 2.0, 10.0
 """Shortest time between two writes to a folder, and to an object store."""
 RENEWED_SECONDS = 10.0
 """Longest time between two writes, where the storage bears it."""
-SILENT_SECONDS = 60.0
-"""A status that is older, by a process that isn't seen to run, is that of a lost run."""
+SILENT_SECONDS, GONE_SECONDS = 60.0, 15.0
+"""A status that is older is that of a lost run, by a process of another machine, and by one of this machine that isn't
+seen to run."""
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set for a command that was submitted to Ray's job server."""
 
@@ -118,7 +119,8 @@ class RunStatus:
 
     def is_lost(self, now: float) -> bool:
         """Whether its driver died before the run's end; the same command with run= resumes it."""
-        return not self.state.is_final and now - self.updated > SILENT_SECONDS and not self.process_runs
+        patience = GONE_SECONDS if self.is_of_this_machine else SILENT_SECONDS
+        return not self.state.is_final and now - self.updated > patience and not self.process_runs
 
 
 def read_status(run_dir: str) -> RunStatus | None:
