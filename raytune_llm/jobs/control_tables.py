@@ -99,7 +99,7 @@ def trial_state(trial: TrialView, status: RunStatus, now: float) -> str:
 
 
 def metric_cell(report: Report | None, objective: Objective) -> str:
-    return "" if report is None else f"{report.metrics[objective.metric]:.4f}"
+    return "" if report is None else f"{cell(report.metrics[objective.metric])}"
 
 
 Scale = tuple[float, float]
@@ -140,7 +140,7 @@ def jobs_table(runs: Sequence[RunStatus], now: float) -> str:
             "lost" if run.is_lost(now) else run.state.value,
             progress(run),
             "" if run.num_trials is None else f"{run.num_ended or 0}/{run.num_trials}",
-            "" if run.best is None else f"{run.metric} {run.best.value:.4f}",
+            "" if run.best is None else f"{run.metric} {cell(run.best.value)}",
             spent(run),
             "" if run.eta_seconds is None or run.state is not State.running else duration(run.eta_seconds),
             run.owner,
@@ -159,7 +159,7 @@ def headline(run: RunStatus, now: float) -> str:
     if run.num_trials is not None:
         parts.append(f"{run.num_ended or 0} of {many(run.num_trials, 'trial')} ended")
     if run.best is not None:
-        parts.append(f"best {run.metric} {run.best.value:.4f} ({run.best.trial} at step {run.best.step})")
+        parts.append(f"best {run.metric} {cell(run.best.value)} ({run.best.trial} at step {run.best.step})")
     parts += [spent(run)] if spent(run) else []
     return ", ".join(parts) + (f"\n{run.note}" if run.note and not lost else "")
 

@@ -96,6 +96,8 @@ class Commands:
         self._pending: dict[str, Command] = {}
         self._answered: set[str] = set()
         """Ids, as far as they have been read."""
+        self._unread: dict[str, bytes] = {}
+        """Content of files that are no commands, or not yet: some storages show a file while it is written."""
 
     def send(
         self,
@@ -120,10 +122,10 @@ class Commands:
         return command
 
     def answer_of(self, id: str) -> Answer | None:
-        """What became of a command; None while it waits for the driver."""
+        """What became of a command; None while it waits for the driver, or the answer isn't whole."""
         try:
             return Answer(**json.loads(self._storage.read(f"{ANSWERS}/{id}.json")))
-        except FileNotFoundError:
+        except (FileNotFoundError, json.JSONDecodeError):
             return None
 
     def wait(self, id: str, timeout_seconds: float) -> Answer | None:
@@ -135,7 +137,7 @@ class Commands:
 
     def pending(self) -> list[Command]:
         """The commands that have no answer yet, in the order in which they were given; a file that is no command is
-        answered here. Costs a listing. A storage that fails ends no sweep: commands wait for the next look."""
+        answered here when it is still none at the second look. Costs a listing. A storage that fails ends no sweep: commands wait for the next look."""
         try:
             self._look()
         except OSError as error:
@@ -155,10 +157,13 @@ class Commands:
         if not self._answered:
             self._answered = self._ids(ANSWERS)
         for id in sorted(self._ids(COMMANDS) - self._answered - self._pending.keys()):
+            content = self._storage.read(f"{COMMANDS}/{id}.json")
             try:
-                self._pending[id] = parse(id, self._storage.read(f"{COMMANDS}/{id}.json"))
+                self._pending[id] = parse(id, content)
             except ValueError as error:
-                self._answer(id, done=False, text=f"no command: {first_line(error)}")
+                if self._unread.get(id) == content:
+                    self._answer(id, done=False, text=f"no command: {first_line(error)}")
+                self._unread[id] = content
 
     def _ids(self, folder: str) -> set[str]:
         """Of all whole files in a folder; those being written begin with a dot."""

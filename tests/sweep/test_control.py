@@ -67,10 +67,20 @@ def test_what_is_no_command_is_refused_and_stops_nothing(run_dir, name, content,
     client, commands = Commands(run_dir), driver(run_dir)
     client._storage.write(f"commands/{name}.json", content)
     sent = client.send(Action.pause)
+    assert commands.pending() == [sent] and client.answer_of(name) is None, "it may still be written"
     assert commands.pending() == [sent]
     answer = client.answer_of(name)
     assert not answer.done and why in answer.text
     assert driver(run_dir).pending() == [sent]
+
+
+def test_a_file_that_is_seen_while_it_is_written_is_a_command_once_it_is_whole(run_dir):
+    client, commands = Commands(run_dir), driver(run_dir)
+    sent = client.send(Action.pause)
+    content = client._storage.read(f"commands/{sent.id}.json")
+    for part in (b"", content[:20], content):
+        client._storage.write(f"commands/{sent.id}.json", part)
+        assert commands.pending() == ([sent] if part == content else [])
 
 
 def test_files_that_are_being_written_are_no_commands(tmp_path):
