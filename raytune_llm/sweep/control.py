@@ -136,8 +136,9 @@ class Commands:
         return answer
 
     def pending(self) -> list[Command]:
-        """The commands that have no answer yet, in the order in which they were given; a file that is no command is
-        answered here when it is still none at the second look. Costs a listing. A storage that fails ends no sweep: commands wait for the next look."""
+        """The commands that have no answer yet, in the order in which they were given; a file that is still no command
+        at the second look is answered here. Costs a listing. A storage that fails ends no sweep: the next look may
+        succeed."""
         try:
             self._look()
         except OSError as error:
