@@ -1,28 +1,24 @@
-"""The running sweep on the terminal and in its run's status: how far each trial is, the best so far, an upper bound of
-the time left."""
+"""The running sweep on the terminal: how far each trial is, the best so far, an upper bound of the time left."""
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any
 
-from ray import tune
+from ray.tune.progress_reporter import TrialProgressCallback
 
-from raytune_llm.sweep import status
-from raytune_llm.sweep.status import Best
 from raytune_llm.sweep.steering import Steering
 from raytune_llm.sweep.tables import cell, short_key, text_table
 from raytune_llm.training.objective import Report
 
 SHOWN = 6
-STATUS_SECONDS = 2.0
 
 
-class LiveTable(tune.Callback):
-    """Prints a short table now and then, and keeps the run's status."""
+class LiveTable(TrialProgressCallback):
+    """Prints a short table now and then, in place of what Ray Tune prints."""
 
     def __init__(self, steering: Steering, interactive: bool):
+        super().__init__()
         self.steering, self.objective = steering, steering.queue.proposals.objective
         self.period_seconds = 5.0 if interactive else 20.0
         self.rows: dict[str, dict[str, Any]] = {}
@@ -32,7 +28,6 @@ class LiveTable(tune.Callback):
     def setup(self, *args: Any, **info: Any) -> None:
         self.started = self.printed = time.monotonic()
         self.done_before = self.done()
-        self.note()
 
     @property
     def num_trials(self) -> int:
@@ -48,39 +43,10 @@ class LiveTable(tune.Callback):
 
     @property
     def seconds_left(self) -> float:
-        """At most, if trials take as long as so far."""
+        """At most, if steps take as long as so far."""
         done = self.done()
         to_do = self.num_trials * self.steering.queue.proposals.plan.most_steps() - done
         return (time.monotonic() - self.started) * to_do / max(1, done - self.done_before)
-
-    def note(self) -> None:
-        """Bring the run's status up to date."""
-        self.noted = time.monotonic()
-        queue, spent = self.steering.queue, self.steering.spending.amounts()
-        proposals, num_trials = queue.proposals, self.num_trials
-        num_ended = len(proposals.store.endings)
-        status.update(
-            num_trials=num_trials,
-            num_ended=num_ended,
-            num_running=len(queue.live),
-            num_pending=max(0, num_trials - num_ended - len(queue.live)),
-            steps_done=self.done(),
-            steps_total=num_trials * proposals.plan.most_steps(),
-            seconds=3600 * spent["hours"],
-            gpu_hours=spent["gpu_hours"],
-            usd=spent["usd"] if self.steering.spending.prices.usd_per_hour is not None else None,
-            tokens=round(spent["tokens"]),
-            eta_seconds=self.seconds_left if self.done() > self.done_before else None,
-        )
-
-    def note_best(self, trial_id: str, now: Report) -> None:
-        """The same for a report that none is better than; earlier starts of the sweep count."""
-        cost, costs = self.objective.cost_of(now), self.steering.queue.proposals.costs
-        if math.isfinite(cost) and cost <= min(costs.values(), default=cost):
-            status.update(best=Best(value=now.metrics[self.objective.metric], trial=trial_id, step=now.step))
-
-    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        self.note()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -93,9 +59,6 @@ class LiveTable(tune.Callback):
             "best": self.objective.best([now] if before is None else [before["best"], now]),
             "train": result.get("train/loss"),
         }
-        self.note_best(trial.trial_id, now)
-        if time.monotonic() - self.noted > STATUS_SECONDS:
-            self.note()
         if time.monotonic() - self.printed > self.period_seconds:
             self.printed = time.monotonic()
             print(self.text(), flush=True)
@@ -109,9 +72,9 @@ class LiveTable(tune.Callback):
 
     def text(self) -> str:
         """Header line and the best trials so far."""
-        elapsed = time.monotonic() - self.started
+        proposals, elapsed = self.steering.queue.proposals, time.monotonic() - self.started
         header = (
-            f"{len(self.steering.queue.proposals.store.endings)} of {self.num_trials} trials ended, "
+            f"{len(proposals.store.endings)} of {self.num_trials} trials ended, "
             f"{len(self.steering.queue.live)} running, "
             f"{elapsed:.0f} s, at most {self.seconds_left:.0f} s left"
         )

@@ -38,6 +38,7 @@ from raytune_llm.sweep.search.base import Point
 from raytune_llm.sweep.space import Sweep
 from raytune_llm.sweep.spending import Prices, Spending
 from raytune_llm.sweep.status import State
+from raytune_llm.sweep.status_notes import StatusNotes
 from raytune_llm.sweep.steering import Drain, SteeredScheduler, Steering
 from raytune_llm.sweep.trial_store import Ending, TrialRecord, TrialStore
 from raytune_llm.training import checkpoints
@@ -186,7 +187,7 @@ class SweepRun:
                 name=TUNE,
                 storage_path=self.store.run_dir,
                 failure_config=tune.FailureConfig(max_failures=config.scaling.max_failures),
-                callbacks=[table],
+                callbacks=[table, StatusNotes(table)],
                 verbose=0,
             ),
         )
