@@ -12,6 +12,8 @@ from raytune_llm.jobs import summary
 from raytune_llm.jobs.schema import TrainJob
 from raytune_llm.jobs.setup import Started, start
 from raytune_llm.stores.disk_full import explain_disk_full
+from raytune_llm.sweep import status
+from raytune_llm.sweep.status import State
 from raytune_llm.training.config import Outcome, Trial, TrialSpec
 
 if TYPE_CHECKING:
@@ -90,6 +92,7 @@ def train_version(started: Started[J]) -> tuple[Outcome, PublishResult]:
             cpus=job.scaling.cpus_per_worker or cluster.cpus_for_a_run(job.scaling.num_workers, started.use_gpu),
         )
         outcome = run_trial(setup)
+        status.update(state=State.comparing)
         started.clock.lap("training")
         parent = job.method.needs.init_adapter
         published = publish(job, prepared, outcome, parent=parent, use_gpu=started.use_gpu)

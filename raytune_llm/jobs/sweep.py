@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 from raytune_llm.data.findings import many
 from raytune_llm.errors import InputError
 from raytune_llm.jobs import summary
+from raytune_llm.jobs.reporting import reported, training_begins
 from raytune_llm.jobs.schema import SweepJob
 from raytune_llm.jobs.stages import prepare_job
 from raytune_llm.stores.disk_full import explain_disk_full
+from raytune_llm.sweep import status
+from raytune_llm.sweep.status import State
 
 if TYPE_CHECKING:
     from raytune_llm.jobs.publish import PublishResult
@@ -22,6 +25,11 @@ if TYPE_CHECKING:
 
 def run_sweep(job: SweepJob) -> PublishResult:
     """Search, print and write the leaderboard, publish the winner. Raises InputError."""
+    with reported(job, "sweep"):
+        return _run(job)
+
+
+def _run(job: SweepJob) -> PublishResult:
     from raytune_llm.sweep.plan import make_plan
 
     def check() -> None:
@@ -32,11 +40,13 @@ def run_sweep(job: SweepJob) -> PublishResult:
     began = time.monotonic()
     planned = make_plan(job.trial_config(), job.sweep.axes(), job.sweep.first)
     started = prepare_job(job, check)
+    training_begins(started)
     job = started.job
     num_trials = len(planned.first) + job.sweep.search.num_trials(planned)
     print(f"{many(num_trials, 'trial')}; {planned.sentence()}", flush=True)
     with explain_disk_full(job.home, job.run):
         swept = run_trials(started, planned, began)
+        status.update(state=State.comparing)
         started.clock.lap("training")
         won = choose(job, started, swept)
         published = publish_winner(started, swept, won)
@@ -71,6 +81,7 @@ def run_trials(started: Started[SweepJob], planned: Plan, began: float) -> Swept
     )
     again = f"the same command with run={job.run} resumes it"
     if swept.drained is Drain.cancelled:
+        status.update(state=State.cancelled, note=again)
         raise InputError(f"the sweep was cancelled by a command; {again}")
     if swept.drained is not None and not swept.outcomes:
         raise InputError(f"{swept.why} before any trial reported; with more, {again}")

@@ -41,6 +41,13 @@ class LiveTable(TrialProgressCallback):
         most = self.steering.queue.proposals.plan.most_steps()
         return sum(most if id in store.endings else steps.get(id, 0) for id in store.records)
 
+    @property
+    def seconds_left(self) -> float:
+        """At most, if steps take as long as so far."""
+        done = self.done()
+        to_do = self.num_trials * self.steering.queue.proposals.plan.most_steps() - done
+        return (time.monotonic() - self.started) * to_do / max(1, done - self.done_before)
+
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
@@ -65,15 +72,11 @@ class LiveTable(TrialProgressCallback):
 
     def text(self) -> str:
         """Header line and the best trials so far."""
-        elapsed = time.monotonic() - self.started
-        done = self.done()
-        proposals = self.steering.queue.proposals
-        to_do = self.num_trials * proposals.plan.most_steps() - done
-        left = elapsed * to_do / max(1, done - self.done_before)
+        proposals, elapsed = self.steering.queue.proposals, time.monotonic() - self.started
         header = (
             f"{len(proposals.store.endings)} of {self.num_trials} trials ended, "
             f"{len(self.steering.queue.live)} running, "
-            f"{elapsed:.0f} s, at most {left:.0f} s left"
+            f"{elapsed:.0f} s, at most {self.seconds_left:.0f} s left"
         )
         metric = self.objective.metric
         best = sorted(self.rows.items(), key=lambda item: self.objective.cost_of(item[1]["best"]))[:SHOWN]

@@ -24,6 +24,7 @@ from ray import tune
 from raytune_llm.compat import ended_trial
 from raytune_llm.stores.disk_full import raise_if_disk_full
 from raytune_llm.stores.storage import open_storage
+from raytune_llm.sweep import status
 from raytune_llm.sweep.backends.base import Runner, RunnerInputs, trial_spec, without_base
 from raytune_llm.sweep.commands import CommandDesk, extended, extensions, is_paused
 from raytune_llm.sweep.control import Commands
@@ -36,6 +37,8 @@ from raytune_llm.sweep.schedulers.wrapper import SchedulerWrapper
 from raytune_llm.sweep.search.base import Point
 from raytune_llm.sweep.space import Sweep, first_points
 from raytune_llm.sweep.spending import Prices, Spending
+from raytune_llm.sweep.status import State
+from raytune_llm.sweep.status_notes import StatusNotes
 from raytune_llm.sweep.steering import Drain, SteeredScheduler, Steering
 from raytune_llm.sweep.trial_store import Ending, TrialRecord, TrialStore
 from raytune_llm.training import checkpoints
@@ -185,7 +188,7 @@ class SweepRun:
                 name=TUNE,
                 storage_path=self.store.run_dir,
                 failure_config=tune.FailureConfig(max_failures=config.scaling.max_failures),
-                callbacks=[table],
+                callbacks=[table, StatusNotes(table)],
                 verbose=0,
             ),
         )
@@ -228,6 +231,7 @@ class SweepRun:
         if not is_paused(self.store.run_dir):
             return False
         print(f"paused: action=resume run={phase.config.name}/{phase.config.run} continues", flush=True)
+        status.update(state=State.paused, num_running=0, eta_seconds=None)
         proposals = self._proposals(phase)
         queue = TrialQueue(proposals, proposals.unfinished(), most_live=None, ended=lambda *about: None)
         desk = CommandDesk(Commands(self.store.run_dir), phase.config, queue, self._axes(phase), lambda plan: True)
@@ -237,6 +241,7 @@ class SweepRun:
                 self.drained, self.why = Drain.cancelled, "cancelled by a command"
                 return True
         self.spending.skip(time.monotonic())
+        status.update(state=State.running)
         return False
 
     def outcomes(self, phase: Phase) -> Iterator[Outcome]:
