@@ -144,6 +144,7 @@ def check_space(root: DictConfig, job: Job) -> None:
     """Refuse a sweep whose space names a key that isn't there, or holds a value its key doesn't take."""
     if not isinstance(job, SweepJob):
         return
+    OmegaConf.update(root, "data.weights", job.data.weights)  # of all locations, each of which may be swept
     content = plain(root)
     known = all_keys(content)
     for key, values in job.sweep.candidates():

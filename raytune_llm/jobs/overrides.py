@@ -20,6 +20,7 @@ FREE = (
     "model.from_pretrained.",
     "teacher.model.from_pretrained.",
     "data.columns.",
+    "data.weights.",
 )
 """Mappings whose keys no file of conf/ lists."""
 MAPPINGS = {key.removesuffix("."): f"{key}KEY=VALUE" for key in FREE} | {

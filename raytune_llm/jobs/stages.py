@@ -29,12 +29,14 @@ def prepare_job(job: J, check: Callable[[], None] = lambda: None, prepared: Prep
         started = after_stages(started)
         started.clock.lap("earlier stages")
     from raytune_llm.jobs.precompute import precompute_on_cluster
-    from raytune_llm.jobs.prepare import mixed
+    from raytune_llm.jobs.prepare import with_sources
 
     found = precompute_on_cluster(started.job, started.prepared.encoded, use_gpu=started.use_gpu)
     started.clock.lap("start")
     computed = replace(
-        started.prepared, encoded=found.encoded, examples=mixed(found, started.prepared.splits, job.seed)
+        started.prepared,
+        encoded=found.encoded,
+        examples=with_sources(found, started.job, started.prepared.splits),
     )
     return replace(started, prepared=computed)
 

@@ -17,8 +17,10 @@ from raytune_llm.training.config import TrialConfig, value_of
 STEPS = "tuning.steps"
 SIZE = "tuning.adapter_size"
 BATCH_SIZE = "tuning.batch_size"
-SWEEPABLE = ("tuning", "adapter", "method", "scaling")
-"""Groups of keys that trials may differ in, besides the seed; whatever else a job has, all of them share."""
+SUBSET = "data.subset"
+SWEEPABLE = ("tuning.", "adapter.", "method.", "scaling.", "data.weights.")
+"""What begins the keys that trials may differ in, besides the seed and the share of the records; whatever else a job
+has, all of them share."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,11 @@ def make_plan(config: TrialConfig, axes: Mapping[str, Axis]) -> Plan:
 def check_axis(config: TrialConfig, key: str) -> None:
     """Refuse an axis that would change nothing, that no trial has, or that makes trials incomparable. Raises
     InputError."""
-    group, _, rest = key.partition(".")
-    if key != "seed" and not (group in SWEEPABLE and rest):
+    if key not in ("seed", SUBSET) and not key.startswith(SWEEPABLE):
+        groups = ", ".join(group.removesuffix(".") for group in SWEEPABLE)
         raise InputError(
             f"sweep.space.{key} is not allowed: all trials of a sweep share one {key}; allowed: seed and keys of "
-            f"{', '.join(SWEEPABLE)}"
+            f"{groups}, and {SUBSET}"
         )
     if key == "method.metric":
         raise InputError(f"sweep.space.{key} is not allowed: trials are compared by one metric; set {key} instead")
