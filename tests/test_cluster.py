@@ -375,7 +375,8 @@ def sweep_on_two_nodes(folder, marker):
             job = dataclasses.replace(job, tracking={"trap": Trap(marker, step=6, pid=raylet)})
         prepared, plan = prepare(job), make_plan(job.trial_config(), job.sweep.axes())
         config = job.trial_config(prepared.better)
-        outcomes = tuner.run(job.sweep, config, plan, ray.put(prepared.examples), False, False)
+        phase = tuner.Phase(config=config, examples=ray.put(prepared.examples))
+        outcomes = tuner.run(job.sweep, [phase], use_gpu=False, interactive=False).outcomes
         print("nodes:", sum(node["Alive"] for node in ray.nodes()))
         curves = {
             str(outcome.trial.values["tuning.adapter_size"]): [

@@ -68,7 +68,8 @@ def run(step: Step) -> None:
     planned = make_plan(job.trial_config(), job.sweep.axes())
     started = prepare_job(job)
     config, began = job.trial_config(started.prepared.better), time.monotonic()
-    outcomes = tuner.run(job.sweep, config, planned, ray.put(started.prepared.examples), started.use_gpu, False)
+    phase = tuner.Phase(config=config, examples=ray.put(started.prepared.examples))
+    outcomes = tuner.run(job.sweep, [phase], use_gpu=started.use_gpu, interactive=False).outcomes
     expected = list(range(EVAL_EVERY, STEPS + 1, EVAL_EVERY))
     whole = [o for o in outcomes if o.ended == "complete" and [r.step for r in o.reports] == expected]
     step.add(killed=marker.exists(), whole_trials=len(whole), trials=len(sizes), seconds=time.monotonic() - began)

@@ -18,6 +18,7 @@ STEPS = "tuning.steps"
 SIZE = "tuning.adapter_size"
 BATCH_SIZE = "tuning.batch_size"
 SUBSET = "data.subset"
+BASE = "model"
 SWEEPABLE = ("tuning.", "adapter.", "method.", "scaling.", "data.weights.")
 """What begins the keys that trials may differ in, besides the seed and the share of the records; whatever else a job
 has, all of them share."""
