@@ -94,6 +94,13 @@ class Scores:
         counted = {name: term for name, term in self.terms.items() if term.weight.any()} or self.terms
         return {f"{prefix}/{name}": metric for name, metric in self._metrics(counted).items()}
 
+    def token_means(self, prefix: str = "eval") -> set[str]:
+        """The metrics that are means over tokens, as examples of several labels show: of other tokens they are other
+        numbers."""
+        found = {name for name, term in self.terms.items() if (term.weight > 1).any()}
+        whole = {"loss", "perplexity"} if any(self.terms[name].coefficient for name in found) else set()
+        return {f"{prefix}/{name}" for name in found | whole}
+
     def directions(self, prefix: str = "eval") -> dict[str, Better]:
         """The direction of each metric, those without weight on these examples included. Raises as `resamplable`."""
         return {f"{prefix}/{name}": metric.better for name, metric in self._metrics(self.terms).items()}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from raytune_llm.data.findings import many
 from raytune_llm.errors import InputError
 from raytune_llm.jobs import summary
 from raytune_llm.jobs.schema import SweepJob
-from raytune_llm.jobs.stages import prepare_job
 from raytune_llm.stores.disk_full import explain_disk_full
+from raytune_llm.sweep.plan import BASE
 
 if TYPE_CHECKING:
     from raytune_llm.jobs.publish import PublishResult
@@ -21,31 +22,28 @@ if TYPE_CHECKING:
 
 def run_sweep(job: SweepJob) -> PublishResult:
     """Search, print and write the leaderboard, publish the winner. Raises InputError."""
-    from raytune_llm.sweep.plan import make_plan
-
-    def check() -> None:
-        from raytune_llm.jobs.prepare import check_sweep
-
-        check_sweep(job, planned)
+    from raytune_llm.jobs.bases import plan_of, start_bases
 
     began = time.monotonic()
-    planned = make_plan(job.trial_config(), job.sweep.axes())
-    started = prepare_job(job, check)
-    job = started.job
-    print(f"{many(job.sweep.search.num_trials(planned), 'trial')}; {planned.sentence()}", flush=True)
+    bases = start_bases(job)
+    job = next(iter(bases.values())).job
+    planned = plan_of(job)
+    each = f" on each of {len(bases)} bases" if len(bases) > 1 else ""
+    print(f"{many(job.sweep.search.num_trials(planned), 'trial')}{each}; {planned.sentence()}", flush=True)
     with explain_disk_full(job.home, job.run):
-        swept = run_trials(started, began)
+        swept = run_trials(bases, began)
+        won = choose(job, bases, swept)
+        started = bases[won.trial.values.get(BASE)]
         started.clock.lap("training")
-        won = choose(job, started, swept)
         published = publish_winner(started, swept, won)
         started.clock.lap("comparing and publishing")
     print(summary.of_sweep(started, swept.outcomes, won, published), flush=True)
     return published
 
 
-def run_trials(started: Started[SweepJob], began: float) -> Swept:
-    """Run the trials of a prepared sweep. Raises InputError when it was cancelled, or ended before any trial
-    reported."""
+def run_trials(bases: Mapping[str | None, Started[SweepJob]], began: float) -> Swept:
+    """Run the trials of a prepared sweep, base by base. Raises InputError when it was cancelled, or ended before any
+    trial reported."""
     import ray
 
     from raytune_llm.jobs.run_result import RESULT
@@ -53,16 +51,24 @@ def run_trials(started: Started[SweepJob], began: float) -> Swept:
     from raytune_llm.sweep import tuner
     from raytune_llm.sweep.steering import Drain
 
-    job, prepared = started.job, started.prepared
+    started = next(iter(bases.values()))
+    job = started.job
     open_storage(job.run_dir).delete(RESULT)
-    config = job.trial_config(prepared.better, prepared.answering)
+    phases = [
+        tuner.Phase(
+            base=base,
+            config=own.job.trial_config(own.prepared.better, own.prepared.answering),
+            examples=ray.put(own.prepared.examples),
+        )
+        for base, own in bases.items()
+    ]
     swept = tuner.run(
         job.sweep,
-        [tuner.Phase(config=config, examples=ray.put(prepared.examples))],
+        phases,
         use_gpu=started.use_gpu,
         interactive=started.interactive,
         began=began,
-        tokens_per_example=prepared.mean_tokens,
+        tokens_per_example=max(own.prepared.mean_tokens for own in bases.values()),
     )
     again = f"the same command with run={job.run} resumes it"
     if swept.drained is Drain.cancelled:
@@ -72,13 +78,13 @@ def run_trials(started: Started[SweepJob], began: float) -> Swept:
     return swept
 
 
-def choose(job: SweepJob, started: Started[SweepJob], swept: Swept) -> Outcome:
+def choose(job: SweepJob, bases: Mapping[str | None, Started[SweepJob]], swept: Swept) -> Outcome:
     """The winning trial; prints and writes the leaderboard. Raises InputError."""
     from raytune_llm.stores.storage import open_storage
     from raytune_llm.sweep import leaderboard
     from raytune_llm.sweep.tables import leaderboard_csv, leaderboard_table
 
-    objective = job.trial_config(started.prepared.better).objective
+    objective = job.trial_config(next(iter(bases.values())).prepared.better).objective
     rows = leaderboard.leaderboard(swept.outcomes, swept.plan, objective)
     open_storage(job.run_dir).write("leaderboard.csv", leaderboard_csv(rows).encode())
     print("\n" + leaderboard_table(rows, objective.metric, shown=10), flush=True)
@@ -89,8 +95,9 @@ def publish_winner(started: Started[SweepJob], swept: Swept, won: Outcome) -> Pu
     """Compare and publish it; then write result.json."""
     from raytune_llm.jobs.publish import publish
     from raytune_llm.jobs.run_result import write_result
+    from raytune_llm.sweep.backends.base import without_base
 
-    job = started.job.with_values(swept.plan.values(won.trial.values))
+    job = started.job.with_values(without_base(swept.plan.values(won.trial.values)))
     parent = job.method.needs.init_adapter or f"{job.name}/{job.run}"
     published = publish(job, started.prepared, won, parent=parent, use_gpu=started.use_gpu)
     write_result(job, started.prepared, swept.outcomes, won, published)
