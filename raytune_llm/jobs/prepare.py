@@ -21,6 +21,7 @@ from raytune_llm.data.files import Splits, load
 from raytune_llm.data.findings import Finding, Severity, many
 from raytune_llm.data.mixture import epoch_size
 from raytune_llm.data.records import Chat
+from raytune_llm.data.tables.example_table import ExampleTable
 from raytune_llm.data.tokenizing.template import PLAIN_TEMPLATE
 from raytune_llm.data.tokenizing.tokens import Tokens
 from raytune_llm.errors import InputError, require

@@ -86,7 +86,8 @@ class TokenTable:
         self.names = table.names
         self.num_examples = len(table)
         self._columns = table.columns
-        self.num_bytes = table.num_bytes()
+        num_bytes = table.num_bytes()
+        self.num_bytes = None if num_bytes is None else num_bytes.astype(np.float64)
         """Of each example's targets, (num_examples,); None where they aren't known."""
         self._label_lengths = {name: column.label_lengths for name, column in table.columns.items()}
         lengths = table.lengths()
