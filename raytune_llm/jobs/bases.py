@@ -7,7 +7,7 @@ same targets do, and so do metrics of answers and of whole records. All bases ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from raytune_llm.evaluation.terms import BITS_PER_BYTE, LOSS
 from raytune_llm.jobs.config import model_values
 from raytune_llm.jobs.data_report import write_data_report
 from raytune_llm.jobs.metric import choose_metric, directed, directions_of
+from raytune_llm.jobs.run_result import trained_tokens
 from raytune_llm.jobs.schema import DataJob, SweepJob
 from raytune_llm.jobs.stages import prepare_job, with_frozen_outputs
 from raytune_llm.methods.base import blank_eval_scores
@@ -31,6 +32,7 @@ from raytune_llm.sweep.plan import BASE, Plan, make_plan
 if TYPE_CHECKING:
     from raytune_llm.jobs.prepare import Prepared
     from raytune_llm.jobs.setup import Started
+    from raytune_llm.training.config import Outcome
 
 KEY = f"sweep.space.{BASE}"
 
@@ -61,6 +63,17 @@ def start_bases(job: SweepJob) -> dict[str | None, Started[SweepJob]]:
 def plan_of(job: SweepJob) -> Plan:
     """Which trials the job needs on its base. Raises InputError for an axis that trials can't differ in."""
     return make_plan(job.trial_config(), {key: axis for key, axis in job.sweep.axes().items() if key != BASE})
+
+
+def tokens_of_bases(bases: Mapping[str | None, Started[SweepJob]], outcomes: Sequence[Outcome]) -> int | None:
+    """Tokens that all trials were trained on, each as its base's tokenizer counts them; None as for trained_tokens."""
+    counts = [
+        trained_tokens(
+            own.job, own.prepared, [outcome for outcome in outcomes if outcome.trial.values.get(BASE) == base]
+        )
+        for base, own in bases.items()
+    ]
+    return None if None in counts else sum(filter(None, counts))
 
 
 def jobs_of_bases(job: SweepJob) -> dict[str | None, SweepJob]:

@@ -35,7 +35,7 @@ from raytune_llm.methods.base import CheckContext
 from raytune_llm.models.load_options import check_quantization
 from raytune_llm.stores.choices import name_of
 from raytune_llm.sweep.backends.base import Backend
-from raytune_llm.sweep.plan import Plan
+from raytune_llm.sweep.plan import SUBSET, Plan
 from raytune_llm.training.trainer_arguments import check_passed_on, split_batch
 
 LOOKED_AT = 1000
@@ -181,7 +181,8 @@ def check_knobs(job: TrainJob) -> None:
     if job.scaling.trainer:
         config = job.method.trainer_config(is_encoder_decoder=job.model.facts.is_encoder_decoder)
         check_passed_on(job.scaling.trainer, config)
-    if job.data.subset < 1 or "data.subset" in swept:
+    in_parts = isinstance(job, SweepJob) and (job.sweep.more_labels or SUBSET in swept)
+    if job.data.subset < 1 or in_parts:
         allowed = "1 with this method: each record's loss is coupled with others, drawn from all before training"
         require(needs.group_size == 1, "data.subset", job.data.subset, allowed)
     check_quantization(job.model.from_pretrained)

@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 
 def run_sweep(job: SweepJob) -> PublishResult:
     """Search, print and write the leaderboard, publish the winner. Raises InputError."""
-    from raytune_llm.jobs.bases import plan_of, start_bases
+    from raytune_llm.jobs.bases import plan_of, start_bases, tokens_of_bases
+    from raytune_llm.jobs.more_labels import check_more_labels, described, would_more_labels_help
+    from raytune_llm.jobs.run_result import write_result
 
     began = time.monotonic()
     bases = start_bases(job)
-    job = next(iter(bases.values())).job
+    for started in bases.values():
+        check_more_labels(started)
+    job = started.job
     planned = plan_of(job)
     each = f" on each of {len(bases)} bases" if len(bases) > 1 else ""
     print(f"{many(job.sweep.search.num_trials(planned), 'trial')}{each}; {planned.sentence()}", flush=True)
@@ -37,6 +41,10 @@ def run_sweep(job: SweepJob) -> PublishResult:
         started.clock.lap("training")
         published = publish_winner(started, swept, won)
         started.clock.lap("comparing and publishing")
+        curve = would_more_labels_help(started, swept, won) if job.sweep.more_labels else None
+        more = {} if curve is None else {"label_curve": described(curve)}
+        tokens = tokens_of_bases(bases, swept.outcomes)
+        write_result(started.job, started.prepared, swept.outcomes, won, published, more | {"trained_tokens": tokens})
     print(summary.of_sweep(started, swept.outcomes, won, published), flush=True)
     return published
 
@@ -92,13 +100,10 @@ def choose(job: SweepJob, bases: Mapping[str | None, Started[SweepJob]], swept: 
 
 
 def publish_winner(started: Started[SweepJob], swept: Swept, won: Outcome) -> PublishResult:
-    """Compare and publish it; then write result.json."""
+    """Compare and publish it."""
     from raytune_llm.jobs.publish import publish
-    from raytune_llm.jobs.run_result import write_result
     from raytune_llm.sweep.backends.base import without_base
 
     job = started.job.with_values(without_base(swept.plan.values(won.trial.values)))
     parent = job.method.needs.init_adapter or f"{job.name}/{job.run}"
-    published = publish(job, started.prepared, won, parent=parent, use_gpu=started.use_gpu)
-    write_result(job, started.prepared, swept.outcomes, won, published)
-    return published
+    return publish(job, started.prepared, won, parent=parent, use_gpu=started.use_gpu)

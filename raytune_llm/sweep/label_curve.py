@@ -5,7 +5,8 @@
 the power law that learning curves follow (Hestness et al., 2017, arXiv 1712.00409), by least squares for each c of a
 grid. Four points don't show a law, so each draw behind the interval resamples the eval records, the same ones for all
 parts, and adds noise as large as the points' distance from the law, which few points show only roughly: Student's t
-with as many degrees of freedom as points without the law's three numbers. Leaves out what the points can't show: another kind of records, and where the law ends.
+with as many degrees of freedom as there are points beyond the law's three numbers. Leaves out what points can't show:
+another kind of records, and where the law ends.
 """
 
 from __future__ import annotations
