@@ -96,8 +96,9 @@ def label_curve(
     law = fitted(records, costs[None])
     residuals = costs - np.array([law.at(count)[0] for count in records])
     drawn = fitted(records, sign * resampled + _noise(residuals, resampled.shape, seed))
-    predicted, now = law.at(twice)[0], law.at(records[-1])[0]
-    drawn_twice = drawn.at(twice)
+    least = 0.0 if better is Better.lower else -np.inf  # no loss is below 0
+    predicted, now = max(least, law.at(twice)[0]), law.at(records[-1])[0]
+    drawn_twice = np.maximum(least, drawn.at(twice))
     return LabelCurve(
         metric=metric,
         num_records=tuple(num_records),

@@ -21,8 +21,9 @@ class Sweep:
     """A sweep: a space, how it is searched, what is stopped early."""
 
     space: dict[str, Any]
-    """Nested keys of tuning, adapter, method and scaling, or seed, each with a list of choices or {min, max,
-    distribution}; null takes a key out of the space."""
+    """Nested keys of tuning, adapter, method and scaling, seed, data.subset, data.weights.NAME or model (names of
+    conf/model, folders, hub ids), each with a list of choices or {min, max, distribution}; null takes a key out of the
+    space."""
     search: Search
     """Which points of the space are tried (conf/sweep/search)."""
     backend: Backend
