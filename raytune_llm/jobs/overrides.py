@@ -24,6 +24,7 @@ FREE = (
     "data.columns.",
     "values.",
     "space.",
+    "data.weights.",
 )
 """Mappings whose keys no file of conf/ lists."""
 MAPPINGS = {key.removesuffix("."): f"{key}KEY=VALUE" for key in FREE} | {

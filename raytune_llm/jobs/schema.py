@@ -129,6 +129,7 @@ class TrainJob(RunJob, DataJob):
             allow_modules=tuple(self.allow_modules),
             model=self.model,
             method=self.method,
+            data=self.data.mixture,
             adapter=self.adapter,
             tuning=self.tuning,
             scaling=self.scaling,

@@ -30,15 +30,19 @@ def prepare_job(job: J, check: Callable[[], None] = lambda: None, prepared: Prep
     if job.method.needs.stages or job.method.needs.init_adapter:
         started = after_stages(started)
         started.clock.lap("earlier stages")
+    started = with_frozen_outputs(started)
+    started.clock.lap("start")
+    return started
+
+
+def with_frozen_outputs(started: Started[J]) -> Started[J]:
+    """The job with the outputs of frozen models for its records, where its method needs them."""
     from raytune_llm.jobs.precompute import precompute_on_cluster
-    from raytune_llm.jobs.prepare import mixed
+    from raytune_llm.jobs.prepare import with_sources
 
     found = precompute_on_cluster(started.job, started.prepared.encoded, use_gpu=started.use_gpu)
-    started.clock.lap("start")
-    computed = replace(
-        started.prepared, encoded=found.encoded, examples=mixed(found, started.prepared.splits, job.seed)
-    )
-    return replace(started, prepared=computed)
+    examples = with_sources(found, started.job, started.prepared.splits)
+    return replace(started, prepared=replace(started.prepared, encoded=found.encoded, examples=examples))
 
 
 def after_stages(started: Started[J]) -> Started[J]:

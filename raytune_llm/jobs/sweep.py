@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from raytune_llm.data.findings import many
@@ -10,15 +11,15 @@ from raytune_llm.errors import InputError
 from raytune_llm.jobs import summary
 from raytune_llm.jobs.reporting import reported, training_begins
 from raytune_llm.jobs.schema import SweepJob
-from raytune_llm.jobs.stages import prepare_job
 from raytune_llm.stores.disk_full import explain_disk_full
 from raytune_llm.sweep import status
+from raytune_llm.sweep.plan import BASE
 from raytune_llm.sweep.status import State
 
 if TYPE_CHECKING:
     from raytune_llm.jobs.publish import PublishResult
     from raytune_llm.jobs.setup import Started
-    from raytune_llm.sweep.plan import Plan
+    from raytune_llm.sweep.axes import Point
     from raytune_llm.sweep.tuner import Swept
     from raytune_llm.training.config import Outcome
 
@@ -30,54 +31,65 @@ def run_sweep(job: SweepJob) -> PublishResult:
 
 
 def _run(job: SweepJob) -> PublishResult:
-    from raytune_llm.sweep.plan import make_plan
-
-    def check() -> None:
-        from raytune_llm.jobs.prepare import check_sweep
-
-        check_sweep(job, planned)
+    from raytune_llm.jobs.bases import plan_of, start_bases, tokens_of_bases
+    from raytune_llm.jobs.more_labels import check_more_labels, described, would_more_labels_help
+    from raytune_llm.jobs.run_result import write_result
 
     began = time.monotonic()
-    planned = make_plan(job.trial_config(), job.sweep.axes(), job.sweep.first)
-    started = prepare_job(job, check)
+    bases = start_bases(job)
+    for started in bases.values():
+        check_more_labels(started)
     training_begins(started)
     job = started.job
+    planned = plan_of(job)
+    each = f" on each of {len(bases)} bases" if len(bases) > 1 else ""
     num_trials = len(planned.first) + job.sweep.search.num_trials(planned)
-    print(f"{many(num_trials, 'trial')}; {planned.sentence()}", flush=True)
+    print(f"{many(num_trials, 'trial')}{each}; {planned.sentence()}", flush=True)
     with explain_disk_full(job.home, job.run):
-        swept = run_trials(started, planned, began)
+        swept = run_trials(bases, began)
         status.update(state=State.comparing)
+        won = choose(job, bases, swept)
+        started = bases[won.trial.values.get(BASE)]
         started.clock.lap("training")
-        won = choose(job, started, swept)
         published = publish_winner(started, swept, won)
         started.clock.lap("comparing and publishing")
+        curve = would_more_labels_help(started, swept, won) if job.sweep.more_labels else None
+        more = {} if curve is None else {"label_curve": described(curve)}
+        tokens = tokens_of_bases(bases, swept.outcomes)
+        write_result(started.job, started.prepared, swept.outcomes, won, published, more | {"trained_tokens": tokens})
     print(summary.of_sweep(started, swept.outcomes, won, published), flush=True)
     return published
 
 
-def run_trials(started: Started[SweepJob], planned: Plan, began: float) -> Swept:
-    """Run the trials of a prepared sweep, winners of earlier ones early. Raises InputError when it was cancelled, or
-    ended before any trial reported."""
+def run_trials(bases: Mapping[str | None, Started[SweepJob]], began: float) -> Swept:
+    """Run the trials of a prepared sweep, base by base. Raises InputError when it was cancelled, or ended before any
+    trial reported."""
     import ray
 
     from raytune_llm.jobs.run_result import RESULT
     from raytune_llm.stores.storage import open_storage
-    from raytune_llm.sweep import tuner, warm_start
+    from raytune_llm.sweep import tuner
     from raytune_llm.sweep.steering import Drain
 
-    job, prepared = started.job, started.prepared
+    started = next(iter(bases.values()))
+    job = started.job
     open_storage(job.run_dir).delete(RESULT)
-    config = job.trial_config(prepared.better, prepared.answering)
-    warm = warm_start.warm_points(config, planned) if job.sweep.warm_start else []
-    if warm:
-        print(warm_start.text(warm), flush=True)
+    phases = [
+        tuner.Phase(
+            base=base,
+            config=own.job.trial_config(own.prepared.better, own.prepared.answering),
+            examples=ray.put(own.prepared.examples),
+            warm=warm_points(own.job),
+        )
+        for base, own in bases.items()
+    ]
     swept = tuner.run(
         job.sweep,
-        [tuner.Phase(config=config, examples=ray.put(prepared.examples), warm=[one.point for one in warm])],
+        phases,
         use_gpu=started.use_gpu,
         interactive=started.interactive,
         began=began,
-        tokens_per_example=prepared.mean_tokens,
+        tokens_per_example=max(own.prepared.mean_tokens for own in bases.values()),
     )
     again = f"the same command with run={job.run} resumes it"
     if swept.drained is Drain.cancelled:
@@ -88,13 +100,24 @@ def run_trials(started: Started[SweepJob], planned: Plan, began: float) -> Swept
     return swept
 
 
-def choose(job: SweepJob, started: Started[SweepJob], swept: Swept) -> Outcome:
+def warm_points(job: SweepJob) -> list[Point]:
+    """Winners of earlier sweeps that this one tries early; prints which."""
+    from raytune_llm.jobs.bases import plan_of
+    from raytune_llm.sweep import warm_start
+
+    found = warm_start.warm_points(job.trial_config(), plan_of(job)) if job.sweep.warm_start else []
+    if found:
+        print(warm_start.text(found), flush=True)
+    return [one.point for one in found]
+
+
+def choose(job: SweepJob, bases: Mapping[str | None, Started[SweepJob]], swept: Swept) -> Outcome:
     """The winning trial; prints and writes the leaderboard. Raises InputError."""
     from raytune_llm.stores.storage import open_storage
     from raytune_llm.sweep import leaderboard
     from raytune_llm.sweep.tables import leaderboard_csv, leaderboard_table
 
-    objective = job.trial_config(started.prepared.better).objective
+    objective = job.trial_config(next(iter(bases.values())).prepared.better).objective
     rows = leaderboard.leaderboard(swept.outcomes, swept.plan, objective)
     open_storage(job.run_dir).write("leaderboard.csv", leaderboard_csv(rows).encode())
     print("\n" + leaderboard_table(rows, objective.metric, shown=10), flush=True)
@@ -102,12 +125,10 @@ def choose(job: SweepJob, started: Started[SweepJob], swept: Swept) -> Outcome:
 
 
 def publish_winner(started: Started[SweepJob], swept: Swept, won: Outcome) -> PublishResult:
-    """Compare and publish it; then write result.json."""
+    """Compare and publish it."""
     from raytune_llm.jobs.publish import publish
-    from raytune_llm.jobs.run_result import write_result
+    from raytune_llm.sweep.backends.base import without_base
 
-    job = started.job.with_values(swept.plan.values(won.trial.values))
+    job = started.job.with_values(without_base(swept.plan.values(won.trial.values)))
     parent = job.method.needs.init_adapter or f"{job.name}/{job.run}"
-    published = publish(job, started.prepared, won, parent=parent, use_gpu=started.use_gpu)
-    write_result(job, started.prepared, swept.outcomes, won, published)
-    return published
+    return publish(job, started.prepared, won, parent=parent, use_gpu=started.use_gpu)

@@ -45,6 +45,8 @@ class Proposals:
     warm: Sequence[Point]
     most: int | None
     """Of all trials of the run; None = no bound."""
+    labels: Sequence[Point] = ()
+    """Where there are any, nothing else is tried."""
     costs: dict[str, float] = field(default_factory=dict)
     """Of the best report of each trial so far, less is better."""
 
@@ -52,10 +54,13 @@ class Proposals:
         """The next trial, made; None when there is none."""
         if self.most is not None and len(self.store.records) >= self.most:
             return None
-        for origin, points in ((Origin.first, self.first), (Origin.warm_start, self.warm)):
+        listed = {Origin.first: self.first, Origin.warm_start: self.warm}
+        for origin, points in ({Origin.labels: self.labels} if self.labels else listed).items():
             index = self.count(origin)
             if index < len(points):
                 return self.make(points[index], origin)
+        if self.labels:
+            return None
         point = self.search.propose(self.plan, self.count(Origin.search), self.tried(), self.seed)
         return None if point is None else self.make(point, Origin.search)
 
@@ -64,7 +69,8 @@ class Proposals:
         return self.store.create(point if self.base is None else {**point, BASE: self.base}, origin)
 
     def of_base(self) -> list[TrialRecord]:
-        return [record for record in self.store.records.values() if record.values.get(BASE) == self.base]
+        """The trials of this base; those on parts of the records are apart."""
+        return of_phase(self.store, self.base, is_of_labels=bool(self.labels))
 
     def unfinished(self) -> list[TrialRecord]:
         """Trials that an earlier start has left."""
@@ -95,10 +101,19 @@ class Proposals:
 
     def num_left(self) -> int:
         """Trials to come, at most."""
-        new = len(self.first) + len(self.warm) + self.search.num_trials(self.plan)
+        new = len(self.labels) or len(self.first) + len(self.warm) + self.search.num_trials(self.plan)
         new -= sum(record.origin is not Origin.clone for record in self.of_base())
         left = new if self.most is None else min(new, self.most - len(self.store.records))
         return max(0, left)
+
+
+def of_phase(store: TrialStore, base: str | None, *, is_of_labels: bool) -> list[TrialRecord]:
+    """The trials of a base: those of the sweep, or those on parts of the records that follow it."""
+    return [
+        record
+        for record in store.records.values()
+        if record.values.get(BASE) == base and (record.origin is Origin.labels) == is_of_labels
+    ]
 
 
 class TrialQueue(SearchAlgorithm):

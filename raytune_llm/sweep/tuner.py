@@ -30,7 +30,7 @@ from raytune_llm.sweep.commands import CommandDesk, extended, extensions, is_pau
 from raytune_llm.sweep.control import Commands
 from raytune_llm.sweep.plan import BASE, Plan, make_plan
 from raytune_llm.sweep.progress import LiveTable
-from raytune_llm.sweep.queue import Proposals, TrialQueue
+from raytune_llm.sweep.queue import Proposals, TrialQueue, of_phase
 from raytune_llm.sweep.schedulers.batched import BatchedScheduler
 from raytune_llm.sweep.schedulers.replay import ReplayingScheduler, checkpointed
 from raytune_llm.sweep.schedulers.wrapper import SchedulerWrapper
@@ -63,6 +63,8 @@ class Phase:
     """ray.ObjectRef of Examples."""
     warm: Sequence[Point] = ()
     """Points of earlier sweeps' winners."""
+    labels: Sequence[Point] = ()
+    """The winner's point on parts of the records; where there are any, the phase has no other trials."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +124,7 @@ class SweepRun:
             base=phase.base,
             first=first_points(self.sweep, plan),
             warm=phase.warm,
+            labels=phase.labels,
             most=self.sweep.budget.trials,
         )
 
@@ -247,9 +250,7 @@ class SweepRun:
     def outcomes(self, phase: Phase) -> Iterator[Outcome]:
         """Of a phase's trials that have reported or failed."""
         plan, left = self.plan(phase), Ending(why=(self.drained or Drain.cancelled).value, checkpoint=None)
-        for record in self.store.records.values():
-            if record.values.get(BASE) != phase.base:
-                continue
+        for record in of_phase(self.store, phase.base, is_of_labels=bool(phase.labels)):
             ending = self.store.endings.get(record.id, left)
             outcome = read_trial(phase.config, plan, record, ending, self.errors.get(record.id))
             if outcome.checkpoint is not None or record.id in self.errors:
@@ -284,7 +285,7 @@ def run(
     spending = Spending(config.run_dir, sweep.budget, prices)
     spending.start(now, began=now if began is None else began)
     store = TrialStore.read(config.run_dir)
-    if store.records:
+    if store.records and not phases[0].labels:
         print("resuming the interrupted sweep", flush=True)
     sweeping = SweepRun(sweep, use_gpu, interactive, store, spending)
     for phase in phases:

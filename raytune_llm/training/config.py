@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from raytune_llm.data.mixture import Mixture
 from raytune_llm.errors import InputError, require
 from raytune_llm.evaluation.terms import Better
 from raytune_llm.training.objective import Objective, Report
@@ -161,6 +162,8 @@ class TrialConfig:
     """Python modules whose functions may be called."""
     model: Base
     method: Method
+    data: Mixture
+    """Which of the training records, and how often."""
     adapter: Adapter
     tuning: Tuning
     scaling: Scaling

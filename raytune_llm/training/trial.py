@@ -21,6 +21,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from raytune_llm.compat import score_labels_only
 from raytune_llm.data.examples import Example, Examples
+from raytune_llm.data.mixture import epoch_indices
 from raytune_llm.data.order import first_indices
 from raytune_llm.evaluation.generate import generate
 from raytune_llm.evaluation.loss import evaluate
@@ -90,7 +91,7 @@ def fit(
         num_gpus = place.world_size * config.scaling.worker_resources(use_gpu=place.use_gpu).get("GPU", 0)
         trial = LiveTrial(spec, run, place.folder / "checkpoint", num_gpus=num_gpus, resume=resume)
         evaluator = Evaluator(trial, examples.eval, place, report, progress, session)
-        trainer = (session or config.method).trainer(trainer_inputs(config, examples.train, place, evaluator, teacher))
+        trainer = (session or config.method).trainer(trainer_inputs(config, examples, place, evaluator, teacher))
         trainer.remove_callback(PrinterCallback)
         evaluator.trainer = trainer
         trainer.train(resume_from_checkpoint=str(resume / "state") if resume else None)
@@ -98,13 +99,21 @@ def fit(
 
 
 def trainer_inputs(
-    config: TrialConfig, examples: Sequence[Example], place: WorkerContext, evaluator: Evaluator, teacher: Any
+    config: TrialConfig, examples: Examples, place: WorkerContext, evaluator: Evaluator, teacher: Any
 ) -> TrainerInputs:
     """What the trainer of a trial is made from."""
+    data, tuning = config.data, config.tuning
+    epoch = epoch_indices(
+        len(examples.train),
+        subset=data.subset,
+        weights=[*data.weights.values()],
+        sources=examples.sources,
+        seed=config.seed,
+    )
     return TrainerInputs(
         model=start_model(config, place.device),
-        examples=examples,
-        indices=first_indices(len(examples), config.seed, config.tuning.steps * config.tuning.batch_size),
+        examples=examples.train,
+        indices=first_indices(epoch, config.seed, tuning.steps * tuning.batch_size),
         tokenizer=config.model.tokenizer(),
         arguments=training_arguments(
             config, str(place.folder / "trainer"), num_workers=place.world_size, use_gpu=place.use_gpu

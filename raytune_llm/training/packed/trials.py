@@ -77,7 +77,7 @@ class PackedTrials:
         self.lora_config = config.adapter.config(self.model, lora_rank=max_lora_rank)
         names = target_names(self.lora_config, self.model)
         is_encoder_decoder = bool(self.model.config.is_encoder_decoder)
-        self.train = TokenTable(examples.train, is_encoder_decoder=is_encoder_decoder)
+        self.train = TokenTable(examples.train, is_encoder_decoder=is_encoder_decoder, sources=examples.sources)
         self.eval = TokenTable(examples.eval, is_encoder_decoder=is_encoder_decoder)
         self._budget_bytes = int(free_bytes(torch.device(device)) * MEMORY_SHARE / num_sharing)
         self.capacity = choose_capacity(
