@@ -116,6 +116,11 @@ class TrainJob(RunJob, DataJob):
         """Whether its trials, or stages before them, are jobs of Ray Train."""
         return True
 
+    @property
+    def keeps_records(self) -> bool:
+        """Whether its trials keep what their metric is of each eval record."""
+        return False
+
     def trial_config(self, better: Better | None = None, answering: Answering | None = None) -> TrialConfig:
         """What its trials need of it; to train them also the direction of method.metric and what they answer for it,
         which `prepare` finds."""
@@ -134,6 +139,7 @@ class TrainJob(RunJob, DataJob):
             eval_batch_size=self.evaluation.batch_size,
             better=better,
             answering=answering,
+            keeps_records=self.keeps_records,
         )
 
     def with_values(self, values: Mapping[str, Any]) -> Self:
@@ -151,6 +157,10 @@ class SweepJob(TrainJob):
     @property
     def drives_ray_train(self) -> bool:
         return self.scaling.num_workers > 1 or bool(self.method.needs.stages)
+
+    @property
+    def keeps_records(self) -> bool:
+        return self.sweep.stop_when_unresolvable
 
 
 @dataclass(frozen=True, kw_only=True)
