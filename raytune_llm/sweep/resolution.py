@@ -6,11 +6,12 @@
 LIKE nearest in cost at the same share of their steps, the one that improved most from there on; in proportion where all
 costs are positive, as losses are, else by difference.
 
-*Trials to come*: with n trials started and m to come, the sweep so far is replayed on its scale: by how much did the
-best of k = n²/(n + m) become the best of n? The number of results grows by the same factor, and a cost that is bounded
-below gains ever less by it. The 95 % quantile over all choices of k of the n is taken (Pr(the least of k is the jth of
-n) = C(n−j, k−1) / C(n, k)), or what the search has gained in the order in which it ran, if that is more: searches
-that learn improve as they go.
+*Trials to come*: with n results and m to come, the least of all n + m is below that of the n by more than g with a
+probability of (m/n)·(1 + g/(r·σ))^(−r) at most, where costs near the least thin out like an exponential distribution and
+σ = (r + 1)th least − mean of the r least is their scale, estimated from r spacings (Rényi, 1953; the power in place of
+an exponential function is what not knowing σ costs). A cost that is bounded below, as losses are, thins out faster and
+gains less. g at 5 % is taken, or what the sweep has gained while its number of results grew by the same factor, if
+that is more: searches that learn improve as they go.
 
 *The eval records* tell apart two trials that differ by more than the half-width of the paired 95 % interval of their
 difference (evaluation/compare.py): here the best trial against each of the next few, the median of them. It falls by
@@ -34,8 +35,10 @@ from raytune_llm.training.objective import Objective
 LIKE = 19
 """Trials that a running one is compared with: a 20th of the same kind gains more than all of them once in 20 times."""
 FEWEST_LIKE = 6
-FEWEST_REPLAYED = 6
-"""Results that a replay begins with: the best of 6 is among the better 40 % of the space 19 times in 20 (1 − 0.6⁶)."""
+SPACINGS = 4
+"""Between the least costs, from which their scale is estimated: with more, costs that aren't near the least count."""
+FEWEST_RESULTS = 8
+"""Of which the least 5 are then the better half or so."""
 COMPARED = 5
 """Best trials whose differences show what the records tell apart."""
 NUM_DRAWS = 1000
@@ -174,17 +177,14 @@ def gain_of_more(results: Sequence[float], num_more: int) -> float:
     count = len(results)
     if num_more == 0:
         return 0.0
-    replayed = count * count // (count + num_more)
-    if replayed < FEWEST_REPLAYED:
+    if count < FEWEST_RESULTS:
         return math.inf
-    rank, share = 0, replayed / count
-    reached = share
-    while reached < LEVEL:
-        rank += 1
-        share *= (count - replayed - rank + 1) / (count - rank)
-        reached += share
     ranked = sorted(results)
-    return max(ranked[rank], min(results[:replayed])) - ranked[0]
+    scale = ranked[SPACINGS] - statistics.fmean(ranked[:SPACINGS])
+    odds = num_more / count / (1 - LEVEL)
+    likely = SPACINGS * (odds ** (1 / SPACINGS) - 1) * scale if odds > 1 else 0.0
+    replayed = results[: max(1, count * count // (count + num_more))]
+    return max(likely, min(replayed) - ranked[0])
 
 
 def half_width(metrics: Sequence[Metric], seed: int) -> float:

@@ -57,24 +57,31 @@ def best_of_pack(found):
 
 
 def best_alone(found, scratch):
+    return [alone(job, spec, scratch / spec.trial.id) for job, spec in found]
+
+
+def alone(job, spec, folder):
     reports = []
-    for job, spec in found:
-        place = WorkerContext(scratch / spec.trial.id, rank=0, world_size=1, use_gpu=False)
-        place.folder.mkdir()
-        examples, progress = precomputed(job).examples, lambda step, metrics: None
-        kept = []
-        fit(spec, examples, place, report=lambda m, _: kept.append(m), run=Silent(), progress=progress, resume=None)
-        best = {metrics["step"]: metrics for metrics in kept}[kept[-1]["best_step"]]
-        reports.append(best[spec.config.method.metric])
-    return reports
+    folder.mkdir()
+    fit(
+        spec,
+        precomputed(job).examples,
+        WorkerContext(folder, rank=0, world_size=1, use_gpu=False),
+        report=lambda metrics, checkpoint: reports.append(metrics),
+        run=Silent(),
+        progress=lambda step, metrics: None,
+        resume=None,
+    )
+    best = {metrics["step"]: metrics for metrics in reports}[reports[-1]["best_step"]]
+    return best[spec.config.method.metric]
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_records_are_those_of_the_best_report(world, tmp_path, metric):
     packed = list(specs(world, tmp_path / "packed", metric, keeps_records=True))
-    alone = list(specs(world, tmp_path / "alone", metric, keeps_records=True))
-    values = [*best_of_pack(packed), *best_alone(alone, tmp_path)]
-    kept = [read_metric(spec.directory) for _, spec in (*packed, *alone)]
+    solo = list(specs(world, tmp_path / "alone", metric, keeps_records=True))
+    values = [*best_of_pack(packed), *best_alone(solo, tmp_path)]
+    kept = [read_metric(spec.directory) for _, spec in (*packed, *solo)]
     assert [metric.whole() for metric in kept] == pytest.approx(values)
     np.testing.assert_allclose(kept[0].statistics, kept[2].statistics, rtol=1e-3, atol=1e-6)
 
