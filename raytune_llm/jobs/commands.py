@@ -65,8 +65,9 @@ def train(job: TrainJob) -> int:
 
 def sweep(job: SweepJob) -> int:
     """A sweep, from records to a published winner, deployed when serve.deploy is set. A run that has ended is not run
-    again."""
-    reference = already_published(job) or run_sweep(job).version.reference
+    again, unless it is to be extended."""
+    published = None if job.sweep.extend else already_published(job)
+    reference = published or run_sweep(job).version.reference
     if not job.serve.deploy:
         return 0
     return hold(deploy(job, [reference]), job.serve.drain_seconds)
