@@ -1,8 +1,8 @@
 """Learning curves of real trials with every eval record's statistics, recorded once so that sweeps can be replayed.
 
-Sets of trials are trained in packs, without Ray, on the embedded base and its sarcasm data (1,000 records; 256 to
-evaluate on): each cell of 5 adapter sizes × 3 batch sizes has 12 learning rates, spread evenly over log [0.03, 10] times
-the recommended one and shifted at random. Every trial has a seed of its own.
+Trials are trained in packs, without Ray, on the embedded base and its sarcasm data (1,000 records, 256 to evaluate
+on): each cell of adapter size × batch size has 12 learning rates, spread evenly over log [0.03, 10] times the
+recommended one and shifted at random. Every trial has a seed of its own.
 
 Kept in curves.npz: the negative log-probability of each eval record's label tokens at each report, as float16 with
 MANTISSA_BITS of its mantissa; eval/loss is computed from what is kept, so that curves and statistics agree.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import random
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,6 +22,8 @@ import numpy as np
 
 from raytune_llm.evaluation.metrics import Array, Metric, mean, ratio
 from raytune_llm.evaluation.terms import Better
+from raytune_llm.training.config import Trial, TrialConfig, TrialSpec
+from raytune_llm.training.packed.hyperparameters import Hyperparameters, hyperparameters_of
 
 FILE = Path(__file__).with_name("curves.npz")
 SIZES, BATCH_SIZES = (1, 2, 4, 8, 16), (2, 4, 8)
@@ -56,15 +58,6 @@ class Recorded:
         one."""
         return mean(self.sums[place, report] < math.log(2), Better.higher)
 
-    def nearest(self, size: float, batch_size: float, rate: float) -> int:
-        """The configuration nearest to a point of the space: of the same sizes, with the nearest learning rate."""
-        distances = (
-            np.abs(np.log2(self.sizes / size)) * 1e3
-            + np.abs(np.log2(self.batch_sizes / batch_size)) * 1e3
-            + np.abs(np.log(self.rates / rate))
-        )
-        return int(distances.argmin())
-
 
 def load(file: Path = FILE) -> Recorded:
     with np.load(file) as found:
@@ -95,59 +88,57 @@ def configurations() -> list[tuple[int, int, float]]:
     return found
 
 
-def record(file: Path, *, processes: int, steps: int = STEPS, num_packs: int | None = None) -> None:
-    """Train all configurations, a cell of RATES_EACH to a pack; `num_packs`: only the first few."""
-    wanted = configurations()[: None if num_packs is None else num_packs * RATES_EACH]
+def record(file: Path, *, processes: int) -> None:
+    """Train all configurations, a cell of RATES_EACH to a pack."""
+    wanted = configurations()
     packs = [wanted[start : start + RATES_EACH] for start in range(0, len(wanted), RATES_EACH)]
-    jobs = [(place * RATES_EACH, pack, steps) for place, pack in enumerate(packs)]
+    seeds = range(0, len(wanted), RATES_EACH)
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        found = []
-        for sums, weights in pool.map(trained, *zip(*jobs, strict=True)):
-            found.append(sums)
-            print(f"{len(found)} of {len(packs)} packs", flush=True)
+        statistics = np.concatenate(list(pool.map(trained, packs, seeds)))
     sizes, batch_sizes, rates = (np.array(column, dtype=np.float64) for column in zip(*wanted, strict=True))
-    reports = np.arange(EVERY, steps + 1, EVERY, dtype=np.float64)
-    save(file, Recorded(sizes, batch_sizes, rates, reports, np.concatenate(found), weights))
+    reports = np.arange(EVERY, STEPS + 1, EVERY, dtype=np.float64)
+    save(file, Recorded(sizes, batch_sizes, rates, reports, statistics[..., 0], statistics[0, 0, :, 1]))
 
 
-def trained(first_seed: int, pack: list[tuple[int, int, float]], steps: int) -> tuple[Array, Array]:
-    """The statistics of a pack's trials, (trials, reports, n), and their weights, (n,)."""
+def trained(pack: list[tuple[int, int, float]], first_seed: int, steps: int = STEPS) -> Array:
+    """What eval/loss is of each record at each report of a pack's trials: (trials, reports, n, 2)."""
     import torch
 
     from raytune_llm.jobs.config import load as load_job
     from raytune_llm.jobs.prepare import prepare
     from raytune_llm.models.base import linear_targets
-    from raytune_llm.training.config import Trial, TrialSpec
     from raytune_llm.training.packed.batches import PassBudget, TokenTable
-    from raytune_llm.training.packed.hyperparameters import hyperparameters_of
     from raytune_llm.training.packed.pack import Pack
     from raytune_llm.training.packed.trials import MOST_CPU_TOKENS
 
     torch.set_num_threads(1)
     job = load_job("train", ["model=demo", "data=demo_sarcasm"])
     prepared = prepare(job)
-    train, evaluation = (
-        TokenTable(split, is_encoder_decoder=False)
-        for split in (prepared.encoded.train.examples, prepared.encoded.eval.examples)
-    )
-    config = job.trial_config(prepared.better)
+    splits = prepared.encoded.train.examples, prepared.encoded.eval.examples
+    train, evaluation = (TokenTable(split, is_encoder_decoder=False) for split in splits)
     base = job.model.load()
     budget = PassBudget(len(pack), MOST_CPU_TOKENS, 128)
     slots = Pack(base, linear_targets(base), capacity=len(pack), max_lora_rank=max(SIZES), budget=budget)
-    for place, (size, batch_size, rate) in enumerate(pack):
-        values = {
-            "tuning.adapter_size": size,
-            "tuning.batch_size": batch_size,
-            "tuning.learning_rate_multiplier": rate,
-            "seed": first_seed + place,
-        }
-        spec = TrialSpec(config=config.with_values(values), trial=Trial(id=f"{place:02d}", values={}), milestones=())
-        slots.join(replace(hyperparameters_of(spec), trial_id=f"{place:02d}"), train, config.method.terms)
+    ids = [f"{first_seed + place}" for place in range(len(pack))]
+    for id, values in zip(ids, pack, strict=True):
+        slots.join(hyperparameters(job.trial_config(prepared.better), id, *values), train, job.method.terms)
     reports = []
     for step in range(1, steps + 1):
         slots.step()
         if step % EVERY == 0:
             scores = slots.evaluate(evaluation)
-            found = [scores[trial_id].resamplable()["eval/loss"].statistics for trial_id in sorted(scores)]
-            reports.append([statistics[:, 0] for statistics in found])
-    return np.array(reports).swapaxes(0, 1), found[0][:, 1]
+            reports.append([scores[id].resamplable()["eval/loss"].statistics for id in ids])
+    print(f"trained {len(pack)} configurations from the {first_seed + 1}th on", flush=True)
+    return np.array(reports).swapaxes(0, 1)
+
+
+def hyperparameters(config: TrialConfig, id: str, size: int, batch_size: int, rate: float) -> Hyperparameters:
+    """Those of a configuration, with its id as its seed."""
+    values = {
+        "tuning.adapter_size": size,
+        "tuning.batch_size": batch_size,
+        "tuning.learning_rate_multiplier": rate,
+        "seed": int(id),
+    }
+    spec = TrialSpec(config=config.with_values(values), trial=Trial(id=id, values=values), milestones=())
+    return hyperparameters_of(spec)

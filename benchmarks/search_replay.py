@@ -24,15 +24,17 @@ import math
 import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from recorded_curves import BATCH_SIZES, FILE, HIGHEST, LOWEST, SIZES, STEPS, Recorded, load, record
+from tune_replay import measured
 
 from raytune_llm.evaluation.metrics import Metric
+from raytune_llm.evaluation.terms import Better
 from raytune_llm.sweep.plan import BATCH_SIZE, SIZE, Axis, Plan, make_plan
 from raytune_llm.sweep.resolution import Curve, Judgement, judge
 from raytune_llm.sweep.search.base import Tried
@@ -43,7 +45,9 @@ from raytune_llm.training.objective import Objective
 
 RATE = "tuning.learning_rate_multiplier"
 GRID_RATES = 4
+WIDE: dict[str, Any] = {"min": LOWEST, "max": HIGHEST, "distribution": "log_uniform"}
 TRIALS = len(SIZES) * len(BATCH_SIZES) * GRID_RATES
+SMALLEST = 12
 SLOTS = 16
 KEPT_RATES = 8
 """Of the recorded rates of each cell, those in a replay's world."""
@@ -117,13 +121,13 @@ def settings(search: str, scheduler: str, trials: int) -> tuple[Sweep, TrialConf
             *([] if search == "grid" else [f"sweep.search.trials={trials}"]),
         ],
     )
-    return job.sweep, job.trial_config()
+    return job.sweep, job.trial_config(Better.lower)
 
 
 def rates(search: str, seed: int) -> Axis:
     """The learning rates of a replay's space: for a grid evenly spread choices, shifted at random."""
     if search != "grid":
-        return Axis(low=LOWEST, high=HIGHEST, distribution="log_uniform")
+        return Axis(low=WIDE["min"], high=WIDE["max"], distribution=WIDE["distribution"])
     shift, span = random.Random(seed).random(), math.log(HIGHEST / LOWEST)
     return Axis(choices=tuple(LOWEST * math.exp(span * (place + shift) / GRID_RATES) for place in range(GRID_RATES)))
 
@@ -311,19 +315,37 @@ def tables(recorded: Recorded, replays: int, trials: int) -> dict[str, dict[str,
     return found
 
 
+def through_tune(recorded: Recorded, trials: int) -> list[dict[str, float]]:
+    """So many random trials through Ray Tune, with ASHA: what each costs the driver."""
+    sweep, config = settings("random", "asha", trials)
+    steps = recorded.steps.astype(int).tolist()
+    losses = recorded.sums.sum(-1) / recorded.weights.sum()
+    curves = [list(zip(steps, curve, strict=True)) for curve in losses.tolist()]
+    sweep = replace(sweep, space={**sweep.space, "tuning": {**sweep.space["tuning"], "learning_rate_multiplier": WIDE}})
+    found = measured(sweep, config, curves)
+    columns = list(found[0])
+    print(text_table(columns, [[f"{cells[column]:.4g}" for column in columns] for cells in found]), flush=True)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", type=int, metavar="PROCESSES", help="record the curves")
     parser.add_argument("--tune", type=int, metavar="TRIALS", help="trials through Ray Tune")
     parser.add_argument("--replays", type=int, default=40, help="of each search with each scheduler")
     parser.add_argument("--trials", type=int, default=TRIALS, help="of each random and TPE sweep")
-    parser.add_argument("--curves", type=Path, default=FILE)
+    parser.add_argument("--smoke", action="store_true", help="one replay of few trials: it runs")
+    parser.add_argument("--curves", type=Path, default=FILE, help="the file of recorded curves")
     options = parser.parse_args()
     if options.record:
         return record(options.curves, processes=options.record)
     recorded = load(options.curves)
-    summary: dict[str, Any] = {"benchmark": "search_replay", "replays": options.replays, "trials": options.trials}
-    summary["rows"] = tables(recorded, options.replays, options.trials)
+    summary: dict[str, Any] = {"benchmark": "search_replay"}
+    if options.tune:
+        summary["driver"] = through_tune(recorded, options.tune)
+    else:
+        replays, trials = (1, SMALLEST) if options.smoke else (options.replays, options.trials)
+        summary |= {"replays": replays, "trials": trials, "rows": tables(recorded, replays, trials)}
     print(json.dumps(summary))
 
 

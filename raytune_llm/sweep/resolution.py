@@ -6,12 +6,15 @@
 LIKE nearest in cost at the same share of their steps, the one that improved most from there on; in proportion where all
 costs are positive, as losses are, else by difference.
 
-*Trials to come*: with n results and m to come, the least of all n + m is below that of the n by more than g with a
-probability of (m/n)·(1 + g/(r·σ))^(−r) at most, where costs near the least thin out like an exponential distribution and
-σ = (r + 1)th least − mean of the r least is their scale, estimated from r spacings (Rényi, 1953; the power in place of
-an exponential function is what not knowing σ costs). A cost that is bounded below, as losses are, thins out faster and
-gains less. g at 5 % is taken, or what the sweep has gained while its number of results grew by the same factor, if
-that is more: searches that learn improve as they go.
+*Trials to come*: with n results and m to come, the least of all of them is lower than that of the n by more than g
+with a probability of at most
+
+    (m/n) · (1 + g/(r·σ))^(−r),    σ = (r + 1)th least − mean of the r least,
+
+where costs near the least thin out as an exponential distribution does (its spacings: Rényi, 1953; a power in place of
+the exponential function is the price of estimating its scale σ from r spacings). Costs that are bounded below, as
+losses are, thin out faster and gain less. g at 5 % is taken, or what the sweep has gained while its number of results
+grew by the same factor, if that is more: a search that learns improves as it goes.
 
 *The eval records* tell apart two trials that differ by more than the half-width of the paired 95 % interval of their
 difference (evaluation/compare.py): here the best trial against each of the next few, the median of them. It falls by
@@ -126,10 +129,10 @@ def judge(
 
 def sentence(metric: str, stop: bool, gain: float, resolution: float, num_records: int, needed: int | None) -> str:
     """A judgement for the terminal."""
-    told = f"the {num_records} eval records tell apart {resolution:.2g}"
+    records = f"the {num_records} eval records tell apart {resolution:.2g}"
     if gain == 0:
-        return f"the remaining trials are likely to gain nothing in {metric}; {told}"
-    text = f"the remaining trials may gain {gain:.2g} in {metric}, {told}"
+        return f"the remaining trials are likely to gain nothing in {metric}; {records}"
+    text = f"the remaining trials may gain {gain:.2g} in {metric}, {records}"
     return f"{text}; about {needed:,} eval records would decide" if stop else text
 
 
