@@ -92,3 +92,11 @@ def test_nothing_is_kept_that_nobody_asked_for(world, tmp_path):
     best_alone(list(specs(world, tmp_path / "alone", "eval/loss", keeps_records=False)), tmp_path)
     assert not list(Path(tmp_path).rglob(FILE))
     assert list(Path(tmp_path).rglob("history.json"))
+
+
+def test_a_sweep_that_may_stop_when_unresolvable_keeps_them():
+    data = ["model=demo", "data=demo_sarcasm"]
+    stops = [
+        load("sweep", [*data, f"sweep.stop_when_unresolvable={value}"]).keeps_records for value in ("true", "false")
+    ]
+    assert stops == [True, False] and not load("train", data).keeps_records
