@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ import torch.distributed
 
 from raytune_llm.data.examples import Example
 from raytune_llm.data.tables.example_table import ExampleTable
-from raytune_llm.evaluation.metrics import Array, Metric, divide, ratio
+from raytune_llm.evaluation.metrics import Array, Metric, perplexity, ratio, sum_of_ratios, wholes
 from raytune_llm.evaluation.terms import Better, Term
 from raytune_llm.models.batches import batches, run_batches
 from raytune_llm.models.forward import blank_outputs, inference, outputs
@@ -85,7 +84,7 @@ class Scores:
 
     def metrics(self, prefix: str = "eval") -> dict[str, float]:
         """The value of each metric of `resamplable`."""
-        return {name: metric.whole() for name, metric in self.resamplable(prefix).items()}
+        return wholes(self.resamplable(prefix))
 
     def resamplable(self, prefix: str = "eval") -> dict[str, Metric]:
         """loss; each term, when there are several of them in the loss or it isn't in it; when the loss is one term that
@@ -117,14 +116,13 @@ class Scores:
                 f"the method's terms {sorted(self.terms)} include {clash}, which name its whole loss; rename those"
             )
         if losses:
-            columns = [column for term in losses.values() for column in (term.sum, term.weight)]
-            coefficients = tuple(term.coefficient for term in losses.values())
-            total = Metric(np.stack(columns, -1), partial(_total, coefficients), Better.lower)
+            columns = [column for term in losses.values() for column in (term.coefficient * term.sum, term.weight)]
+            total = Metric(np.stack(columns, -1), sum_of_ratios, Better.lower)
             found = {"loss": total, **found}
             name, only = next(iter(losses.items()))
             whole = len(losses) == 1 and only.coefficient == 1 and name.endswith("loss")
             if whole and np.array_equal(only.weight, self.num_label_tokens):
-                found["perplexity"] = Metric(total.statistics, _perplexity, Better.lower)
+                found["perplexity"] = Metric(total.statistics, perplexity, Better.lower)
                 if self.num_bytes is not None:
                     found["bits_per_byte"] = ratio(only.sum / math.log(2), self.num_bytes, Better.lower)
         return found
@@ -224,16 +222,3 @@ def _check(examples: Sequence[Example]) -> None:
                 f"example {index} has sequences {sorted(example)} but example 0 has {sorted(examples[0])}; "
                 "a method encodes every record into the same names (labels all IGNORED where nothing is to be learned)"
             )
-
-
-def _total(coefficients: tuple[float, ...], totals: Array) -> Array:
-    """Σ coefficient · sum / weight from totals (…, 2·terms); terms without weight add nothing, NaN without any."""
-    pairs = totals.reshape(*totals.shape[:-1], -1, 2)
-    counts = pairs[..., 1] != 0
-    total = np.where(counts, divide(pairs), 0.0) @ np.array(coefficients)
-    return np.where(counts.any(-1), total, np.nan)
-
-
-def _perplexity(totals: Array) -> Array:
-    with np.errstate(over="ignore"):
-        return np.exp(divide(totals))

@@ -118,6 +118,11 @@ class TrainJob(RunJob, DataJob):
         """Whether its trials, or stages before them, are jobs of Ray Train."""
         return True
 
+    @property
+    def keeps_records(self) -> bool:
+        """Whether its trials keep what their metric is of each eval record."""
+        return False
+
     def trial_config(self, better: Better | None = None, answering: Answering | None = None) -> TrialConfig:
         """What its trials need of it; to train them also the direction of method.metric and what they answer for it,
         which `prepare` finds."""
@@ -137,6 +142,7 @@ class TrainJob(RunJob, DataJob):
             eval_batch_size=self.evaluation.batch_size,
             better=better,
             answering=answering,
+            keeps_records=self.keeps_records,
         )
 
     def with_values(self, values: Mapping[str, Any]) -> Self:
@@ -158,6 +164,10 @@ class SweepJob(TrainJob):
         axis = self.sweep.axes().get(key)
         numbers = [self.scaling.num_workers, *given, *(axis.candidates if axis else ())]
         return max(numbers) > 1 or bool(self.method.needs.stages)
+
+    @property
+    def keeps_records(self) -> bool:
+        return self.sweep.stop_when_unresolvable
 
 
 @dataclass(frozen=True, kw_only=True)

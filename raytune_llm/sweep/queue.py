@@ -47,8 +47,8 @@ class Proposals:
     """Of all trials of the run; None = no bound."""
     labels: Sequence[Point] = ()
     """Where there are any, nothing else is tried."""
-    costs: dict[str, float] = field(default_factory=dict)
-    """Of the best report of each trial so far, less is better."""
+    reports: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    """Step and cost of each report of each trial so far; less is better."""
 
     def next(self) -> TrialRecord | None:
         """The next trial, made; None when there is none."""
@@ -81,19 +81,26 @@ class Proposals:
 
     def tried(self) -> list[Tried]:
         """All trials of this base."""
+        costs = self.costs
         return [
             Tried(
                 values={key: value for key, value in record.values.items() if key != BASE},
-                cost=self.costs.get(record.id),
+                cost=costs.get(record.id),
                 is_over=record.id in self.store.endings,
             )
             for record in self.of_base()
         ]
 
-    def hear(self, trial_id: str, value: float) -> None:
-        """A trial has reported this value of the metric."""
-        cost = self.objective.cost(value)
-        self.costs[trial_id] = min(cost, self.costs.get(trial_id, cost))
+    def hear(self, trial_id: str, step: int, value: float) -> None:
+        """A trial has reported this value of the metric. A step that a resumed trial repeats is known already."""
+        reports = self.reports.setdefault(trial_id, [])
+        if not reports or step > reports[-1][0]:
+            reports.append((step, self.objective.cost(value)))
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """Of the best report of each trial."""
+        return {id: min(cost for _, cost in reports) for id, reports in self.reports.items()}
 
     def batch_size(self, trial_id: str) -> int:
         """Examples of each step of a trial."""

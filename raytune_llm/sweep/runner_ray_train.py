@@ -28,6 +28,7 @@ from raytune_llm.training.ray_train import TrialSetup, run_trial, trainer_for
 class RayTrainRunner:
     """Runs a sweep, trial by trial."""
 
+    hastens = False
     overlaps_decisions = False
 
     def __init__(self, inputs: RunnerInputs) -> None:

@@ -28,6 +28,7 @@ from raytune_llm.sweep import status
 from raytune_llm.sweep.backends.base import Runner, RunnerInputs, trial_spec, without_base
 from raytune_llm.sweep.commands import CommandDesk, extended, extensions, is_paused
 from raytune_llm.sweep.control import Commands
+from raytune_llm.sweep.judge import Judge
 from raytune_llm.sweep.plan import BASE, Plan, make_plan
 from raytune_llm.sweep.progress import LiveTable
 from raytune_llm.sweep.queue import Proposals, TrialQueue, of_phase
@@ -153,6 +154,8 @@ class SweepRun:
             queue = TrialQueue(proposals, waiting, most_live=runner.max_concurrent, ended=lambda *about: None)
             desk = CommandDesk(Commands(self.store.run_dir), config, queue, self._axes(phase), runner.fits)
             steering = Steering(queue, runner, desk, self.spending)
+            if self.sweep.stop_when_unresolvable and not phase.labels:
+                steering.judge = Judge(queue)
             queue.ended = partial(self._note_end, phase, steering)
             self._fit(phase, runner, steering, plan)
             self.drained, self.why = steering.drain, steering.why
@@ -205,11 +208,11 @@ class SweepRun:
 
     def _count(self, phase: Phase, steering: Steering, record: TrialRecord) -> None:
         """Count what a trial of an earlier start has reported."""
-        config, proposals = phase.config, steering.queue.proposals
+        proposals, metric = steering.queue.proposals, phase.config.method.metric
         self.spending.batch_sizes[record.id] = proposals.batch_size(record.id)
-        if best := config.objective.best(reports := checkpointed(f"{self.store.run_dir}/trials", record.id)):
-            self.spending.steps[record.id] = reports[-1].step
-            proposals.costs[record.id] = config.objective.cost_of(best)
+        for report in checkpointed(f"{self.store.run_dir}/trials", record.id):
+            self.spending.steps[record.id] = report.step
+            proposals.hear(record.id, report.step, report.metrics[metric])
 
     def _note_end(
         self, phase: Phase, steering: Steering, id: str, result: Mapping[str, Any] | None, failed: bool

@@ -175,6 +175,8 @@ class TrialConfig:
     """Direction of the method's metric, which its examples show; None = they haven't been read."""
     answering: Answering | None
     """What is answered at each evaluation; None where the method's metric isn't one of answers."""
+    keeps_records: bool
+    """Whether each trial's folder gets the metric's statistics of every eval record at its best report."""
 
     @property
     def run_dir(self) -> str:

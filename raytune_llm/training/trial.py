@@ -25,6 +25,8 @@ from raytune_llm.data.mixture import epoch_indices
 from raytune_llm.data.order import first_indices
 from raytune_llm.evaluation.generate import generate
 from raytune_llm.evaluation.loss import evaluate
+from raytune_llm.evaluation.metric_file import write_metric
+from raytune_llm.evaluation.metrics import Metric, wholes
 from raytune_llm.evaluation.terms import LOSS
 from raytune_llm.methods import model_refs
 from raytune_llm.methods.base import Session, TrainerInputs
@@ -171,7 +173,8 @@ class Evaluator(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inputs: Any) -> None:
         step = state.global_step
-        metrics = self.evaluate(inputs["model"])
+        measured = self.evaluate(inputs["model"])
+        metrics = wholes(measured)
         report = self.trial.report(
             step,
             metrics,
@@ -183,15 +186,16 @@ class Evaluator(TrainerCallback):
             control.should_training_stop = True
         self.progress(step, report.metrics)
         best_step = self.trial.history.best.step
+        if best_step == step and self.place.rank == 0 and self.trial.config.keeps_records:
+            write_metric(self.trial.spec.directory, measured[self.trial.config.method.metric])
         assert self.trial.folder is not None
         self.report({"step": step, "best_step": best_step, **report.metrics}, self.trial.folder)
 
-    def evaluate(self, model: Any) -> dict[str, float]:
+    def evaluate(self, model: Any) -> dict[str, Metric]:
         """Eval metrics, summed over all workers, each of which takes its share of the eval set; of a policy, each
         measures it on the same prompts and draws."""
         if self.session is not None:
-            measured = self.session.measure(model, self.eval_examples[: self.session.eval_prompts]).metrics
-            return {name: metric.whole() for name, metric in measured.items()}
+            return self.session.measure(model, self.eval_examples[: self.session.eval_prompts]).metrics
         with self.trainer.accelerator.autocast():
             scores = evaluate(
                 model,
@@ -202,10 +206,11 @@ class Evaluator(TrainerCallback):
                 rank=self.place.rank,
                 world_size=self.place.world_size,
             )
-        metrics = scores.metrics("eval")
-        return metrics | self.answer(model, is_finite=math.isfinite(metrics.get(LOSS, 0.0)))
+        metrics = scores.resamplable()
+        is_finite = LOSS not in metrics or math.isfinite(metrics[LOSS].whole())
+        return metrics | self.answer(model, is_finite=is_finite)
 
-    def answer(self, model: Any, *, is_finite: bool) -> dict[str, float]:
+    def answer(self, model: Any, *, is_finite: bool) -> dict[str, Metric]:
         """Metrics of greedy answers, where trials are chosen by them; each worker answers its share. NaN from a model
         whose loss isn't finite."""
         answering = self.trial.config.answering
