@@ -58,6 +58,10 @@ def train(job: TrainJob) -> int:
     if already_published(job) is not None:
         return 0
     started = prepare_job(job)
+    if job.plan:
+        from raytune_llm.jobs.plan import show_plan
+
+        return show_plan(started)
     outcome, published = train_version(started)
     print(summary.of_training(started, outcome, published))
     return 0
@@ -66,7 +70,12 @@ def train(job: TrainJob) -> int:
 def sweep(job: SweepJob) -> int:
     """A sweep, from records to a published winner, deployed when serve.deploy is set. A run that has ended is not run
     again."""
-    reference = already_published(job) or run_sweep(job).version.reference
+    reference = already_published(job)
+    if reference is None:
+        published = run_sweep(job)
+        if published is None:
+            return 0
+        reference = published.version.reference
     if not job.serve.deploy:
         return 0
     return hold(deploy(job, [reference]), job.serve.drain_seconds)
@@ -77,6 +86,8 @@ def demo(job: SweepJob) -> int:
     from raytune_llm.serving.verify.client import complete
 
     published = run_sweep(job)
+    if published is None:
+        return 0
     endpoint = deploy(job, [published.version.reference])
     try:
         names = [entry.names[0] for entry in endpoint.catalog.entries]

@@ -23,8 +23,10 @@ J = TypeVar("J", bound=TrainJob)
 
 def prepare_job(job: J, check: Callable[[], None] = lambda: None, prepared: Prepared | None = None) -> Started[J]:
     """A job that is ready to train: checked (setup.start), its earlier stages done, and the outputs of frozen models
-    computed for its records. `prepared` as in setup.start. Raises InputError."""
+    computed for its records; with plan=true only checked. `prepared` as in setup.start. Raises InputError."""
     started = start(job, check, prepared)
+    if job.plan:
+        return started
     if job.method.needs.stages or job.method.needs.init_adapter:
         started = after_stages(started)
         started.clock.lap("earlier stages")

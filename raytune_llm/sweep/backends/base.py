@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from raytune_llm.sweep.plan import Plan
+from raytune_llm.sweep.simulation import Layout
 from raytune_llm.sweep.trial_store import Ending, TrialRecord
 from raytune_llm.training.config import Outcome, Trial, TrialConfig, TrialSpec
+from raytune_llm.training.rehearsal import Rehearsal, Script
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,14 @@ class Backend(Protocol):
 
     def start(self, inputs: RunnerInputs) -> Runner:
         """Begin to run."""
+        ...
+
+    def rehearse(self, inputs: RunnerInputs, script: Script) -> Rehearsal:
+        """A few steps where trials would run. Raises InputError when a base doesn't fit there."""
+        ...
+
+    def layout(self, inputs: RunnerInputs, rehearsal: Rehearsal) -> Layout:
+        """Where trials would run, and what their processes take to start."""
         ...
 
 
