@@ -131,12 +131,12 @@ def asked_of(job: TrainJob, prepared: Prepared, questions: Sequence[Question]) -
     )
 
 
-def forecast_of(subject: Subject, rehearsal: Rehearsal | None = None, *, start_seconds: float | None = None) -> Forecast:
+def forecast_of(
+    subject: Subject, rehearsal: Rehearsal | None = None, *, start_seconds: float | None = None
+) -> Forecast:
     """The forecast of a job by a rehearsal, else by sizes. `start_seconds`: None = what its start has taken."""
     found = guessed(subject) if rehearsal is None else rehearsal
-    kind = Kind(
-        subject.job.model.facts.revision_hash, name_of_method(subject.job), subject.is_sweep, found
-    )
+    kind = Kind(subject.job.model.facts.revision_hash, name_of_method(subject.job), subject.is_sweep, found)
     cards = [version.card for version in Registry(subject.job.registry_dir).list()]
     factors, based_on = factors_of(kind, cards)
     workload = workload_of(subject, found, start_seconds)

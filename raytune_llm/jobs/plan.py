@@ -70,9 +70,7 @@ def stage_seconds(subject: Subject, rehearsal: Rehearsal) -> float:
     stages = [stage_job(subject.job, stage) for stage in subject.job.method.needs.stages]
     each = rehearsal.step_seconds(1)
     evaluation = rehearsal.evaluation_seconds(1) / subject.job.tuning.eval_every
-    return sum(
-        TRAIN_SECONDS + rehearsal.start_seconds + job.tuning.steps * (each + evaluation) for job in stages
-    )
+    return sum(TRAIN_SECONDS + rehearsal.start_seconds + job.tuning.steps * (each + evaluation) for job in stages)
 
 
 def plan_text(subject: Subject, forecast: Forecast, refused: list[str]) -> str:
@@ -131,13 +129,18 @@ def of_places(subject: Subject, forecast: Forecast) -> Iterator[tuple[str, str]]
     layout, rehearsal = forecast.workload.layout, forecast.workload.rehearsal
     device = "a GPU" if subject.inputs.use_gpu else f"{subject.job.scaling.cpus_in_sweep:g} CPU"
     trials = f"with a base and {many(layout.slots, 'trial')} at a time"
-    yield "where", f"{many(layout.num_processes, 'process').replace('processs', 'processes')} on {device} each ({rehearsal.device}), {trials}"
+    yield (
+        "where",
+        f"{many(layout.num_processes, 'process').replace('processs', 'processes')} on {device} each ({rehearsal.device}), {trials}",
+    )
     memory = rehearsal.memory
     if memory is not None:
         parts = f"base {size(memory.base)}, trials {size(memory.slots)}, activations {size(memory.activations)}"
         others = f", the process itself {size(memory.others)}" if memory.others else ""
         yield "memory", f"{size(memory.peak)} a process: {parts}{others}; {size(memory.free)} were free"
-    timed = "; ".join(f"{seconds:.3g} s of {many(count, 'trial')}" for count, seconds in sorted(rehearsal.steps.items()))
+    timed = "; ".join(
+        f"{seconds:.3g} s of {many(count, 'trial')}" for count, seconds in sorted(rehearsal.steps.items())
+    )
     known = "measured" if rehearsal.source == "measured" else "guessed from sizes alone"
     yield "step", f"{timed} ({known}); an evaluation {rehearsal.evaluation_seconds(1):.3g} s of a trial"
 

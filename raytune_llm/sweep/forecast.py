@@ -221,9 +221,7 @@ def make_forecast(workload: Workload, factors: Amounts = UNCHANGED, based_on: in
         trial_steps=played.trial_steps,
         memory_bytes=0 if memory is None else memory.peak,
     )
-    return Forecast(
-        workload=workload, raw=raw, factors=factors, based_on=based_on, played=played, longest=longest
-    )
+    return Forecast(workload=workload, raw=raw, factors=factors, based_on=based_on, played=played, longest=longest)
 
 
 def with_answers(rehearsal: Rehearsal, data: Data) -> Rehearsal:

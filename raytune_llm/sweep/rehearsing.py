@@ -67,7 +67,10 @@ def rehearse_packed(inputs: RunnerInputs, script: Script, *, slots: int, compile
         "num_sharing": sharing,
     }
     task = ray.remote(_pack).options(num_cpus=max(0.0, cpus - 0.1), num_gpus=1 if inputs.use_gpu else 0)
-    examples, shared = ray.cloudpickle.dumps(inputs.examples), replace(script, trial_steps=script.trial_steps // num_packs)
+    examples, shared = (
+        ray.cloudpickle.dumps(inputs.examples),
+        replace(script, trial_steps=script.trial_steps // num_packs),
+    )
     threads = max(1, int(cpus))
     return _results(
         [

@@ -93,6 +93,8 @@ class _Process:
     ready: list[float]
     """When each free slot may take a trial."""
     active: list[_Trial] = field(default_factory=list)
+    due: list[_Trial] = field(default_factory=list)
+    """Those that have just been evaluated."""
 
 
 class Simulation:
@@ -121,6 +123,7 @@ class Simulation:
         while self.events:
             now, place = heapq.heappop(self.events)
             process = self.processes[place]
+            self._decide(process, now)
             self._admit(process, now)
             if process.active:
                 heapq.heappush(self.events, (self._advance(process, now), place))
@@ -159,9 +162,7 @@ class Simulation:
         joining = [at for at in process.ready if at > now] if self.waiting else []
         if joining:
             count = max(1, min(count, math.ceil((min(joining) - now) / step_seconds)))
-        due = [
-            trial for trial in active if trial.step + count == course.next_due(trial.step, trial.length.steps)
-        ]
+        due = [trial for trial in active if trial.step + count == course.next_due(trial.step, trial.length.steps)]
         for trial in active:
             trial.step += count
         evaluating = self.costs.evaluation_seconds(len(due)) + self.layout.report_seconds * len(due) if due else 0.0
@@ -171,17 +172,20 @@ class Simulation:
         self.evaluations += len(due)
         self.evaluation_seconds += evaluating
         self.busy_seconds += count * step_seconds + evaluating
-        for trial in self._in_order(due):
-            if not self._continues(trial):
-                active.remove(trial)
-                process.ready.append(now + self.layout.next_seconds)
-                self.ended_at = max(self.ended_at, now)
+        process.due = due
         return now
 
-    def _in_order(self, due: list[_Trial]) -> list[_Trial]:
-        """As a scheduler receives reports that are made at the same time."""
-        order = self.course.scheduler.order
-        return due if order is None else [due[place] for place in order([trial.cost for trial in due])]
+    def _decide(self, process: _Process, now: float) -> None:
+        """Free the slots of trials that end with their last evaluation, as a scheduler judges those that are made at
+        the same time."""
+        due, order = process.due, self.course.scheduler.order
+        ordered = due if order is None else [due[place] for place in order([trial.cost for trial in due])]
+        for trial in ordered:
+            if not self._continues(trial):
+                process.active.remove(trial)
+                process.ready.append(now + self.layout.next_seconds)
+                self.ended_at = now
+        process.due = []
 
     def _continues(self, trial: _Trial) -> bool:
         """Whether a trial that has been evaluated takes another step."""

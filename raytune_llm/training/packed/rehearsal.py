@@ -23,6 +23,8 @@ from raytune_llm.training.tracking.base import CompositeRun
 
 MOST_STEPS = 5
 """Settled steps that are measured for each number of trials."""
+PATIENCE = 4.0
+"""Times the limit that the planner may take to choose."""
 EVALUATION_SHARE = 0.15
 """Of the limit, for an evaluation."""
 BACKWARD = 3.0
@@ -81,8 +83,11 @@ def _step_seconds(packed: PackedTrials, limit: float) -> float:
     started, unsettled, settled = time.monotonic(), list[float](), list[float]()
     planner = packed.planner()
     planner.step()  # the first allocates, and may compile
-    while len(settled) < MOST_STEPS and (time.monotonic() < started + limit or not (settled or unsettled)):
+    while len(settled) < MOST_STEPS:
         before = time.monotonic()
+        patience = limit if settled else PATIENCE * limit
+        if (settled or unsettled) and before > started + patience:
+            break
         planner.step()
         (settled if planner.is_settled else unsettled).append(time.monotonic() - before)
     return median(settled) if settled else min(unsettled)
