@@ -69,8 +69,8 @@ def train(job: TrainJob) -> int:
 
 def sweep(job: SweepJob) -> int:
     """A sweep, from records to a published winner, deployed when serve.deploy is set. A run that has ended is not run
-    again."""
-    reference = already_published(job)
+    again, unless it is to be extended."""
+    reference = None if job.sweep.extend else already_published(job)
     if reference is None:
         published = run_sweep(job)
         if published is None:

@@ -56,6 +56,11 @@ class Prepared:
     answering: Answering | None
     """What trials answer at each evaluation; None where method.metric isn't one of answers."""
 
+    @property
+    def mean_tokens(self) -> float:
+        """Of a training example, prompt and completion."""
+        return float(ExampleTable.of(self.encoded.train.examples).lengths().mean())
+
 
 def prepare(job: DataJob, read: Splits | None = None) -> Prepared:
     """Read (unless it has been), parse, encode and examine the job's data for its base and method. Raises

@@ -20,7 +20,7 @@ from raytune_llm.jobs.precompute import FrozenModels
 from raytune_llm.jobs.prepare import Prepared
 from raytune_llm.jobs.reports import write_report
 from raytune_llm.jobs.schema import Promotion, TrainJob
-from raytune_llm.jobs.stage_jobs import finished
+from raytune_llm.jobs.stage_jobs import published_by
 from raytune_llm.methods.base import Method
 from raytune_llm.models import loading
 from raytune_llm.stores.card import Card, Version
@@ -70,7 +70,7 @@ def publish(
     results = compare_splits(job, prepared, systems_of(job, registry, tuned), use_gpu=use_gpu)
     comparison = results["eval"].comparison
     verdicts = tuple(better(comparison, metric, reference=name) for name in comparison.systems[:-1])
-    version = finished(job)
+    version = next((version for version in published_by(job) if is_made_by(version, job, outcome)), None)
     if version is None:
         with loading.fetched(tuned) as folder:
             prepared.tokens.tokenizer.save_pretrained(folder)
@@ -84,6 +84,14 @@ def publish(
         write_report(job.run_dir, split, result, version, title=title, metric=metric)
     split = "test" if "test" in results else "eval"
     return PublishResult(version, results[split], split, verdicts, contradiction(comparison, metric), promoted)
+
+
+def is_made_by(version: Version, job: TrainJob, outcome: Outcome) -> bool:
+    """Whether a version is this trial's: another trial may have won before its sweep was extended."""
+    assert outcome.best is not None
+    config, own = version.card.config, describe(job)
+    same = all(config[key] == own[key] for key in ("tuning", "adapter", "method", "seed"))
+    return same and version.card.step == outcome.best.step
 
 
 def systems_of(job: TrainJob, registry: Registry, tuned: str) -> Systems:

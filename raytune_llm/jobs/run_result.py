@@ -45,14 +45,11 @@ def write_result(
 def trained_tokens(job: TrainJob, prepared: Prepared, outcomes: Sequence[Outcome]) -> int | None:
     """Tokens that all trials were trained on: their steps times batch times the mean length of an example; None for
     methods that sample what they learn from."""
-    from raytune_llm.data.tables.example_table import ExampleTable
-
     if job.method.needs.sampling:
         return None
-    mean = float(ExampleTable.of(prepared.encoded.train.examples).lengths().mean())
     sizes = [outcome.trial.values.get(BATCH_SIZE, job.tuning.batch_size) for outcome in outcomes]
     steps = [outcome.reports[-1].step if outcome.reports else 0 for outcome in outcomes]
-    return round(mean * sum(size * count for size, count in zip(sizes, steps, strict=True)))
+    return round(prepared.mean_tokens * sum(size * count for size, count in zip(sizes, steps, strict=True)))
 
 
 def read_result(run_dir: str) -> dict[str, Any] | None:

@@ -45,8 +45,13 @@ def stage_job(job: TrainJob, stage: Stage) -> TrainJob:
 
 def finished(job: TrainJob) -> Version | None:
     """The version that this run of the job has published already."""
+    return next(iter(published_by(job)), None)
+
+
+def published_by(job: TrainJob) -> list[Version]:
+    """The versions of this run of the job: several only of a sweep that was extended."""
     versions = [version for version in Registry(job.registry_dir).list() if version.name == job.name]
-    return next((version for version in versions if version.card.config["run"] == job.run), None)
+    return [version for version in versions if version.card.config["run"] == job.run]
 
 
 def check(job: TrainJob, records: Sequence[Record]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from raytune_llm.data.findings import many
+from raytune_llm.errors import InputError
 from raytune_llm.jobs import summary
 from raytune_llm.jobs.schema import SweepJob
 from raytune_llm.jobs.stages import prepare_job
@@ -12,6 +14,9 @@ from raytune_llm.stores.disk_full import explain_disk_full
 
 if TYPE_CHECKING:
     from raytune_llm.jobs.publish import PublishResult
+    from raytune_llm.jobs.setup import Started
+    from raytune_llm.sweep.tuner import Swept
+    from raytune_llm.training.config import Outcome
 
 
 def run_sweep(job: SweepJob) -> PublishResult | None:
@@ -23,6 +28,7 @@ def run_sweep(job: SweepJob) -> PublishResult | None:
 
         check_sweep(job, planned)
 
+    began = time.monotonic()
     planned = make_plan(job.trial_config(), job.sweep.axes())
     started = prepare_job(job, check)
     job = started.job
@@ -33,31 +39,64 @@ def run_sweep(job: SweepJob) -> PublishResult | None:
         return None
     print(f"{many(job.sweep.search.num_trials(planned), 'trial')}; {planned.sentence()}", flush=True)
     with explain_disk_full(job.home, job.run):
-        import ray
-
-        from raytune_llm.jobs.publish import publish
-        from raytune_llm.jobs.run_result import write_result
-        from raytune_llm.stores.storage import open_storage
-        from raytune_llm.sweep import leaderboard, tuner
-        from raytune_llm.sweep.tables import leaderboard_csv, leaderboard_table
-
-        prepared = started.prepared
-        config = job.trial_config(prepared.better, prepared.answering)
-        examples = ray.put(prepared.examples)
-        outcomes = tuner.run(job.sweep, config, planned, examples, started.use_gpu, started.interactive)
+        swept = run_trials(started, began)
         started.clock.lap("training")
-        rows = leaderboard.leaderboard(outcomes, planned, config.objective)
-        open_storage(job.run_dir).write("leaderboard.csv", leaderboard_csv(rows).encode())
-        print("\n" + leaderboard_table(rows, job.method.metric, shown=10), flush=True)
-        won = leaderboard.winner(outcomes, config.objective)
-        published = publish(
-            job.with_values(planned.values(won.trial.values)),
-            prepared,
-            won,
-            parent=job.method.needs.init_adapter or f"{job.name}/{job.run}",
-            use_gpu=started.use_gpu,
-        )
-        write_result(job, prepared, outcomes, won, published)
+        won = choose(job, started, swept)
+        published = publish_winner(started, swept, won)
         started.clock.lap("comparing and publishing")
-    print(summary.of_sweep(started, outcomes, won, published), flush=True)
+    print(summary.of_sweep(started, swept.outcomes, won, published), flush=True)
+    return published
+
+
+def run_trials(started: Started[SweepJob], began: float) -> Swept:
+    """Run the trials of a prepared sweep. Raises InputError when it was cancelled, or ended before any trial
+    reported."""
+    import ray
+
+    from raytune_llm.jobs.run_result import RESULT
+    from raytune_llm.stores.storage import open_storage
+    from raytune_llm.sweep import tuner
+    from raytune_llm.sweep.steering import Drain
+
+    job, prepared = started.job, started.prepared
+    open_storage(job.run_dir).delete(RESULT)
+    config = job.trial_config(prepared.better, prepared.answering)
+    swept = tuner.run(
+        job.sweep,
+        [tuner.Phase(config=config, examples=ray.put(prepared.examples))],
+        use_gpu=started.use_gpu,
+        interactive=started.interactive,
+        began=began,
+        tokens_per_example=prepared.mean_tokens,
+    )
+    again = f"the same command with run={job.run} resumes it"
+    if swept.drained is Drain.cancelled:
+        raise InputError(f"the sweep was cancelled by a command; {again}")
+    if swept.drained is not None and not swept.outcomes:
+        raise InputError(f"{swept.why} before any trial reported; with more, {again}")
+    return swept
+
+
+def choose(job: SweepJob, started: Started[SweepJob], swept: Swept) -> Outcome:
+    """The winning trial; prints and writes the leaderboard. Raises InputError."""
+    from raytune_llm.stores.storage import open_storage
+    from raytune_llm.sweep import leaderboard
+    from raytune_llm.sweep.tables import leaderboard_csv, leaderboard_table
+
+    objective = job.trial_config(started.prepared.better).objective
+    rows = leaderboard.leaderboard(swept.outcomes, swept.plan, objective)
+    open_storage(job.run_dir).write("leaderboard.csv", leaderboard_csv(rows).encode())
+    print("\n" + leaderboard_table(rows, objective.metric, shown=10), flush=True)
+    return leaderboard.winner(swept.outcomes, objective)
+
+
+def publish_winner(started: Started[SweepJob], swept: Swept, won: Outcome) -> PublishResult:
+    """Compare and publish it; then write result.json."""
+    from raytune_llm.jobs.publish import publish
+    from raytune_llm.jobs.run_result import write_result
+
+    job = started.job.with_values(swept.plan.values(won.trial.values))
+    parent = job.method.needs.init_adapter or f"{job.name}/{job.run}"
+    published = publish(job, started.prepared, won, parent=parent, use_gpu=started.use_gpu)
+    write_result(job, started.prepared, swept.outcomes, won, published)
     return published

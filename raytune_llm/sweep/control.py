@@ -6,9 +6,15 @@ control/answers/ID.json     written once, by the sweep's driver, after it has ca
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
+
+from raytune_llm.stores.json import to_json
+from raytune_llm.stores.storage import is_local, open_storage
 
 
 class Action(Enum):
@@ -52,3 +58,34 @@ class Answer:
     done: bool
     """False where it was refused."""
     text: str
+
+
+class Commands:
+    """The commands to one run."""
+
+    def __init__(self, run_dir: str) -> None:
+        self._storage = open_storage(f"{run_dir}/control")
+        self.period_seconds = 1.0 if is_local(run_dir) else 5.0
+        """How often a driver should look."""
+
+    def send(self, action: Action, **about: Any) -> Command:
+        """Give a command."""
+        command = Command(id=f"{time.time_ns():020d}-{os.urandom(4).hex()}", action=action, **about)
+        content = asdict(command) | {"action": action.value}
+        self._storage.write(f"commands/{command.id}.json", to_json(content).encode())
+        return command
+
+    def pending(self) -> list[Command]:
+        """Commands without an answer, the oldest first."""
+        answered = set(self._storage.files("answers"))
+        found = []
+        for name in self._storage.files("commands"):
+            if name not in answered:
+                content = json.loads(self._storage.read(f"commands/{name}"))
+                found.append(Command(**content | {"action": Action(content["action"])}))
+        return found
+
+    def answer(self, command: Command, *, done: bool, text: str) -> None:
+        """Say what became of a command."""
+        answer = Answer(command=command.id, done=done, text=text)
+        self._storage.write(f"answers/{command.id}.json", to_json(asdict(answer)).encode())

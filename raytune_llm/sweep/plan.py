@@ -17,6 +17,7 @@ from raytune_llm.training.config import TrialConfig, value_of
 STEPS = "tuning.steps"
 SIZE = "tuning.adapter_size"
 BATCH_SIZE = "tuning.batch_size"
+BASE = "model"
 SWEEPABLE = ("tuning", "adapter", "method", "scaling")
 """Groups of keys that trials may differ in, besides the seed; whatever else a job has, all of them share."""
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from ray import tune
 
+from raytune_llm.sweep.steering import Steering
 from raytune_llm.sweep.tables import cell, short_key, text_table
-from raytune_llm.training.objective import Objective, Report
+from raytune_llm.training.objective import Report
 
 SHOWN = 6
 
@@ -16,28 +17,28 @@ SHOWN = 6
 class LiveTable(tune.Callback):
     """Prints a short table now and then."""
 
-    def __init__(self, objective: Objective, num_trials: int, steps: int, interactive: bool):
-        self.objective, self.num_trials, self.steps = objective, num_trials, steps
+    def __init__(self, steering: Steering, interactive: bool):
+        self.steering, self.objective = steering, steering.queue.proposals.objective
         self.period_seconds = 5.0 if interactive else 20.0
         self.rows: dict[str, dict[str, Any]] = {}
+        """Of trials that have reported since this start."""
         self.ended: set[str] = set()
 
     def setup(self, *args: Any, **info: Any) -> None:
-        """The sweep begins, or resumes in another process."""
         self.started = self.printed = time.monotonic()
         self.done_before = self.done()
 
-    def get_state(self) -> dict[str, Any]:
-        """Stored by Tune for a restored sweep."""
-        return {"rows": self.rows, "ended": self.ended}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        self.rows, self.ended = state["rows"], state["ended"]
-        self.done_before = self.done()
+    @property
+    def num_trials(self) -> int:
+        """Of the sweep, those to come included."""
+        proposals = self.steering.queue.proposals
+        return len(proposals.store.records) + proposals.num_left()
 
     def done(self) -> int:
         """Steps that are no longer to do, those saved by early stopping included."""
-        return sum(self.steps if id in self.ended else row["now"].step for id, row in self.rows.items())
+        store, steps = self.steering.queue.proposals.store, self.steering.spending.steps
+        most = self.steering.queue.proposals.plan.most_steps()
+        return sum(most if id in store.endings else steps.get(id, 0) for id in store.records)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -65,9 +66,12 @@ class LiveTable(tune.Callback):
         """Header line and the best trials so far."""
         elapsed = time.monotonic() - self.started
         done = self.done()
-        left = elapsed * (self.num_trials * self.steps - done) / max(1, done - self.done_before)
+        proposals = self.steering.queue.proposals
+        to_do = self.num_trials * proposals.plan.most_steps() - done
+        left = elapsed * to_do / max(1, done - self.done_before)
         header = (
-            f"{len(self.ended)} of {self.num_trials} trials ended, {len(self.rows) - len(self.ended)} running, "
+            f"{len(proposals.store.endings)} of {self.num_trials} trials ended, "
+            f"{len(self.steering.queue.live)} running, "
             f"{elapsed:.0f} s, at most {left:.0f} s left"
         )
         metric = self.objective.metric

@@ -6,16 +6,22 @@ workers drives a Ray Train job of its own.
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 
-from raytune_llm.sweep.backends.base import RunnerInputs, trial_spec
+from raytune_llm.models.loading import fetched
+from raytune_llm.sweep.backends.base import RunnerInputs, trial_spec, without_base
 from raytune_llm.sweep.plan import Plan
-from raytune_llm.training.config import Outcome, Scaling, TrialConfig
-from raytune_llm.training.ray_train import TrialSetup, outcome_of, run_trial, trainer_for
+from raytune_llm.training import checkpoints
+from raytune_llm.training.config import Scaling, TrialConfig
+from raytune_llm.training.ray_train import TrialSetup, run_trial, trainer_for
 
 
 class RayTrainRunner:
@@ -30,11 +36,13 @@ class RayTrainRunner:
         trainable = tune.with_parameters(run_one, examples=[inputs.examples], **parameters)
         self.trainable = tune.with_resources(trainable, resources(scaling, use_gpu))
         self.max_concurrent = inputs.max_concurrent or concurrency(scaling, use_gpu)
+        self.num_gpus = ray.cluster_resources().get("GPU", 0.0) if use_gpu else 0.0
 
-    def outcome(self, result: Any) -> Outcome:
-        if result.checkpoint is None and result.metrics and result.metrics.get("checkpoint_path"):
-            result.checkpoint = tune.Checkpoint(result.metrics["checkpoint_path"])
-        return outcome_of(trial_spec(self.config, self.plan, result.config, Path(result.path).name), result)
+    def fits(self, plan: Plan) -> bool:
+        return plan.milestones == self.plan.milestones
+
+    def hasten(self, trial_ids: Sequence[str]) -> None:
+        """They report at their next evaluation: nothing reaches a trainer between two steps."""
 
     def close(self) -> None:
         """Tune has ended its trials' processes already."""
@@ -45,7 +53,7 @@ def run_one(
 ) -> None:
     """A Tune trial."""
     setup = TrialSetup(
-        spec=trial_spec(config, plan, point, tune.get_context().get_trial_id()),
+        spec=trial_spec(config, plan, without_base(point), tune.get_context().get_trial_id()),
         examples=examples[0],
         use_gpu=use_gpu,
         group=group,
@@ -58,10 +66,16 @@ def run_one(
         trainer_for(setup, callbacks=[TuneReportCallback()]).fit()
         return
 
-    def report(metrics: dict[str, Any], folder: Path) -> None:
-        tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(str(folder)))
+    directory = setup.spec.directory
 
-    run_trial(setup, 0, 1, report, tune.get_checkpoint())
+    def report(metrics: dict[str, Any], folder: Path) -> None:
+        write = partial(shutil.copytree, folder, dirs_exist_ok=True)
+        checkpoints.publish(directory, metrics["step"], write, keep=())
+        tune.report(metrics)
+
+    stored = checkpoints.latest(directory)
+    with nullcontext() if stored is None else fetched(stored) as resume:
+        run_trial(setup, 0, 1, report, None if resume is None else tune.Checkpoint.from_directory(str(resume)))
 
 
 def resources(scaling: Scaling, use_gpu: bool) -> dict[str, float]:

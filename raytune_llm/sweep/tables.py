@@ -32,13 +32,13 @@ def leaderboard_table(rows: Sequence[Row], metric: str, shown: int) -> str:
     """The best points of a sweep, with their losses."""
     if not rows:
         return "no trial came to a result"
-    keys = list(rows[0].values)
+    keys = keys_of(rows)
     losses = [name for name in (LOSS, "train/loss") if name != metric and name in rows[0].best.metrics]
     columns = ["", *map(short_key, keys), metric, "at step", *losses, "trial", "ended"]
     lines = [
         [
             str(place),
-            *[cell(row.values[key]) for key in keys],
+            *[cell(row.values.get(key, "")) for key in keys],
             f"{row.best.metrics[metric]:.4f}",
             str(row.best.step),
             *[f"{row.best.metrics[name]:.4f}" for name in losses],
@@ -54,7 +54,7 @@ def leaderboard_table(rows: Sequence[Row], metric: str, shown: int) -> str:
 def leaderboard_csv(rows: Sequence[Row]) -> str:
     """Every point with all metrics of its best report."""
     metrics = sorted({name for row in rows for name in row.best.metrics})
-    keys = list(dict.fromkeys(key for row in rows for key in row.values))
+    keys = keys_of(rows)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["trial", *keys, "best_step", *metrics, "ended"])
@@ -62,6 +62,11 @@ def leaderboard_csv(rows: Sequence[Row]) -> str:
         values = [row.values.get(key, "") for key in keys]
         writer.writerow([row.trial, *values, row.best.step, *[row.best.metrics.get(m, "") for m in metrics], row.ended])
     return out.getvalue()
+
+
+def keys_of(rows: Sequence[Row]) -> list[str]:
+    """Of all points: one that a user asked for may lack keys of the space, and has the job's own values there."""
+    return list(dict.fromkeys(key for row in rows for key in row.values))
 
 
 def short_key(key: str) -> str:

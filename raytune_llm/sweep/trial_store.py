@@ -89,10 +89,6 @@ class TrialStore:
         """Of the next trial: t0001, t0002 … Wide enough to sort."""
         return f"t{1 + max((int(id[1:]) for id in self.records), default=0):04d}"
 
-    def unfinished(self) -> list[TrialRecord]:
-        """In the order in which they were made."""
-        return [record for id, record in self.records.items() if id not in self.endings]
-
     def of_command(self, command: str) -> TrialRecord | None:
         """The trial that a command has made."""
         return next((record for record in self.records.values() if record.command == command), None)
@@ -116,3 +112,8 @@ class TrialStore:
         """Note that a trial has ended."""
         self._storage.write(f"{id}/{ENDED}", to_json(asdict(ending)).encode())
         self.endings[id] = ending
+
+    def reopen(self, id: str) -> None:
+        """Have a trial that has ended continue."""
+        self._storage.delete(f"{id}/{ENDED}")
+        del self.endings[id]

@@ -110,8 +110,8 @@ class Scaling:
     wait_seconds: float
     """Longest time to wait for a GPU node that the cluster's autoscaler starts; ≥ 0."""
     usd_per_hour: float | None
-    """What a device costs an hour, in US dollars: a GPU or, where nothing computes on GPUs, a node; ≥ 0, or null where it
-    isn't known."""
+    """What a device costs an hour, in US dollars: a GPU or, where nothing computes on GPUs, a node; ≥ 0, or null where
+    it isn't known."""
     cpus_per_worker: float | None
     """CPUs that each worker reserves and computes with; > 0, or null: 1 in a sweep and next to a GPU, else all of a
     node's, shared out among a run's workers."""
@@ -234,7 +234,8 @@ class Outcome:
     needs."""
     seconds: float
     ended: str
-    """Why it ended: 'complete', 'early stopping', 'scheduler', 'diverged: …' or 'failed: …'."""
+    """Why it ended: 'complete', 'early stopping', 'scheduler', 'stopped', 'budget', 'unresolvable', 'cancelled',
+    'diverged: …' or 'failed: …'."""
 
 
 def with_values(config: T, values: Mapping[str, Any]) -> T:

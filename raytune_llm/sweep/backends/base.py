@@ -5,14 +5,13 @@ A backend gives the tuner a Runner: what Ray Tune runs for a trial, how many at 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from raytune_llm.sweep.plan import Plan
+from raytune_llm.sweep.plan import BASE, Plan
 from raytune_llm.sweep.simulation import Layout
-from raytune_llm.sweep.trial_store import Ending, TrialRecord
-from raytune_llm.training.config import Outcome, Trial, TrialConfig, TrialSpec
+from raytune_llm.training.config import Trial, TrialConfig, TrialSpec
 from raytune_llm.training.rehearsal import Rehearsal, Script
 
 
@@ -44,12 +43,14 @@ class Runner(Protocol):
     trainable: Any
     """Ray Tune's, with the resources it needs."""
     max_concurrent: int | None
+    num_gpus: float
+    """That it holds."""
     overlaps_decisions: bool
     """Whether a trial continues to train while Ray Tune decides about its report, so that the decision may take a
     moment."""
 
-    def outcome(self, record: TrialRecord, ending: Ending) -> Outcome:
-        """How a trial ended, from its files."""
+    def fits(self, plan: Plan) -> bool:
+        """Whether it can also run the trials of this plan, without being started anew."""
         ...
 
     def hasten(self, trial_ids: Sequence[str]) -> None:
@@ -79,6 +80,11 @@ class Backend(Protocol):
     def layout(self, inputs: RunnerInputs, rehearsal: Rehearsal) -> Layout:
         """Where trials would run, and what their processes take to start."""
         ...
+
+
+def without_base(point: Mapping[str, Any]) -> dict[str, Any]:
+    """A point's values but for its base, which all trials of a phase share."""
+    return {key: value for key, value in point.items() if key != BASE}
 
 
 def trial_spec(config: TrialConfig, plan: Plan, point: dict[str, Any], id: str) -> TrialSpec:

@@ -29,6 +29,9 @@ class Tried:
 class Search(Protocol):
     """What conf/sweep/search chooses."""
 
+    learns: bool
+    """Whether its proposals depend on results, so that it shouldn't be asked in advance."""
+
     def check(self, plan: Plan) -> None:
         """Raise InputError for a space that it can't search."""
         ...

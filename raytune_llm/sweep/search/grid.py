@@ -15,6 +15,8 @@ from raytune_llm.sweep.search.base import Point, Tried
 class Grid:
     """Every point of the space."""
 
+    learns = False
+
     def check(self, plan: Plan) -> None:
         for key, axis in plan.axes.items():
             require(

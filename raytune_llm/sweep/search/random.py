@@ -20,6 +20,8 @@ class Random:
     trials: int
     """Trials to run; ≥ 1."""
 
+    learns = False
+
     def __post_init__(self) -> None:
         require(self.trials >= 1, "sweep.search.trials", self.trials, "≥ 1")
 

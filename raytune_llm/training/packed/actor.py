@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -178,6 +179,14 @@ class PackActor:
             self._drop(trial_id)
             self.changed.notify_all()
         self.writer.flush(trial_id)
+
+    def hasten(self, trial_ids: Sequence[str]) -> None:
+        """Have trials report at their next step; those that aren't here are left out."""
+        with self.changed:
+            for trial_id in trial_ids:
+                if trial_id in self.packed.trials:
+                    self.packed.trials[trial_id].is_hastened = True
+            self.changed.notify_all()
 
     def stop(self) -> None:
         """End training, write what is left and close every tracker."""

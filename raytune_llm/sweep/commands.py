@@ -1,0 +1,186 @@
+"""Commands to a sweep, carried out by its driver: each once, whatever is killed when.
+
+What a command changes is on disk before it is answered, and is found there when it is read again: a clone names the
+command that asked for it, an extension has its own file, a pause is a file that a resume removes, and a stopped trial
+has ended.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from raytune_llm.data.findings import many
+from raytune_llm.errors import InputError
+from raytune_llm.stores.json import to_json
+from raytune_llm.stores.storage import open_storage
+from raytune_llm.sweep.control import Command, Commands
+from raytune_llm.sweep.plan import BASE, SIZE, Axis, Plan, check_axis, make_plan
+from raytune_llm.sweep.queue import TrialQueue
+from raytune_llm.sweep.space import axes_of
+from raytune_llm.sweep.trial_store import Ending, Origin, TrialRecord
+from raytune_llm.training import checkpoints
+from raytune_llm.training.config import TrialConfig
+
+PAUSED, SPACES = "paused", "spaces"
+COPY_TRIES = 3
+"""To copy a checkpoint that is replaced meanwhile."""
+
+
+@dataclass
+class CommandDesk:
+    """Takes a sweep's commands."""
+
+    commands: Commands
+    config: TrialConfig
+    queue: TrialQueue
+    axes: dict[str, Axis]
+    """Of the space, extensions included."""
+    fits: Callable[[Plan], bool]
+    """Whether what runs now can run trials of a plan."""
+    to_stop: set[str] = field(default_factory=set)
+    """Running trials that are to stop at their next report."""
+    _next_at: float = -math.inf
+
+    def carry_out(self, now: float) -> str | None:
+        """Carry out all that has been asked for; how the sweep is to be drained for it (a value of steering.Drain), or
+        None."""
+        if now < self._next_at:
+            return None
+        self._next_at = now + self.commands.period_seconds
+        drain = None
+        for command in self.commands.pending():
+            try:
+                text, asked = getattr(self, f"_{command.action.value}")(command)
+            except InputError as error:
+                self.commands.answer(command, done=False, text=str(error))
+                continue
+            self.commands.answer(command, done=True, text=text)
+            print(f"command {command.action.value}: {text}", flush=True)
+            drain = asked or drain
+        return drain
+
+    def _stop(self, command: Command) -> tuple[str, str | None]:
+        store = self.queue.proposals.store
+        if command.trial is not None:
+            chosen = [self._record(command.trial)]
+        else:
+            chosen = [store.records[id] for id in self._worse_than(command.quantile)]
+        open_ones = [record.id for record in chosen if record.id not in store.endings]
+        for id in open_ones:
+            if id in self.queue.live:
+                self.to_stop.add(id)
+            else:
+                self.queue.withdraw(id)
+                store.end(id, Ending(why="stopped", checkpoint=None))
+        if not open_ones:
+            return f"{command.trial or 'no running trial'} has ended already", None
+        return f"{', '.join(open_ones)} stopped after one more report", None
+
+    def _worse_than(self, quantile: float | None) -> list[str]:
+        """Running trials whose best is worse than that quantile of all trials' bests."""
+        if quantile is None or not 0 <= quantile < 1:
+            raise InputError(f"quantile={quantile} is not allowed; allowed: 0 ≤ quantile < 1, or trial=ID")
+        costs = self.queue.proposals.costs
+        if not costs:
+            raise InputError("no trial has reported yet, so there is no quantile; try again later")
+        ranked = sorted(costs.values())
+        bound = ranked[min(len(ranked) - 1, math.floor(quantile * len(ranked)))]
+        return [id for id in self.queue.live if costs.get(id, -math.inf) > bound]
+
+    def _clone(self, command: Command) -> tuple[str, str | None]:
+        proposals = self.queue.proposals
+        made = proposals.store.of_command(command.id)
+        if made is None:
+            parent = self._record(str(command.trial))
+            values = self._clone_values(parent, command.values)
+            id, step = proposals.store.next_id, self._copy(parent, proposals.store.next_id)
+            made = proposals.store.create(values, Origin.clone, parent=parent.id, command=command.id)
+            assert made.id == id
+            self.queue.add(made)
+            how = f"from step {step} of {parent.id}" if step else f"from the start: {parent.id} keeps no state"
+            return f"{made.id} continues {how}", None
+        return f"{made.id} was made from {made.parent}", None
+
+    def _clone_values(self, parent: TrialRecord, values: dict[str, Any]) -> dict[str, Any]:
+        """The clone's point. Raises InputError for values that no trial may have."""
+        for key in (BASE, SIZE):
+            if key in values and values[key] != parent.values.get(key, values[key]):
+                raise InputError(f"{key} is what a clone shares with its parent; leave it out, or extend the space")
+        for key in values:
+            check_axis(self.config, key)
+        wanted = parent.values | values
+        self.config.with_values(self.queue.proposals.plan.values({k: v for k, v in wanted.items() if k != BASE}))
+        return wanted
+
+    def _copy(self, parent: TrialRecord, id: str) -> int:
+        """Copy the parent's newest checkpoint, if a trial can resume from it; its step, 0 where nothing was copied."""
+        source, target = (f"{self.config.run_dir}/trials/{one}" for one in (parent.id, id))
+        for _ in range(COPY_TRIES):
+            try:
+                return checkpoints.copy_newest(source, target)
+            except FileNotFoundError:
+                continue
+        raise InputError(f"{parent.id}'s checkpoint could not be copied: it is replaced all the time; try again")
+
+    def _extend(self, command: Command) -> tuple[str, str | None]:
+        axes = extended(self.axes, [command.space])
+        plan = make_plan(self.config, axes)
+        self.queue.proposals.search.check(plan)
+        open_storage(f"{self.config.run_dir}/control/{SPACES}").write(
+            f"{command.id}.json", to_json(command.space).encode()
+        )
+        self.axes, self.queue.proposals.plan, self.queue.is_exhausted = axes, plan, False
+        added = f"the space has {', '.join(axes)}; up to {many(self.queue.proposals.num_left(), 'trial')} to come"
+        return (
+            (added, None) if self.fits(plan) else (f"{added}; trials restart for it from their checkpoints", "changed")
+        )
+
+    def _pause(self, command: Command) -> tuple[str, str | None]:
+        open_storage(f"{self.config.run_dir}/control").write(PAUSED, b"")
+        return "trials report once more, then the sweep waits", "paused"
+
+    def _resume(self, command: Command) -> tuple[str, str | None]:
+        resume(self.config.run_dir)
+        return "the sweep continues", None
+
+    def _cancel(self, command: Command) -> tuple[str, str | None]:
+        resume(self.config.run_dir)
+        return "trials report once more, then the sweep ends without a winner", "cancelled"
+
+    def _record(self, id: str) -> TrialRecord:
+        records = self.queue.proposals.store.records
+        if id not in records:
+            raise InputError(f"trial={id} is none of this sweep; it has {', '.join(records)}")
+        return records[id]
+
+
+def is_paused(run_dir: str) -> bool:
+    """Whether a sweep waits to be resumed."""
+    return open_storage(f"{run_dir}/control").exists(PAUSED)
+
+
+def resume(run_dir: str) -> None:
+    """Let a paused sweep continue."""
+    open_storage(f"{run_dir}/control").delete(PAUSED)
+
+
+def extensions(run_dir: str) -> list[dict[str, Any]]:
+    """The spaces that commands have added, in their order."""
+    storage = open_storage(f"{run_dir}/control/{SPACES}")
+    return [json.loads(storage.read(name)) for name in storage.files("")]
+
+
+def extended(axes: Mapping[str, Axis], spaces: Sequence[Mapping[str, Any]]) -> dict[str, Axis]:
+    """Axes with further spaces: choices join those of an axis, anything else replaces it. Raises InputError."""
+    found = dict(axes)
+    for space in spaces:
+        for key, axis in axes_of(space):
+            before = found.get(key)
+            if before is not None and before.choices and axis.choices:
+                axis = replace(axis, choices=tuple(dict.fromkeys((*before.choices, *axis.choices))))
+            found[key] = axis
+    return found
