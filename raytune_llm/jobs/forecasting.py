@@ -15,7 +15,6 @@ from statistics import mean
 from typing import Any
 
 from raytune_llm import cluster
-from raytune_llm.data.tables.example_table import ExampleTable
 from raytune_llm.jobs.compare import Question
 from raytune_llm.jobs.metric import compared_questions
 from raytune_llm.jobs.precompute import precompute_on_cluster
@@ -71,6 +70,11 @@ class Subject:
     @property
     def is_sweep(self) -> bool:
         return bool(self.plan.axes) or isinstance(self.job, SweepJob)
+
+
+def only_trial(job: TrainJob) -> Plan:
+    """The plan of a job that isn't a sweep."""
+    return Plan({}, (job.tuning.steps,))
 
 
 def subject_of(started: Started[Any], planned: Plan, examples: Any) -> Subject:
@@ -183,7 +187,7 @@ def data_of(subject: Subject) -> Data:
     return Data(
         num_train=len(prepared.encoded.train.examples),
         num_eval=max(1, len(prepared.encoded.eval.examples)),
-        tokens_per_example=float(ExampleTable.of(prepared.encoded.train.examples).lengths().mean()),
+        tokens_per_example=prepared.mean_tokens,
         answered=0 if answering is None else len(answering.prompts),
         answer_tokens=answer_tokens(prepared, subject.questions["eval"]),
     )

@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +15,45 @@ from raytune_llm.errors import InputError
 from raytune_llm.jobs.clock import progress_lines
 from raytune_llm.jobs.cost import duration, size
 from raytune_llm.jobs.forecast_findings import findings
-from raytune_llm.jobs.forecasting import Subject, forecast_of, sample_of, subject_of
-from raytune_llm.jobs.schema import SweepJob
+from raytune_llm.jobs.forecasting import Subject, forecast_of, only_trial, sample_of, subject_of
+from raytune_llm.jobs.schema import SweepJob, TrainJob
 from raytune_llm.jobs.setup import Started
 from raytune_llm.jobs.stage_jobs import stage_job
-from raytune_llm.sweep.backends.ray_train import RayTrain
+from raytune_llm.jobs.stages import prepare_job
 from raytune_llm.sweep.forecast import TRAIN_SECONDS, Forecast
-from raytune_llm.sweep.plan import STEPS, Axis, Plan
+from raytune_llm.sweep.plan import Axis, Plan
 from raytune_llm.sweep.tables import cell, short_key
 from raytune_llm.training.rehearsal import Rehearsal
 
 SHOWN_CHOICES = 8
 
 
-def show_plan(started: Started[Any], planned: Plan | None = None) -> int:
-    """Rehearse a job and print what it will take; the exit status. `planned`: of a sweep."""
+def plan_job(job: TrainJob) -> str:
+    """Rehearse a training or sweep: what it will take, as text. Raises InputError as the job would."""
+    from raytune_llm.jobs.prepare import check_sweep
+    from raytune_llm.sweep.plan import make_plan
+
+    planned = make_plan(job.trial_config(), job.sweep.axes()) if isinstance(job, SweepJob) else only_trial(job)
+    checks = partial(check_sweep, job, planned) if isinstance(job, SweepJob) else lambda: None
+    return plan_of(prepare_job(job, checks), planned)
+
+
+def plan_of(started: Started[Any], planned: Plan) -> str:
+    """The plan of a job whose records have been read."""
     import ray
 
-    own = planned or Plan({}, (started.job.tuning.steps,))
     examples, frozen_seconds, scale = sample_of(started)
-    subject = subject_of(started, own, ray.put(examples))
-    refused: list[str] = []
-    rehearsal: Rehearsal | None = None
+    subject = subject_of(started, planned, ray.put(examples))
     started.clock.lap("start")
     before = sum(started.clock.seconds().values()) + frozen_seconds
+    refused, rehearsal = list[str](), None
     try:
         with progress_lines("rehearsing a few steps"):
             rehearsal = rehearsed(subject, scale)
+            before += stage_seconds(subject, rehearsal)
     except InputError as error:
         refused.append(str(error))
-    earlier = 0.0 if rehearsal is None else stage_seconds(subject, rehearsal)
-    forecast = forecast_of(subject, rehearsal, start_seconds=before + earlier)
-    print(plan_text(subject, forecast, refused), flush=True)
-    return 0
+    return plan_text(subject, forecast_of(subject, rehearsal, start_seconds=before), refused)
 
 
 def rehearsed(subject: Subject, scale: float) -> Rehearsal:

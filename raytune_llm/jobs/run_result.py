@@ -21,10 +21,15 @@ RESULT = "result.json"
 
 
 def write_result(
-    job: TrainJob, prepared: Prepared, outcomes: Sequence[Outcome], won: Outcome, published: PublishResult
+    job: TrainJob,
+    prepared: Prepared,
+    outcomes: Sequence[Outcome],
+    won: Outcome,
+    published: PublishResult,
+    forecast: dict[str, Any] | None = None,
 ) -> None:
     """Write result.json into the run's folder; outcomes: of all trials, won: of the published one. Metrics are those of
-    its best report and, under the same names instead, those of the comparison."""
+    its best report and, under the same names instead, those of the comparison. `forecast`: as the card has it."""
     assert won.best is not None
     tokens = trained_tokens(job, prepared, outcomes)
     result = {
@@ -38,6 +43,7 @@ def write_result(
         "metric": job.method.metric,
         "metrics": {**won.best.metrics, **published.version.card.metrics},
         **({} if tokens is None else {"trained_tokens": tokens}),
+        **({"forecast": forecast} if forecast else {}),
     }
     open_storage(job.run_dir).write(RESULT, to_json(result, indent=2).encode())
 

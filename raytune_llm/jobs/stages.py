@@ -55,7 +55,7 @@ def after_stages(started: Started[J]) -> Started[J]:
         version = finished(own)
         print(f"\nstage {place} of {len(stages) + 1}: {stage.meaning}, {own.name}", flush=True)
         if version is None:
-            outcome, published = train_version(prepare_job(own, prepared=started.of_stages.get(stage.name)))
+            outcome, published, _ = train_version(prepare_job(own, prepared=started.of_stages.get(stage.name)))
             print(summary.of_stage(own, outcome, published), flush=True)
             version = published.version
         else:
@@ -67,14 +67,17 @@ def after_stages(started: Started[J]) -> Started[J]:
     return replace(started, job=job, earlier=tuple(earlier))
 
 
-def train_version(started: Started[J]) -> tuple[Outcome, PublishResult]:
-    """Train a started job's one trial and publish its best checkpoint."""
+def train_version(started: Started[J]) -> tuple[Outcome, PublishResult, list[tuple[str, str]]]:
+    """Train a started job's one trial and publish its best checkpoint; also what was predicted, for the summary."""
     job = started.job
     with explain_disk_full(job.home, job.run), worker_input_errors():
         import ray
 
+        from raytune_llm.jobs.forecasting import only_trial
+        from raytune_llm.jobs.prediction import Prediction
         from raytune_llm.jobs.publish import publish
         from raytune_llm.jobs.run_result import write_result
+        from raytune_llm.training import checkpoints
         from raytune_llm.training.ray_train import TrialSetup
         from raytune_llm.training.ray_train import train as run_trial
 
@@ -91,10 +94,16 @@ def train_version(started: Started[J]) -> tuple[Outcome, PublishResult]:
             interactive=started.interactive,
             cpus=job.scaling.cpus_per_worker or cluster.cpus_for_a_run(job.scaling.num_workers, started.use_gpu),
         )
+        prediction = Prediction(started, only_trial(job), setup.examples)
+        prediction.begin()
+        resumes = checkpoints.latest(setup.spec.directory) is not None
         outcome = run_trial(setup)
         started.clock.lap("training")
+        prediction.trained([outcome], memory_bytes=0, is_whole=not resumes)
         parent = job.method.needs.init_adapter
-        published = publish(job, prepared, outcome, parent=parent, use_gpu=started.use_gpu)
-        write_result(job, prepared, [outcome], outcome, published)
+        options = {"parent": parent, "use_gpu": started.use_gpu, "forecast": prediction.record}
+        published = publish(job, prepared, outcome, **options)
+        write_result(job, prepared, [outcome], outcome, published, prediction.record())
+        predicted = prediction.lines()
         started.clock.lap("comparing and publishing")
-        return outcome, published
+        return outcome, published, predicted

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from raytune_llm.training.config import Outcome
 
 
-def run_sweep(job: SweepJob) -> PublishResult | None:
+def run_sweep(job: SweepJob) -> PublishResult:
     """Search, print and write the leaderboard, publish the winner. Raises InputError."""
     from raytune_llm.sweep.plan import make_plan
 
@@ -32,11 +32,6 @@ def run_sweep(job: SweepJob) -> PublishResult | None:
     planned = make_plan(job.trial_config(), job.sweep.axes())
     started = prepare_job(job, check)
     job = started.job
-    if job.plan:
-        from raytune_llm.jobs.plan import show_plan
-
-        show_plan(started, planned)
-        return None
     print(f"{many(job.sweep.search.num_trials(planned), 'trial')}; {planned.sentence()}", flush=True)
     with explain_disk_full(job.home, job.run):
         swept = run_trials(started, began)

@@ -40,7 +40,7 @@ def packed_places(inputs: RunnerInputs, slots: int) -> tuple[int, int]:
 
 
 def packed_layout(inputs: RunnerInputs, rehearsal: Rehearsal, slots: int) -> Layout:
-    """Where packed trials would run. All first ones start together."""
+    """Where packed trials would run. A sweep of them rehearses, and then all first ones start together."""
     num_packs, wanted = packed_places(inputs, slots)
     each = min(wanted, rehearsal.capacity)
     first = min(inputs.num_trials, num_packs * each, inputs.max_concurrent or inputs.num_trials)
@@ -48,7 +48,7 @@ def packed_layout(inputs: RunnerInputs, rehearsal: Rehearsal, slots: int) -> Lay
         num_processes=num_packs,
         slots=each,
         max_concurrent=inputs.max_concurrent,
-        first_seconds=rehearsal.start_seconds + PROXY_SECONDS * first,
+        first_seconds=rehearsal.start_seconds + rehearsal.spent_seconds + PROXY_SECONDS * first,
         next_seconds=TURNOVER_SECONDS,
         report_seconds=REPORT_SECONDS,
     )

@@ -1,4 +1,4 @@
-"""A sweep played in advance: trials in slots, steps that cost what was measured, a scheduler that stops by random ranks.
+"""A sweep played in advance: trials in slots, steps that cost what was measured, a scheduler that stops by ranks.
 
 Time passes from one event to the next: an evaluation of a process's trials, a slot that is free again. A trial's cost,
 by which it is ranked, is drawn once and stays the same: good trials stay good. With `patience` each has a best step,

@@ -80,8 +80,14 @@ def _answer_by(model: Any, tokenizer: Any, asked: Asked, stack: AdapterStack | N
         return sum(map(len, found))
 
     def alone(prompts: Sequence[list[int]], max_new_tokens: int, stop_ids: Sequence[int]) -> int:
-        options = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "batch_size": asked.batch_size}
-        texts = generate(model, tokenizer, prompts, **options)
+        texts = generate(
+            model,
+            tokenizer,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            stop_ids=stop_ids,
+            batch_size=asked.batch_size,
+        )
         return sum(len(tokenizer(text)["input_ids"]) for text in texts)
 
     return together if can_batch(model) else alone

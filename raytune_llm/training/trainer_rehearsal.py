@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -70,7 +71,7 @@ def rehearse_trainer(script: Script, examples: Examples, *, use_gpu: bool, start
     evaluated, scale = _part(examples.eval, whole=whole)
     timeline = Timeline(script)
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
-        try:
+        with suppress(Enough):
             fit(
                 _short(script.spec),
                 Examples(examples.train, evaluated),
@@ -80,8 +81,6 @@ def rehearse_trainer(script: Script, examples: Examples, *, use_gpu: bool, start
                 progress=timeline,
                 resume=None,
             )
-        except Enough:
-            pass
     peak = peak_bytes(device)
     load_seconds, base, comparing = _compared(script, config, timeline.step_seconds, use_gpu)
     trained = footprint(config, lora_rank=config.tuning.adapter_size, device=device.type).trial_bytes

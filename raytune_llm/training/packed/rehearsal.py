@@ -1,5 +1,5 @@
-"""A pack rehearsed before its trials come: steps by its planner, an evaluation, answers, a report's files. Trials of the
-largest kind join all slots and leave them again; what the planner has learned of the base is kept.
+"""A pack rehearsed before its trials come: steps by its planner, an evaluation, answers, a report's files. Trials of
+the largest kind join all slots and leave them again; what the planner has learned of the base is kept.
 """
 
 from __future__ import annotations
