@@ -1,4 +1,4 @@
-"""plan=true: what a job will take, by a rehearsal, on the terminal. Nothing is trained, nothing of it is left behind."""
+"""plan=true: what a job will take, by a rehearsal, on the terminal. Nothing is trained and nothing left behind."""
 
 from __future__ import annotations
 
@@ -136,10 +136,8 @@ def of_places(subject: Subject, forecast: Forecast) -> Iterator[tuple[str, str]]
     layout, rehearsal = forecast.workload.layout, forecast.workload.rehearsal
     device = "a GPU" if subject.inputs.use_gpu else f"{subject.job.scaling.cpus_in_sweep:g} CPU"
     trials = f"with a base and {many(layout.slots, 'trial')} at a time"
-    yield (
-        "where",
-        f"{many(layout.num_processes, 'process').replace('processs', 'processes')} on {device} each ({rehearsal.device}), {trials}",
-    )
+    processes = f"{layout.num_processes} process{'es' if layout.num_processes > 1 else ''}"
+    yield "where", f"{processes} on {device} each ({rehearsal.device}), {trials}"
     memory = rehearsal.memory
     if memory is not None:
         parts = f"base {size(memory.base)}, trials {size(memory.slots)}, activations {size(memory.activations)}"
@@ -155,11 +153,11 @@ def of_places(subject: Subject, forecast: Forecast) -> Iterator[tuple[str, str]]
 def of_time(forecast: Forecast) -> Iterator[tuple[str, str]]:
     """How long it will take."""
     expected = forecast.expected
-    parts = f"start {expected.start:.0f}, training {expected.training:.0f}, comparing and publishing {expected.comparing:.0f}"
+    parts = f"start {expected.start:.0f}, training {expected.training:.0f}"
     most = f", at most {duration(forecast.most_seconds)} if no trial stops for want of patience"
     has_patience = forecast.workload.course.patience is not None
     yield "time", f"about {duration(expected.seconds)}{most if has_patience else ''}"
-    yield "", f"{expected.seconds:.0f} s: {parts}"
+    yield "", f"{expected.seconds:.0f} s: {parts}, comparing and publishing {expected.comparing:.0f}"
     if forecast.based_on:
         yield "", f"corrected by {many(forecast.based_on, 'earlier training')} of this base, method and device"
 

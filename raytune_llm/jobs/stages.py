@@ -101,8 +101,7 @@ def train_version(started: Started[J]) -> tuple[Outcome, PublishResult, list[tup
         started.clock.lap("training")
         prediction.trained([outcome], memory_bytes=0, is_whole=not resumes)
         parent = job.method.needs.init_adapter
-        options = {"parent": parent, "use_gpu": started.use_gpu, "forecast": prediction.record}
-        published = publish(job, prepared, outcome, **options)
+        published = publish(job, prepared, outcome, parent=parent, use_gpu=started.use_gpu, forecast=prediction.record)
         write_result(job, prepared, [outcome], outcome, published, prediction.record())
         predicted = prediction.lines()
         started.clock.lap("comparing and publishing")

@@ -13,6 +13,7 @@ from raytune_llm.jobs.stages import prepare_job
 from raytune_llm.stores.disk_full import explain_disk_full
 
 if TYPE_CHECKING:
+    from raytune_llm.jobs.prediction import Prediction
     from raytune_llm.jobs.publish import PublishResult
     from raytune_llm.jobs.setup import Started
     from raytune_llm.sweep.tuner import Swept
@@ -34,20 +35,24 @@ def run_sweep(job: SweepJob) -> PublishResult:
     job = started.job
     print(f"{many(job.sweep.search.num_trials(planned), 'trial')}; {planned.sentence()}", flush=True)
     with explain_disk_full(job.home, job.run):
-        swept = run_trials(started, began)
+        import ray
+
+        from raytune_llm.jobs.prediction import Prediction
+
+        prediction = Prediction(started, planned, ray.put(started.prepared.examples))
+        swept = run_trials(started, began, prediction)
         started.clock.lap("training")
         won = choose(job, started, swept)
-        published = publish_winner(started, swept, won)
+        published = publish_winner(started, swept, won, prediction)
+        predicted = prediction.lines()
         started.clock.lap("comparing and publishing")
-    print(summary.of_sweep(started, swept.outcomes, won, published), flush=True)
+    print(summary.of_sweep(started, swept.outcomes, won, published, predicted), flush=True)
     return published
 
 
-def run_trials(started: Started[SweepJob], began: float) -> Swept:
+def run_trials(started: Started[SweepJob], began: float, prediction: Prediction) -> Swept:
     """Run the trials of a prepared sweep. Raises InputError when it was cancelled, or ended before any trial
     reported."""
-    import ray
-
     from raytune_llm.jobs.run_result import RESULT
     from raytune_llm.stores.storage import open_storage
     from raytune_llm.sweep import tuner
@@ -58,12 +63,15 @@ def run_trials(started: Started[SweepJob], began: float) -> Swept:
     config = job.trial_config(prepared.better, prepared.answering)
     swept = tuner.run(
         job.sweep,
-        [tuner.Phase(config=config, examples=ray.put(prepared.examples))],
+        [tuner.Phase(config=config, examples=prediction.examples)],
         use_gpu=started.use_gpu,
         interactive=started.interactive,
         began=began,
         tokens_per_example=prepared.mean_tokens,
+        predict=prediction.begin,
     )
+    is_whole = swept.drained is None and not swept.is_resumed
+    prediction.trained(swept.outcomes, memory_bytes=swept.peak_bytes, is_whole=is_whole)
     again = f"the same command with run={job.run} resumes it"
     if swept.drained is Drain.cancelled:
         raise InputError(f"the sweep was cancelled by a command; {again}")
@@ -85,13 +93,13 @@ def choose(job: SweepJob, started: Started[SweepJob], swept: Swept) -> Outcome:
     return leaderboard.winner(swept.outcomes, objective)
 
 
-def publish_winner(started: Started[SweepJob], swept: Swept, won: Outcome) -> PublishResult:
+def publish_winner(started: Started[SweepJob], swept: Swept, won: Outcome, prediction: Prediction) -> PublishResult:
     """Compare and publish it; then write result.json."""
     from raytune_llm.jobs.publish import publish
     from raytune_llm.jobs.run_result import write_result
 
     job = started.job.with_values(swept.plan.values(won.trial.values))
     parent = job.method.needs.init_adapter or f"{job.name}/{job.run}"
-    published = publish(job, started.prepared, won, parent=parent, use_gpu=started.use_gpu)
-    write_result(job, started.prepared, swept.outcomes, won, published)
+    published = publish(job, started.prepared, won, parent=parent, use_gpu=started.use_gpu, forecast=prediction.record)
+    write_result(job, started.prepared, swept.outcomes, won, published, prediction.record())
     return published

@@ -70,17 +70,16 @@ def rehearse_trainer(script: Script, examples: Examples, *, use_gpu: bool, start
     whole = config.method.needs.sampling or config.answering is not None
     evaluated, scale = _part(examples.eval, whole=whole)
     timeline = Timeline(script)
-    with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
-        with suppress(Enough):
-            fit(
-                _short(script.spec),
-                Examples(examples.train, evaluated),
-                WorkerContext(Path(folder), 0, 1, use_gpu),
-                report=lambda metrics, checkpoint: None,
-                run=CompositeRun(()),
-                progress=timeline,
-                resume=None,
-            )
+    with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder, suppress(Enough):
+        fit(
+            _short(script.spec),
+            Examples(examples.train, evaluated),
+            WorkerContext(Path(folder), 0, 1, use_gpu),
+            report=lambda metrics, checkpoint: None,
+            run=CompositeRun(()),
+            progress=timeline,
+            resume=None,
+        )
     peak = peak_bytes(device)
     load_seconds, base, comparing = _compared(script, config, timeline.step_seconds, use_gpu)
     trained = footprint(config, lora_rank=config.tuning.adapter_size, device=device.type).trial_bytes

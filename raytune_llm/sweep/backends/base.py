@@ -57,6 +57,14 @@ class Runner(Protocol):
         """Have trials report at their next step rather than at their next evaluation, where the backend can."""
         ...
 
+    def rehearse(self, script: Script) -> Rehearsal | None:
+        """What trials will take, measured where they will run before they come; None where it can't be."""
+        ...
+
+    def peak_bytes(self) -> int:
+        """The most memory that one of its processes has held so far; 0 where that isn't known."""
+        ...
+
     def close(self) -> None:
         """Free its resources."""
         ...
