@@ -39,7 +39,6 @@ class Timeline:
     """When a trial ended its steps and evaluations; ends it when it has both and its time is up."""
 
     script: Script
-    started: float = field(default_factory=time.monotonic)
     steps: list[float] = field(default_factory=list)
     """When each step ended."""
     evaluated: list[float] = field(default_factory=list)
