@@ -17,8 +17,8 @@ from typing import Any
 from raytune_llm.sweep.simulation import Course, Layout, Length, Played, expected
 from raytune_llm.training.rehearsal import Rehearsal
 
-PLAYS = 7
-"""Of the sweep, each with other ranks; the median counts."""
+PLAYS = 15
+"""Of the sweep, each with other ranks; their mean counts."""
 TUNE_SECONDS = 4.0
 """Ray Tune's imports, start and end."""
 TRAIN_SECONDS = 8.0

@@ -12,7 +12,8 @@ import heapq
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from statistics import fmean
 
 from raytune_llm.sweep.schedulers.base import Scheduler
 from raytune_llm.training.rehearsal import Rehearsal
@@ -67,11 +68,11 @@ class Played:
     """How a sweep went."""
 
     seconds: float
-    trial_steps: int
+    trial_steps: float
     """Of all trials together."""
     sized_steps: float
     """The same, each by its Length.size."""
-    evaluations: int
+    evaluations: float
     evaluation_seconds: float
     """Of all processes together."""
     busy_seconds: float
@@ -209,6 +210,6 @@ class Simulation:
 def expected(
     lengths: Sequence[Length], course: Course, layout: Layout, costs: Rehearsal, *, plays: int, seed: int
 ) -> Played:
-    """The play of median length among some, each with ranks of its own."""
-    found = [Simulation(lengths, course, layout, costs, seed=seed + play).play() for play in range(plays)]
-    return sorted(found, key=lambda played: played.seconds)[len(found) // 2]
+    """The mean of some plays, each with ranks of its own."""
+    found = [asdict(Simulation(lengths, course, layout, costs, seed=seed + play).play()) for play in range(plays)]
+    return Played(**{name: fmean(played[name] for played in found) for name in found[0]})

@@ -22,7 +22,7 @@ def test_a_sound_sweep_has_none():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "named"),
     [
         ({"rehearsal": replace(CHEAP, evaluations={1: 40.0})}, "tuning.eval_every="),
         ({"course": replace(NO_STOPS, eval_every=30, milestones=())}, "evaluated once"),
@@ -34,9 +34,9 @@ def test_a_sound_sweep_has_none():
         ({"budget": replace(FREE, trials=2)}, "sweep.budget.trials=2"),
     ],
 )
-def test_each_finding_names_what_to_change(changes, said):
+def test_each_finding_names_what_to_change(changes, named):
     lines = found(**changes)
-    assert any(said in line for line in lines), lines
+    assert any(named in line for line in lines), lines
 
 
 def test_packs_on_one_machine_share_its_memory():

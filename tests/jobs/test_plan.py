@@ -42,12 +42,12 @@ def test_a_sweep_is_planned_and_leaves_nothing(world, ray_session, tmp_path, cap
     home = tmp_path / "planned"
     job = job_of(world, "sweep", home, "plan=true", *SPACE, f"sweep/backend={backend}", "scaling.usd_per_hour=2")
     assert commands.sweep(job) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for word in ("trials ", "steps ", "records ", "where ", "memory ", "step ", "time ", "cost ", "disk ", "next "):
-        assert f"\n{word}" in said, word
-    assert "nothing was trained" in said
-    assert "(measured)" in said
-    assert "US dollars" in said
+        assert f"\n{word}" in printed, word
+    assert "nothing was trained" in printed
+    assert "(measured)" in printed
+    assert "US dollars" in printed
     assert not home.exists()
 
 
@@ -68,9 +68,9 @@ def test_a_training_predicts_and_the_next_one_learns(world, ray_session, tmp_pat
 def test_a_sweep_rehearses_predicts_and_keeps_both(world, ray_session, tmp_path, capsys):
     home = tmp_path / "home"
     assert commands.sweep(job_of(world, "sweep", home, *SPACE, "sweep/backend=packed", "serve.deploy=false")) == 0
-    said = capsys.readouterr().out
-    assert "expected: " in said
-    assert "\npredicted " in said
+    printed = capsys.readouterr().out
+    assert "expected: " in printed
+    assert "\npredicted " in printed
     kept = Registry(f"{home}/registry").resolve("t").card.forecast
     assert kept["source"] == "measured"
     assert kept["actual"]["trial_steps"] == 8
