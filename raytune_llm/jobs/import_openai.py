@@ -66,6 +66,11 @@ def run_import(job: ImportOpenAIJob) -> str | None:
     if found:
         print(text(job, found), flush=True)
     reference = job.version
+    if job.start and job.plan:
+        from raytune_llm.jobs.plan import plan_job
+
+        print(plan_job(sweep_of(job, found)), flush=True)
+        return None
     if job.start:
         reference = started(sweep_of(job, found))
     if old:

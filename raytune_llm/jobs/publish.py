@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from typing import Any
@@ -48,9 +48,18 @@ class PublishResult:
     promoted: bool
 
 
-def publish(job: TrainJob, prepared: Prepared, outcome: Outcome, *, parent: str | None, use_gpu: bool) -> PublishResult:
-    """Compare, describe, publish, promote. A run that was killed after it had published keeps that version. Raises
-    InputError when the trial left nothing to publish."""
+def publish(
+    job: TrainJob,
+    prepared: Prepared,
+    outcome: Outcome,
+    *,
+    parent: str | None,
+    use_gpu: bool,
+    forecast: Callable[[], dict[str, Any]] = dict,
+) -> PublishResult:
+    """Compare, describe, publish, promote. A run that was killed after it had published keeps that version. `forecast`:
+    what the card keeps of the prediction, asked for after the comparison. Raises InputError when the trial left nothing
+    to publish."""
     metric = job.method.metric
     if outcome.checkpoint is None or outcome.best is None or not math.isfinite(outcome.best.metrics[metric]):
         raise InputError(
@@ -65,7 +74,8 @@ def publish(job: TrainJob, prepared: Prepared, outcome: Outcome, *, parent: str 
     if version is None:
         with loading.fetched(tuned) as folder:
             prepared.tokens.tokenizer.save_pretrained(folder)
-            version = registry.publish(job.name, folder, make_card(job, prepared, outcome, results, parent))
+            card = dataclasses.replace(make_card(job, prepared, outcome, results, parent), forecast=forecast())
+            version = registry.publish(job.name, folder, card)
     promoted = CHAMPION in version.aliases or is_promoted(job.promote, verdicts)
     if promoted:
         version = registry.promote(version)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from raytune_llm.data.findings import many
 from raytune_llm.errors import InputError
@@ -17,10 +17,11 @@ from raytune_llm.sweep.plan import BASE
 from raytune_llm.sweep.status import State
 
 if TYPE_CHECKING:
+    from raytune_llm.jobs.prediction import Prediction
     from raytune_llm.jobs.publish import PublishResult
     from raytune_llm.jobs.setup import Started
     from raytune_llm.sweep.axes import Point
-    from raytune_llm.sweep.tuner import Swept
+    from raytune_llm.sweep.tuner import Phase, Swept
     from raytune_llm.training.config import Outcome
 
 
@@ -33,6 +34,7 @@ def run_sweep(job: SweepJob) -> PublishResult:
 def _run(job: SweepJob) -> PublishResult:
     from raytune_llm.jobs.bases import plan_of, start_bases, tokens_of_bases
     from raytune_llm.jobs.more_labels import check_more_labels, described, would_more_labels_help
+    from raytune_llm.jobs.prediction import Prediction
     from raytune_llm.jobs.run_result import write_result
 
     began = time.monotonic()
@@ -46,26 +48,49 @@ def _run(job: SweepJob) -> PublishResult:
     num_trials = len(planned.first) + job.sweep.search.num_trials(planned)
     print(f"{many(num_trials, 'trial')}{each}; {planned.sentence()}", flush=True)
     with explain_disk_full(job.home, job.run):
-        swept = run_trials(bases, began)
+        phases = phases_of(bases)
+        prediction = Prediction(next(iter(bases.values())), planned, phases[0].examples)
+        swept = run_trials(bases, phases, began, prediction)
         status.update(state=State.comparing)
         won = choose(job, bases, swept)
         started = bases[won.trial.values.get(BASE)]
         started.clock.lap("training")
-        published = publish_winner(started, swept, won)
+        published = publish_winner(started, swept, won, prediction)
+        predicted = prediction.lines()
         started.clock.lap("comparing and publishing")
         curve = would_more_labels_help(started, swept, won) if job.sweep.more_labels else None
-        more = {} if curve is None else {"label_curve": described(curve)}
-        tokens = tokens_of_bases(bases, swept.outcomes)
-        write_result(started.job, started.prepared, swept.outcomes, won, published, more | {"trained_tokens": tokens})
-    print(summary.of_sweep(started, swept.outcomes, won, published), flush=True)
+        more: dict[str, Any] = {
+            "trained_tokens": tokens_of_bases(bases, swept.outcomes),
+            "forecast": prediction.record(),
+        }
+        more |= {} if curve is None else {"label_curve": described(curve)}
+        write_result(started.job, started.prepared, swept.outcomes, won, published, more)
+    print(summary.of_sweep(started, swept.outcomes, won, published, predicted), flush=True)
     return published
 
 
-def run_trials(bases: Mapping[str | None, Started[SweepJob]], began: float) -> Swept:
-    """Run the trials of a prepared sweep, base by base. Raises InputError when it was cancelled, or ended before any
-    trial reported."""
+def phases_of(bases: Mapping[str | None, Started[SweepJob]]) -> list[Phase]:
+    """The sweep base by base."""
     import ray
 
+    from raytune_llm.sweep.tuner import Phase
+
+    return [
+        Phase(
+            base=base,
+            config=own.job.trial_config(own.prepared.better, own.prepared.answering),
+            examples=ray.put(own.prepared.examples),
+            warm=warm_points(own.job),
+        )
+        for base, own in bases.items()
+    ]
+
+
+def run_trials(
+    bases: Mapping[str | None, Started[SweepJob]], phases: Sequence[Phase], began: float, prediction: Prediction
+) -> Swept:
+    """Run the trials of a prepared sweep, base by base. Raises InputError when it was cancelled, or ended before any
+    trial reported."""
     from raytune_llm.jobs.run_result import RESULT
     from raytune_llm.stores.storage import open_storage
     from raytune_llm.sweep import tuner
@@ -74,15 +99,6 @@ def run_trials(bases: Mapping[str | None, Started[SweepJob]], began: float) -> S
     started = next(iter(bases.values()))
     job = started.job
     open_storage(job.run_dir).delete(RESULT)
-    phases = [
-        tuner.Phase(
-            base=base,
-            config=own.job.trial_config(own.prepared.better, own.prepared.answering),
-            examples=ray.put(own.prepared.examples),
-            warm=warm_points(own.job),
-        )
-        for base, own in bases.items()
-    ]
     swept = tuner.run(
         job.sweep,
         phases,
@@ -90,7 +106,10 @@ def run_trials(bases: Mapping[str | None, Started[SweepJob]], began: float) -> S
         interactive=started.interactive,
         began=began,
         tokens_per_example=max(own.prepared.mean_tokens for own in bases.values()),
+        predict=prediction.begin,
     )
+    is_whole = swept.drained is None and not swept.is_resumed and len(bases) == 1
+    prediction.trained(swept.outcomes, memory_bytes=swept.peak_bytes, is_whole=is_whole)
     again = f"the same command with run={job.run} resumes it"
     if swept.drained is Drain.cancelled:
         status.update(state=State.cancelled, note=again)
@@ -124,11 +143,11 @@ def choose(job: SweepJob, bases: Mapping[str | None, Started[SweepJob]], swept: 
     return leaderboard.winner(swept.outcomes, objective)
 
 
-def publish_winner(started: Started[SweepJob], swept: Swept, won: Outcome) -> PublishResult:
+def publish_winner(started: Started[SweepJob], swept: Swept, won: Outcome, prediction: Prediction) -> PublishResult:
     """Compare and publish it."""
     from raytune_llm.jobs.publish import publish
     from raytune_llm.sweep.backends.base import without_base
 
     job = started.job.with_values(without_base(swept.plan.values(won.trial.values)))
     parent = job.method.needs.init_adapter or f"{job.name}/{job.run}"
-    return publish(job, started.prepared, won, parent=parent, use_gpu=started.use_gpu)
+    return publish(job, started.prepared, won, parent=parent, use_gpu=started.use_gpu, forecast=prediction.record)

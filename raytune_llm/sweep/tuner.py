@@ -11,7 +11,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -82,6 +82,10 @@ class Swept:
     """The same in words."""
     spent: dict[str, float]
     """hours, gpu_hours, usd and tokens, over all of its restarts."""
+    is_resumed: bool
+    """Whether some of its trials were there before."""
+    peak_bytes: int
+    """The most memory that a process of its trials has held; 0 where that isn't known."""
 
 
 @dataclass
@@ -97,6 +101,10 @@ class SweepRun:
     """Of trials that failed in this start of the sweep."""
     drained: Drain | None = None
     why: str = ""
+    predict: Callable[[Runner], float] | None = None
+    """Asked before the first trials start, for seconds that the budget must keep for comparing and publishing."""
+    peak_bytes: int = 0
+    """The most memory that a process of trials has held."""
 
     def run(self, phase: Phase) -> None:
         """Run a phase's trials to their ends, however often it is paused or restarted."""
@@ -151,6 +159,10 @@ class SweepRun:
             )
         )
         try:
+            if self.predict is not None:
+                reserve_seconds = self.predict(runner)
+                self.spending.prices = replace(self.spending.prices, reserve_seconds=reserve_seconds)
+                self.predict = None
             queue = TrialQueue(proposals, waiting, most_live=runner.max_concurrent, ended=lambda *about: None)
             desk = CommandDesk(Commands(self.store.run_dir), config, queue, self._axes(phase), runner.fits)
             steering = Steering(queue, runner, desk, self.spending)
@@ -159,6 +171,7 @@ class SweepRun:
             queue.ended = partial(self._note_end, phase, steering)
             self._fit(phase, runner, steering, plan)
             self.drained, self.why = steering.drain, steering.why
+            self.peak_bytes = max(self.peak_bytes, runner.peak_bytes())
         finally:
             runner.close()
 
@@ -268,13 +281,13 @@ def run(
     interactive: bool,
     began: float | None = None,
     tokens_per_example: float = 0.0,
-    reserve_seconds: float = 0.0,
+    predict: Callable[[Runner], float] | None = None,
 ) -> Swept:
     """Run all trials to their ends, or resume those of an interrupted run. Raises InputError when a disk was full, and
     for a budget that can't be counted.
 
     began: when the command began, in seconds of time.monotonic(); tokens_per_example: of the training set, on average;
-    reserve_seconds: what comparing and publishing will take, which belong to the budget.
+    predict: asked before the first trials start, for seconds of the budget that comparing and publishing will take.
     """
     config = phases[0].config
     prices = Prices(
@@ -282,7 +295,7 @@ def run(
         num_nodes=sum(node["Alive"] for node in ray.nodes()),
         usd_per_hour=config.scaling.usd_per_hour,
         tokens_per_example=tokens_per_example,
-        reserve_seconds=reserve_seconds,
+        reserve_seconds=0.0,
     )
     now = time.monotonic()
     spending = Spending(config.run_dir, sweep.budget, prices)
@@ -290,7 +303,8 @@ def run(
     store = TrialStore.read(config.run_dir)
     if store.records and not phases[0].labels:
         print("resuming the interrupted sweep", flush=True)
-    sweeping = SweepRun(sweep, use_gpu, interactive, store, spending)
+    is_resumed = bool(store.records)
+    sweeping = SweepRun(sweep, use_gpu, interactive, store, spending, predict=predict)
     for phase in phases:
         sweeping.run(phase)
         if sweeping.drained is not None:
@@ -303,6 +317,8 @@ def run(
         drained=sweeping.drained,
         why=sweeping.why,
         spent=spending.amounts(),
+        is_resumed=is_resumed,
+        peak_bytes=sweeping.peak_bytes,
     )
 
 

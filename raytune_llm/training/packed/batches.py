@@ -96,6 +96,11 @@ class TokenTable:
         self.lengths: np.ndarray = lengths
         """Tokens that go through the model for each example, (num_examples,)."""
 
+    def part(self, rows: np.ndarray) -> TokenTable:
+        """These examples."""
+        columns = {name: column.select(rows) for name, column in self._columns.items()}
+        return TokenTable(ExampleTable(columns), is_encoder_decoder=self.is_encoder_decoder)
+
     def batch(
         self, name: str, rows: np.ndarray, device: torch.device | None = None, *, share_among: int | None = None
     ) -> Batch:

@@ -23,7 +23,7 @@ from raytune_llm.evaluation.terms import LOSS
 from raytune_llm.methods import model_refs
 from raytune_llm.models.adapters.lora import LoRA
 from raytune_llm.models.lora_folder import read_weights, target_names
-from raytune_llm.models.memory import free_bytes
+from raytune_llm.models.memory import free_bytes, held_bytes
 from raytune_llm.models.out_of_memory import free_cached_memory, is_out_of_memory
 from raytune_llm.models.pointwise import CompileError
 from raytune_llm.training import checkpoints
@@ -72,15 +72,18 @@ class PackedTrials:
         when memory holds no slot, or compiling is asked for and fails."""
         assert isinstance(config.adapter, LoRA)
         self.config, self.log = config, log
+        started, self.memory_before = time.monotonic(), held_bytes(torch.device(device))
         check_fits(config, lora_rank=max_lora_rank, device=device)
         own_dropout, score = config.adapter.trains_base, config.method.needs.score
         self.model = config.model.load(own_dropout=own_dropout, score=score, device=device)
+        self.load_seconds = time.monotonic() - started
+        self.free_bytes = free_bytes(torch.device(device))
         self.lora_config = config.adapter.config(self.model, lora_rank=max_lora_rank)
         names = target_names(self.lora_config, self.model)
         is_encoder_decoder = bool(self.model.config.is_encoder_decoder)
         self.train = TokenTable(examples.train, is_encoder_decoder=is_encoder_decoder, sources=examples.sources)
         self.eval = TokenTable(examples.eval, is_encoder_decoder=is_encoder_decoder)
-        self._budget_bytes = int(free_bytes(torch.device(device)) * MEMORY_SHARE / num_sharing)
+        self._budget_bytes = int(self.free_bytes * MEMORY_SHARE / num_sharing)
         self.capacity = choose_capacity(
             self.model, names, max_lora_rank, wanted=wanted, budget_bytes=self._budget_bytes
         )
@@ -160,7 +163,7 @@ class PackedTrials:
         """One step of every trial. Of those that were due for an evaluation: the report, which counts once the caller
         has published it; not before, the trial may take the step to its next report."""
         started = time.monotonic()
-        steps = self._plan().step()
+        steps = self.planner().step()
         due = [trial_id for trial_id, report in steps.items() if self.trials[trial_id].is_due(report.step)]
         for trial_id, report in steps.items():
             self._log_step(self.trials[trial_id], report)
@@ -193,7 +196,7 @@ class PackedTrials:
             self.leave(trial_id, failed=True)
         self.pack.close()
 
-    def _plan(self) -> Planner:
+    def planner(self) -> Planner:
         """The planner, made at the first step, when there is a slot to measure. On a CPU it counts the process's own
         seconds: other processes there, as the proxies that start during its first measurements, would mislead it."""
         if self._planner is None:
