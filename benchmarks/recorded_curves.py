@@ -26,7 +26,7 @@ from raytune_llm.training.config import Trial, TrialConfig, TrialSpec
 from raytune_llm.training.packed.hyperparameters import Hyperparameters, hyperparameters_of
 
 FILE = Path(__file__).with_name("curves.npz")
-SIZES, BATCH_SIZES = (1, 2, 4, 8, 16), (2, 4, 8)
+SIZES, BATCH_SIZES = (1, 2, 4, 8, 16), (2, 4)
 RATES_EACH, LOWEST, HIGHEST = 12, 0.03, 10.0
 STEPS, EVERY = 160, 10
 MANTISSA_BITS = 7

@@ -44,7 +44,7 @@ from raytune_llm.training.config import TrialConfig
 from raytune_llm.training.objective import Objective
 
 RATE = "tuning.learning_rate_multiplier"
-GRID_RATES = 4
+GRID_RATES = 6
 WIDE: dict[str, Any] = {"min": LOWEST, "max": HIGHEST, "distribution": "log_uniform"}
 TRIALS = len(SIZES) * len(BATCH_SIZES) * GRID_RATES
 SMALLEST = 12

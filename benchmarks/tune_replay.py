@@ -7,6 +7,7 @@ nothing. search_replay.py --tune runs it.
 
 from __future__ import annotations
 
+import os
 import random
 import tempfile
 import time
@@ -95,6 +96,7 @@ def measured(sweep: Sweep, config: TrialConfig, curves: list[list[tuple[int, flo
         if len(self.ended) in MARKS:
             marks.append(mark(len(self.ended)))
 
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else whatever the machine does comes before the trials
     cluster.set_environment()
     with tempfile.TemporaryDirectory(prefix="rt", dir="/tmp", ignore_cleanup_errors=True) as folder:
         session.begin(dashboard=False, num_cpus=CPUS, _temp_dir=f"{folder}/ray")
