@@ -27,8 +27,8 @@ from raytune_llm.evaluation.metrics import Array, Confusion, Metric, after, answ
 from raytune_llm.evaluation.report import Sample
 from raytune_llm.evaluation.systems import Systems, Task, measure_systems
 from raytune_llm.evaluation.throughput import side_by_side
+from raytune_llm.jobs.comparison import Evaluation
 from raytune_llm.jobs.precompute import FrozenModels
-from raytune_llm.jobs.schema import Evaluation
 from raytune_llm.methods import model_refs
 from raytune_llm.methods.base import Method, Session
 from raytune_llm.models.loading import load_model

@@ -16,10 +16,11 @@ from raytune_llm.evaluation.compare import Verdict, VerdictKind, better
 from raytune_llm.evaluation.report import contradiction
 from raytune_llm.evaluation.systems import Systems
 from raytune_llm.jobs.compare import ComparisonResult, compare_on_cluster
+from raytune_llm.jobs.comparison import Promotion
 from raytune_llm.jobs.precompute import FrozenModels
 from raytune_llm.jobs.prepare import Prepared
 from raytune_llm.jobs.reports import write_report
-from raytune_llm.jobs.schema import Promotion, TrainJob
+from raytune_llm.jobs.schema import TrainJob
 from raytune_llm.jobs.stage_jobs import published_by
 from raytune_llm.methods.base import Method
 from raytune_llm.models import loading

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from raytune_llm.data.findings import many
 from raytune_llm.evaluation import report
 from raytune_llm.evaluation.terms import LOSS, Better
+from raytune_llm.jobs.comparison import Promotion
 from raytune_llm.jobs.help import called
-from raytune_llm.jobs.schema import Promotion, TrainJob
+from raytune_llm.jobs.schema import TrainJob
 from raytune_llm.sweep.leaderboard import lowest_loss
 from raytune_llm.sweep.tables import cell, short_key
 from raytune_llm.training.config import Outcome
