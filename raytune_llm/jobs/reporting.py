@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from raytune_llm.jobs import slots
 from raytune_llm.jobs.schema import TrainJob
 from raytune_llm.sweep import status
+from raytune_llm.sweep.control import Commands
 from raytune_llm.sweep.status import Best, State
 from raytune_llm.training.config import Outcome
 
@@ -25,8 +26,16 @@ def reported(job: TrainJob, command: str) -> Iterator[None]:
         else:
             with status.reporting(job.run_dir, command=command, name=job.name, run=job.run):
                 yield
+            refuse_commands(job.run_dir)
     finally:
         slots.release()
+
+
+def refuse_commands(run_dir: str) -> None:
+    """Answer what came too late for a sweep, which has ended."""
+    commands = Commands(run_dir)
+    for command in commands.pending():
+        commands.answer(command, done=False, text="the sweep has ended")
 
 
 def training_begins(started: Started[Any], **known: Any) -> None:

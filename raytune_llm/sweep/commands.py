@@ -1,8 +1,8 @@
 """Commands to a sweep, carried out by its driver: each once, whatever is killed when.
 
 What a command changes is on disk before it is answered, and is found there when it is read again: a clone names the
-command that asked for it, an extension has its own file, a pause is a file that a resume removes, and a stopped trial
-has ended.
+command that asked for it, an extension has its own file, a pause is a file that a resume removes, and a trial that is
+to stop has a file, which another start of the driver reads.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from raytune_llm.sweep.trial_store import Ending, Origin, TrialRecord
 from raytune_llm.training import checkpoints
 from raytune_llm.training.config import TrialConfig
 
-PAUSED, SPACES = "paused", "spaces"
+PAUSED, SPACES, STOPS = "paused", "spaces", "stops"
 COPY_TRIES = 3
 """To copy a checkpoint that is replaced meanwhile."""
 
@@ -45,6 +45,10 @@ class CommandDesk:
     to_stop: set[str] = field(default_factory=set)
     """Running trials that are to stop at their next report."""
     _next_at: float = -math.inf
+
+    def __post_init__(self) -> None:
+        store, asked = self.queue.proposals.store, open_storage(f"{self.config.run_dir}/control/{STOPS}").files("")
+        self.to_stop |= {id for id in asked if id in store.records and id not in store.endings}
 
     def carry_out(self, now: float) -> str | None:
         """Carry out all that has been asked for; how the sweep is to be drained for it (a value of steering.Drain), or
@@ -73,12 +77,14 @@ class CommandDesk:
         open_ones = [record.id for record in chosen if record.id not in store.endings]
         for id in open_ones:
             if id in self.queue.live:
+                open_storage(f"{self.config.run_dir}/control/{STOPS}").write(id, b"")
                 self.to_stop.add(id)
             else:
                 self.queue.withdraw(id)
                 store.end(id, Ending(why="stopped", checkpoint=None))
         if not open_ones:
-            return f"{command.trial or 'no running trial'} has ended already", None
+            nothing = f"{command.trial} has ended already" if command.trial else "no running trial is worse than that"
+            return nothing, None
         return f"{', '.join(open_ones)} stopped after one more report", None
 
     def _worse_than(self, quantile: float | None) -> list[str]:

@@ -148,6 +148,16 @@ def test_a_command_stops_a_trial_at_its_next_report(world):
     assert '"done":true' in world.answers()[0].replace(" ", "")
 
 
+def test_a_trial_that_is_to_stop_does_so_in_another_start(world, run_config):
+    world.start()
+    world.commands.send(Action.stop, trial="t0001")
+    world.turn()
+    again = World(run_config, run_config.run_dir)
+    again.start()
+    again.turn()
+    assert again.report("t0002", 5) and not again.report("t0001", 5)
+
+
 def test_all_below_a_quantile_stop(world):
     world.start()
     world.report("t0001", 5, loss=1.0)
