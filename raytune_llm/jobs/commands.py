@@ -1,20 +1,23 @@
-"""One function a command: check, import_openai, annotate, train, sweep, demo, evaluate, serve, service, registry."""
+"""One function a command: check, import_openai, annotate, train, sweep, control, demo, evaluate, serve, service,
+registry."""
 
 from __future__ import annotations
 
 from raytune_llm import cluster
 from raytune_llm.jobs import annotate as annotation_job
 from raytune_llm.jobs import summary
+from raytune_llm.jobs.actions import RegistryAction
 from raytune_llm.jobs.check import check_data
 from raytune_llm.jobs.deploy import deploy, hold, take_down
 from raytune_llm.jobs.help import called
+from raytune_llm.jobs.reporting import reported, training_begins, training_ended
 from raytune_llm.jobs.run_result import already_published
 from raytune_llm.jobs.schema import (
     AnnotateJob,
     CheckJob,
+    ControlJob,
     EvaluateJob,
     ImportOpenAIJob,
-    RegistryAction,
     RegistryJob,
     ServeJob,
     ServiceJob,
@@ -67,8 +70,11 @@ def train(job: TrainJob) -> int:
         return show_plan(job)
     if already_published(job) is not None:
         return 0
-    started = prepare_job(job)
-    outcome, published, predicted = train_version(started)
+    with reported(job, "train"):
+        started = prepare_job(job)
+        training_begins(started, num_trials=1, num_running=1, steps_total=job.tuning.steps)
+        outcome, published, predicted = train_version(started)
+        training_ended(started, outcome)
     print(summary.of_training(started, outcome, published, predicted))
     return 0
 
@@ -83,6 +89,13 @@ def sweep(job: SweepJob) -> int:
     if not job.serve.deploy:
         return 0
     return hold(deploy(job, [reference]), job.serve.drain_seconds)
+
+
+def control(job: ControlJob) -> int:
+    """Look at runs, and have a running sweep do something: see jobs/control.py. 1 for what was refused."""
+    from raytune_llm.jobs.control import run_control
+
+    return run_control(job)
 
 
 def demo(job: SweepJob) -> int:

@@ -18,7 +18,7 @@ from raytune_llm import cluster
 from raytune_llm.jobs.compare import Question
 from raytune_llm.jobs.metric import compared_questions
 from raytune_llm.jobs.precompute import precompute_on_cluster
-from raytune_llm.jobs.prepare import Prepared, mixed
+from raytune_llm.jobs.prepare import Prepared, with_sources
 from raytune_llm.jobs.publish import systems_of
 from raytune_llm.jobs.schema import SweepJob, TrainJob
 from raytune_llm.jobs.setup import Started
@@ -265,7 +265,7 @@ def sample_of(started: Started[Any]) -> tuple[Any, float, float]:
     begun = time.monotonic()
     if not needs.reference and not needs.precomputes_teacher:
         found = precompute_on_cluster(job, encoded, use_gpu=started.use_gpu)
-        return mixed(found, started.prepared.splits, job.seed), 0.0, 1.0
+        return with_sources(found, job, started.prepared.splits), 0.0, 1.0
     cut = dataclasses.replace(
         encoded,
         train=encoded.train.drawn(REHEARSED_RECORDS, job.seed),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from enum import Enum
 from itertools import islice
 from pathlib import Path
@@ -113,7 +113,7 @@ def inspect_file(job: ImportOpenAIJob, path: str) -> Found:
     from raytune_llm.jobs.prepare import prepare
 
     method = dpo() if has_preferences(job, path) else job.method
-    data = replace(job.data, train=path)
+    data = job.data.with_train(path)
     checked = DataJob(
         home=job.home, seed=job.seed, model=job.model, data=data, method=method, evaluation=job.evaluation
     )
@@ -223,4 +223,4 @@ def sweep_of(job: ImportOpenAIJob, found: list[Found]) -> SweepJob:
         )
     [file] = found
     own = {field.name: getattr(job, field.name) for field in fields(SweepJob)}
-    return SweepJob(**own | {"method": file.method, "data": replace(job.data, train=file.path)})
+    return SweepJob(**own | {"method": file.method, "data": job.data.with_train(file.path)})

@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,9 @@ from raytune_llm.jobs.schema import SweepJob, TrainJob
 from raytune_llm.jobs.setup import Started
 from raytune_llm.jobs.stage_jobs import stage_job
 from raytune_llm.jobs.stages import prepare_job
+from raytune_llm.sweep.axes import Axis
 from raytune_llm.sweep.forecast import TRAIN_SECONDS, Forecast
-from raytune_llm.sweep.plan import Axis, Plan
+from raytune_llm.sweep.plan import BASE, Plan
 from raytune_llm.sweep.tables import cell, short_key
 from raytune_llm.training.rehearsal import Rehearsal
 
@@ -29,13 +29,16 @@ SHOWN_CHOICES = 8
 
 
 def plan_job(job: TrainJob) -> str:
-    """Rehearse a training or sweep: what it will take, as text. Raises InputError as the job would."""
-    from raytune_llm.jobs.prepare import check_sweep
-    from raytune_llm.sweep.plan import make_plan
+    """Rehearse a training or sweep, one on each base: what it will take, as text. Raises InputError as the job would."""
+    if not isinstance(job, SweepJob):
+        return plan_of(prepare_job(job), only_trial(job))
+    from raytune_llm.jobs import bases
 
-    planned = make_plan(job.trial_config(), job.sweep.axes()) if isinstance(job, SweepJob) else only_trial(job)
-    checks = partial(check_sweep, job, planned) if isinstance(job, SweepJob) else lambda: None
-    return plan_of(prepare_job(job, checks), planned)
+    texts = []
+    for base, started in bases.start_bases(job).items():
+        text = plan_of(started, bases.plan_of(started.job))
+        texts.append(text if base is None else f"{BASE}={base}\n{text}")
+    return "\n\n".join(texts)
 
 
 def plan_of(started: Started[Any], planned: Plan) -> str:

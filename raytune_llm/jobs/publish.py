@@ -90,7 +90,7 @@ def is_made_by(version: Version, job: TrainJob, outcome: Outcome) -> bool:
     """Whether a version is this trial's: another trial may have won before its sweep was extended."""
     assert outcome.best is not None
     config, own = version.card.config, describe(job)
-    same = all(config[key] == own[key] for key in ("tuning", "adapter", "method", "seed"))
+    same = all(config[key] == own[key] for key in ("model", "data", "tuning", "adapter", "method", "seed"))
     return same and version.card.step == outcome.best.step
 
 

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from raytune_llm import cluster, session
 from raytune_llm.cluster import gc_paused
 from raytune_llm.errors import InputError, require
+from raytune_llm.jobs import slots
 from raytune_llm.jobs.annotate import annotated
 from raytune_llm.jobs.clock import Clock
 from raytune_llm.jobs.data_report import write_data_report
 from raytune_llm.jobs.schema import DataJob, TrainJob
+from raytune_llm.sweep import status
 
 if TYPE_CHECKING:
     from raytune_llm.data.files import Splits
@@ -72,6 +74,9 @@ def start(job: J, check: Callable[[], None] = lambda: None, prepared: Prepared |
     print(found.diagnosis.text(), flush=True)
     if not job.plan:
         write_data_report(job, found.diagnosis, found.splits, f"{job.run_dir}/data")
+    status.update(job_server=cluster.job_server())
+    if not job.plan:
+        slots.acquire(f"{job.name}/{job.run}")
     scaling = job.scaling
     bundles = [scaling.worker_resources(use_gpu=True)] * scaling.num_workers
     use_gpu = cluster.uses_gpu(scaling.use_gpu, bundles=bundles, wait_seconds=scaling.wait_seconds)

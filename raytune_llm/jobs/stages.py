@@ -12,6 +12,8 @@ from raytune_llm.jobs import summary
 from raytune_llm.jobs.schema import TrainJob
 from raytune_llm.jobs.setup import Started, start
 from raytune_llm.stores.disk_full import explain_disk_full
+from raytune_llm.sweep import status
+from raytune_llm.sweep.status import State
 from raytune_llm.training.config import Outcome, Trial, TrialSpec
 
 if TYPE_CHECKING:
@@ -30,15 +32,19 @@ def prepare_job(job: J, check: Callable[[], None] = lambda: None, prepared: Prep
     if job.method.needs.stages or job.method.needs.init_adapter:
         started = after_stages(started)
         started.clock.lap("earlier stages")
+    started = with_frozen_outputs(started)
+    started.clock.lap("start")
+    return started
+
+
+def with_frozen_outputs(started: Started[J]) -> Started[J]:
+    """The job with the outputs of frozen models for its records, where its method needs them."""
     from raytune_llm.jobs.precompute import precompute_on_cluster
-    from raytune_llm.jobs.prepare import mixed
+    from raytune_llm.jobs.prepare import with_sources
 
     found = precompute_on_cluster(started.job, started.prepared.encoded, use_gpu=started.use_gpu)
-    started.clock.lap("start")
-    computed = replace(
-        started.prepared, encoded=found.encoded, examples=mixed(found, started.prepared.splits, job.seed)
-    )
-    return replace(started, prepared=computed)
+    examples = with_sources(found, started.job, started.prepared.splits)
+    return replace(started, prepared=replace(started.prepared, encoded=found.encoded, examples=examples))
 
 
 def after_stages(started: Started[J]) -> Started[J]:
@@ -98,6 +104,7 @@ def train_version(started: Started[J]) -> tuple[Outcome, PublishResult, list[tup
         prediction.begin()
         resumes = checkpoints.latest(setup.spec.directory) is not None
         outcome = run_trial(setup)
+        status.update(state=State.comparing)
         started.clock.lap("training")
         prediction.trained([outcome], memory_bytes=0, is_whole=not resumes)
         parent = job.method.needs.init_adapter

@@ -16,8 +16,8 @@ from ray.exceptions import RayTaskError
 from raytune_llm.errors import InputError
 from raytune_llm.sweep.backends.base import RunnerInputs
 from raytune_llm.sweep.plan import SIZE
+from raytune_llm.sweep.resources import concurrency
 from raytune_llm.sweep.runner_packed import devices, layout, packs_on_a_node
-from raytune_llm.sweep.runner_ray_train import concurrency, resources
 from raytune_llm.sweep.simulation import Layout
 from raytune_llm.training.config import TrialConfig
 from raytune_llm.training.rehearsal import Rehearsal, Script, together
@@ -109,10 +109,10 @@ def trainer_layout(inputs: RunnerInputs, rehearsal: Rehearsal) -> Layout:
 def trainer_places(inputs: RunnerInputs) -> int:
     """Trials at a time that the cluster holds, of those there are."""
     scaling, total = inputs.config.scaling, ray.cluster_resources()
-    most = concurrency(scaling, inputs.use_gpu)
+    most = concurrency(scaling, inputs.plan, use_gpu=inputs.use_gpu)
     if most is None:
-        needs = resources(scaling, inputs.use_gpu)
-        most = int(min(total.get(name.upper(), 0) // share for name, share in needs.items() if share))
+        needs = scaling.worker_resources(use_gpu=inputs.use_gpu)
+        most = int(min(total.get(name, 0) // share for name, share in needs.items() if share))
     return max(1, min(most, inputs.num_trials, inputs.max_concurrent or inputs.num_trials))
 
 

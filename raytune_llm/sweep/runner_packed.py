@@ -45,6 +45,7 @@ CLOSE_SECONDS = 30.0
 class PackedRunner:
     """Runs a sweep on pack actors."""
 
+    hastens = True
     overlaps_decisions = True
 
     def __init__(self, inputs: RunnerInputs, *, slots: int, compile: bool | None) -> None:

@@ -24,18 +24,22 @@ from ray import tune
 from raytune_llm.compat import ended_trial
 from raytune_llm.stores.disk_full import raise_if_disk_full
 from raytune_llm.stores.storage import open_storage
+from raytune_llm.sweep import status
 from raytune_llm.sweep.backends.base import Runner, RunnerInputs, trial_spec, without_base
 from raytune_llm.sweep.commands import CommandDesk, extended, extensions, is_paused
 from raytune_llm.sweep.control import Commands
+from raytune_llm.sweep.judge import Judge
 from raytune_llm.sweep.plan import BASE, Plan, make_plan
 from raytune_llm.sweep.progress import LiveTable
-from raytune_llm.sweep.queue import Proposals, TrialQueue
+from raytune_llm.sweep.queue import Proposals, TrialQueue, of_phase
 from raytune_llm.sweep.schedulers.batched import BatchedScheduler
 from raytune_llm.sweep.schedulers.replay import ReplayingScheduler, checkpointed
 from raytune_llm.sweep.schedulers.wrapper import SchedulerWrapper
 from raytune_llm.sweep.search.base import Point
-from raytune_llm.sweep.space import Sweep
+from raytune_llm.sweep.space import Sweep, first_points
 from raytune_llm.sweep.spending import Prices, Spending
+from raytune_llm.sweep.status import State
+from raytune_llm.sweep.status_notes import StatusNotes
 from raytune_llm.sweep.steering import Drain, SteeredScheduler, Steering
 from raytune_llm.sweep.trial_store import Ending, TrialRecord, TrialStore
 from raytune_llm.training import checkpoints
@@ -60,6 +64,8 @@ class Phase:
     """ray.ObjectRef of Examples."""
     warm: Sequence[Point] = ()
     """Points of earlier sweeps' winners."""
+    labels: Sequence[Point] = ()
+    """The winner's point on parts of the records; where there are any, the phase has no other trials."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,23 +115,25 @@ class SweepRun:
 
     def plan(self, phase: Phase) -> Plan:
         """Which trials a phase needs, with the axes that commands have added."""
-        return make_plan(phase.config, self._axes(phase))
+        return make_plan(phase.config, self._axes(phase), self.sweep.first)
 
     def _axes(self, phase: Phase) -> dict[str, Any]:
         axes = extended(self.sweep.axes(), extensions(self.store.run_dir))
         return {key: axis for key, axis in axes.items() if key != BASE}
 
     def _proposals(self, phase: Phase) -> Proposals:
+        plan = self.plan(phase)
         return Proposals(
             store=self.store,
-            plan=self.plan(phase),
+            plan=plan,
             search=self.sweep.search,
             seed=phase.config.seed,
             objective=phase.config.objective,
             own_batch_size=phase.config.tuning.batch_size,
             base=phase.base,
-            first=self.sweep.first,
+            first=first_points(self.sweep, plan),
             warm=phase.warm,
+            labels=phase.labels,
             most=self.sweep.budget.trials,
         )
 
@@ -158,6 +166,8 @@ class SweepRun:
             queue = TrialQueue(proposals, waiting, most_live=runner.max_concurrent, ended=lambda *about: None)
             desk = CommandDesk(Commands(self.store.run_dir), config, queue, self._axes(phase), runner.fits)
             steering = Steering(queue, runner, desk, self.spending)
+            if self.sweep.stop_when_unresolvable and not phase.labels:
+                steering.judge = Judge(queue)
             queue.ended = partial(self._note_end, phase, steering)
             self._fit(phase, runner, steering, plan)
             self.drained, self.why = steering.drain, steering.why
@@ -197,7 +207,7 @@ class SweepRun:
                 name=TUNE,
                 storage_path=self.store.run_dir,
                 failure_config=tune.FailureConfig(max_failures=config.scaling.max_failures),
-                callbacks=[table],
+                callbacks=[table, StatusNotes(table)],
                 verbose=0,
             ),
         )
@@ -211,11 +221,11 @@ class SweepRun:
 
     def _count(self, phase: Phase, steering: Steering, record: TrialRecord) -> None:
         """Count what a trial of an earlier start has reported."""
-        config, proposals = phase.config, steering.queue.proposals
+        proposals, metric = steering.queue.proposals, phase.config.method.metric
         self.spending.batch_sizes[record.id] = proposals.batch_size(record.id)
-        if best := config.objective.best(reports := checkpointed(f"{self.store.run_dir}/trials", record.id)):
-            self.spending.steps[record.id] = reports[-1].step
-            proposals.costs[record.id] = config.objective.cost_of(best)
+        for report in checkpointed(f"{self.store.run_dir}/trials", record.id):
+            self.spending.steps[record.id] = report.step
+            proposals.hear(record.id, report.step, report.metrics[metric])
 
     def _note_end(
         self, phase: Phase, steering: Steering, id: str, result: Mapping[str, Any] | None, failed: bool
@@ -240,6 +250,7 @@ class SweepRun:
         if not is_paused(self.store.run_dir):
             return False
         print(f"paused: action=resume run={phase.config.name}/{phase.config.run} continues", flush=True)
+        status.update(state=State.paused, num_running=0, eta_seconds=None)
         proposals = self._proposals(phase)
         queue = TrialQueue(proposals, proposals.unfinished(), most_live=None, ended=lambda *about: None)
         desk = CommandDesk(Commands(self.store.run_dir), phase.config, queue, self._axes(phase), lambda plan: True)
@@ -249,14 +260,13 @@ class SweepRun:
                 self.drained, self.why = Drain.cancelled, "cancelled by a command"
                 return True
         self.spending.skip(time.monotonic())
+        status.update(state=State.running)
         return False
 
     def outcomes(self, phase: Phase) -> Iterator[Outcome]:
         """Of a phase's trials that have reported or failed."""
         plan, left = self.plan(phase), Ending(why=(self.drained or Drain.cancelled).value, checkpoint=None)
-        for record in self.store.records.values():
-            if record.values.get(BASE) != phase.base:
-                continue
+        for record in of_phase(self.store, phase.base, is_of_labels=bool(phase.labels)):
             ending = self.store.endings.get(record.id, left)
             outcome = read_trial(phase.config, plan, record, ending, self.errors.get(record.id))
             if outcome.checkpoint is not None or record.id in self.errors:
@@ -291,7 +301,7 @@ def run(
     spending = Spending(config.run_dir, sweep.budget, prices)
     spending.start(now, began=now if began is None else began)
     store = TrialStore.read(config.run_dir)
-    if store.records:
+    if store.records and not phases[0].labels:
         print("resuming the interrupted sweep", flush=True)
     is_resumed = bool(store.records)
     sweeping = SweepRun(sweep, use_gpu, interactive, store, spending, predict=predict)

@@ -50,7 +50,7 @@ class Runner:
 
 
 class World:
-    """A sweep without processes: its own clock, trials that report when they are told to."""
+    """A sweep without processes: its own clock, trials that report when the test says so."""
 
     def __init__(self, run_config, run_dir, most=None, **limits):
         self.now, self.run_dir = 0.0, run_dir

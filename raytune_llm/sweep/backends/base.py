@@ -45,6 +45,8 @@ class Runner(Protocol):
     max_concurrent: int | None
     num_gpus: float
     """That it holds."""
+    hastens: bool
+    """Whether trials can be made to report at their next step."""
     overlaps_decisions: bool
     """Whether a trial continues to train while Ray Tune decides about its report, so that the decision may take a
     moment."""
@@ -54,7 +56,7 @@ class Runner(Protocol):
         ...
 
     def hasten(self, trial_ids: Sequence[str]) -> None:
-        """Have trials report at their next step rather than at their next evaluation, where the backend can."""
+        """Have trials report at their next step rather than at their next evaluation; nothing where it can't."""
         ...
 
     def rehearse(self, script: Script) -> Rehearsal | None:

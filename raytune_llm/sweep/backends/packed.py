@@ -42,9 +42,9 @@ class Packed:
             return f"scaling.gpus_per_worker={scaling.gpus_per_worker}: a pack takes a whole GPU"
         if config.model.is_quantized:
             return "model.from_pretrained quantises the base, which packed trials compute with as it is stored"
-        for key in plan.axes:
+        for key in plan.keys:
             if key.startswith("scaling.") or key in config.adapter.own_process_keys:
-                return f"{key} is swept, in which trials on one base can't differ"
+                return f"trials differ in {key}, in which those on one base can't"
         from raytune_llm.models.base import skeleton
         from raytune_llm.training.packed.eligibility import not_packable_reason
 
