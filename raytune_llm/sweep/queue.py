@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ray.tune.experiment import Trial
 from ray.tune.search.search_algorithm import SearchAlgorithm
 
-from raytune_llm.compat import TrialMaker
 from raytune_llm.sweep.plan import BASE, BATCH_SIZE, Plan
 from raytune_llm.sweep.search.base import Point, Search, Tried
 from raytune_llm.sweep.trial_store import Origin, TrialRecord, TrialStore
@@ -145,7 +145,7 @@ class TrialQueue(SearchAlgorithm):
         """Whether there was no further point when one was asked for."""
 
     def add_configurations(self, experiments: Any) -> None:
-        self.maker = TrialMaker(experiments[0])
+        self.trial_of = partial(trial_of, experiments[0].spec)
 
     def next_trial(self) -> Trial | None:
         if self.is_closed or len(self.live) >= (self.most_live or MOST_PENDING) or self._waits_for_results():
@@ -154,7 +154,7 @@ class TrialQueue(SearchAlgorithm):
         self.is_exhausted = record is None
         if record is None:
             return None
-        self.live[record.id] = trial = self.maker.trial(record.id, record.values)
+        self.live[record.id] = trial = self.trial_of(record)
         return trial
 
     def _waits_for_results(self) -> bool:
@@ -176,3 +176,26 @@ class TrialQueue(SearchAlgorithm):
 
     def is_finished(self) -> bool:
         return self.is_closed or (self.is_exhausted and not self.waiting)
+
+
+def trial_of(spec: Mapping[str, Any], record: TrialRecord) -> Trial:
+    """Ray Tune's trial for one of ours, in an experiment that is specified like this; with our id, which its own
+    searches don't allow for."""
+    trial = Trial(
+        spec["run"],
+        config=dict(record.values),
+        trial_id=record.id,
+        experiment_tag=record.id,
+        max_failures=spec["max_failures"],
+        trial_dirname_creator=spec["trial_dirname_creator"],
+        storage=spec["storage"],
+    )
+    trial.init_local_path()  # else the results of trials that never start can't be had
+    return trial
+
+
+def ended_trial(id: str) -> Trial:
+    """What Ray Tune's schedulers take for a trial that has ended."""
+    trial = Trial("ended", trial_id=id, stub=True)
+    trial.set_status(Trial.TERMINATED)
+    return trial

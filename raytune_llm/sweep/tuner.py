@@ -17,7 +17,6 @@ from typing import Any
 
 import ray
 
-from raytune_llm.compat import ended_trial
 from raytune_llm.stores.disk_full import raise_if_disk_full
 from raytune_llm.sweep import status
 from raytune_llm.sweep.backends.base import Runner, RunnerInputs, trial_spec, without_base
@@ -26,7 +25,7 @@ from raytune_llm.sweep.control import Commands
 from raytune_llm.sweep.judge import Judge
 from raytune_llm.sweep.plan import BASE, Plan, make_plan
 from raytune_llm.sweep.progress import LiveTable
-from raytune_llm.sweep.queue import Proposals, TrialQueue, of_phase
+from raytune_llm.sweep.queue import Proposals, TrialQueue, ended_trial, of_phase
 from raytune_llm.sweep.ray_tune import build_scheduler, fit
 from raytune_llm.sweep.schedulers.replay import checkpointed
 from raytune_llm.sweep.search.base import Point

@@ -32,12 +32,6 @@ class FakeTrial:
 
 
 @dataclass
-class Maker:
-    def trial(self, id, config):
-        return FakeTrial(id)
-
-
-@dataclass
 class Runner:
     hastened: list = field(default_factory=list)
     fitting: bool = True
@@ -61,7 +55,7 @@ class World:
             own_batch_size=4, base=None, first=(), warm=(), most=most,
         )  # fmt: skip
         self.queue = TrialQueue(proposals, proposals.unfinished(), most_live=2, ended=self.ended)
-        self.queue.maker = Maker()
+        self.queue.trial_of = lambda record: FakeTrial(record.id)
         prices = Prices(num_gpus=0, num_nodes=1, usd_per_hour=None, tokens_per_example=1.0, reserve_seconds=0.0)
         spending = Spending(run_dir, Budget(**NONE | limits), prices)
         spending.start(0.0, began=0.0)
