@@ -29,8 +29,7 @@ SHOWN_CHOICES = 8
 
 
 def plan_job(job: TrainJob) -> str:
-    """Rehearse a training, or a sweep on each of its bases: what it will take, as text. Raises InputError as the job
-    would."""
+    """Rehearse a training, or a sweep on each of its bases: what it will take. Raises InputError as the job would."""
     if not isinstance(job, SweepJob):
         return plan_of(prepare_job(job), only_trial(job))
     from raytune_llm.jobs import bases
