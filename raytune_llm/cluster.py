@@ -95,6 +95,14 @@ def connect(*, dashboard: bool = True) -> None:
         )
 
 
+def job_server() -> str | None:
+    """Address of the connected cluster's job server; None where it has none."""
+    import ray
+
+    address = ray.init(ignore_reinit_error=True, logging_level=logging.WARNING).address_info.get("webui_url")
+    return f"http://{address}" if address else None
+
+
 def shows_gpu(root: Path = Path("/")) -> bool:
     """Whether this machine has device files of an NVIDIA GPU that CUDA_VISIBLE_DEVICES doesn't hide. Calls no driver,
     imports no torch."""

@@ -201,7 +201,9 @@ class TrialMaker:
         from ray.tune.experiment.config_parser import _create_trial_from_spec
 
         spec = {**self._experiment.spec, "config": dict(config)}
-        return _create_trial_from_spec(spec, self._parser, evaluated_params={}, experiment_tag=id, trial_id=id)
+        trial = _create_trial_from_spec(spec, self._parser, evaluated_params={}, experiment_tag=id, trial_id=id)
+        trial.init_local_path()  # else the results of trials that never start can't be had
+        return trial
 
 
 def ended_trial(id: str) -> Any:

@@ -30,14 +30,18 @@ from raytune_llm.jobs.help import called, help_text
 from raytune_llm.jobs.overrides import DOLLAR, SPACE, hydra_overrides, taken_out
 from raytune_llm.jobs.schema import JOBS, Job, SweepJob
 from raytune_llm.stores import components
+from raytune_llm.stores.choices import nearest_first
 from raytune_llm.stores.components import all_keys, unknown_key
 from raytune_llm.stores.locations import with_absolute_paths
 from raytune_llm.sweep.axes import flat
+from raytune_llm.sweep.plan import BASE
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CONF = next((folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir()), PACKAGE / "conf")
 """The config files: inside an installed package, at the top of a checkout."""
 MERGING = "Error merging override "
+NO_BASE = "hub"
+"""The file of conf/model that names none."""
 OmegaConf.register_new_resolver("demo", lambda name: str(demo_path(name)), replace=True)
 
 
@@ -136,6 +140,9 @@ def build(root_name: str, cfg: DictConfig) -> Any:
     except OmegaConfBaseException as error:
         raise InputError(unresolved(error)) from error
     assert isinstance(root, DictConfig)
+    if "model.name_or_path" in missing and (names := base_names(root)):
+        choose_first_base(root, names[0])
+        missing.remove("model.name_or_path")
     if missing:
         raise InputError(
             "missing: "
@@ -147,6 +154,34 @@ def build(root_name: str, cfg: DictConfig) -> Any:
     assert isinstance(job, Job)
     check_space(root, job)
     return with_absolute_paths(job)
+
+
+def base_names(root: DictConfig) -> list[str]:
+    """The bases of a sweep's space; none where it has no axis of them."""
+    names = OmegaConf.select(root, f"{SPACE}{BASE}")
+    found = OmegaConf.to_container(names) if OmegaConf.is_list(names) else [names]
+    assert isinstance(found, list)
+    return [name for name in found if isinstance(name, str)]
+
+
+def choose_first_base(root: DictConfig, name: str) -> None:
+    """Make a base the job's own; what the command gave of other keys of it stays."""
+    nothing = model_values(NO_BASE)
+    given = {key: value for key, value in plain(root)[BASE].items() if value != nothing[key]}
+    OmegaConf.update(root, BASE, model_values(name) | given, merge=False)
+
+
+def model_values(name: str) -> dict[str, Any]:
+    """The values of a base: those of conf/model/NAME.yaml, or of a folder or hub id that is `name`. Raises InputError
+    where it is neither."""
+    files = sorted(file.stem for file in (CONF / BASE).glob("*.yaml"))
+    if name not in files and "/" not in name and not Path(name).is_dir():
+        nearest = ", ".join(nearest_first(name, tuple(files)))
+        raise InputError(f"{SPACE}{BASE}={name} is no folder, id on the hub or file of conf/{BASE}: {nearest}")
+    chosen = compose("train", [f"{BASE}={name if name in files else NO_BASE}"])[BASE]
+    values = OmegaConf.to_container(chosen, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()} | ({} if name in files else {"name_or_path": name})
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -161,6 +196,7 @@ def check_space(root: DictConfig, job: Job) -> None:
     doesn't take."""
     if not isinstance(job, SweepJob):
         return
+    OmegaConf.update(root, "data.weights", job.data.weights)  # of all locations, each of which may be swept
     content = plain(root)
     known = all_keys(content)
 
@@ -168,7 +204,7 @@ def check_space(root: DictConfig, job: Job) -> None:
         tried = OmegaConf.create(OmegaConf.to_container(root))
         assert isinstance(tried, DictConfig)
         for key, value in values.items():
-            OmegaConf.update(tried, key, value)
+            OmegaConf.update(tried, key, model_values(str(value)) if key == BASE else value)
         try:
             components.build(type(job), plain(tried), known=known, former=(content, job))
         except InputError as error:

@@ -22,6 +22,9 @@ FREE = (
     "model.from_pretrained.",
     "teacher.model.from_pretrained.",
     "data.columns.",
+    "values.",
+    "space.",
+    "data.weights.",
 )
 """Mappings whose keys no file of conf/ lists."""
 MAPPINGS = {key.removesuffix("."): f"{key}KEY=VALUE" for key in FREE} | {

@@ -19,9 +19,11 @@ from raytune_llm.training.config import TrialConfig, value_of
 STEPS = "tuning.steps"
 SIZE = "tuning.adapter_size"
 BATCH_SIZE = "tuning.batch_size"
+SUBSET = "data.subset"
 BASE = "model"
-SWEEPABLE = ("tuning", "adapter", "method", "scaling")
-"""Groups of keys that trials may differ in, besides the seed; whatever else a job has, all of them share."""
+SWEEPABLE = ("tuning.", "adapter.", "method.", "scaling.", "data.weights.")
+"""What begins the keys that trials may differ in, besides the seed and the share of the records; whatever else a job
+has, all of them share."""
 LARGER_BATCHES = "they are compared at equal steps, at which those of larger batches have seen more records"
 
 
@@ -179,11 +181,11 @@ def first_point(config: TrialConfig, plan: Plan, values: Mapping[str, Any], wher
 def check_axis(config: TrialConfig, key: str, where: str = "sweep.space.") -> None:
     """Refuse an axis that would change nothing, that no trial has, or that makes trials incomparable; `where` begins
     the message. Raises InputError."""
-    group, _, rest = key.partition(".")
-    if key != "seed" and not (group in SWEEPABLE and rest):
+    if key not in ("seed", SUBSET) and not key.startswith(SWEEPABLE):
+        groups = ", ".join(group.removesuffix(".") for group in SWEEPABLE)
         raise InputError(
             f"{where}{key} is not allowed: all trials of a sweep share one {key}; allowed: seed and keys of "
-            f"{', '.join(SWEEPABLE)}"
+            f"{groups}, and {SUBSET}"
         )
     if key == "method.metric":
         raise InputError(f"{where}{key} is not allowed: trials are compared by one metric; set {key} instead")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ray import tune
+from ray.tune.progress_reporter import TrialProgressCallback
 
 from raytune_llm.sweep.steering import Steering
 from raytune_llm.sweep.tables import cell, short_key, text_table
@@ -14,10 +14,11 @@ from raytune_llm.training.objective import Report
 SHOWN = 6
 
 
-class LiveTable(tune.Callback):
-    """Prints a short table now and then."""
+class LiveTable(TrialProgressCallback):
+    """Prints a short table now and then, in place of what Ray Tune prints."""
 
     def __init__(self, steering: Steering, interactive: bool):
+        super().__init__()
         self.steering, self.objective = steering, steering.queue.proposals.objective
         self.period_seconds = 5.0 if interactive else 20.0
         self.rows: dict[str, dict[str, Any]] = {}
@@ -39,6 +40,13 @@ class LiveTable(tune.Callback):
         store, steps = self.steering.queue.proposals.store, self.steering.spending.steps
         most = self.steering.queue.proposals.plan.most_steps()
         return sum(most if id in store.endings else steps.get(id, 0) for id in store.records)
+
+    @property
+    def seconds_left(self) -> float:
+        """At most, if steps take as long as so far."""
+        done = self.done()
+        to_do = self.num_trials * self.steering.queue.proposals.plan.most_steps() - done
+        return (time.monotonic() - self.started) * to_do / max(1, done - self.done_before)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -64,15 +72,11 @@ class LiveTable(tune.Callback):
 
     def text(self) -> str:
         """Header line and the best trials so far."""
-        elapsed = time.monotonic() - self.started
-        done = self.done()
-        proposals = self.steering.queue.proposals
-        to_do = self.num_trials * proposals.plan.most_steps() - done
-        left = elapsed * to_do / max(1, done - self.done_before)
+        proposals, elapsed = self.steering.queue.proposals, time.monotonic() - self.started
         header = (
             f"{len(proposals.store.endings)} of {self.num_trials} trials ended, "
             f"{len(self.steering.queue.live)} running, "
-            f"{elapsed:.0f} s, at most {left:.0f} s left"
+            f"{elapsed:.0f} s, at most {self.seconds_left:.0f} s left"
         )
         metric = self.objective.metric
         best = sorted(self.rows.items(), key=lambda item: self.objective.cost_of(item[1]["best"]))[:SHOWN]

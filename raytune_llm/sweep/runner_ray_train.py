@@ -23,11 +23,13 @@ from raytune_llm.sweep.resources import concurrency, resources
 from raytune_llm.training import checkpoints
 from raytune_llm.training.config import TrialConfig
 from raytune_llm.training.ray_train import TrialSetup, run_trial, trainer_for
+from raytune_llm.training.rehearsal import Script
 
 
 class RayTrainRunner:
     """Runs a sweep, trial by trial."""
 
+    hastens = False
     overlaps_decisions = False
 
     def __init__(self, inputs: RunnerInputs) -> None:
@@ -45,6 +47,12 @@ class RayTrainRunner:
 
     def hasten(self, trial_ids: Sequence[str]) -> None:
         """They report at their next evaluation: nothing reaches a trainer between two steps."""
+
+    def rehearse(self, script: Script) -> None:
+        """Its processes start with their trials."""
+
+    def peak_bytes(self) -> int:
+        return 0
 
     def close(self) -> None:
         """Tune has ended its trials' processes already."""

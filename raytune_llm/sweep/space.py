@@ -22,9 +22,10 @@ class Sweep:
     """A sweep: a space, how it is searched, what is stopped early."""
 
     space: dict[str, Any]
-    """Nested keys of tuning, adapter, method and scaling, or seed, each with a list of choices or {min, max,
-    distribution}; null takes a key out of the space. {choices: […], when: {KEY: […]}}, and a range with when, is a key
-    that only trials with those values of another key have; the others have the job's own."""
+    """Nested keys of tuning, adapter, method and scaling, seed, data.subset, data.weights.NAME or model (names of
+    conf/model, folders, hub ids), each with a list of choices or {min, max, distribution}; null takes a key out of the
+    space. {choices: […], when: {KEY: […]}}, and a range with when, is a key that only trials with those values of
+    another key have; the others have the job's own."""
     search: Search
     """Which points of the space are tried (conf/sweep/search)."""
     backend: Backend

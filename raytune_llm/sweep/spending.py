@@ -101,8 +101,8 @@ class Spending:
         return {"hours": hours, "gpu_hours": self.gpu_seconds / 3600, "usd": self.usd, "tokens": self.tokens}
 
     def exhausted(self, coming: Mapping[str, int], *, report_seconds: float) -> str | None:
-        """What is used up, or will be at the end, if running trials, which take so many further steps and seconds to
-        their next reports, are let go on; None while nothing is."""
+        """What is used up, or will be at the end, if running trials continue to their next reports, so many steps and
+        seconds from now; None while nothing is."""
         ending = self.prices.reserve_seconds + report_seconds
         expected = {
             "hours": (self.seconds + ending) / 3600,

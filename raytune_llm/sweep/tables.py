@@ -12,6 +12,8 @@ from raytune_llm.evaluation.terms import LOSS
 if TYPE_CHECKING:
     from raytune_llm.sweep.leaderboard import Row
 
+BARS = "▁▂▃▄▅▆▇█"
+
 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns aligned for a monospaced terminal, numbers to the right."""
@@ -33,7 +35,7 @@ def leaderboard_table(rows: Sequence[Row], metric: str, shown: int) -> str:
     left empty."""
     if not rows:
         return "no trial came to a result"
-    keys = list(dict.fromkeys(key for row in rows[:shown] for key in row.values))
+    keys = keys_of(rows)
     losses = [name for name in (LOSS, "train/loss") if name != metric and name in rows[0].best.metrics]
     columns = ["", *map(short_key, keys), metric, "at step", *losses, "trial", "ended"]
     lines = [
@@ -55,7 +57,7 @@ def leaderboard_table(rows: Sequence[Row], metric: str, shown: int) -> str:
 def leaderboard_csv(rows: Sequence[Row]) -> str:
     """Every point with all metrics of its best report."""
     metrics = sorted({name for row in rows for name in row.best.metrics})
-    keys = list(dict.fromkeys(key for row in rows for key in row.values))
+    keys = keys_of(rows)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["trial", *keys, "best_step", *metrics, "ended"])
@@ -63,6 +65,18 @@ def leaderboard_csv(rows: Sequence[Row]) -> str:
         values = [row.values.get(key, "") for key in keys]
         writer.writerow([row.trial, *values, row.best.step, *[row.best.metrics.get(m, "") for m in metrics], row.ended])
     return out.getvalue()
+
+
+def keys_of(rows: Sequence[Row]) -> list[str]:
+    """Of all points: one that a user asked for may lack keys of the space, and has the job's own values there."""
+    return list(dict.fromkeys(key for row in rows for key in row.values))
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """A bar for each value, from the lowest to the highest."""
+    low, high = min(values), max(values)
+    heights = [(value - low) / (high - low) if high > low else 0.0 for value in values]
+    return "".join(BARS[round(height * (len(BARS) - 1))] for height in heights)
 
 
 def short_key(key: str) -> str:
