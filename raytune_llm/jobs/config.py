@@ -96,7 +96,9 @@ def all_overrides(root: str, arguments: Sequence[str]) -> tuple[list[str], dict[
         return overrides, {}
     default: Any = OmegaConf.to_container(OmegaConf.load(CONF / "sweep" / "default.yaml"))
     fixed = taken_out(overrides, [key for key, _ in flat(default["space"])])
-    return [*overrides, *(f"++{SPACE}{key}=null" for key in fixed)], fixed
+    without = {f"{key}={value}": f"++{SPACE}{key}=null" for key, value in fixed.items()}
+    together = ((override, without.get(override.lstrip("+"))) for override in overrides)  # argparse wants it so
+    return [found for pair in together for found in pair if found is not None], fixed
 
 
 def compose(root: str, overrides: Sequence[str]) -> DictConfig:

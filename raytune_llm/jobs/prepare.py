@@ -141,7 +141,7 @@ def horizon_of(job: DataJob, splits: Splits) -> Horizon:
         count = epoch_size(records_of_sources(job, splits), subset=mixture.subset, weights=[*mixture.weights.values()])
     if not isinstance(job, TrainJob):
         return dataclasses.replace(DEFAULT_HORIZON, num_examples=count)
-    is_swept = isinstance(job, SweepJob) and {"tuning.steps", "tuning.batch_size"} & job.sweep.axes().keys()
+    is_swept = isinstance(job, SweepJob) and {"tuning.steps", "tuning.batch_size"} & set(job.sweep.keys())
     return Horizon(job.tuning.batch_size, None if is_swept else job.tuning.steps, count)
 
 
@@ -167,7 +167,7 @@ def check_method(job: DataJob, encoded: EncodedSplits, tokens: Tokens, *, is_car
             decode=partial(tokens.tokenizer.decode, skip_special_tokens=True),
             adapter=training.adapter if training else None,
             allow_modules=tuple(training.allow_modules) if training else (),
-            swept=frozenset(job.sweep.axes()) if isinstance(job, SweepJob) else frozenset(),
+            swept=frozenset(job.sweep.keys()) if isinstance(job, SweepJob) else frozenset(),
         )
     )
 
@@ -175,11 +175,11 @@ def check_method(job: DataJob, encoded: EncodedSplits, tokens: Tokens, *, is_car
 def check_knobs(job: TrainJob) -> None:
     """Refuse an adapter that the base can't take, a batch that can't be divided, arguments that the trainer can't be
     given, and axes of what all trials share. Raises InputError."""
-    swept = job.sweep.axes() if isinstance(job, SweepJob) else {}
+    swept = job.sweep.keys() if isinstance(job, SweepJob) else []
     needs = job.method.needs
-    for key, axis in swept.items():
-        shared = key in needs.shared_keys or any(stage.decides(key) for stage in needs.stages)
-        require(not shared, f"sweep.space.{key}", list(axis.choices), f"no axis: all trials share one {key}")
+    for key in swept:
+        if key in needs.shared_keys or any(stage.decides(key) for stage in needs.stages):
+            raise InputError(f"{key} is no axis: all trials share one {key}; not for sweep.space or sweep.first")
     if job.scaling.trainer:
         config = job.method.trainer_config(is_encoder_decoder=job.model.facts.is_encoder_decoder)
         check_passed_on(job.scaling.trainer, config)
@@ -192,7 +192,7 @@ def check_knobs(job: TrainJob) -> None:
         raise InputError("adapter=full can't train the quantised weights of model.from_pretrained; use adapter=lora")
     if "tuning.adapter_size" not in swept:
         job.adapter.check(job.tuning.adapter_size, job.model.facts)
-    if not swept.keys() & set(OF_BATCHES):
+    if not set(swept) & set(OF_BATCHES):
         split_batch(job.tuning, job.scaling.num_workers)
 
 

@@ -61,6 +61,10 @@ class Sweep:
         """The axes by dotted key, in the order written."""
         return dict(axes_of(self.space))
 
+    def keys(self) -> list[str]:
+        """Keys in which trials may differ: axes, and those of the first points."""
+        return list(dict.fromkeys([*self.axes(), *(key for point in self.first for key, _ in flat(point))]))
+
 
 def first_points(sweep: Sweep, plan: Plan) -> list[Point]:
     """The points of sweep.first, each whole; those that mean the same once. `plan`: made with sweep.first."""
