@@ -112,12 +112,12 @@ def lengths_of(job: TrainJob, planned: Plan, batch_size: int) -> tuple[Length, .
     if not isinstance(job, SweepJob):
         return (Length(steps=job.tuning.steps, size=1.0),)
     search, found = job.sweep.search, []
-    total = search.num_trials(planned)
-    for index in range(min(total, MOST_LENGTHS)):
-        point = search.propose(planned, index, (), job.seed)
+    count = search.num_trials(planned)
+    proposed = (search.propose(planned, index, (), job.seed) for index in range(min(count, MOST_LENGTHS)))
+    for point in (*planned.first, *proposed):
         values = {STEPS: job.tuning.steps, BATCH_SIZE: job.tuning.batch_size} | planned.values(point or {})
         found.append(Length(steps=int(values[STEPS]), size=values[BATCH_SIZE] / batch_size))
-    return tuple(found[index % len(found)] for index in range(total))
+    return tuple(found[index % len(found)] for index in range(len(planned.first) + count))
 
 
 def asked_of(job: TrainJob, prepared: Prepared, questions: Sequence[Question]) -> Asked | None:

@@ -38,8 +38,9 @@ class Grid:
 
     def propose(self, plan: Plan, index: int, tried: Sequence[Tried], seed: int) -> Point | None:
         seen = self._memory.of(plan, tried)
-        begin = seen.state or 0
-        skipped = max(0, index - len(tried))  # proposals of which no trial has been made yet
+        begin, skipped = seen.state or 0, max(0, index - len(tried))  # proposals of which there is no trial yet
+        if not seen.identities:
+            begin, skipped = skipped, 0
         for place in range(begin, plan.num_points() or 1):
             point = plan.points[place]
             if identity(point) not in seen.identities:
