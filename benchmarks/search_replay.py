@@ -35,7 +35,8 @@ from tune_replay import measured
 
 from raytune_llm.evaluation.metrics import Metric
 from raytune_llm.evaluation.terms import Better
-from raytune_llm.sweep.plan import BATCH_SIZE, SIZE, Axis, Plan, make_plan
+from raytune_llm.sweep.axes import Axis
+from raytune_llm.sweep.plan import BATCH_SIZE, SIZE, Plan, make_plan
 from raytune_llm.sweep.resolution import Curve, Judgement, judge
 from raytune_llm.sweep.search.base import Tried
 from raytune_llm.sweep.space import Sweep
