@@ -187,34 +187,6 @@ def resume_trial(tune_controller: Any, trial: Any) -> None:
     tune_controller._tune_controller._schedule_trial_train(trial)
 
 
-class TrialMaker:
-    """Makes trials of an experiment of Ray Tune with ids of our own, for which its searches have no public call.
-    ray 2.60."""
-
-    def __init__(self, experiment: Any) -> None:
-        from ray.tune.experiment.config_parser import _make_parser
-
-        self._experiment, self._parser = experiment, _make_parser()
-
-    def trial(self, id: str, config: Mapping[str, Any]) -> Any:
-        """A trial that is waiting to be started."""
-        from ray.tune.experiment.config_parser import _create_trial_from_spec
-
-        spec = {**self._experiment.spec, "config": dict(config)}
-        trial = _create_trial_from_spec(spec, self._parser, evaluated_params={}, experiment_tag=id, trial_id=id)
-        trial.init_local_path()  # else the results of trials that never start can't be had
-        return trial
-
-
-def ended_trial(id: str) -> Any:
-    """A trial of Ray Tune that has ended and never was run here: what its schedulers take for one. ray 2.60."""
-    from ray.tune.experiment import Trial
-
-    trial = Trial("ended", trial_id=id, stub=True)
-    trial.set_status(Trial.TERMINATED)
-    return trial
-
-
 # TRL
 
 

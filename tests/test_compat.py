@@ -246,29 +246,6 @@ def test_ray_progress_bar(monkeypatch):
     assert (drawn[0]["total"], drawn[0]["desc"], drawn[-1]["closed"]) == (10, "trial", True)
 
 
-def test_trials_of_our_own_have_our_ids_and_a_folder(ray_session, tmp_path):
-    from ray import tune
-    from ray.tune.experiment import Experiment, Trial
-
-    def trainable(config):
-        """Runs nothing."""
-
-    tune.register_trainable("nothing", trainable)
-    name = {"trial_dirname_creator": lambda trial: str(trial.trial_id)}
-    experiment = Experiment("tune", "nothing", num_samples=-1, storage_path=str(tmp_path), **name)
-    maker = compat.TrialMaker(experiment)
-    trial = maker.trial("t0003", {"tuning.adapter_size": 4})
-    assert trial.trial_id == "t0003" and trial.config == {"tuning.adapter_size": 4}
-    assert trial.status == Trial.PENDING and Path(trial.path) == tmp_path / "tune" / "t0003"
-
-
-def test_ended_trial():
-    from ray.tune.experiment import Trial
-
-    trial = compat.ended_trial("t0001")
-    assert trial.trial_id == "t0001" and trial.status == Trial.TERMINATED
-
-
 def test_using_adapter(model):
     base = logits(model)
     peft_model = adapted(model)

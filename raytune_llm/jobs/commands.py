@@ -28,6 +28,14 @@ from raytune_llm.jobs.stages import prepare_job, train_version
 from raytune_llm.jobs.sweep import run_sweep
 
 
+def show_plan(job: TrainJob) -> int:
+    """What a training or sweep will take, by a few rehearsed steps."""
+    from raytune_llm.jobs.plan import plan_job
+
+    print(plan_job(job), flush=True)
+    return 0
+
+
 def check(job: CheckJob) -> int:
     """Read, parse and tokenize all records, also those of earlier stages, print their diagnosis and write it as JSON
     and HTML. Raises InputError for data that can't be used."""
@@ -58,20 +66,24 @@ def annotate(job: AnnotateJob) -> int:
 def train(job: TrainJob) -> int:
     """One tuning run, from records to a registry version, after the stages that its method needs. A run that has ended
     is not run again."""
+    if job.plan:
+        return show_plan(job)
     if already_published(job) is not None:
         return 0
     with reported(job, "train"):
         started = prepare_job(job)
         training_begins(started, num_trials=1, num_running=1, steps_total=job.tuning.steps)
-        outcome, published = train_version(started)
+        outcome, published, predicted = train_version(started)
         training_ended(started, outcome)
-    print(summary.of_training(started, outcome, published))
+    print(summary.of_training(started, outcome, published, predicted))
     return 0
 
 
 def sweep(job: SweepJob) -> int:
     """A sweep, from records to a published winner, deployed when serve.deploy is set. A run that has ended is not run
     again, unless it is to be extended."""
+    if job.plan:
+        return show_plan(job)
     published = None if job.sweep.extend else already_published(job)
     reference = published or run_sweep(job).version.reference
     if not job.serve.deploy:
@@ -90,6 +102,8 @@ def demo(job: SweepJob) -> int:
     """A sweep whose winner is served, compared with its base on a few prompts, and taken down again."""
     from raytune_llm.serving.verify.client import complete
 
+    if job.plan:
+        return show_plan(job)
     published = run_sweep(job)
     endpoint = deploy(job, [published.version.reference])
     try:

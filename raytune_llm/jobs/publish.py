@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from typing import Any
@@ -16,10 +16,11 @@ from raytune_llm.evaluation.compare import Verdict, VerdictKind, better
 from raytune_llm.evaluation.report import contradiction
 from raytune_llm.evaluation.systems import Systems
 from raytune_llm.jobs.compare import ComparisonResult, compare_on_cluster
+from raytune_llm.jobs.comparison import Promotion
 from raytune_llm.jobs.precompute import FrozenModels
 from raytune_llm.jobs.prepare import Prepared
 from raytune_llm.jobs.reports import write_report
-from raytune_llm.jobs.schema import Promotion, TrainJob
+from raytune_llm.jobs.schema import TrainJob
 from raytune_llm.jobs.stage_jobs import published_by
 from raytune_llm.methods.base import Method
 from raytune_llm.models import loading
@@ -48,9 +49,18 @@ class PublishResult:
     promoted: bool
 
 
-def publish(job: TrainJob, prepared: Prepared, outcome: Outcome, *, parent: str | None, use_gpu: bool) -> PublishResult:
-    """Compare, describe, publish, promote. A run that was killed after it had published keeps that version. Raises
-    InputError when the trial left nothing to publish."""
+def publish(
+    job: TrainJob,
+    prepared: Prepared,
+    outcome: Outcome,
+    *,
+    parent: str | None,
+    use_gpu: bool,
+    forecast: Callable[[], dict[str, Any]] = dict,
+) -> PublishResult:
+    """Compare, describe, publish, promote. A run that was killed after it had published keeps that version. `forecast`:
+    what the card keeps of the prediction, asked for after the comparison. Raises InputError when the trial left nothing
+    to publish."""
     metric = job.method.metric
     if outcome.checkpoint is None or outcome.best is None or not math.isfinite(outcome.best.metrics[metric]):
         raise InputError(
@@ -65,7 +75,8 @@ def publish(job: TrainJob, prepared: Prepared, outcome: Outcome, *, parent: str 
     if version is None:
         with loading.fetched(tuned) as folder:
             prepared.tokens.tokenizer.save_pretrained(folder)
-            version = registry.publish(job.name, folder, make_card(job, prepared, outcome, results, parent))
+            card = dataclasses.replace(make_card(job, prepared, outcome, results, parent), forecast=forecast())
+            version = registry.publish(job.name, folder, card)
     promoted = CHAMPION in version.aliases or is_promoted(job.promote, verdicts)
     if promoted:
         version = registry.promote(version)
@@ -80,7 +91,7 @@ def is_made_by(version: Version, job: TrainJob, outcome: Outcome) -> bool:
     """Whether a version is this trial's: another trial may have won before its sweep was extended."""
     assert outcome.best is not None
     config, own = version.card.config, describe(job)
-    same = all(config[key] == own[key] for key in ("tuning", "adapter", "method", "seed"))
+    same = all(config[key] == own[key] for key in ("model", "data", "tuning", "adapter", "method", "seed"))
     return same and version.card.step == outcome.best.step
 
 

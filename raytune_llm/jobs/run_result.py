@@ -4,7 +4,7 @@ published and all reports are there."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from raytune_llm.jobs.schema import TrainJob
@@ -21,12 +21,16 @@ RESULT = "result.json"
 
 
 def write_result(
-    job: TrainJob, prepared: Prepared, outcomes: Sequence[Outcome], won: Outcome, published: PublishResult
+    job: TrainJob,
+    prepared: Prepared,
+    outcomes: Sequence[Outcome],
+    won: Outcome,
+    published: PublishResult,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Write result.json into the run's folder; outcomes: of all trials, won: of the published one. Metrics are those of
-    its best report and, under the same names instead, those of the comparison."""
+    its best report and, under the same names instead, those of the comparison. `more`: what else it came to."""
     assert won.best is not None
-    tokens = trained_tokens(job, prepared, outcomes)
     result = {
         "version": published.version.reference,
         "promoted": published.promoted,
@@ -37,8 +41,11 @@ def write_result(
         "step": won.best.step,
         "metric": job.method.metric,
         "metrics": {**won.best.metrics, **published.version.card.metrics},
-        **({} if tokens is None else {"trained_tokens": tokens}),
+        "trained_tokens": trained_tokens(job, prepared, outcomes),
+        **(more or {}),
     }
+    if result["trained_tokens"] is None:
+        del result["trained_tokens"]
     open_storage(job.run_dir).write(RESULT, to_json(result, indent=2).encode())
 
 

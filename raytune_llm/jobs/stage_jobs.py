@@ -9,7 +9,8 @@ from typing import TypeVar
 from raytune_llm.data.findings import many
 from raytune_llm.data.records import Record
 from raytune_llm.errors import InputError
-from raytune_llm.jobs.schema import Promotion, TrainJob
+from raytune_llm.jobs.comparison import Promotion
+from raytune_llm.jobs.schema import TrainJob
 from raytune_llm.methods.base import Method, Stage
 from raytune_llm.methods.model_refs import resolve_ref
 from raytune_llm.models.adapters.base import Adapter

@@ -17,8 +17,9 @@ from raytune_llm.data.findings import many
 from raytune_llm.errors import InputError
 from raytune_llm.stores.json import to_json
 from raytune_llm.stores.storage import open_storage
+from raytune_llm.sweep.axes import Axis
 from raytune_llm.sweep.control import Command, Commands
-from raytune_llm.sweep.plan import BASE, SIZE, Axis, Plan, check_axis, make_plan
+from raytune_llm.sweep.plan import BASE, SIZE, Plan, check_axis, make_plan
 from raytune_llm.sweep.queue import TrialQueue
 from raytune_llm.sweep.space import axes_of
 from raytune_llm.sweep.trial_store import Ending, Origin, TrialRecord
@@ -134,7 +135,7 @@ class CommandDesk:
 
     def _extend(self, command: Command) -> tuple[str, str | None]:
         axes = extended(self.axes, [command.space])
-        plan = make_plan(self.config, axes)
+        plan = make_plan(self.config, axes, self.queue.proposals.plan.first)
         self.queue.proposals.search.check(plan)
         open_storage(f"{self.config.run_dir}/control/{SPACES}").write(
             f"{command.id}.json", to_json(command.space).encode()
@@ -187,6 +188,7 @@ def extended(axes: Mapping[str, Axis], spaces: Sequence[Mapping[str, Any]]) -> d
         for key, axis in axes_of(space):
             before = found.get(key)
             if before is not None and before.choices and axis.choices:
-                axis = replace(axis, choices=tuple(dict.fromkeys((*before.choices, *axis.choices))))
+                choices = tuple(dict.fromkeys((*before.choices, *axis.choices)))
+                axis = replace(axis, choices=choices, when=axis.when or before.when)
             found[key] = axis
     return found

@@ -80,12 +80,13 @@ class LiveTable(TrialProgressCallback):
         )
         metric = self.objective.metric
         best = sorted(self.rows.items(), key=lambda item: self.objective.cost_of(item[1]["best"]))[:SHOWN]
-        keys = [short_key(key) for key in next(iter(self.rows.values()))["values"]]
-        columns = ["trial", *keys, "step", "train/loss", metric, "best", ""]
+        shown = [key for _, row in best for key in row["values"]]
+        keys = [key for key in dict.fromkeys([*proposals.plan.keys, *shown]) if key in shown]
+        columns = ["trial", *map(short_key, keys), "step", "train/loss", metric, "best", ""]
         rows = [
             [
                 id,
-                *map(cell, row["values"].values()),
+                *(cell(row["values"].get(key, "")) for key in keys),
                 str(row["now"].step),
                 cell(row["train"]),
                 cell(row["now"].metrics[metric]),

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ray.tune.experiment import Trial
 from ray.tune.search.search_algorithm import SearchAlgorithm
 
-from raytune_llm.compat import TrialMaker
 from raytune_llm.sweep.plan import BASE, BATCH_SIZE, Plan
 from raytune_llm.sweep.search.base import Point, Search, Tried
 from raytune_llm.sweep.trial_store import Origin, TrialRecord, TrialStore
@@ -45,17 +45,22 @@ class Proposals:
     warm: Sequence[Point]
     most: int | None
     """Of all trials of the run; None = no bound."""
-    costs: dict[str, float] = field(default_factory=dict)
-    """Of the best report of each trial so far, less is better."""
+    labels: Sequence[Point] = ()
+    """Where there are any, nothing else is tried."""
+    reports: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    """Step and cost of each report of each trial so far; less is better."""
 
     def next(self) -> TrialRecord | None:
         """The next trial, made; None when there is none."""
         if self.most is not None and len(self.store.records) >= self.most:
             return None
-        for origin, points in ((Origin.first, self.first), (Origin.warm_start, self.warm)):
+        listed = {Origin.first: self.first, Origin.warm_start: self.warm}
+        for origin, points in ({Origin.labels: self.labels} if self.labels else listed).items():
             index = self.count(origin)
             if index < len(points):
                 return self.make(points[index], origin)
+        if self.labels:
+            return None
         point = self.search.propose(self.plan, self.count(Origin.search), self.tried(), self.seed)
         return None if point is None else self.make(point, Origin.search)
 
@@ -64,7 +69,8 @@ class Proposals:
         return self.store.create(point if self.base is None else {**point, BASE: self.base}, origin)
 
     def of_base(self) -> list[TrialRecord]:
-        return [record for record in self.store.records.values() if record.values.get(BASE) == self.base]
+        """The trials of this base; those on parts of the records are apart."""
+        return of_phase(self.store, self.base, is_of_labels=bool(self.labels))
 
     def unfinished(self) -> list[TrialRecord]:
         """Trials that an earlier start has left."""
@@ -75,19 +81,26 @@ class Proposals:
 
     def tried(self) -> list[Tried]:
         """All trials of this base."""
+        costs = self.costs
         return [
             Tried(
                 values={key: value for key, value in record.values.items() if key != BASE},
-                cost=self.costs.get(record.id),
+                cost=costs.get(record.id),
                 is_over=record.id in self.store.endings,
             )
             for record in self.of_base()
         ]
 
-    def hear(self, trial_id: str, value: float) -> None:
-        """A trial has reported this value of the metric."""
-        cost = self.objective.cost(value)
-        self.costs[trial_id] = min(cost, self.costs.get(trial_id, cost))
+    def hear(self, trial_id: str, step: int, value: float) -> None:
+        """A trial has reported this value of the metric. A step that a resumed trial repeats is known already."""
+        reports = self.reports.setdefault(trial_id, [])
+        if not reports or step > reports[-1][0]:
+            reports.append((step, self.objective.cost(value)))
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """Of the best report of each trial."""
+        return {id: min(cost for _, cost in reports) for id, reports in self.reports.items()}
 
     def batch_size(self, trial_id: str) -> int:
         """Examples of each step of a trial."""
@@ -95,10 +108,19 @@ class Proposals:
 
     def num_left(self) -> int:
         """Trials to come, at most."""
-        new = len(self.first) + len(self.warm) + self.search.num_trials(self.plan)
+        new = len(self.labels) or len(self.first) + len(self.warm) + self.search.num_trials(self.plan)
         new -= sum(record.origin is not Origin.clone for record in self.of_base())
         left = new if self.most is None else min(new, self.most - len(self.store.records))
         return max(0, left)
+
+
+def of_phase(store: TrialStore, base: str | None, *, is_of_labels: bool) -> list[TrialRecord]:
+    """The trials of a base: those of the sweep, or those on parts of the records that follow it."""
+    return [
+        record
+        for record in store.records.values()
+        if record.values.get(BASE) == base and (record.origin is Origin.labels) == is_of_labels
+    ]
 
 
 class TrialQueue(SearchAlgorithm):
@@ -123,7 +145,7 @@ class TrialQueue(SearchAlgorithm):
         """Whether there was no further point when one was asked for."""
 
     def add_configurations(self, experiments: Any) -> None:
-        self.maker = TrialMaker(experiments[0])
+        self.trial_of = partial(trial_of, experiments[0].spec)
 
     def next_trial(self) -> Trial | None:
         if self.is_closed or len(self.live) >= (self.most_live or MOST_PENDING) or self._waits_for_results():
@@ -132,7 +154,7 @@ class TrialQueue(SearchAlgorithm):
         self.is_exhausted = record is None
         if record is None:
             return None
-        self.live[record.id] = trial = self.maker.trial(record.id, record.values)
+        self.live[record.id] = trial = self.trial_of(record)
         return trial
 
     def _waits_for_results(self) -> bool:
@@ -154,3 +176,26 @@ class TrialQueue(SearchAlgorithm):
 
     def is_finished(self) -> bool:
         return self.is_closed or (self.is_exhausted and not self.waiting)
+
+
+def trial_of(spec: Mapping[str, Any], record: TrialRecord) -> Trial:
+    """Ray Tune's trial for one of ours, in an experiment that is specified like this; with our id, which its own
+    searches don't allow for."""
+    trial = Trial(
+        spec["run"],
+        config=dict(record.values),
+        trial_id=record.id,
+        experiment_tag=record.id,
+        max_failures=spec["max_failures"],
+        trial_dirname_creator=spec["trial_dirname_creator"],
+        storage=spec["storage"],
+    )
+    trial.init_local_path()  # else the results of trials that never start can't be had
+    return trial
+
+
+def ended_trial(id: str) -> Trial:
+    """What Ray Tune's schedulers take for a trial that has ended."""
+    trial = Trial("ended", trial_id=id, stub=True)
+    trial.set_status(Trial.TERMINATED)
+    return trial

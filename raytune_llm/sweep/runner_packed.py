@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,7 @@ from raytune_llm.sweep.plan import BATCH_SIZE, SIZE, Plan
 from raytune_llm.training.config import TrialConfig, TrialSpec
 from raytune_llm.training.objective import Report
 from raytune_llm.training.packed.actor import DeviceLostError, PackActor
+from raytune_llm.training.rehearsal import Rehearsal, Script, together
 
 PROXY_CPUS = 0.001
 REJOIN_SECONDS = 0.5
@@ -44,6 +45,7 @@ CLOSE_SECONDS = 30.0
 class PackedRunner:
     """Runs a sweep on pack actors."""
 
+    hastens = True
     overlaps_decisions = True
 
     def __init__(self, inputs: RunnerInputs, *, slots: int, compile: bool | None) -> None:
@@ -67,6 +69,7 @@ class PackedRunner:
             actor.remote(self.config, examples, inputs.group, logs_plan=index == 0, **arguments)
             for index in range(num_actors)
         ]
+        asked_at = time.monotonic()
         try:
             capacities = ray.get([one.capacity.remote() for one in self.actors])
         except RayTaskError as error:
@@ -74,6 +77,7 @@ class PackedRunner:
             if isinstance(error.cause, InputError):
                 raise InputError(str(error.cause)) from error
             raise
+        self.start_seconds = time.monotonic() - asked_at
         self.max_concurrent = min(sum(capacities), inputs.max_concurrent or sum(capacities))
         print(f"packed: {sum(capacities)} slots on {num_actors} resident base{'s' * (num_actors > 1)}", flush=True)
         parameters = {"config": self.config, "plan": self.plan, "actors": self.actors}
@@ -85,6 +89,17 @@ class PackedRunner:
     def hasten(self, trial_ids: Sequence[str]) -> None:
         for actor in self.actors:
             actor.hasten.remote(trial_ids)
+
+    def rehearse(self, script: Script) -> Rehearsal:
+        """On all actors at once, as their trials will run; the first one answers for the comparison, too."""
+        share = replace(script, trial_steps=script.trial_steps // len(self.actors))
+        scripts = [share, *[replace(share, asked=None)] * (len(self.actors) - 1)]
+        asked = zip(self.actors, scripts, strict=True)
+        found = ray.get([actor.rehearse.remote(one, self.start_seconds) for actor, one in asked])
+        return together(found)
+
+    def peak_bytes(self) -> int:
+        return max((peak for _, peak in answers(self.actors, lambda actor: actor.peak_bytes.remote())), default=0)
 
     def close(self) -> None:
         """Let the actors finish what they log, then end them."""

@@ -58,8 +58,6 @@ class Steering:
     """Steps and seconds between the last two reports of each."""
     _reported_at: dict[str, float] = field(default_factory=dict)
     _hastened_at: float = -HASTEN_SECONDS
-    _heard: int = 0
-    """Reports since the judge was asked."""
 
     def turn(self, controller: Any, holds: Callable[[Trial], bool]) -> None:
         """Once each time around Ray Tune's loop. `holds`: whether a trial's report is being held, so that nothing of it
@@ -77,13 +75,12 @@ class Steering:
             self.begin(Drain(asked), f"{asked} by a command")
             return
         coming = {id: self.intervals[id][0] for id in self.queue.live if id in self.intervals}
-        took = [seconds / max(1, steps) for steps, seconds in self.intervals.values()]
+        took = [seconds / (steps if self.runner.hastens else 1) for steps, seconds in self.intervals.values() if steps]
         used_up = self.spending.exhausted(coming, report_seconds=max(took, default=0.0))
         if used_up is not None:
             self.begin(Drain.budget, f"{used_up} is used up")
-        elif self._heard and (why := self.judge()) is not None:
+        elif (why := self.judge()) is not None:
             self.begin(Drain.unresolvable, why)
-        self._heard = 0
 
     def begin(self, drain: Drain, why: str) -> None:
         """Drain the sweep."""
@@ -110,13 +107,12 @@ class Steering:
     def heard(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """A trial has reported."""
         now, step, proposals = self.clock(), result[STEP], self.queue.proposals
-        proposals.hear(trial_id, result[proposals.objective.metric])
+        proposals.hear(trial_id, step, result[proposals.objective.metric])
         self.spending.batch_sizes.setdefault(trial_id, proposals.batch_size(trial_id))
         if trial_id in self._reported_at:
             self.intervals[trial_id] = step - self.last[trial_id], now - self._reported_at[trial_id]
         self.last[trial_id], self._reported_at[trial_id] = step, now
         self.spending.steps[trial_id] = step
-        self._heard += 1
 
 
 class SteeredScheduler(SchedulerWrapper):

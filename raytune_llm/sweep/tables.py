@@ -12,12 +12,14 @@ from raytune_llm.evaluation.terms import LOSS
 if TYPE_CHECKING:
     from raytune_llm.sweep.leaderboard import Row
 
+BARS = "▁▂▃▄▅▆▇█"
+
 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns aligned for a monospaced terminal, numbers to the right."""
     table = [list(columns), *[list(row) for row in rows]]
     widths = [max(len(row[i]) for row in table) for i in range(len(columns))]
-    numeric = [all(is_number(row[i]) for row in rows) and bool(rows) for i in range(len(columns))]
+    numeric = [all(is_number(row[i]) for row in rows if row[i]) and bool(rows) for i in range(len(columns))]
     lines = [
         "  ".join(
             cell.rjust(width) if right else cell.ljust(width)
@@ -29,7 +31,8 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def leaderboard_table(rows: Sequence[Row], metric: str, shown: int) -> str:
-    """The best points of a sweep, with their losses."""
+    """The best points of a sweep, with their losses. A key that a point lacks, whose trial has the job's own value, is
+    left empty."""
     if not rows:
         return "no trial came to a result"
     keys = keys_of(rows)
@@ -67,6 +70,13 @@ def leaderboard_csv(rows: Sequence[Row]) -> str:
 def keys_of(rows: Sequence[Row]) -> list[str]:
     """Of all points: one that a user asked for may lack keys of the space, and has the job's own values there."""
     return list(dict.fromkeys(key for row in rows for key in row.values))
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """A bar for each value, from the lowest to the highest."""
+    low, high = min(values), max(values)
+    heights = [(value - low) / (high - low) if high > low else 0.0 for value in values]
+    return "".join(BARS[round(height * (len(BARS) - 1))] for height in heights)
 
 
 def short_key(key: str) -> str:

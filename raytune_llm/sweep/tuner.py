@@ -1,45 +1,39 @@
-"""Ray Tune runs the sweep: its schedulers stop trials, its controller starts, watches and restarts them.
+"""A sweep from its files to its outcomes, through pauses, restarts and bases.
 
-It keeps no state that a restart needs: every start of a sweep, the first as well as one after its driver was killed,
-gives a fresh controller the trials that have not ended (trial_store.py), which resume from their own checkpoints, and
-replays to its scheduler what the others reported. A sweep over several bases runs them one after another.
+Ray Tune (ray_tune.py) keeps no state that a restart needs: every start of a sweep, the first as well as one after its
+driver was killed, gives a fresh controller the trials that have not ended (trial_store.py), which resume from their own
+checkpoints, and replays to its scheduler what the others reported. A sweep over several bases runs them one after
+another.
 """
 
 from __future__ import annotations
 
-import logging
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray import tune
 
-from raytune_llm.compat import ended_trial
 from raytune_llm.stores.disk_full import raise_if_disk_full
-from raytune_llm.stores.storage import open_storage
 from raytune_llm.sweep import status
 from raytune_llm.sweep.backends.base import Runner, RunnerInputs, trial_spec, without_base
 from raytune_llm.sweep.commands import CommandDesk, extended, extensions, is_paused
 from raytune_llm.sweep.control import Commands
+from raytune_llm.sweep.judge import Judge
 from raytune_llm.sweep.plan import BASE, Plan, make_plan
 from raytune_llm.sweep.progress import LiveTable
-from raytune_llm.sweep.queue import Proposals, TrialQueue
-from raytune_llm.sweep.schedulers.batched import BatchedScheduler
-from raytune_llm.sweep.schedulers.replay import ReplayingScheduler, checkpointed
-from raytune_llm.sweep.schedulers.wrapper import SchedulerWrapper
+from raytune_llm.sweep.queue import Proposals, TrialQueue, ended_trial, of_phase
+from raytune_llm.sweep.ray_tune import build_scheduler, fit
+from raytune_llm.sweep.schedulers.replay import checkpointed
 from raytune_llm.sweep.search.base import Point
-from raytune_llm.sweep.space import Sweep
+from raytune_llm.sweep.space import Sweep, first_points
 from raytune_llm.sweep.spending import Prices, Spending
 from raytune_llm.sweep.status import State
 from raytune_llm.sweep.status_notes import StatusNotes
-from raytune_llm.sweep.steering import Drain, SteeredScheduler, Steering
+from raytune_llm.sweep.steering import Drain, Steering
 from raytune_llm.sweep.trial_store import Ending, TrialRecord, TrialStore
 from raytune_llm.training import checkpoints
 from raytune_llm.training.config import Outcome, TrialConfig
@@ -48,8 +42,6 @@ from raytune_llm.training.outcome import read_outcome
 COMPLETE = "complete"
 SCHEDULER = "scheduler"
 """How a trial ended that nothing else has ended."""
-TUNE = "tune"
-"""Folder of a run that Ray Tune writes to: errors of trials, and nothing that is read again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +55,8 @@ class Phase:
     """ray.ObjectRef of Examples."""
     warm: Sequence[Point] = ()
     """Points of earlier sweeps' winners."""
+    labels: Sequence[Point] = ()
+    """The winner's point on parts of the records; where there are any, the phase has no other trials."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +73,10 @@ class Swept:
     """The same in words."""
     spent: dict[str, float]
     """hours, gpu_hours, usd and tokens, over all of its restarts."""
+    is_resumed: bool
+    """Whether some of its trials were there before."""
+    peak_bytes: int
+    """The most memory that a process of its trials has held; 0 where that isn't known."""
 
 
 @dataclass
@@ -90,10 +88,14 @@ class SweepRun:
     interactive: bool
     store: TrialStore
     spending: Spending
-    errors: dict[str, BaseException] = field(default_factory=dict)
+    errors: dict[str, Exception] = field(default_factory=dict)
     """Of trials that failed in this start of the sweep."""
     drained: Drain | None = None
     why: str = ""
+    predict: Callable[[Runner], float] | None = None
+    """Asked before the first trials start, for seconds that the budget must keep for comparing and publishing."""
+    peak_bytes: int = 0
+    """The most memory that a process of trials has held."""
 
     def run(self, phase: Phase) -> None:
         """Run a phase's trials to their ends, however often it is paused or restarted."""
@@ -104,23 +106,25 @@ class SweepRun:
 
     def plan(self, phase: Phase) -> Plan:
         """Which trials a phase needs, with the axes that commands have added."""
-        return make_plan(phase.config, self._axes(phase))
+        return make_plan(phase.config, self._axes(phase), self.sweep.first)
 
     def _axes(self, phase: Phase) -> dict[str, Any]:
         axes = extended(self.sweep.axes(), extensions(self.store.run_dir))
         return {key: axis for key, axis in axes.items() if key != BASE}
 
     def _proposals(self, phase: Phase) -> Proposals:
+        plan = self.plan(phase)
         return Proposals(
             store=self.store,
-            plan=self.plan(phase),
+            plan=plan,
             search=self.sweep.search,
             seed=phase.config.seed,
             objective=phase.config.objective,
             own_batch_size=phase.config.tuning.batch_size,
             base=phase.base,
-            first=self.sweep.first,
+            first=first_points(self.sweep, plan),
             warm=phase.warm,
+            labels=phase.labels,
             most=self.sweep.budget.trials,
         )
 
@@ -146,12 +150,19 @@ class SweepRun:
             )
         )
         try:
+            if self.predict is not None:
+                reserve_seconds = self.predict(runner)
+                self.spending.prices = replace(self.spending.prices, reserve_seconds=reserve_seconds)
+                self.predict = None
             queue = TrialQueue(proposals, waiting, most_live=runner.max_concurrent, ended=lambda *about: None)
             desk = CommandDesk(Commands(self.store.run_dir), config, queue, self._axes(phase), runner.fits)
             steering = Steering(queue, runner, desk, self.spending)
+            if self.sweep.stop_when_unresolvable and not phase.labels:
+                steering.judge = Judge(queue)
             queue.ended = partial(self._note_end, phase, steering)
-            self._fit(phase, runner, steering, plan)
+            self._fit(phase, runner, steering)
             self.drained, self.why = steering.drain, steering.why
+            self.peak_bytes = max(self.peak_bytes, runner.peak_bytes())
         finally:
             runner.close()
 
@@ -162,50 +173,26 @@ class SweepRun:
             if reports and plan.milestones and reports[-1].step < plan.milestones[-1]:
                 self.store.reopen(id)
 
-    def _fit(self, phase: Phase, runner: Runner, steering: Steering, plan: Plan) -> None:
+    def _fit(self, phase: Phase, runner: Runner, steering: Steering) -> None:
         """Have Ray Tune run the trials that the queue gives."""
         config, proposals = phase.config, steering.queue.proposals
-        scheduler = build_scheduler(self.sweep, config, plan, overlaps_decisions=runner.overlaps_decisions)
+        scheduler = build_scheduler(self.sweep, config, proposals.plan, overlaps_decisions=runner.overlaps_decisions)
         for id in self.store.endings:
             scheduler.on_trial_add(None, ended_trial(id))
         for record in proposals.of_base():
             self._count(phase, steering, record)
-        storage = open_storage(self.store.run_dir)
-        if storage.files(TUNE):
-            storage.remove(TUNE)
         table = LiveTable(steering, self.interactive)
-        tuner = tune.Tuner(
-            runner.trainable,
-            tune_config=tune.TuneConfig(
-                num_samples=-1,
-                search_alg=steering.queue,
-                scheduler=SteeredScheduler(scheduler, steering),
-                reuse_actors=True,
-                trial_dirname_creator=lambda trial: str(trial.trial_id),
-            ),
-            run_config=tune.RunConfig(
-                name=TUNE,
-                storage_path=self.store.run_dir,
-                failure_config=tune.FailureConfig(max_failures=config.scaling.max_failures),
-                callbacks=[table, StatusNotes(table)],
-                verbose=0,
-            ),
-        )
-        logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # misses files of a logger
-        with restored_signal_handlers():
-            results = list(tuner.fit())
-        for result in results:
-            if result.error is not None:
-                raise_if_disk_full(result.error, config.home, config.run)
-                self.errors[Path(result.path).name] = result.error
+        for id, error in fit(runner, scheduler, steering, config, [table, StatusNotes(table)]).items():
+            raise_if_disk_full(error, config.home, config.run)
+            self.errors[id] = error
 
     def _count(self, phase: Phase, steering: Steering, record: TrialRecord) -> None:
         """Count what a trial of an earlier start has reported."""
-        config, proposals = phase.config, steering.queue.proposals
+        proposals, metric = steering.queue.proposals, phase.config.method.metric
         self.spending.batch_sizes[record.id] = proposals.batch_size(record.id)
-        if best := config.objective.best(reports := checkpointed(f"{self.store.run_dir}/trials", record.id)):
-            self.spending.steps[record.id] = reports[-1].step
-            proposals.costs[record.id] = config.objective.cost_of(best)
+        for report in checkpointed(f"{self.store.run_dir}/trials", record.id):
+            self.spending.steps[record.id] = report.step
+            proposals.hear(record.id, report.step, report.metrics[metric])
 
     def _note_end(
         self, phase: Phase, steering: Steering, id: str, result: Mapping[str, Any] | None, failed: bool
@@ -246,9 +233,7 @@ class SweepRun:
     def outcomes(self, phase: Phase) -> Iterator[Outcome]:
         """Of a phase's trials that have reported or failed."""
         plan, left = self.plan(phase), Ending(why=(self.drained or Drain.cancelled).value, checkpoint=None)
-        for record in self.store.records.values():
-            if record.values.get(BASE) != phase.base:
-                continue
+        for record in of_phase(self.store, phase.base, is_of_labels=bool(phase.labels)):
             ending = self.store.endings.get(record.id, left)
             outcome = read_trial(phase.config, plan, record, ending, self.errors.get(record.id))
             if outcome.checkpoint is not None or record.id in self.errors:
@@ -263,13 +248,13 @@ def run(
     interactive: bool,
     began: float | None = None,
     tokens_per_example: float = 0.0,
-    reserve_seconds: float = 0.0,
+    predict: Callable[[Runner], float] | None = None,
 ) -> Swept:
     """Run all trials to their ends, or resume those of an interrupted run. Raises InputError when a disk was full, and
     for a budget that can't be counted.
 
     began: when the command began, in seconds of time.monotonic(); tokens_per_example: of the training set, on average;
-    reserve_seconds: what comparing and publishing will take, which belong to the budget.
+    predict: asked before the first trials start, for seconds of the budget that comparing and publishing will take.
     """
     config = phases[0].config
     prices = Prices(
@@ -277,15 +262,16 @@ def run(
         num_nodes=sum(node["Alive"] for node in ray.nodes()),
         usd_per_hour=config.scaling.usd_per_hour,
         tokens_per_example=tokens_per_example,
-        reserve_seconds=reserve_seconds,
+        reserve_seconds=0.0,
     )
     now = time.monotonic()
     spending = Spending(config.run_dir, sweep.budget, prices)
     spending.start(now, began=now if began is None else began)
     store = TrialStore.read(config.run_dir)
-    if store.records:
+    if store.records and not phases[0].labels:
         print("resuming the interrupted sweep", flush=True)
-    sweeping = SweepRun(sweep, use_gpu, interactive, store, spending)
+    is_resumed = bool(store.records)
+    sweeping = SweepRun(sweep, use_gpu, interactive, store, spending, predict=predict)
     for phase in phases:
         sweeping.run(phase)
         if sweeping.drained is not None:
@@ -298,11 +284,13 @@ def run(
         drained=sweeping.drained,
         why=sweeping.why,
         spent=spending.amounts(),
+        is_resumed=is_resumed,
+        peak_bytes=sweeping.peak_bytes,
     )
 
 
 def read_trial(
-    config: TrialConfig, plan: Plan, record: TrialRecord, ending: Ending, error: BaseException | None = None
+    config: TrialConfig, plan: Plan, record: TrialRecord, ending: Ending, error: Exception | None = None
 ) -> Outcome:
     """How a trial ended, from its files."""
     spec = trial_spec(config, plan, without_base(record.values), record.id)
@@ -310,30 +298,3 @@ def read_trial(
     kept = ending.checkpoint
     checkpoint = checkpoints.latest(spec.directory) if kept is None else f"{spec.directory}/{kept}"
     return read_outcome(spec, checkpoint, error, ending.why)
-
-
-@contextmanager
-def restored_signal_handlers() -> Iterator[None]:
-    """Ray Tune handles the process's Ctrl-C, and keeps doing so when the sweep has ended: an endpoint that is started
-    after it would not stop."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in kept.items():
-                signal.signal(number, handler)
-
-
-def build_scheduler(sweep: Sweep, config: TrialConfig, plan: Plan, *, overlaps_decisions: bool) -> SchedulerWrapper:
-    """Ray Tune's scheduler, which a restart doesn't confuse and, where trials continue meanwhile, decides on reports in
-    batches."""
-    objective, settings = config.objective, sweep.scheduler
-    scheduler: SchedulerWrapper = ReplayingScheduler(
-        settings.build(objective.metric, objective.mode, plan.most_steps()),
-        partial(checkpointed, f"{config.run_dir}/trials"),
-        finished_too=settings.replays,
-    )
-    if overlaps_decisions and settings.order is not None:
-        scheduler = BatchedScheduler(scheduler, settings.order, lower_is_better=objective.lower_is_better)
-    return scheduler

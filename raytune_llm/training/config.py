@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from raytune_llm.data.mixture import Mixture
 from raytune_llm.errors import InputError, require
 from raytune_llm.evaluation.terms import Better
 from raytune_llm.training.objective import Objective, Report
@@ -161,6 +162,8 @@ class TrialConfig:
     """Python modules whose functions may be called."""
     model: Base
     method: Method
+    data: Mixture
+    """Which of the training records, and how often."""
     adapter: Adapter
     tuning: Tuning
     scaling: Scaling
@@ -172,6 +175,8 @@ class TrialConfig:
     """Direction of the method's metric, which its examples show; None = they haven't been read."""
     answering: Answering | None
     """What is answered at each evaluation; None where the method's metric isn't one of answers."""
+    keeps_records: bool
+    """Whether each trial's folder gets the metric's statistics of every eval record at its best report."""
 
     @property
     def run_dir(self) -> str:

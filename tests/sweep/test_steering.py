@@ -1,11 +1,13 @@
 """Sweeps that are steered: what stops, what starts, what is left to another start."""
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from raytune_llm.sweep import judge
 from raytune_llm.sweep.budget import Budget
 from raytune_llm.sweep.commands import CommandDesk, extensions, is_paused
 from raytune_llm.sweep.control import Action, Commands
@@ -32,18 +34,13 @@ class FakeTrial:
 
 
 @dataclass
-class Maker:
-    def trial(self, id, config):
-        return FakeTrial(id)
-
-
-@dataclass
 class Runner:
     hastened: list = field(default_factory=list)
     fitting: bool = True
+    hastens: bool = True
 
     def hasten(self, ids):
-        self.hastened.append(list(ids))
+        self.hastened.append(sorted(ids))
 
     def fits(self, plan):
         return self.fitting
@@ -61,7 +58,7 @@ class World:
             own_batch_size=4, base=None, first=(), warm=(), most=most,
         )  # fmt: skip
         self.queue = TrialQueue(proposals, proposals.unfinished(), most_live=2, ended=self.ended)
-        self.queue.maker = Maker()
+        self.queue.trial_of = lambda record: FakeTrial(record.id)
         prices = Prices(num_gpus=0, num_nodes=1, usd_per_hour=None, tokens_per_example=1.0, reserve_seconds=0.0)
         spending = Spending(run_dir, Budget(**NONE | limits), prices)
         spending.start(0.0, began=0.0)
@@ -248,12 +245,29 @@ def test_what_has_not_started_ends_at_once_when_the_sweep_is_drained(world):
     assert world.queue.live == {} and world.store.endings == {}
 
 
-def test_a_judge_is_asked_only_after_reports(world):
-    asked = []
-    world.steering.judge = lambda: asked.append(1)
+def test_a_judge_ends_the_sweep(world):
     world.start()
     world.turn()
-    world.report("t0001", 5)
+    world.steering.judge = lambda: "nothing is left to learn"
+    world.turn()
+    assert world.steering.drain is Drain.unresolvable and world.steering.why == "nothing is left to learn"
+
+
+def test_a_judge_looks_again_only_after_reports_and_not_too_often(world, monkeypatch):
+    asked = []
+
+    def judged(objective, curves, *, num_pending, records, seed):
+        asked.append({id: (tuple(curve.steps), tuple(curve.costs)) for id, curve in curves.items()})
+        return SimpleNamespace(stop=False, text="")
+
+    monkeypatch.setattr(judge, "judge", judged)
+    world.steering.judge = judge.Judge(world.queue, clock=lambda: world.now)
+    world.start()
+    world.turn()
+    world.report("t0001", 5, loss=2.0)
+    world.turn()
+    world.report("t0001", 10, loss=1.0)
+    world.turn(1)
     world.turn()
     world.turn()
-    assert asked == [1]
+    assert asked == [{"t0001": ((5,), (2.0,)), "t0002": ((), ())}, {"t0001": ((5, 10), (2.0, 1.0)), "t0002": ((), ())}]

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from raytune_llm.sweep.plan import BASE, Plan
+from raytune_llm.sweep.simulation import Layout
 from raytune_llm.training.config import Trial, TrialConfig, TrialSpec
+from raytune_llm.training.rehearsal import Rehearsal, Script
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,8 @@ class Runner(Protocol):
     max_concurrent: int | None
     num_gpus: float
     """That it holds."""
+    hastens: bool
+    """Whether trials can be made to report at their next step."""
     overlaps_decisions: bool
     """Whether a trial continues to train while Ray Tune decides about its report, so that the decision may take a
     moment."""
@@ -52,7 +56,15 @@ class Runner(Protocol):
         ...
 
     def hasten(self, trial_ids: Sequence[str]) -> None:
-        """Have trials report at their next step rather than at their next evaluation, where the backend can."""
+        """Have trials report at their next step rather than at their next evaluation; nothing where it can't."""
+        ...
+
+    def rehearse(self, script: Script) -> Rehearsal | None:
+        """What trials will take, measured where they will run before they come; None where it can't be."""
+        ...
+
+    def peak_bytes(self) -> int:
+        """The most memory that one of its processes has held so far; 0 where that isn't known."""
         ...
 
     def close(self) -> None:
@@ -69,6 +81,14 @@ class Backend(Protocol):
 
     def start(self, inputs: RunnerInputs) -> Runner:
         """Begin to run."""
+        ...
+
+    def rehearse(self, inputs: RunnerInputs, script: Script) -> Rehearsal:
+        """A few steps where trials would run. Raises InputError when a base doesn't fit there."""
+        ...
+
+    def layout(self, inputs: RunnerInputs, rehearsal: Rehearsal) -> Layout:
+        """Where trials would run, and what their processes take to start."""
         ...
 
 
