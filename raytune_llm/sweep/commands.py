@@ -8,6 +8,7 @@ that a resume removes.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from raytune_llm.stores.storage import open_storage
 from raytune_llm.sweep.axes import Axis
 from raytune_llm.sweep.backends.base import without_base
 from raytune_llm.sweep.control import Command, Commands
-from raytune_llm.sweep.plan import BASE, SIZE, Plan, check_axis, make_plan
+from raytune_llm.sweep.plan import BASE, SIZE, STEPS, Plan, check_axis, make_plan
 from raytune_llm.sweep.queue import TrialQueue
 from raytune_llm.sweep.space import axes_of
 from raytune_llm.sweep.trial_store import Ending, Origin, TrialRecord
@@ -64,6 +65,10 @@ class CommandDesk:
                 text, asked = getattr(self, f"_{command.action.value}")(command)
             except InputError as error:
                 self.commands.answer(command, done=False, text=str(error))
+                continue
+            except Exception as error:  # of one command, which must not end the sweep, now or at its next start
+                logging.getLogger(__name__).exception("command %s", command.id)
+                self.commands.answer(command, done=False, text=f"it failed: {type(error).__name__}: {error}")
                 continue
             self.commands.answer(command, done=True, text=text)
             print(f"command {command.action.value}: {text}", flush=True)
@@ -124,7 +129,7 @@ class CommandDesk:
         for key in values:
             check_axis(self.config, key)
         wanted = parent.values | values
-        self.config.with_values(self.queue.proposals.plan.values(without_base(wanted)))
+        self._checked(self.queue.proposals.plan.values(without_base(wanted)))
         return wanted
 
     def _copy(self, parent: TrialRecord, id: str) -> int:
@@ -140,13 +145,32 @@ class CommandDesk:
     def _extend(self, command: Command) -> tuple[str, str | None]:
         axes = extended(self.axes, [command.space])
         plan = make_plan(self.config, axes, self.queue.proposals.plan.first)
-        self.queue.proposals.search.check(plan)
+        self._check(plan)
         spaces = open_storage(f"{self.config.run_dir}/control/{SPACES}")
         spaces.write(f"{command.id}.json", to_json(command.space).encode())
         self.axes, self.queue.proposals.plan, self.queue.is_exhausted = axes, plan, False
         to_come = many(self.queue.proposals.num_left(), "trial")
         text = f"the space has {', '.join(axes)}; up to {to_come} to come"
         return (text, None) if self.fits(plan) else (f"{text}; running ones restart from their checkpoints", "changed")
+
+    def _check(self, plan: Plan) -> None:
+        """Refuse a plan with values that no trial can have. Raises InputError."""
+        self.queue.proposals.search.check(plan)
+        for key, axis in plan.axes.items():
+            for value in axis.candidates:
+                self._checked({key: value})
+        for steps in plan.milestones:
+            self._checked({STEPS: steps})
+        for size in plan.candidates(SIZE):
+            self.config.adapter.check(size, self.config.model.facts)
+
+    def _checked(self, values: Mapping[str, Any]) -> None:
+        """Raise InputError for values that a trial's config can't have."""
+        try:
+            self.config.with_values(values)
+        except TypeError as error:  # a text where a number is compared
+            shown = ", ".join(f"{key}={value}" for key, value in values.items())
+            raise InputError(f"{shown} is not allowed: {error}") from error
 
     def _pause(self, command: Command) -> tuple[str, str | None]:
         open_storage(f"{self.config.run_dir}/control").write(PAUSED, b"")

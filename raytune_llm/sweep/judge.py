@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 from raytune_llm.evaluation.metric_file import read_metric
+from raytune_llm.sweep.plan import STEPS
 from raytune_llm.sweep.queue import TrialQueue
 from raytune_llm.sweep.resolution import Curve, judge
+from raytune_llm.sweep.trial_store import TrialRecord
 
 PERIOD_SECONDS = 5.0
 
@@ -30,18 +32,23 @@ class Judge:
         if now < self._next_at or num_heard == self._num_heard:
             return None
         self._next_at, self._num_heard = now + PERIOD_SECONDS, num_heard
-        run_dir = proposals.store.run_dir
+        run_dir, waiting = proposals.store.run_dir, {record.id for record in self.queue.waiting}
         found = judge(
             proposals.objective,
-            {record.id: self._curve(record.id) for record in proposals.of_base()},
+            {record.id: self._curve(record, waiting) for record in proposals.of_base()},
             num_pending=proposals.num_left(),
             records=lambda id: read_metric(f"{run_dir}/trials/{id}"),
             seed=proposals.seed,
         )
         return found.text if found.stop else None
 
-    def _curve(self, id: str) -> Curve:
+    def _curve(self, record: TrialRecord, waiting: Container[str]) -> Curve:
+        """A trial that failed is over, too."""
         proposals = self.queue.proposals
-        steps, costs = zip(*proposals.reports.get(id, ()), strict=True) if id in proposals.reports else ((), ())
-        is_over = id in proposals.store.endings
-        return Curve(steps=steps, costs=costs, most_steps=proposals.plan.most_steps(), is_over=is_over)
+        reports = proposals.reports.get(record.id, ())
+        return Curve(
+            steps=[step for step, _ in reports],
+            costs=[cost for _, cost in reports],
+            most_steps=int(record.values.get(STEPS, proposals.plan.most_steps())),
+            is_over=record.id not in self.queue.live and record.id not in waiting,
+        )

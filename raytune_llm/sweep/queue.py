@@ -50,6 +50,8 @@ class Proposals:
     """Where there are any, nothing else is tried."""
     reports: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     """Step and cost of each report of each trial so far; less is better."""
+    costs: dict[str, float] = field(default_factory=dict)
+    """Of the best of them, of each trial."""
     listed: deque[tuple[Point, Origin]] | None = None
     """Points that come before the search's and aren't trials yet; None until they are asked for."""
 
@@ -96,11 +98,10 @@ class Proposals:
 
     def tried(self) -> list[Tried]:
         """All trials of this base."""
-        costs = self.costs
         return [
             Tried(
                 values={key: value for key, value in record.values.items() if key != BASE},
-                cost=costs.get(record.id),
+                cost=self.costs.get(record.id),
                 is_over=record.id in self.store.endings,
             )
             for record in self.of_base()
@@ -110,12 +111,9 @@ class Proposals:
         """A trial has reported this value of the metric. A step that a resumed trial repeats is known already."""
         reports = self.reports.setdefault(trial_id, [])
         if not reports or step > reports[-1][0]:
-            reports.append((step, self.objective.cost(value)))
-
-    @property
-    def costs(self) -> dict[str, float]:
-        """Of the best report of each trial."""
-        return {id: min(cost for _, cost in reports) for id, reports in self.reports.items()}
+            cost = self.objective.cost(value)
+            reports.append((step, cost))
+            self.costs[trial_id] = min(cost, self.costs.get(trial_id, cost))
 
     def batch_size(self, trial_id: str) -> int:
         """Examples of each step of a trial."""

@@ -105,13 +105,13 @@ class Spending:
         seconds from now; None while nothing is."""
         ending = self.prices.reserve_seconds + report_seconds
         expected = {
-            "hours": (self.seconds + ending) / 3600,
-            "gpu_hours": (self.gpu_seconds + self.prices.num_gpus * ending) / 3600,
-            "usd": self.prices.usd(self.seconds + ending),
-            "tokens": self.tokens + self.tokens_of(coming),
+            "hours": lambda: (self.seconds + ending) / 3600,
+            "gpu_hours": lambda: (self.gpu_seconds + self.prices.num_gpus * ending) / 3600,
+            "usd": lambda: self.prices.usd(self.seconds + ending),
+            "tokens": lambda: self.tokens + self.tokens_of(coming),
         }
         for name, amount in expected.items():
             limit = getattr(self.budget, name)
-            if limit is not None and amount >= limit:
+            if limit is not None and amount() >= limit:
                 return f"sweep.budget.{name}={limit:g}"
         return None

@@ -52,8 +52,6 @@ class Steering:
     drain: Drain | None = None
     why: str = ""
     """In words, for the terminal."""
-    last: dict[str, int] = field(default_factory=dict)
-    """Step of the last report of each running trial."""
     intervals: dict[str, tuple[int, float]] = field(default_factory=dict)
     """Steps and seconds between the last two reports of each."""
     _reported_at: dict[str, float] = field(default_factory=dict)
@@ -75,7 +73,7 @@ class Steering:
             self.begin(Drain(asked), f"{asked} by a command")
             return
         coming = {id: self.intervals[id][0] for id in self.queue.live if id in self.intervals}
-        took = [seconds / (steps if self.runner.hastens else 1) for steps, seconds in self.intervals.values() if steps]
+        took = [seconds / (steps if self.runner.hastens else 1) for steps, seconds in self.intervals.values()]
         used_up = self.spending.exhausted(coming, report_seconds=max(took, default=0.0))
         if used_up is not None:
             self.begin(Drain.budget, f"{used_up} is used up")
@@ -105,13 +103,16 @@ class Steering:
             self.runner.hasten(running)
 
     def heard(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        """A trial has reported."""
+        """A trial has reported; a step that a resumed trial repeats is nothing new."""
         now, step, proposals = self.clock(), result[STEP], self.queue.proposals
+        before = self.spending.steps.get(trial_id, 0)
+        if step <= before:
+            return
         proposals.hear(trial_id, step, result[proposals.objective.metric])
         self.spending.batch_sizes.setdefault(trial_id, proposals.batch_size(trial_id))
         if trial_id in self._reported_at:
-            self.intervals[trial_id] = step - self.last[trial_id], now - self._reported_at[trial_id]
-        self.last[trial_id], self._reported_at[trial_id] = step, now
+            self.intervals[trial_id] = step - before, now - self._reported_at[trial_id]
+        self._reported_at[trial_id] = now
         self.spending.steps[trial_id] = step
 
 

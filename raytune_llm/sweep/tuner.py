@@ -207,7 +207,7 @@ class SweepRun:
         ending = Ending(
             why="stopped" if stopped else SCHEDULER, checkpoint=None if registered is None else Path(registered).name
         )
-        outcome = read_trial(phase.config, self.plan(phase), record, ending)
+        outcome = read_trial(phase.config, steering.queue.proposals.plan, record, ending)
         if (steering.drain is not None and outcome.ended == SCHEDULER) or (outcome.checkpoint is None and not stopped):
             return
         name = None if outcome.checkpoint is None else Path(outcome.checkpoint).name
@@ -275,7 +275,7 @@ def run(
     sweeping = SweepRun(sweep, use_gpu, interactive, store, spending, predict=predict)
     for phase in phases:
         sweeping.run(phase)
-        if sweeping.drained is not None:
+        if sweeping.drained not in (None, Drain.unresolvable):
             break
     spending.count(time.monotonic())
     spending.save()

@@ -14,7 +14,7 @@ def steering_of(objective, records, endings, steps, num_left=0):
     proposals = SimpleNamespace(
         objective=objective,
         store=SimpleNamespace(records=dict.fromkeys(records), endings=endings),
-        plan=SimpleNamespace(most_steps=lambda: 20),
+        plan=SimpleNamespace(most_steps=lambda: 20, keys=["tuning.adapter_size"]),
         num_left=lambda: num_left,
     )
     live = [id for id in records if id not in endings]

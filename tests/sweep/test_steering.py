@@ -200,6 +200,7 @@ def test_a_clone_is_made_once_however_often_its_command_is_read(world, run_confi
         ({"trial": "t0001", "values": {"tuning.batch_siz": 2}}, "not a key"),
         ({"trial": "t0001", "values": {"data.train": "x"}}, "not allowed"),
         ({"trial": "t0001", "values": {"tuning.learning_rate_multiplier": -1}}, "> 0"),
+        ({"trial": "t0001", "values": {"tuning.batch_size": "many"}}, "tuning.batch_size=many"),
     ],
 )
 def test_a_clone_that_cannot_be_is_refused_in_the_answer(world, about, why):
@@ -225,6 +226,25 @@ def test_an_extension_that_the_pack_cannot_hold_drains_it(world):
     world.commands.send(Action.extend, space={"tuning": {"adapter_size": [64]}})
     world.turn()
     assert world.steering.drain is Drain.changed and world.queue.is_finished()
+
+
+@pytest.mark.parametrize(
+    ("size", "why"), [(100_000, "tuning.adapter_size=100000"), ("large", "tuning.adapter_size=large is not allowed")]
+)
+def test_an_extension_that_no_trial_can_have_is_refused_and_leaves_nothing(world, run_config, size, why):
+    world.start()
+    world.commands.send(Action.extend, space={"tuning": {"adapter_size": [size]}})
+    world.turn()
+    assert why in world.answers()[0] and extensions(run_config.run_dir) == [] and world.steering.drain is None
+    assert world.desk.axes["tuning.adapter_size"].choices == (4, 8)
+
+
+def test_a_command_that_fails_does_not_end_the_sweep(world, monkeypatch):
+    monkeypatch.setattr(CommandDesk, "_pause", lambda desk, command: 1 / 0)
+    world.start()
+    world.commands.send(Action.pause)
+    world.turn()
+    assert "ZeroDivisionError" in world.answers()[0] and world.report("t0001", 5)
 
 
 def test_a_pause_leaves_trials_unfinished(world, run_config):
