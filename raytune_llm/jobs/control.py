@@ -84,9 +84,9 @@ def all_runs(job: ControlJob) -> Iterator[tuple[str, str]]:
 
 
 def seen(run_dir: str) -> RunStatus | None:
-    """A run's status; of a train run that is under way with what its trial has reported."""
+    """A run's status; of a train run that hasn't ended with what its trial has reported."""
     status = read_status(run_dir)
-    if status is None or status.command != "train" or status.state is not State.running:
+    if status is None or status.command != "train" or status.state is State.ended:
         return status
     objective = objective_of(status)
     _, reports = read_curve(f"{run_dir}/trials/train", status.metric)
