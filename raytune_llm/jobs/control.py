@@ -17,8 +17,9 @@ from raytune_llm.jobs.control_tables import headline, jobs_table, objective_of, 
 from raytune_llm.jobs.schema import ControlJob
 from raytune_llm.stores.components import unknown_key
 from raytune_llm.stores.storage import open_storage
+from raytune_llm.sweep.axes import flat
 from raytune_llm.sweep.control import Action, Commands
-from raytune_llm.sweep.plan import SWEEPABLE
+from raytune_llm.sweep.plan import SUBSET, SWEEPABLE
 from raytune_llm.sweep.space import axes_of
 from raytune_llm.sweep.status import Best, RunStatus, State, read_status
 from raytune_llm.sweep.trial_views import READERS, TrialView, read_curve, read_trials
@@ -145,7 +146,7 @@ def refuse_unless_alive(run: Run, action: ControlAction) -> None:
 def send(job: ControlJob, run: Run) -> int:
     """Give the sweep a command, and print its answer; 1 where it refuses, or doesn't answer in time. Raises
     InputError."""
-    values, action = flat(job.values), Action(job.asked.value)
+    values, action = dict(flat(job.values)), Action(job.asked.value)
     check(job, run, values)
     commands = Commands(run.dir)
     command = commands.send(action, trial=job.trial, quantile=job.quantile, values=values, space=job.space)
@@ -173,17 +174,9 @@ def check_keys(where: str, keys: Sequence[str]) -> None:
     """Refuse keys that no trial has. Raises InputError."""
     known = [f"{group}.{field.name}" for group, cls in KNOWN_GROUPS.items() for field in fields(cls)]
     for key in keys:
-        group = key.partition(".")[0]
-        if group not in (*SWEEPABLE, "seed"):
-            raise InputError(f"{where}.{key} is not allowed; allowed: seed and keys of {', '.join(SWEEPABLE)}")
+        if key not in ("seed", SUBSET) and not key.startswith(SWEEPABLE):
+            groups = ", ".join(group.removesuffix(".") for group in SWEEPABLE)
+            raise InputError(f"{where}.{key} is not allowed; allowed: seed, {SUBSET} and keys of {groups}")
         inside = any(key == name or key.startswith(f"{name}.") for name in known)
-        if group in KNOWN_GROUPS and not inside:
+        if key.partition(".")[0] in KNOWN_GROUPS and not inside:
             raise InputError(f"{where}: {unknown_key(key, known)}")
-
-
-def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted key."""
-    found: dict[str, Any] = {}
-    for name, value in node.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return found
