@@ -215,7 +215,10 @@ def test_a_refusal_and_a_silent_driver_are_no_success(home, capsys):
             ["run=wit/r1", "action=clone", "trial=t0001", "values.tuning.learning_rate=1"],
             "unknown key: tuning.learning_rate; nearest valid: tuning.learning_rate_multiplier",
         ),
-        (["run=wit/r1", "action=clone", "trial=t0001", "values.evaluation.batch_size=1"], "seed and keys of"),
+        (
+            ["run=wit/r1", "action=clone", "trial=t0001", "values.evaluation.batch_size=1"],
+            "seed, data.subset and keys of",
+        ),
         (["run=wit/r1", "action=extend", "space.tuning.stepz=[5]"], "nearest valid: tuning.steps"),
         (["run=wit/r1", "action=extend", "space.tuning.steps={min: 5, max: 1}"], "min < max"),
         (["action=pause"], "run=None is not allowed; allowed: NAME/RUN"),
