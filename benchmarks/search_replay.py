@@ -251,6 +251,8 @@ class Result:
 
     regret: float
     num_steps: int
+    most_steps: int
+    """Of as many trials, each to its end."""
     stopped: Judgement | None
     """What ended it; None where nothing did."""
     lost: float
@@ -268,7 +270,8 @@ def replayed(recorded: Recorded, search: str, scheduler: str, metric: str, seed:
             stopped = found, *drained(run)
     whole = run.best()
     judgement, best, num_steps = stopped or (None, whole, run.num_steps())
-    return Result(whole - run.world.lowest, run.num_steps(), judgement, best - whole, num_steps)
+    most_steps = len(run.trials) * run.world.steps[-1]
+    return Result(whole - run.world.lowest, run.num_steps(), most_steps, judgement, best - whole, num_steps)
 
 
 def num_left(run: Replay) -> int:
@@ -283,7 +286,7 @@ def drained(run: Replay) -> tuple[float, int]:
     return best, sum(steps[end - 1] for end in ends.values())
 
 
-def row(found: Sequence[Result], world_steps: int) -> dict[str, float]:
+def row(found: Sequence[Result]) -> dict[str, float]:
     """Means over replays; of those that were stopped, what that lost and saved."""
     stopped = [result for result in found if result.stopped is not None]
     saved = [1 - result.num_steps_stopped / result.num_steps for result in found]
@@ -291,7 +294,7 @@ def row(found: Sequence[Result], world_steps: int) -> dict[str, float]:
     return {
         "regret": statistics.mean(result.regret for result in found),
         "worst regret": max(result.regret for result in found),
-        "steps": statistics.mean(result.num_steps for result in found) / world_steps,
+        "steps": statistics.mean(result.num_steps / result.most_steps for result in found),
         "stopped": len(stopped) / len(found),
         "saved": statistics.mean(saved),
         "resolution": statistics.mean(r.stopped.resolution for r in stopped if r.stopped) if stopped else math.nan,
@@ -309,7 +312,7 @@ def tables(recorded: Recorded, replays: int, trials: int) -> dict[str, dict[str,
         for search in SEARCHES:
             for scheduler in SCHEDULERS:
                 results = [replayed(recorded, search, scheduler, metric, seed, trials) for seed in range(replays)]
-                rows[f"{search}, {scheduler}"] = row(results, trials * int(recorded.steps[-1]))
+                rows[f"{search}, {scheduler}"] = row(results)
         columns = [metric, *next(iter(rows.values()))]
         lines = [[name, *[f"{value:.3g}" for value in cells.values()]] for name, cells in rows.items()]
         print(f"\n{text_table(columns, lines)}", flush=True)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -48,7 +49,7 @@ class Replaying:
 class ReplayRunner:
     """Runs a sweep of recorded trials."""
 
-    overlaps_decisions = False
+    hastens = overlaps_decisions = False
     max_concurrent: int | None = CONCURRENT
     num_gpus = 0.0
 
@@ -63,6 +64,12 @@ class ReplayRunner:
 
     def hasten(self, trial_ids: Sequence[str]) -> None:
         """They report as fast as they can."""
+
+    def rehearse(self, script: Any) -> None:
+        """There is nothing to measure beforehand."""
+
+    def peak_bytes(self) -> int:
+        return 0
 
     def close(self) -> None:
         """There is nothing to close."""
@@ -97,6 +104,7 @@ def measured(sweep: Sweep, config: TrialConfig, curves: list[list[tuple[int, flo
             marks.append(mark(len(self.ended)))
 
     os.environ.setdefault("RAY_worker_niceness", "0")  # else whatever the machine does comes before the trials
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH", "")])
     cluster.set_environment()
     with tempfile.TemporaryDirectory(prefix="rt", dir="/tmp", ignore_cleanup_errors=True) as folder:
         session.begin(dashboard=False, num_cpus=CPUS, _temp_dir=f"{folder}/ray")

@@ -9,14 +9,13 @@ from recorded_curves import EVERY, SIZES, configurations, load, save, trained
 from search_replay import METRICS, SCHEDULERS, SEARCHES, SMALLEST, replayed, settings, tables, through_tune, world
 
 
-def test_every_search_and_scheduler_is_replayed(capsys):
+def test_every_search_and_scheduler_is_replayed():
     found = tables(load(), replays=1, trials=SMALLEST)
     assert found.keys() == METRICS.keys()
-    for metric, rows in found.items():
+    for rows in found.values():
         assert len(rows) == len(SEARCHES) * len(SCHEDULERS)
         for cells in rows.values():
             assert cells["regret"] >= 0 and 0 < cells["steps"] <= 1 and 0 <= cells["saved"] < 1
-        assert metric in capsys.readouterr().out or metric != list(METRICS)[-1]
 
 
 def test_a_whole_sweep_without_stopping_takes_all_steps_and_misses_nothing_it_tried():

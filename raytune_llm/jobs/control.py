@@ -19,7 +19,7 @@ from raytune_llm.stores.components import unknown_key
 from raytune_llm.stores.storage import open_storage
 from raytune_llm.sweep.axes import flat
 from raytune_llm.sweep.control import Action, Commands
-from raytune_llm.sweep.plan import SUBSET, SWEEPABLE
+from raytune_llm.sweep.plan import check_sweepable
 from raytune_llm.sweep.space import axes_of
 from raytune_llm.sweep.status import Best, RunStatus, State, read_status
 from raytune_llm.sweep.trial_views import READERS, TrialView, read_curve, read_trials
@@ -174,9 +174,7 @@ def check_keys(where: str, keys: Sequence[str]) -> None:
     """Refuse keys that no trial has. Raises InputError."""
     known = [f"{group}.{field.name}" for group, cls in KNOWN_GROUPS.items() for field in fields(cls)]
     for key in keys:
-        if key not in ("seed", SUBSET) and not key.startswith(SWEEPABLE):
-            groups = ", ".join(group.removesuffix(".") for group in SWEEPABLE)
-            raise InputError(f"{where}.{key} is not allowed; allowed: seed, {SUBSET} and keys of {groups}")
+        check_sweepable(key, f"{where}.")
         inside = any(key == name or key.startswith(f"{name}.") for name in known)
         if key.partition(".")[0] in KNOWN_GROUPS and not inside:
             raise InputError(f"{where}: {unknown_key(key, known)}")

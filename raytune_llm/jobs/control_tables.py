@@ -7,11 +7,10 @@ from collections.abc import Sequence
 
 from raytune_llm.data.findings import many
 from raytune_llm.sweep.status import RunStatus, State
-from raytune_llm.sweep.tables import cell, short_key, text_table
+from raytune_llm.sweep.tables import cell, short_key, sparkline, text_table
 from raytune_llm.sweep.trial_views import TrialView, best_first
 from raytune_llm.training.objective import Objective, Report
 
-BARS = "▁▂▃▄▅▆▇█"
 CURVE_WIDTH = 16
 PROGRESS_WIDTH = 10
 UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
@@ -43,7 +42,7 @@ def trials_table(trials: Sequence[TrialView], status: RunStatus, now: float) -> 
                 str(trial.reports[-1].step) if trial.reports else "",
                 metric_cell(trial.reports[-1] if trial.reports else None, objective),
                 metric_cell(best, objective),
-                sparkline([report.metrics[objective.metric] for report in trial.reports], scale, objective),
+                curve_line([report.metrics[objective.metric] for report in trial.reports], scale, objective),
                 trial_state(trial, status, now).partition(":")[0],
                 origin(trial),
             ]
@@ -66,7 +65,7 @@ def trial_text(trial: TrialView, status: RunStatus, now: float) -> str:
     if objective is None or not trial.reports:
         return text
     curve = [report.metrics[objective.metric] for report in trial.reports]
-    drawn = sparkline(curve, curve_scale([trial], objective), objective)
+    drawn = curve_line(curve, curve_scale([trial], objective), objective)
     points = [[str(report.step), metric_cell(report, objective)] for report in trial.reports]
     last = [[name, cell(value)] for name, value in sorted(trial.reports[-1].metrics.items())]
     return "\n\n".join(
@@ -119,15 +118,13 @@ def curve_scale(trials: Sequence[TrialView], objective: Objective) -> Scale:
     return min(best, worst), max(best, worst)
 
 
-def sparkline(curve: Sequence[float], scale: Scale, objective: Objective) -> str:
+def curve_line(curve: Sequence[float], scale: Scale, objective: Objective) -> str:
     """A curve as it rises and falls, so many of its values as fit; what isn't finite is drawn as the worst."""
     low, high = scale
     worst = high if objective.lower_is_better else low
     count = min(len(curve), CURVE_WIDTH)
     shown = [curve[(place + 1) * len(curve) // count - 1] for place in range(count)]
-    finite = [value if math.isfinite(value) else worst for value in shown]
-    steps = [(value - low) / (high - low) if high > low else 0.0 for value in finite]
-    return "".join(BARS[round(min(1.0, max(0.0, step)) * (len(BARS) - 1))] for step in steps)
+    return sparkline([value if math.isfinite(value) else worst for value in shown], low, high)
 
 
 def jobs_table(runs: Sequence[RunStatus], now: float) -> str:

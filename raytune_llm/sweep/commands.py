@@ -1,8 +1,8 @@
 """Commands to a sweep, carried out by its driver: each once, whatever is killed when.
 
 What a command changes is on disk before it is answered, and is found there when it is read again: a clone names the
-command that asked for it, an extension has its own file, a pause is a file that a resume removes, and a trial that is
-to stop has a file, which another start of the driver reads.
+command that asked for it, an extension has its own file, and so has which trials are to stop; a pause is a file
+that a resume removes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from raytune_llm.errors import InputError
 from raytune_llm.stores.json import to_json
 from raytune_llm.stores.storage import open_storage
 from raytune_llm.sweep.axes import Axis
+from raytune_llm.sweep.backends.base import without_base
 from raytune_llm.sweep.control import Command, Commands
 from raytune_llm.sweep.plan import BASE, SIZE, Plan, check_axis, make_plan
 from raytune_llm.sweep.queue import TrialQueue
@@ -47,8 +48,9 @@ class CommandDesk:
     _next_at: float = -math.inf
 
     def __post_init__(self) -> None:
-        store, asked = self.queue.proposals.store, open_storage(f"{self.config.run_dir}/control/{STOPS}").files("")
-        self.to_stop |= {id for id in asked if id in store.records and id not in store.endings}
+        store, stops = self.queue.proposals.store, open_storage(f"{self.config.run_dir}/control/{STOPS}")
+        asked = {id for name in stops.files("") for id in json.loads(stops.read(name))}
+        self.to_stop |= asked & store.records.keys() - store.endings.keys()
 
     def carry_out(self, now: float) -> str | None:
         """Carry out all that has been asked for; how the sweep is to be drained for it (a value of steering.Drain), or
@@ -69,23 +71,25 @@ class CommandDesk:
         return drain
 
     def _stop(self, command: Command) -> tuple[str, str | None]:
-        store = self.queue.proposals.store
-        if command.trial is not None:
-            chosen = [self._record(command.trial)]
-        else:
-            chosen = [store.records[id] for id in self._worse_than(command.quantile)]
-        open_ones = [record.id for record in chosen if record.id not in store.endings]
-        for id in open_ones:
+        store, stops = self.queue.proposals.store, open_storage(f"{self.config.run_dir}/control/{STOPS}")
+        name = f"{command.id}.json"
+        if not stops.exists(name):
+            stops.write(name, to_json(self._chosen(command)).encode())
+        ids = [id for id in json.loads(stops.read(name)) if id not in store.endings]
+        for id in ids:
             if id in self.queue.live:
-                open_storage(f"{self.config.run_dir}/control/{STOPS}").write(id, b"")
                 self.to_stop.add(id)
             else:
                 self.queue.withdraw(id)
                 store.end(id, Ending(why="stopped", checkpoint=None))
-        if not open_ones:
+        if not ids:
             nothing = f"{command.trial} has ended already" if command.trial else "no running trial is worse than that"
             return nothing, None
-        return f"{', '.join(open_ones)} stopped after one more report", None
+        return f"{', '.join(ids)} stopped after one more report", None
+
+    def _chosen(self, command: Command) -> list[str]:
+        """The trials that a command to stop means."""
+        return self._worse_than(command.quantile) if command.trial is None else [self._record(command.trial).id]
 
     def _worse_than(self, quantile: float | None) -> list[str]:
         """Running trials whose best is worse than that quantile of all trials' bests."""
@@ -108,7 +112,7 @@ class CommandDesk:
             made = proposals.store.create(values, Origin.clone, parent=parent.id, command=command.id)
             assert made.id == id
             self.queue.add(made)
-            how = f"from step {step} of {parent.id}" if step else f"from the start: {parent.id} keeps no state"
+            how = f"from step {step} of {parent.id}" if step else f"from the start: {parent.id} has no saved state"
             return f"{made.id} continues {how}", None
         return f"{made.id} was made from {made.parent}", None
 
@@ -120,7 +124,7 @@ class CommandDesk:
         for key in values:
             check_axis(self.config, key)
         wanted = parent.values | values
-        self.config.with_values(self.queue.proposals.plan.values({k: v for k, v in wanted.items() if k != BASE}))
+        self.config.with_values(self.queue.proposals.plan.values(without_base(wanted)))
         return wanted
 
     def _copy(self, parent: TrialRecord, id: str) -> int:
@@ -137,14 +141,12 @@ class CommandDesk:
         axes = extended(self.axes, [command.space])
         plan = make_plan(self.config, axes, self.queue.proposals.plan.first)
         self.queue.proposals.search.check(plan)
-        open_storage(f"{self.config.run_dir}/control/{SPACES}").write(
-            f"{command.id}.json", to_json(command.space).encode()
-        )
+        spaces = open_storage(f"{self.config.run_dir}/control/{SPACES}")
+        spaces.write(f"{command.id}.json", to_json(command.space).encode())
         self.axes, self.queue.proposals.plan, self.queue.is_exhausted = axes, plan, False
-        added = f"the space has {', '.join(axes)}; up to {many(self.queue.proposals.num_left(), 'trial')} to come"
-        return (
-            (added, None) if self.fits(plan) else (f"{added}; trials restart for it from their checkpoints", "changed")
-        )
+        to_come = many(self.queue.proposals.num_left(), "trial")
+        text = f"the space has {', '.join(axes)}; up to {to_come} to come"
+        return (text, None) if self.fits(plan) else (f"{text}; running ones restart from their checkpoints", "changed")
 
     def _pause(self, command: Command) -> tuple[str, str | None]:
         open_storage(f"{self.config.run_dir}/control").write(PAUSED, b"")

@@ -181,6 +181,12 @@ def first_point(config: TrialConfig, plan: Plan, values: Mapping[str, Any], wher
 def check_axis(config: TrialConfig, key: str, where: str = "sweep.space.") -> None:
     """Refuse an axis that would change nothing, that no trial has, or that makes trials incomparable; `where` begins
     the message. Raises InputError."""
+    check_sweepable(key, where)
+    value_of(config, key)
+
+
+def check_sweepable(key: str, where: str) -> None:
+    """Refuse a key that all trials of a sweep share; `where` begins the message. Raises InputError."""
     if key not in ("seed", SUBSET) and not key.startswith(SWEEPABLE):
         groups = ", ".join(group.removesuffix(".") for group in SWEEPABLE)
         raise InputError(
@@ -189,7 +195,6 @@ def check_axis(config: TrialConfig, key: str, where: str = "sweep.space.") -> No
         )
     if key == "method.metric":
         raise InputError(f"{where}{key} is not allowed: trials are compared by one metric; set {key} instead")
-    value_of(config, key)
 
 
 def own_value(config: TrialConfig, key: str) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.search.search_algorithm import SearchAlgorithm
 
+from raytune_llm.sweep.axes import identity
 from raytune_llm.sweep.plan import BASE, BATCH_SIZE, Plan
 from raytune_llm.sweep.search.base import Point, Search, Tried
 from raytune_llm.sweep.trial_store import Origin, TrialRecord, TrialStore
@@ -49,20 +50,34 @@ class Proposals:
     """Where there are any, nothing else is tried."""
     reports: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     """Step and cost of each report of each trial so far; less is better."""
+    listed: deque[tuple[Point, Origin]] | None = None
+    """Points that come before the search's and aren't trials yet; None until they are asked for."""
 
     def next(self) -> TrialRecord | None:
         """The next trial, made; None when there is none."""
         if self.most is not None and len(self.store.records) >= self.most:
             return None
-        listed = {Origin.first: self.first, Origin.warm_start: self.warm}
-        for origin, points in ({Origin.labels: self.labels} if self.labels else listed).items():
-            index = self.count(origin)
-            if index < len(points):
-                return self.make(points[index], origin)
+        if self.listed is None:
+            self.listed = self._listed()
+        if self.listed:
+            return self.make(*self.listed.popleft())
         if self.labels:
             return None
-        point = self.search.propose(self.plan, self.count(Origin.search), self.tried(), self.seed)
+        index = self.count(Origin.search) + self.count(Origin.warm_start)
+        point = self.search.propose(self.plan, index, self.tried(), self.seed)
         return None if point is None else self.make(point, Origin.search)
+
+    def _listed(self) -> deque[tuple[Point, Origin]]:
+        """The points that come before the search's, without those that have been tried."""
+        points = [(point, Origin.labels) for point in self.labels]
+        if not self.labels:
+            points = [(point, Origin.first) for point in self.first]
+            points += [(point, Origin.warm_start) for point in self.warm]
+        tried = {self._identity(trial.values) for trial in self.tried()}
+        return deque((point, origin) for point, origin in points if self._identity(point) not in tried)
+
+    def _identity(self, values: Mapping[str, Any]) -> Any:
+        return identity(self.plan.completed(values))
 
     def make(self, point: Point, origin: Origin) -> TrialRecord:
         """A trial at a point, of this base."""
@@ -108,7 +123,7 @@ class Proposals:
 
     def num_left(self) -> int:
         """Trials to come, at most."""
-        new = len(self.labels) or len(self.first) + len(self.warm) + self.search.num_trials(self.plan)
+        new = len(self.labels) or len(self.first) + self.search.num_trials(self.plan)
         new -= sum(record.origin is not Origin.clone for record in self.of_base())
         left = new if self.most is None else min(new, self.most - len(self.store.records))
         return max(0, left)

@@ -72,10 +72,10 @@ def keys_of(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(key for row in rows for key in row.values))
 
 
-def sparkline(values: Sequence[float]) -> str:
-    """A bar for each value, from the lowest to the highest."""
-    low, high = min(values), max(values)
-    heights = [(value - low) / (high - low) if high > low else 0.0 for value in values]
+def sparkline(values: Sequence[float], low: float | None = None, high: float | None = None) -> str:
+    """A bar for each value, from `low` to `high`, by default the lowest and the highest of them."""
+    low, high = min(values) if low is None else low, max(values) if high is None else high
+    heights = [min(1.0, max(0.0, (value - low) / (high - low))) if high > low else 0.0 for value in values]
     return "".join(BARS[round(height * (len(BARS) - 1))] for height in heights)
 
 

@@ -149,6 +149,7 @@ class SweepRun:
                 compares_reports=self.sweep.scheduler.order is not None,
             )
         )
+        self.spending.prices = replace(self.spending.prices, num_gpus=runner.num_gpus)
         try:
             if self.predict is not None:
                 reserve_seconds = self.predict(runner)

@@ -15,7 +15,7 @@ import pytest
 from raytune_llm.errors import InputError
 from raytune_llm.jobs import commands
 from raytune_llm.jobs.config import load
-from raytune_llm.jobs.control_tables import curve_scale, sparkline
+from raytune_llm.jobs.control_tables import curve_line, curve_scale
 from raytune_llm.stores.storage import open_storage
 from raytune_llm.sweep import status
 from raytune_llm.sweep.control import Action, Commands
@@ -95,13 +95,13 @@ def test_a_trial_is_shown_whole(home, capsys):
 def test_a_curve_is_drawn_as_it_runs_and_what_is_not_finite_as_the_worst(lower, curve, drawn):
     objective = Objective("m", lower_is_better=lower)
     low, high = min(filter(math.isfinite, curve)), max(filter(math.isfinite, curve))
-    assert sparkline(curve, (low, high), objective) == drawn
+    assert curve_line(curve, (low, high), objective) == drawn
 
 
 def test_a_long_curve_keeps_its_end(home):
     write_curve(f"{home}/r", "train", [100.0 - place for place in range(100)])
     trials = read_trials(f"{home}/r", "eval/loss")
-    drawn = sparkline([100.0 - place for place in range(100)], curve_scale(trials, LOSS), LOSS)
+    drawn = curve_line([100.0 - place for place in range(100)], curve_scale(trials, LOSS), LOSS)
     assert len(drawn) == 16 and drawn[0] == "█" and drawn[-1] == "▁"
 
 
@@ -217,7 +217,7 @@ def test_a_refusal_and_a_silent_driver_are_no_success(home, capsys):
         ),
         (
             ["run=wit/r1", "action=clone", "trial=t0001", "values.evaluation.batch_size=1"],
-            "seed, data.subset and keys of",
+            "allowed: seed and keys of tuning",
         ),
         (["run=wit/r1", "action=extend", "space.tuning.stepz=[5]"], "nearest valid: tuning.steps"),
         (["run=wit/r1", "action=extend", "space.tuning.steps={min: 5, max: 1}"], "min < max"),

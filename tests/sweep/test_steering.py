@@ -49,13 +49,13 @@ class Runner:
 class World:
     """A sweep without processes: its own clock, trials that report when the test says so."""
 
-    def __init__(self, run_config, run_dir, most=None, **limits):
+    def __init__(self, run_config, run_dir, most=None, warm=(), **limits):
         self.now, self.run_dir = 0.0, run_dir
         self.store = TrialStore.read(run_dir)
         axes = dict(axes_of(SPACE))
         proposals = Proposals(
             store=self.store, plan=make_plan(run_config, axes), search=Grid(), seed=0, objective=LOSS,
-            own_batch_size=4, base=None, first=(), warm=(), most=most,
+            own_batch_size=4, base=None, first=(), warm=warm, most=most,
         )  # fmt: skip
         self.queue = TrialQueue(proposals, proposals.unfinished(), most_live=2, ended=self.ended)
         self.queue.trial_of = lambda record: FakeTrial(record.id)
@@ -134,6 +134,20 @@ def test_another_start_takes_the_unfinished_first(world, run_config):
     again = World(run_config, run_config.run_dir)
     again.start()
     assert list(again.queue.live) == ["t0002", "t0003"]
+
+
+def test_winners_of_earlier_sweeps_come_first_and_once_also_when_others_have_won_meanwhile(run_config):
+    best, other = ({"tuning.learning_rate_multiplier": rate, "tuning.adapter_size": 8} for rate in (3.0, 1.0))
+    world = World(run_config, run_config.run_dir, warm=[best])
+    world.start()
+    assert next(iter(world.store.records.values())).origin is Origin.warm_start
+    again = World(run_config, run_config.run_dir, warm=[other, best])
+    while again.queue.live or not again.queue.is_finished():
+        again.start()
+        again.stop_trial(next(iter(again.queue.live.values())))
+        again.queue.next_trial()
+    values = [tuple(sorted(record.values.items())) for record in again.store.records.values()]
+    assert len(values) == len(set(values)) == 4
 
 
 def test_a_command_stops_a_trial_at_its_next_report(world):
