@@ -217,7 +217,7 @@ def test_a_refusal_and_a_silent_driver_are_no_success(home, capsys):
         ),
         (
             ["run=wit/r1", "action=clone", "trial=t0001", "values.evaluation.batch_size=1"],
-            "seed, data.subset and keys of",
+            "allowed: seed and keys of tuning",
         ),
         (["run=wit/r1", "action=extend", "space.tuning.stepz=[5]"], "nearest valid: tuning.steps"),
         (["run=wit/r1", "action=extend", "space.tuning.steps={min: 5, max: 1}"], "min < max"),
