@@ -22,8 +22,6 @@ class Grid:
     def _memory(self) -> Memory:
         return Memory()
 
-    learns = False
-
     def check(self, plan: Plan) -> None:
         for key, axis in plan.axes.items():
             require(

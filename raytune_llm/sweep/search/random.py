@@ -24,8 +24,6 @@ class Random:
 
     learns = False
 
-    learns = False
-
     def __post_init__(self) -> None:
         require(self.trials >= 1, "sweep.search.trials", self.trials, "≥ 1")
 
