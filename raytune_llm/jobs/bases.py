@@ -19,7 +19,6 @@ from raytune_llm.errors import InputError
 from raytune_llm.evaluation.terms import BITS_PER_BYTE, LOSS
 from raytune_llm.jobs.config import model_values
 from raytune_llm.jobs.data_report import write_data_report
-from raytune_llm.jobs.metric import choose_metric, directed, directions_of
 from raytune_llm.jobs.run_result import trained_tokens
 from raytune_llm.jobs.schema import DataJob, SweepJob
 from raytune_llm.jobs.stages import prepare_job, with_frozen_outputs
@@ -103,6 +102,8 @@ def bases_of(own: Base, names: Sequence[str]) -> dict[str, Base]:
 def by_shared_metric(started: Started[SweepJob]) -> Started[SweepJob]:
     """The job with a metric that bases of different tokenizers share: its own, or bits per byte in place of a loss per
     token. Raises InputError where it can be neither."""
+    from raytune_llm.jobs.metric import choose_metric
+
     job, prepared = started.job, started.prepared
     metric = shared_metric(job, prepared)
     if metric == job.method.metric:
@@ -116,6 +117,8 @@ def by_shared_metric(started: Started[SweepJob]) -> Started[SweepJob]:
 def shared_metric(job: DataJob, prepared: Prepared) -> str:
     """method.metric, or bits per byte where that is a loss per token. Raises InputError where it is another mean over
     tokens, or these records have no bits per byte."""
+    from raytune_llm.jobs.metric import directed, directions_of
+
     metric = job.method.metric
     if prepared.answering is not None or job.method.needs.sampling:
         return metric

@@ -41,6 +41,7 @@ def write_result(
         "step": won.best.step,
         "metric": job.method.metric,
         "metrics": {**won.best.metrics, **published.version.card.metrics},
+        "forecast": published.version.card.forecast,
         "trained_tokens": trained_tokens(job, prepared, outcomes),
         **(more or {}),
     }

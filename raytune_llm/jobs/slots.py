@@ -54,11 +54,13 @@ def acquire(run: str, say: Callable[[str], None] = lambda line: print(line, flus
 
 def release() -> None:
     """Give this driver's slot back, where it holds one and is still connected."""
+    global _held
+    if _held is None:
+        return
     import ray
     from ray.util import remove_placement_group
 
-    global _held
-    if _held is not None and ray.is_initialized() and ray.get_runtime_context().get_job_id() == _held[0]:
+    if ray.is_initialized() and ray.get_runtime_context().get_job_id() == _held[0]:
         remove_placement_group(_held[1])
     _held = None
 

@@ -33,12 +33,13 @@ def run_sweep(job: SweepJob) -> PublishResult:
 
 def _run(job: SweepJob) -> PublishResult:
     from raytune_llm.jobs.bases import plan_of, start_bases, tokens_of_bases
+
+    began = time.monotonic()
+    bases = start_bases(job)
     from raytune_llm.jobs.more_labels import check_more_labels, described, would_more_labels_help
     from raytune_llm.jobs.prediction import Prediction
     from raytune_llm.jobs.run_result import write_result
 
-    began = time.monotonic()
-    bases = start_bases(job)
     for started in bases.values():
         check_more_labels(started)
     training_begins(started)
@@ -59,10 +60,7 @@ def _run(job: SweepJob) -> PublishResult:
         predicted = prediction.lines()
         started.clock.lap("comparing and publishing")
         curve = would_more_labels_help(started, swept, won) if job.sweep.more_labels else None
-        more: dict[str, Any] = {
-            "trained_tokens": tokens_of_bases(bases, swept.outcomes),
-            "forecast": prediction.record(),
-        }
+        more: dict[str, Any] = {"trained_tokens": tokens_of_bases(bases, swept.outcomes)}
         more |= {} if curve is None else {"label_curve": described(curve)}
         write_result(started.job, started.prepared, swept.outcomes, won, published, more)
     print(summary.of_sweep(started, swept.outcomes, won, published, predicted), flush=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from raytune_llm.errors import InputError
@@ -103,15 +103,14 @@ class Spending:
     def exhausted(self, coming: Mapping[str, int], *, report_seconds: float) -> str | None:
         """What is used up, or will be at the end, if running trials continue to their next reports, so many steps and
         seconds from now; None while nothing is."""
-        ending = self.prices.reserve_seconds + report_seconds
-        expected = {
-            "hours": lambda: (self.seconds + ending) / 3600,
-            "gpu_hours": lambda: (self.gpu_seconds + self.prices.num_gpus * ending) / 3600,
-            "usd": lambda: self.prices.usd(self.seconds + ending),
-            "tokens": lambda: self.tokens + self.tokens_of(coming),
+        ending, budget = self.prices.reserve_seconds + report_seconds, self.budget
+        limits: dict[str, tuple[float | None, Callable[[], float]]] = {
+            "hours": (budget.hours, lambda: (self.seconds + ending) / 3600),
+            "gpu_hours": (budget.gpu_hours, lambda: (self.gpu_seconds + self.prices.num_gpus * ending) / 3600),
+            "usd": (budget.usd, lambda: self.prices.usd(self.seconds + ending)),
+            "tokens": (budget.tokens, lambda: self.tokens + self.tokens_of(coming)),
         }
-        for name, amount in expected.items():
-            limit = getattr(self.budget, name)
+        for name, (limit, amount) in limits.items():
             if limit is not None and amount() >= limit:
                 return f"sweep.budget.{name}={limit:g}"
         return None
