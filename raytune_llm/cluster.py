@@ -96,9 +96,11 @@ def connect(*, dashboard: bool = True) -> None:
 
 
 def job_server() -> str | None:
-    """Address of the connected cluster's job server; None where it has none."""
+    """Address of the connected cluster's job server; None where it has none, or none is connected."""
     import ray
 
+    if not ray.is_initialized():
+        return None
     address = ray.init(ignore_reinit_error=True, logging_level=logging.WARNING).address_info.get("webui_url")
     return f"http://{address}" if address else None
 

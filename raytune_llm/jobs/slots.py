@@ -27,11 +27,13 @@ _held: tuple[str, PlacementGroup] | None = None
 
 def acquire(run: str, say: Callable[[str], None] = lambda line: print(line, flush=True)) -> None:
     """Wait until the connected cluster has a free tuning slot, and hold it until `release` or this process's end. A
-    driver that holds one takes no second one. run: NAME/RUN, for others to see."""
+    driver that holds one takes no second one, and one without a cluster none. run: NAME/RUN, for others to see."""
     import ray
     from ray.util import placement_group, remove_placement_group
 
     global _held
+    if not ray.is_initialized():
+        return
     driver = ray.get_runtime_context().get_job_id()
     total = int(ray.cluster_resources().get(RESOURCE, 0))
     if total == 0 or (_held is not None and _held[0] == driver):
