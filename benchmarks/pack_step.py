@@ -147,7 +147,7 @@ def measure(row: Row, rounds: int) -> dict[str, object]:
         pack.join(spec, table, terms)
     solos = {spec.lora_rank: Solo(row, examples, spec) for spec in specs[: len(RANKS)]}
     count = 64 * row.batch_size
-    orders = [first_indices(len(examples), spec.seed, count) for spec in specs]
+    orders = [first_indices(range(len(examples)), spec.seed, count) for spec in specs]
 
     def alone(step: int) -> None:
         for spec, order in zip(specs, orders, strict=True):

@@ -216,7 +216,8 @@ def run_ours(task: dict[str, Any]) -> None:
     prepared = started.prepared
     config = job.trial_config(prepared.better)
     objective = config.objective
-    outcomes = tuner.run(job.sweep, config, planned, ray.put(prepared.examples), started.use_gpu, False)
+    phase = tuner.Phase(config=config, examples=ray.put(prepared.examples))
+    outcomes = tuner.run(job.sweep, [phase], use_gpu=started.use_gpu, interactive=False).outcomes
     print(leaderboard_table(leaderboard.leaderboard(outcomes, planned, objective), objective.metric, 10))
     steps = sum(outcome.reports[-1].step for outcome in outcomes)
     winner = leaderboard.winner(outcomes, objective)

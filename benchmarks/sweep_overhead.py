@@ -47,7 +47,6 @@ def run(home: Path, trials: int) -> None:
     from raytune_llm.jobs.config import load
     from raytune_llm.jobs.stages import prepare_job
     from raytune_llm.sweep import progress, tuner
-    from raytune_llm.sweep.plan import make_plan
 
     def on_trial_complete(self: progress.LiveTable, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.ended.add(trial.trial_id)
@@ -66,17 +65,12 @@ def run(home: Path, trials: int) -> None:
             *(f"sweep.space.tuning.learning_rate_multiplier={rates}", "scaling.cpus_per_worker=2"),
         ],
     )
-    planned = make_plan(job.trial_config(), job.sweep.axes())
     started = prepare_job(job)
     with patch.object(progress.LiveTable, "on_trial_complete", on_trial_complete):
-        outcomes = tuner.run(
-            job.sweep,
-            job.trial_config(started.prepared.better),
-            planned,
-            ray.put(started.prepared.examples),
-            started.use_gpu,
-            False,
+        phase = tuner.Phase(
+            config=job.trial_config(started.prepared.better), examples=ray.put(started.prepared.examples)
         )
+        outcomes = tuner.run(job.sweep, [phase], use_gpu=started.use_gpu, interactive=False).outcomes
     assert len(outcomes) == trials and all(outcome.ended == "complete" for outcome in outcomes)
 
 

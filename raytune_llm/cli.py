@@ -16,6 +16,7 @@ COMMANDS = {
     "serve": "an OpenAI-compatible endpoint for published versions",
     "service": "a tuning service in OpenAI's and Vertex's words: files, jobs, chats, a page",
     "registry": "list and show published versions, set aliases, roll back",
+    "control": "trials and runs, seen from another shell; stop, clone, extend, pause, cancel",
     "demo": "the whole journey on the embedded base and data",
 }
 

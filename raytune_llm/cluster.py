@@ -34,7 +34,7 @@ ENVIRONMENT = {
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",  # by default a proxy that is not ready after 15 s is killed
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # its own CSV and TensorBoard files in addition to those of tracking/
-    "TUNE_GLOBAL_CHECKPOINT_S": "2",  # how much of a sweep may be lost with its driver
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # Tune's state of all trials, which nothing reads, written now and then
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "PYTHONWARNINGS": "ignore::FutureWarning",
     "TOKENIZERS_PARALLELISM": "false",
@@ -93,6 +93,16 @@ def connect(*, dashboard: bool = True) -> None:
             "start Ray with `ray start --num-gpus=N`, or with RAY_OVERRIDE_RESOURCES='{\"GPU\": N}' in its environment",
             flush=True,
         )
+
+
+def job_server() -> str | None:
+    """Address of the connected cluster's job server; None where it has none, or none is connected."""
+    import ray
+
+    if not ray.is_initialized():
+        return None
+    address = ray.init(ignore_reinit_error=True, logging_level=logging.WARNING).address_info.get("webui_url")
+    return f"http://{address}" if address else None
 
 
 def shows_gpu(root: Path = Path("/")) -> bool:

@@ -346,7 +346,6 @@ def sweep_on_two_nodes(folder, marker):
     from raytune_llm.jobs.config import load
     from raytune_llm.jobs.prepare import prepare
     from raytune_llm.sweep import tuner
-    from raytune_llm.sweep.plan import make_plan
 
     cluster.set_environment()
     session.authenticate()
@@ -373,9 +372,10 @@ def sweep_on_two_nodes(folder, marker):
         if marker:
             raylet = second.all_processes["raylet"][0].process.pid
             job = dataclasses.replace(job, tracking={"trap": Trap(marker, step=6, pid=raylet)})
-        prepared, plan = prepare(job), make_plan(job.trial_config(), job.sweep.axes())
+        prepared = prepare(job)
         config = job.trial_config(prepared.better)
-        outcomes = tuner.run(job.sweep, config, plan, ray.put(prepared.examples), False, False)
+        phase = tuner.Phase(config=config, examples=ray.put(prepared.examples))
+        outcomes = tuner.run(job.sweep, [phase], use_gpu=False, interactive=False).outcomes
         print("nodes:", sum(node["Alive"] for node in ray.nodes()))
         curves = {
             str(outcome.trial.values["tuning.adapter_size"]): [

@@ -39,7 +39,7 @@ SIBLINGS = {  # choices of one config group, which never import each other, and 
     "training.tracking": ("base",),
     "models.adapters": ("base",),
     "service.answers": ("base", "in_process", "ray_serve"),  # auto chooses between them
-    "sweep.search": ("base", "random"),  # optuna is random search with another searcher
+    "sweep.search": ("base", "random"),  # optuna begins with random points
     "sweep.schedulers": ("base", "wrapper"),
     "sweep.backends": ("base", "packed", "ray_train"),  # auto chooses between them
 }
@@ -49,6 +49,7 @@ OWNERS = {
     "wandb": {"training.tracking.wandb", "compat"},
     "vllm": {"serving.engine.vllm"},
     "openai": {"annotation.teachers.openai"},
+    "optuna": {"sweep.search.optuna"},
 }
 MOST_PACKAGES, MOST_LOOSE_FILES, MOST_LINES = 11, 6, 350
 

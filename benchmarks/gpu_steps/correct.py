@@ -112,7 +112,7 @@ class World:
             for part, values in zip((layer.lora_A, layer.lora_B), pair, strict=True):
                 part.default.weight.data = values.to(self.device, master)
                 parameters.append(part.default.weight)
-        rows = first_indices(len(self.examples), spec.seed, spec.batch_size)
+        rows = first_indices(range(len(self.examples)), spec.seed, spec.batch_size)
         mixed = torch.autocast(self.device.type, torch.bfloat16) if dtype == torch.bfloat16 else nullcontext()
         with mixed:
             loss = next_token_loss(adapted, [self.examples[row]["completion"].input_ids for row in rows], self.device)

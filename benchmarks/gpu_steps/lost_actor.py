@@ -49,7 +49,6 @@ def run(step: Step) -> None:
     from raytune_llm.jobs.config import load
     from raytune_llm.jobs.stages import prepare_job
     from raytune_llm.sweep import tuner
-    from raytune_llm.sweep.plan import make_plan
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     marker = step.scratch / "killed"
@@ -65,10 +64,10 @@ def run(step: Step) -> None:
         ],
     )
     job = dataclasses.replace(job, tracking={"kill": Kill(str(marker), KILL_AT)})
-    planned = make_plan(job.trial_config(), job.sweep.axes())
     started = prepare_job(job)
     config, began = job.trial_config(started.prepared.better), time.monotonic()
-    outcomes = tuner.run(job.sweep, config, planned, ray.put(started.prepared.examples), started.use_gpu, False)
+    phase = tuner.Phase(config=config, examples=ray.put(started.prepared.examples))
+    outcomes = tuner.run(job.sweep, [phase], use_gpu=started.use_gpu, interactive=False).outcomes
     expected = list(range(EVAL_EVERY, STEPS + 1, EVAL_EVERY))
     whole = [o for o in outcomes if o.ended == "complete" and [r.step for r in o.reports] == expected]
     step.add(killed=marker.exists(), whole_trials=len(whole), trials=len(sizes), seconds=time.monotonic() - began)

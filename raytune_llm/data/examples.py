@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ class TokenSequence:
     features: NDArray[np.float32] | None = None
     """A teacher's hidden states where it predicts the label tokens that count, (L, layers, its width); set before
     training where the method needs it."""
+    num_bytes: int | None = field(default=None, compare=False)
+    """Of the text of its labels, in UTF-8, which follows from them; known of what is evaluated."""
 
 
 Example = dict[str, TokenSequence]
@@ -50,6 +52,8 @@ class Examples:
 
     train: Sequence[Example]
     eval: Sequence[Example]
+    sources: NDArray[np.int64] | None = None
+    """Which of data.train's locations each example of train is of, (n,); None where there is one."""
 
 
 @dataclass(frozen=True)

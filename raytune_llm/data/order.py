@@ -7,22 +7,22 @@ whatever the batch size, the number of workers or the horizon.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 
-def data_order(num_examples: int, seed: int) -> Iterator[int]:
-    """Indices of examples, without end: one seeded permutation an epoch."""
-    if num_examples < 1:
+def data_order(epoch: Sequence[int], seed: int) -> Iterator[int]:
+    """Indices of examples, without end: one seeded permutation of an epoch's after another."""
+    if not epoch:
         raise ValueError("there are no examples to order")
-    epoch = 0
+    number = 0
     while True:
-        indices = list(range(num_examples))
-        random.Random(f"{seed}:{epoch}").shuffle(indices)
+        indices = list(epoch)
+        random.Random(f"{seed}:{number}").shuffle(indices)
         yield from indices
-        epoch += 1
+        number += 1
 
 
-def first_indices(num_examples: int, seed: int, count: int) -> list[int]:
+def first_indices(epoch: Sequence[int], seed: int, count: int) -> list[int]:
     """The first `count` indices of the order."""
-    return list(islice(data_order(num_examples, seed), count))
+    return list(islice(data_order(epoch, seed), count))

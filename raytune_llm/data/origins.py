@@ -6,6 +6,9 @@ from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from raytune_llm.data.reading.sources import Source, is_remote
 
 
@@ -44,6 +47,11 @@ class Origins:
     def weight(self, index: int) -> float:
         """Passes over this record in an epoch."""
         return self.files[self._file[index]].weight
+
+    def places(self) -> NDArray[np.int64]:
+        """Which location of the split each record is of, (n,)."""
+        of_file = np.array([file.place for file in self.files], dtype=np.int64)
+        return of_file[np.array(self._file, dtype=np.int64)]
 
     def counts(self) -> dict[str, int]:
         """Records of each file that gave any, by its path."""

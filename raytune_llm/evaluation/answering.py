@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raytune_llm.evaluation.metrics import after, answer_directions, task_answers
+from raytune_llm.evaluation.metrics import Metric, after, answer_directions, mean, task_answers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +29,12 @@ class Answering:
     answer_after: str | None
     """Text after whose last occurrence the answer begins; None = all of an output is the answer."""
 
-    def metrics(self, outputs: Sequence[str]) -> dict[str, float]:
+    def metrics(self, outputs: Sequence[str]) -> dict[str, Metric]:
         """Every metric of the answers in these outputs, one for each prompt."""
         answers = [after(text, self.answer_after) for text in outputs]
-        return {name: found.whole() for name, found in task_answers(self.references, answers, self.labels).items()}
+        return task_answers(self.references, answers, self.labels)
 
-    def undefined(self) -> dict[str, float]:
+    def undefined(self) -> dict[str, Metric]:
         """NaN for every metric: those of a model that computes no numbers any more, whatever it would write."""
-        return dict.fromkeys(answer_directions(self.labels), math.nan)
+        nothing = [math.nan] * len(self.references)
+        return {name: mean(nothing, better) for name, better in answer_directions(self.labels).items()}

@@ -113,7 +113,7 @@ def compare(systems: Mapping[str, Mapping[str, Metric]], *, num_draws: int, seed
     directions, num_examples = _check(systems, num_draws)
     names = list(directions)
     drawn: dict[str, dict[str, list[Array]]] = {name: {system: [] for system in systems} for name in names}
-    for counts in _resamples(num_examples, num_draws, seed):
+    for counts in resamples(num_examples, num_draws, seed):
         for system, metrics in systems.items():
             for name in names:
                 drawn[name][system].append(metrics[name].repeated(counts))
@@ -177,7 +177,7 @@ def number(value: float, *, sign: bool = False) -> str:
     return format(value, ("+" if sign else "") + style)
 
 
-def _resamples(num_examples: int, num_draws: int, seed: int) -> Iterator[Array]:
+def resamples(num_examples: int, num_draws: int, seed: int) -> Iterator[Array]:
     """How often each example is drawn, (some draws, n) at a time so that memory is bounded."""
     generator = np.random.default_rng(seed)
     step = max(1, CHUNK // num_examples)

@@ -8,9 +8,9 @@ number is reported as such. Leaves out: answers (generate.py) and intervals (com
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ import torch
 import torch.distributed
 
 from raytune_llm.data.examples import Example
-from raytune_llm.evaluation.metrics import Array, Metric, divide, ratio
+from raytune_llm.data.tables.example_table import ExampleTable
+from raytune_llm.evaluation.metrics import Array, Metric, perplexity, ratio, sum_of_ratios, wholes
 from raytune_llm.evaluation.terms import Better, Term
 from raytune_llm.models.batches import batches, run_batches
 from raytune_llm.models.forward import blank_outputs, inference, outputs
@@ -47,6 +48,7 @@ class ScoreTable:
         """Raises ValueError when there are no examples or their sequences have different names."""
         _check(examples)
         self._size, self._terms = len(examples), terms
+        self._num_bytes = _num_bytes(examples)
         self.rows: dict[str, Array] = {}
         """Each term's sum and weight, (n, 2)."""
         self._kinds: dict[str, Term] = {}
@@ -66,7 +68,8 @@ class ScoreTable:
             for name, both in self.rows.items()
             if name != _TOKENS
         }
-        return Scores(found, self.rows[_TOKENS][part, 0])
+        num_bytes = None if self._num_bytes is None else self._num_bytes[part]
+        return Scores(found, self.rows[_TOKENS][part, 0], num_bytes)
 
 
 @dataclass(frozen=True)
@@ -76,17 +79,26 @@ class Scores:
     terms: dict[str, Score]
     num_label_tokens: Array
     """Labels that count, of all the example's sequences together; (n,)."""
+    num_bytes: Array | None = None
+    """Of the text of those labels, in UTF-8, (n,); None where it isn't known."""
 
     def metrics(self, prefix: str = "eval") -> dict[str, float]:
         """The value of each metric of `resamplable`."""
-        return {name: metric.whole() for name, metric in self.resamplable(prefix).items()}
+        return wholes(self.resamplable(prefix))
 
     def resamplable(self, prefix: str = "eval") -> dict[str, Metric]:
-        """loss; each term, when there are several of them in the loss or it isn't in it; perplexity = exp(loss), when
-        the loss is one term that is a loss by name, averaged over label tokens. Raises ValueError when a term among
-        several is called loss or perplexity."""
+        """loss; each term, when there are several of them in the loss or it isn't in it; when the loss is one term that
+        is a loss by name, averaged over label tokens, also perplexity = exp(loss) and, where bytes are known,
+        bits_per_byte = Σ sum / ln 2 / Σ bytes. Raises ValueError when a term among several has one of these names."""
         counted = {name: term for name, term in self.terms.items() if term.weight.any()} or self.terms
         return {f"{prefix}/{name}": metric for name, metric in self._metrics(counted).items()}
+
+    def token_means(self, prefix: str = "eval") -> set[str]:
+        """The metrics that are means over tokens, as examples of several labels show: of other tokens they are other
+        numbers."""
+        found = {name for name, term in self.terms.items() if (term.weight > 1).any()}
+        whole = {"loss", "perplexity"} if any(self.terms[name].coefficient for name in found) else set()
+        return {f"{prefix}/{name}" for name in found | whole}
 
     def directions(self, prefix: str = "eval") -> dict[str, Better]:
         """The direction of each metric, those without weight on these examples included. Raises as `resamplable`."""
@@ -98,20 +110,21 @@ class Scores:
         found = {name: ratio(term.sum, term.weight, term.better) for name, term in counted.items()}
         if len(losses) == 1:
             found.pop(next(iter(losses)), None)
-        clash = sorted({"loss", "perplexity"} & set(found))
+        clash = sorted({"loss", "perplexity", "bits_per_byte"} & set(found))
         if clash:
             raise ValueError(
                 f"the method's terms {sorted(self.terms)} include {clash}, which name its whole loss; rename those"
             )
         if losses:
-            columns = [column for term in losses.values() for column in (term.sum, term.weight)]
-            coefficients = tuple(term.coefficient for term in losses.values())
-            total = Metric(np.stack(columns, -1), partial(_total, coefficients), Better.lower)
+            columns = [column for term in losses.values() for column in (term.coefficient * term.sum, term.weight)]
+            total = Metric(np.stack(columns, -1), sum_of_ratios, Better.lower)
             found = {"loss": total, **found}
             name, only = next(iter(losses.items()))
             whole = len(losses) == 1 and only.coefficient == 1 and name.endswith("loss")
             if whole and np.array_equal(only.weight, self.num_label_tokens):
-                found["perplexity"] = Metric(total.statistics, _perplexity, Better.lower)
+                found["perplexity"] = Metric(total.statistics, perplexity, Better.lower)
+                if self.num_bytes is not None:
+                    found["bits_per_byte"] = ratio(only.sum / math.log(2), self.num_bytes, Better.lower)
         return found
 
 
@@ -168,6 +181,17 @@ def blank_scores(examples: Sequence[Example], terms: Terms, *, is_encoder_decode
     return table.scores()
 
 
+def _num_bytes(examples: Sequence[Example]) -> Array | None:
+    """Bytes of each example's targets, (n,); None where they aren't known of all."""
+    if isinstance(examples, ExampleTable):
+        found = examples.num_bytes()
+        return None if found is None else found.astype(np.float64)
+    each = [[sequence.num_bytes for sequence in example.values()] for example in examples]
+    if any(count is None for counts in each for count in counts):
+        return None
+    return np.array([sum(filter(None, counts)) for counts in each], dtype=np.float64)
+
+
 def _columns(name: str, term: Term, batch_size: int) -> Array:
     """sum and weight, (B, 2)."""
     for tensor in (term.sum, term.weight):
@@ -198,16 +222,3 @@ def _check(examples: Sequence[Example]) -> None:
                 f"example {index} has sequences {sorted(example)} but example 0 has {sorted(examples[0])}; "
                 "a method encodes every record into the same names (labels all IGNORED where nothing is to be learned)"
             )
-
-
-def _total(coefficients: tuple[float, ...], totals: Array) -> Array:
-    """Σ coefficient · sum / weight from totals (…, 2·terms); terms without weight add nothing, NaN without any."""
-    pairs = totals.reshape(*totals.shape[:-1], -1, 2)
-    counts = pairs[..., 1] != 0
-    total = np.where(counts, divide(pairs), 0.0) @ np.array(coefficients)
-    return np.where(counts.any(-1), total, np.nan)
-
-
-def _perplexity(totals: Array) -> Array:
-    with np.errstate(over="ignore"):
-        return np.exp(divide(totals))

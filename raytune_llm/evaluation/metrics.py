@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,10 +74,29 @@ def mean(values: Sequence[float] | Array, better: Better) -> Metric:
     return ratio(array, np.ones_like(array), better)
 
 
+def wholes(metrics: Mapping[str, Metric]) -> dict[str, float]:
+    """Each metric on all examples."""
+    return {name: metric.whole() for name, metric in metrics.items()}
+
+
 def divide(totals: Array) -> Array:
     """totals (…, 2) to totals[…, 0] / totals[…, 1]."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return totals[..., 0] / totals[..., 1]
+
+
+def sum_of_ratios(totals: Array) -> Array:
+    """Σ sum / weight from totals (…, 2·terms); terms without weight add nothing, NaN without any."""
+    pairs = totals.reshape(*totals.shape[:-1], -1, 2)
+    counts = pairs[..., 1] != 0
+    total = np.where(counts, divide(pairs), 0.0).sum(-1)
+    return np.where(counts.any(-1), total, np.nan)
+
+
+def perplexity(totals: Array) -> Array:
+    """exp of a ratio, from totals (…, 2)."""
+    with np.errstate(over="ignore"):
+        return np.exp(divide(totals))
 
 
 def answers(references: Sequence[str], predictions: Sequence[str], *, prefix: str = "eval") -> dict[str, Metric]:
@@ -267,3 +286,7 @@ def _stripped(references: Sequence[str], predictions: Sequence[str]) -> tuple[li
             f"{len(references)} references and {len(predictions)} predictions; give as many, and at least one"
         )
     return [text.strip() for text in references], [text.strip() for text in predictions]
+
+
+VALUES = {function.__name__: function for function in (divide, sum_of_ratios, perplexity, _f1, _f1_macro, bleu)}
+"""By name, what trials' metrics are of their summed statistics."""

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 LOSS = "eval/loss"
 """The metric that every training without sampling has."""
+BITS_PER_BYTE = "eval/bits_per_byte"
+"""The loss per byte of the targets' text, which bases of different tokenizers have in common."""
 
 
 class Better(Enum):

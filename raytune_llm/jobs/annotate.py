@@ -44,10 +44,12 @@ def annotated(job: J, check: Callable[[], None] = lambda: None) -> J:
     from raytune_llm.data.files import load
     from raytune_llm.jobs.prepare import check_knobs
 
+    weighted = sum(source.weight != 1 for source in job.data.sources("train"))
+    require(not weighted, "data.train", job.data.train, "no weights with a teacher: what it annotates becomes one file")
     check()
     check_knobs(job)
     if job.data.eval or job.data.test:
-        load(replace(job.data, train=None), job.method.records, job.seed)
+        load(job.data.with_train(None), job.method.records, job.seed)
     output = f"{job.run_dir}/annotated.jsonl"
     print(run_annotation(job, output).text(), flush=True)
-    return job.with_values({"data.train": output})
+    return replace(job, data=job.data.with_train(output))

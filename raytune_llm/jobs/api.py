@@ -17,7 +17,7 @@ class Command:
     """A command with its job, which isn't run yet."""
 
     name: str
-    """check, import_openai, annotate, train, sweep, evaluate, serve, registry or demo."""
+    """check, import_openai, annotate, train, sweep, evaluate, serve, registry, control or demo."""
     job: Any
     """What it does: a typed, frozen job of jobs/schema.py."""
 

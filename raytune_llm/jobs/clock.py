@@ -21,6 +21,13 @@ class Clock:
         self._parts[part] = self._parts.get(part, 0.0) + now - self._last
         self._last = now
 
+    def seconds(self, running: str | None = None) -> dict[str, float]:
+        """Seconds of each part so far; those since the last lap belong to the part that is `running`."""
+        found = dict(self._parts)
+        if running is not None:
+            found[running] = found.get(running, 0.0) + self._now() - self._last
+        return found
+
     def text(self) -> str:
         """The whole time and its parts, in a line."""
         parts = ", ".join(f"{part} {seconds:.0f}" for part, seconds in self._parts.items())

@@ -1,20 +1,23 @@
-"""One function a command: check, import_openai, annotate, train, sweep, demo, evaluate, serve, service, registry."""
+"""One function a command: check, import_openai, annotate, train, sweep, control, demo, evaluate, serve, service,
+registry."""
 
 from __future__ import annotations
 
 from raytune_llm import cluster
 from raytune_llm.jobs import annotate as annotation_job
 from raytune_llm.jobs import summary
+from raytune_llm.jobs.actions import RegistryAction
 from raytune_llm.jobs.check import check_data
 from raytune_llm.jobs.deploy import deploy, hold, take_down
 from raytune_llm.jobs.help import called
+from raytune_llm.jobs.reporting import reported, training_begins, training_ended
 from raytune_llm.jobs.run_result import already_published
 from raytune_llm.jobs.schema import (
     AnnotateJob,
     CheckJob,
+    ControlJob,
     EvaluateJob,
     ImportOpenAIJob,
-    RegistryAction,
     RegistryJob,
     ServeJob,
     ServiceJob,
@@ -23,6 +26,14 @@ from raytune_llm.jobs.schema import (
 )
 from raytune_llm.jobs.stages import prepare_job, train_version
 from raytune_llm.jobs.sweep import run_sweep
+
+
+def show_plan(job: TrainJob) -> int:
+    """What a training or sweep will take, by a few rehearsed steps."""
+    from raytune_llm.jobs.plan import plan_job
+
+    print(plan_job(job), flush=True)
+    return 0
 
 
 def check(job: CheckJob) -> int:
@@ -55,27 +66,44 @@ def annotate(job: AnnotateJob) -> int:
 def train(job: TrainJob) -> int:
     """One tuning run, from records to a registry version, after the stages that its method needs. A run that has ended
     is not run again."""
+    if job.plan:
+        return show_plan(job)
     if already_published(job) is not None:
         return 0
-    started = prepare_job(job)
-    outcome, published = train_version(started)
-    print(summary.of_training(started, outcome, published))
+    with reported(job, "train"):
+        started = prepare_job(job)
+        training_begins(started, num_trials=1, num_running=1, steps_total=job.tuning.steps)
+        outcome, published, predicted = train_version(started)
+        training_ended(started, outcome)
+    print(summary.of_training(started, outcome, published, predicted))
     return 0
 
 
 def sweep(job: SweepJob) -> int:
     """A sweep, from records to a published winner, deployed when serve.deploy is set. A run that has ended is not run
-    again."""
-    reference = already_published(job) or run_sweep(job).version.reference
+    again, unless it is to be extended."""
+    if job.plan:
+        return show_plan(job)
+    published = None if job.sweep.extend else already_published(job)
+    reference = published or run_sweep(job).version.reference
     if not job.serve.deploy:
         return 0
     return hold(deploy(job, [reference]), job.serve.drain_seconds)
+
+
+def control(job: ControlJob) -> int:
+    """Look at runs, and have a running sweep do something: see jobs/control.py. 1 for what was refused."""
+    from raytune_llm.jobs.control import run_control
+
+    return run_control(job)
 
 
 def demo(job: SweepJob) -> int:
     """A sweep whose winner is served, compared with its base on a few prompts, and taken down again."""
     from raytune_llm.serving.verify.client import complete
 
+    if job.plan:
+        return show_plan(job)
     published = run_sweep(job)
     endpoint = deploy(job, [published.version.reference])
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from raytune_llm import cluster
@@ -27,8 +27,8 @@ from raytune_llm.evaluation.metrics import Array, Confusion, Metric, after, answ
 from raytune_llm.evaluation.report import Sample
 from raytune_llm.evaluation.systems import Systems, Task, measure_systems
 from raytune_llm.evaluation.throughput import side_by_side
+from raytune_llm.jobs.comparison import Evaluation
 from raytune_llm.jobs.precompute import FrozenModels
-from raytune_llm.jobs.schema import Evaluation
 from raytune_llm.methods import model_refs
 from raytune_llm.methods.base import Method, Session
 from raytune_llm.models.loading import load_model
@@ -43,6 +43,8 @@ class ComparisonResult:
     confusions: dict[str, Confusion] | None = None
     tables: dict[str, list[list[str]]] | None = None
     """Further tables of a report by their titles."""
+    measured: Mapping[str, Mapping[str, Metric]] = field(default_factory=dict, repr=False)
+    """What was compared, of each example: by system, then by metric."""
     num_unanswered: int = 0
     """Records that were left out, as they have no answer to compare with, while others have one."""
 
@@ -170,6 +172,7 @@ def compare_answers(
         [_sample(question, place, completions) for place, question in enumerate(questions[: evaluation.num_samples])],
         {name: Confusion.of(references, texts, labels) for name, texts in answered.items()} if labels else None,
         tables,
+        measured=metrics,
         num_unanswered=len(split.examples) - len(questions),
     )
 
@@ -189,7 +192,7 @@ def compare_losses(
         raise InputError(f"truncation leaves nothing of {many(len(split.records), 'record')} to compare on")
     scores = {name: _scores(models, location, examples, evaluation, tokens) for name, location in systems.items()}
     found = {name: of_system.resamplable() for name, of_system in scores.items()}
-    return ComparisonResult(compare(found, num_draws=evaluation.bootstrap_draws, seed=seed), [])
+    return ComparisonResult(compare(found, num_draws=evaluation.bootstrap_draws, seed=seed), [], measured=found)
 
 
 def _scores(
@@ -255,6 +258,7 @@ def compare_rankings(
         compare(metrics, num_draws=evaluation.bootstrap_draws, seed=seed),
         samples,
         tables={f"Calibration of {newest}": reliability(margins[newest])},
+        measured=metrics,
     )
 
 
@@ -274,7 +278,8 @@ def compare_policies(
         for i, (prompt, answer, _) in enumerate(first.texts[: evaluation.num_samples])
     ]
     metrics = {name: measured.metrics for name, measured in found.items()}
-    return ComparisonResult(compare(metrics, num_draws=evaluation.bootstrap_draws, seed=seed), samples)
+    compared = compare(metrics, num_draws=evaluation.bootstrap_draws, seed=seed)
+    return ComparisonResult(compared, samples, measured=metrics)
 
 
 def questions_of(split: EncodedSplit, method: Method, tokens: Tokens, max_new_tokens: int) -> list[Question]:

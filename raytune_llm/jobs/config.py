@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,16 +27,21 @@ from raytune_llm.compat import config_root
 from raytune_llm.data.demo import path as demo_path
 from raytune_llm.errors import InputError, first_line
 from raytune_llm.jobs.help import called, help_text
-from raytune_llm.jobs.overrides import DOLLAR, SPACE, hydra_overrides
+from raytune_llm.jobs.overrides import DOLLAR, SPACE, hydra_overrides, taken_out
 from raytune_llm.jobs.schema import JOBS, Job, SweepJob
 from raytune_llm.stores import components
+from raytune_llm.stores.choices import nearest_first
 from raytune_llm.stores.components import all_keys, unknown_key
 from raytune_llm.stores.locations import with_absolute_paths
+from raytune_llm.sweep.axes import flat
+from raytune_llm.sweep.plan import BASE
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CONF = next((folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir()), PACKAGE / "conf")
 """The config files: inside an installed package, at the top of a checkout."""
 MERGING = "Error merging override "
+NO_BASE = "hub"
+"""The file of conf/model that names none."""
 OmegaConf.register_new_resolver("demo", lambda name: str(demo_path(name)), replace=True)
 
 
@@ -47,9 +52,11 @@ def run(root: str, main: Callable[[Any], int | None]) -> None:
     status otherwise.
     """
     try:
-        argv = [override for argument in sys.argv[1:] for override in hydra_overrides(root, argument)]
+        argv, fixed = all_overrides(root, sys.argv[1:])
     except InputError as error:
         fail(str(error))
+    for key, value in fixed.items():
+        print(f"{key}={value} is given, so it isn't swept; {SPACE}{key}=[…] would sweep it", file=sys.stderr)
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv[1:] = [argument for argument in argv if argument not in ("--help", "-h")]
     wants_help = len(sys.argv) - 1 < len(argv)
@@ -81,6 +88,19 @@ def fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
+def all_overrides(root: str, arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """(arguments as Hydra's overrides; keys of the default space of sweeps that they take out of it, with their
+    values). Raises InputError."""
+    overrides = [override for argument in arguments for override in hydra_overrides(root, argument)]
+    if not issubclass(JOBS[root], SweepJob):
+        return overrides, {}
+    default: Any = OmegaConf.to_container(OmegaConf.load(CONF / "sweep" / "default.yaml"))
+    fixed = taken_out(overrides, [key for key, _ in flat(default["space"])])
+    without = {f"{key}={value}": f"++{SPACE}{key}=null" for key, value in fixed.items()}
+    together = ((override, without.get(override.lstrip("+"))) for override in overrides)  # argparse wants it so
+    return [found for pair in together for found in pair if found is not None], fixed
+
+
 def compose(root: str, overrides: Sequence[str]) -> DictConfig:
     """The composed config of a root, as the command line would give it; also while a command runs. Raises
     InputError."""
@@ -89,7 +109,7 @@ def compose(root: str, overrides: Sequence[str]) -> DictConfig:
 
     with own_hydra(), initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            return hydra_compose(root, [one for override in overrides for one in hydra_overrides(root, override)])
+            return hydra_compose(root, all_overrides(root, overrides)[0])
         except (HydraException, OmegaConfBaseException) as error:
             raise InputError(explain(error)) from error
 
@@ -120,6 +140,9 @@ def build(root_name: str, cfg: DictConfig) -> Any:
     except OmegaConfBaseException as error:
         raise InputError(unresolved(error)) from error
     assert isinstance(root, DictConfig)
+    if "model.name_or_path" in missing and (names := base_names(root)):
+        choose_first_base(root, names[0])
+        missing.remove("model.name_or_path")
     if missing:
         raise InputError(
             "missing: "
@@ -133,6 +156,34 @@ def build(root_name: str, cfg: DictConfig) -> Any:
     return with_absolute_paths(job)
 
 
+def base_names(root: DictConfig) -> list[str]:
+    """The bases of a sweep's space; none where it has no axis of them."""
+    names = OmegaConf.select(root, f"{SPACE}{BASE}")
+    found = OmegaConf.to_container(names) if OmegaConf.is_list(names) else [names]
+    assert isinstance(found, list)
+    return [name for name in found if isinstance(name, str)]
+
+
+def choose_first_base(root: DictConfig, name: str) -> None:
+    """Make a base the job's own; what the command gave of other keys of it stays."""
+    nothing = model_values(NO_BASE)
+    given = {key: value for key, value in plain(root)[BASE].items() if value != nothing[key]}
+    OmegaConf.update(root, BASE, model_values(name) | given, merge=False)
+
+
+def model_values(name: str) -> dict[str, Any]:
+    """The values of a base: those of conf/model/NAME.yaml, or of a folder or hub id that is `name`. Raises InputError
+    where it is neither."""
+    files = sorted(file.stem for file in (CONF / BASE).glob("*.yaml"))
+    if name not in files and "/" not in name and not Path(name).is_dir():
+        nearest = ", ".join(nearest_first(name, tuple(files)))
+        raise InputError(f"{SPACE}{BASE}={name} is no folder, id on the hub or file of conf/{BASE}: {nearest}")
+    chosen = compose("train", [f"{BASE}={name if name in files else NO_BASE}"])[BASE]
+    values = OmegaConf.to_container(chosen, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()} | ({} if name in files else {"name_or_path": name})
+
+
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """A config as plain values, without Hydra's own part; '???' where a value is missing."""
     content = OmegaConf.to_container(cfg)
@@ -141,22 +192,42 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def check_space(root: DictConfig, job: Job) -> None:
-    """Refuse a sweep whose space names a key that isn't there, or holds a value its key doesn't take."""
+    """Refuse a sweep whose space, conditions or first points name a key that isn't there, or hold a value its key
+    doesn't take."""
     if not isinstance(job, SweepJob):
         return
+    OmegaConf.update(root, "data.weights", job.data.weights)  # of all locations, each of which may be swept
     content = plain(root)
     known = all_keys(content)
-    for key, values in job.sweep.candidates():
-        if OmegaConf.select(root, key) is None and key not in known:
-            raise InputError(unknown_key(f"{SPACE}{key}", [f"{SPACE}{name}" for name in known]))
-        for value in values:
-            tried = OmegaConf.create(OmegaConf.to_container(root))
-            assert isinstance(tried, DictConfig)
-            OmegaConf.update(tried, key, value)
-            try:
-                components.build(type(job), plain(tried), known=known, former=(content, job))
-            except InputError as error:
-                raise InputError(f"{SPACE}{key}: {error}") from error
+
+    def check(values: Mapping[str, Any], where: str) -> None:
+        tried = OmegaConf.create(OmegaConf.to_container(root))
+        assert isinstance(tried, DictConfig)
+        for key, value in values.items():
+            OmegaConf.update(tried, key, model_values(str(value)) if key == BASE else value)
+        try:
+            components.build(type(job), plain(tried), known=known, former=(content, job))
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+
+    for key, axis in job.sweep.axes().items():
+        check_known(key, root, [f"{SPACE}{name}" for name in known], SPACE)
+        for parent in axis.when:
+            check_known(parent, root, [f"{SPACE}{key}.when.{name}" for name in known], f"{SPACE}{key}.when.")
+        for value in axis.candidates:
+            check({key: value}, f"{SPACE}{key}")
+    of_trials = [name for name in known if not name.startswith("sweep.")]
+    for place, point in enumerate(job.sweep.first):
+        values = dict(flat(point))
+        for key in values:
+            check_known(key, root, of_trials, "", f"sweep.first[{place}]: ")
+        check(values, f"sweep.first[{place}]")
+
+
+def check_known(key: str, root: DictConfig, known: list[str], prefix: str, where: str = "") -> None:
+    """Refuse a key that a config doesn't have, with the nearest of those that are known, all with this prefix."""
+    if OmegaConf.select(root, key) is None and f"{prefix}{key}" not in known:
+        raise InputError(where + unknown_key(f"{prefix}{key}", known))
 
 
 def unresolved(error: OmegaConfBaseException) -> str:

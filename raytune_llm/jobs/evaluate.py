@@ -14,9 +14,10 @@ from raytune_llm.evaluation.compare import better
 from raytune_llm.evaluation.systems import Systems
 from raytune_llm.evaluation.terms import LOSS
 from raytune_llm.jobs.compare import ComparisonResult, compare_systems
+from raytune_llm.jobs.comparison import Evaluation
 from raytune_llm.jobs.precompute import FrozenModels
 from raytune_llm.jobs.reports import write_report
-from raytune_llm.jobs.schema import EvaluateJob, Evaluation
+from raytune_llm.jobs.schema import EvaluateJob
 from raytune_llm.methods.base import Method
 from raytune_llm.models.base import Base
 from raytune_llm.stores.components import build

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from enum import Enum
 from itertools import islice
 from pathlib import Path
@@ -66,6 +66,11 @@ def run_import(job: ImportOpenAIJob) -> str | None:
     if found:
         print(text(job, found), flush=True)
     reference = job.version
+    if job.start and job.plan:
+        from raytune_llm.jobs.plan import plan_job
+
+        print(plan_job(sweep_of(job, found)), flush=True)
+        return None
     if job.start:
         reference = started(sweep_of(job, found))
     if old:
@@ -108,7 +113,7 @@ def inspect_file(job: ImportOpenAIJob, path: str) -> Found:
     from raytune_llm.jobs.prepare import prepare
 
     method = dpo() if has_preferences(job, path) else job.method
-    data = replace(job.data, train=path)
+    data = job.data.with_train(path)
     checked = DataJob(
         home=job.home, seed=job.seed, model=job.model, data=data, method=method, evaluation=job.evaluation
     )
@@ -218,4 +223,4 @@ def sweep_of(job: ImportOpenAIJob, found: list[Found]) -> SweepJob:
         )
     [file] = found
     own = {field.name: getattr(job, field.name) for field in fields(SweepJob)}
-    return SweepJob(**own | {"method": file.method, "data": replace(job.data, train=file.path)})
+    return SweepJob(**own | {"method": file.method, "data": job.data.with_train(file.path)})

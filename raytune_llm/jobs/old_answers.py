@@ -28,8 +28,9 @@ from raytune_llm.evaluation.metrics import after, answers
 from raytune_llm.evaluation.report import Sample
 from raytune_llm.evaluation.terms import Better
 from raytune_llm.jobs.compare import ComparisonResult
+from raytune_llm.jobs.comparison import Evaluation
 from raytune_llm.jobs.reports import write_report
-from raytune_llm.jobs.schema import Evaluation, ImportOpenAIJob
+from raytune_llm.jobs.schema import ImportOpenAIJob
 from raytune_llm.models.base import Base
 from raytune_llm.models.loading import load_model
 from raytune_llm.stores.registry import Registry

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -12,6 +13,7 @@ from hydra.errors import HydraException
 
 from raytune_llm.errors import InputError
 from raytune_llm.stores.quoting import quote
+from raytune_llm.sweep.axes import flat
 
 SPACE = "sweep.space."
 FREE = (
@@ -20,6 +22,9 @@ FREE = (
     "model.from_pretrained.",
     "teacher.model.from_pretrained.",
     "data.columns.",
+    "values.",
+    "space.",
+    "data.weights.",
 )
 """Mappings whose keys no file of conf/ lists."""
 MAPPINGS = {key.removesuffix("."): f"{key}KEY=VALUE" for key in FREE} | {
@@ -63,6 +68,21 @@ def hydra_overrides(root: str, argument: str) -> list[str]:
         key = argument.partition("=")[0]
         return [f"++{key}=null", f"++{argument}"]  # a range can't be merged into a list
     return [f"++{argument}"] if argument.startswith((*FREE, *(f"{key}=" for key in MAPPINGS))) else [argument]
+
+
+def taken_out(overrides: Sequence[str], default: Sequence[str]) -> dict[str, str]:
+    """Keys of a sweep's default space for which Hydra's overrides have a value and no axis, with that value: who asks
+    for tuning.steps=10 gets 10 steps."""
+    values = dict(override.lstrip("+~").partition("=")[::2] for override in overrides)
+    axes = [key for key in values if key.startswith(SPACE)]
+    if whole := values.get(SPACE.removesuffix(".")):
+        parsed: Any = OverridesParser.create().parse_override(f"space={whole}").value()
+        axes += [f"{SPACE}{key}" for key, _ in flat(parsed or {})]
+
+    def has_axis(key: str) -> bool:
+        return any(f"{axis}.".startswith(f"{key}.") or f"{key}.".startswith(f"{axis}.") for axis in axes)
+
+    return {key: values[key] for key in default if key in values and not has_axis(f"{SPACE}{key}")}
 
 
 def _offering(argument: str) -> str:

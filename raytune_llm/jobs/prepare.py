@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
+import numpy as np
+
 from raytune_llm.data.config import OnError
 from raytune_llm.data.doctor.advice import DEFAULT_HORIZON, Horizon
 from raytune_llm.data.doctor.diagnosis import Diagnosis, UnusableData
@@ -17,7 +19,7 @@ from raytune_llm.data.encoding.usable import encode_usable
 from raytune_llm.data.examples import Examples
 from raytune_llm.data.files import Splits, load
 from raytune_llm.data.findings import Finding, Severity, many
-from raytune_llm.data.mixture import mixed_indices
+from raytune_llm.data.mixture import epoch_size
 from raytune_llm.data.records import Chat
 from raytune_llm.data.tables.example_table import ExampleTable
 from raytune_llm.data.tokenizing.template import PLAIN_TEMPLATE
@@ -33,9 +35,11 @@ from raytune_llm.methods.base import CheckContext
 from raytune_llm.models.load_options import check_quantization
 from raytune_llm.stores.choices import name_of
 from raytune_llm.sweep.backends.base import Backend
-from raytune_llm.sweep.plan import Plan
+from raytune_llm.sweep.plan import SUBSET, Plan
 from raytune_llm.training.trainer_arguments import check_passed_on, split_batch
 
+OF_BATCHES = ("tuning.batch_size", "tuning.micro_batch_size", "scaling.num_workers", "scaling.gpus_per_worker")
+"""Keys that decide together how a step's examples are divided, and whether they can be."""
 LOOKED_AT = 1000
 """First records of a split that show if it has conversations."""
 
@@ -55,6 +59,11 @@ class Prepared:
     """The direction of method.metric; None without eval records."""
     answering: Answering | None
     """What trials answer at each evaluation; None where method.metric isn't one of answers."""
+
+    @property
+    def mean_tokens(self) -> float:
+        """Of a training example, prompt and completion."""
+        return float(ExampleTable.of(self.encoded.train.examples).lengths().mean())
 
 
 def prepare(job: DataJob, read: Splits | None = None) -> Prepared:
@@ -85,13 +94,12 @@ def prepare(job: DataJob, read: Splits | None = None) -> Prepared:
     return Prepared(splits, tokens, encoded, examples, diagnosis, better, answering)
 
 
-def mixed(found: Precomputed, splits: Splits, seed: int) -> Examples:
-    """The examples, those of sources with a weight as often as it says."""
+def with_sources(found: Precomputed, job: DataJob, splits: Splits) -> Examples:
+    """The examples and, where data.train is several locations, which of them each is of."""
     origins, train = splits.origins.get("train"), found.encoded.train
-    if origins is None or all(file.weight == 1 for file in origins.files):
+    if origins is None or not job.data.weights:
         return found.examples
-    order = mixed_indices([origins.weight(place) for place in train.places.tolist()], seed)
-    return dataclasses.replace(found.examples, train=ExampleTable.of(found.examples.train).select(order))
+    return dataclasses.replace(found.examples, sources=origins.places()[train.places])
 
 
 def cost_of(job: DataJob, encoded: EncodedSplits, splits: Splits) -> Iterator[Finding]:
@@ -128,13 +136,22 @@ def of_base(job: DataJob, splits: Splits, tokens: Tokens) -> Iterator[Finding]:
 def horizon_of(job: DataJob, splits: Splits) -> Horizon:
     """The batch size and steps of a job, as far as it has them and they are one for all its trials, and the examples of
     an epoch."""
-    origins = splits.origins.get("train")
-    is_mixed = origins is not None and any(file.weight != 1 for file in origins.files)
-    count = max(1, round(sum(map(origins.weight, range(len(origins)))))) if origins is not None and is_mixed else None
+    count, mixture = None, job.data.mixture
+    if mixture.subset != 1 or any(weight != 1 for weight in mixture.weights.values()):
+        count = epoch_size(records_of_sources(job, splits), subset=mixture.subset, weights=[*mixture.weights.values()])
     if not isinstance(job, TrainJob):
         return dataclasses.replace(DEFAULT_HORIZON, num_examples=count)
-    is_swept = isinstance(job, SweepJob) and {"tuning.steps", "tuning.batch_size"} & job.sweep.axes().keys()
+    is_swept = isinstance(job, SweepJob) and {"tuning.steps", "tuning.batch_size"} & set(job.sweep.keys())
     return Horizon(job.tuning.batch_size, None if is_swept else job.tuning.steps, count)
+
+
+def records_of_sources(job: DataJob, splits: Splits) -> list[int]:
+    """How many records of train each of its locations gave."""
+    origins = splits.origins.get("train")
+    if origins is None or not job.data.weights:
+        return [len(splits.train)]
+    counts: list[int] = np.bincount(origins.places(), minlength=len(job.data.weights)).tolist()
+    return counts
 
 
 def check_method(job: DataJob, encoded: EncodedSplits, tokens: Tokens, *, is_carved: bool) -> None:
@@ -150,7 +167,7 @@ def check_method(job: DataJob, encoded: EncodedSplits, tokens: Tokens, *, is_car
             decode=partial(tokens.tokenizer.decode, skip_special_tokens=True),
             adapter=training.adapter if training else None,
             allow_modules=tuple(training.allow_modules) if training else (),
-            swept=frozenset(job.sweep.axes()) if isinstance(job, SweepJob) else frozenset(),
+            swept=frozenset(job.sweep.keys()) if isinstance(job, SweepJob) else frozenset(),
         )
     )
 
@@ -158,33 +175,38 @@ def check_method(job: DataJob, encoded: EncodedSplits, tokens: Tokens, *, is_car
 def check_knobs(job: TrainJob) -> None:
     """Refuse an adapter that the base can't take, a batch that can't be divided, arguments that the trainer can't be
     given, and axes of what all trials share. Raises InputError."""
-    swept = job.sweep.axes() if isinstance(job, SweepJob) else {}
+    swept = job.sweep.keys() if isinstance(job, SweepJob) else []
     needs = job.method.needs
-    for key, axis in swept.items():
-        shared = key in needs.shared_keys or any(stage.decides(key) for stage in needs.stages)
-        require(not shared, f"sweep.space.{key}", list(axis.choices), f"no axis: all trials share one {key}")
+    for key in swept:
+        if key in needs.shared_keys or any(stage.decides(key) for stage in needs.stages):
+            raise InputError(f"{key} is no axis: all trials share one {key}; not for sweep.space or sweep.first")
     if job.scaling.trainer:
         config = job.method.trainer_config(is_encoder_decoder=job.model.facts.is_encoder_decoder)
         check_passed_on(job.scaling.trainer, config)
+    in_parts = isinstance(job, SweepJob) and (job.sweep.more_labels or SUBSET in swept)
+    if job.data.subset < 1 or in_parts:
+        allowed = "1 with this method: each record's loss is coupled with others, drawn from all before training"
+        require(needs.group_size == 1, "data.subset", job.data.subset, allowed)
     check_quantization(job.model.from_pretrained)
     if job.adapter.trains_base and job.model.is_quantized:
         raise InputError("adapter=full can't train the quantised weights of model.from_pretrained; use adapter=lora")
     if "tuning.adapter_size" not in swept:
         job.adapter.check(job.tuning.adapter_size, job.model.facts)
-    if "tuning.batch_size" not in swept:
+    if not set(swept) & set(OF_BATCHES):
         split_batch(job.tuning, job.scaling.num_workers)
 
 
 def check_sweep(job: SweepJob, planned: Plan) -> None:
     """Refuse a space with points that the base can't take, and a port that is taken, before anything runs. Raises
     InputError."""
-    job.sweep.search.param_space(planned)
+    job.sweep.search.check(planned)
     reason = job.sweep.backend.why_not(job.trial_config(), planned)
     require(reason is None, "sweep/backend", name_of(job.sweep.backend, Backend), f"auto or ray_train ({reason})")
     for size in planned.candidates("tuning.adapter_size"):
         job.adapter.check(size, job.model.facts)
-    for batch_size in planned.candidates("tuning.batch_size"):
-        split_batch(dataclasses.replace(job.tuning, batch_size=batch_size), job.scaling.num_workers)
+    for point in planned.combinations(OF_BATCHES):
+        trial = job.with_values(point)
+        split_batch(trial.tuning, trial.scaling.num_workers)
     if job.serve.deploy:
         require(job.kind != "reward", "serve.deploy", True, "false with a method whose result scores answers")
         job.serve.check_port()

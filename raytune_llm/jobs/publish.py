@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from typing import Any
@@ -16,11 +16,12 @@ from raytune_llm.evaluation.compare import Verdict, VerdictKind, better
 from raytune_llm.evaluation.report import contradiction
 from raytune_llm.evaluation.systems import Systems
 from raytune_llm.jobs.compare import ComparisonResult, compare_on_cluster
+from raytune_llm.jobs.comparison import Promotion
 from raytune_llm.jobs.precompute import FrozenModels
 from raytune_llm.jobs.prepare import Prepared
 from raytune_llm.jobs.reports import write_report
-from raytune_llm.jobs.schema import Promotion, TrainJob
-from raytune_llm.jobs.stage_jobs import finished
+from raytune_llm.jobs.schema import TrainJob
+from raytune_llm.jobs.stage_jobs import published_by
 from raytune_llm.methods.base import Method
 from raytune_llm.models import loading
 from raytune_llm.stores.card import Card, Version
@@ -48,9 +49,18 @@ class PublishResult:
     promoted: bool
 
 
-def publish(job: TrainJob, prepared: Prepared, outcome: Outcome, *, parent: str | None, use_gpu: bool) -> PublishResult:
-    """Compare, describe, publish, promote. A run that was killed after it had published keeps that version. Raises
-    InputError when the trial left nothing to publish."""
+def publish(
+    job: TrainJob,
+    prepared: Prepared,
+    outcome: Outcome,
+    *,
+    parent: str | None,
+    use_gpu: bool,
+    forecast: Callable[[], dict[str, Any]] = dict,
+) -> PublishResult:
+    """Compare, describe, publish, promote. A run that was killed after it had published keeps that version. `forecast`:
+    what the card keeps of the prediction, asked for after the comparison. Raises InputError when the trial left nothing
+    to publish."""
     metric = job.method.metric
     if outcome.checkpoint is None or outcome.best is None or not math.isfinite(outcome.best.metrics[metric]):
         raise InputError(
@@ -61,11 +71,12 @@ def publish(job: TrainJob, prepared: Prepared, outcome: Outcome, *, parent: str 
     results = compare_splits(job, prepared, systems_of(job, registry, tuned), use_gpu=use_gpu)
     comparison = results["eval"].comparison
     verdicts = tuple(better(comparison, metric, reference=name) for name in comparison.systems[:-1])
-    version = finished(job)
+    version = next((version for version in published_by(job) if is_made_by(version, job, outcome)), None)
     if version is None:
         with loading.fetched(tuned) as folder:
             prepared.tokens.tokenizer.save_pretrained(folder)
-            version = registry.publish(job.name, folder, make_card(job, prepared, outcome, results, parent))
+            card = dataclasses.replace(make_card(job, prepared, outcome, results, parent), forecast=forecast())
+            version = registry.publish(job.name, folder, card)
     promoted = CHAMPION in version.aliases or is_promoted(job.promote, verdicts)
     if promoted:
         version = registry.promote(version)
@@ -74,6 +85,14 @@ def publish(job: TrainJob, prepared: Prepared, outcome: Outcome, *, parent: str 
         write_report(job.run_dir, split, result, version, title=title, metric=metric)
     split = "test" if "test" in results else "eval"
     return PublishResult(version, results[split], split, verdicts, contradiction(comparison, metric), promoted)
+
+
+def is_made_by(version: Version, job: TrainJob, outcome: Outcome) -> bool:
+    """Whether a version is this trial's: another trial may have won before its sweep was extended."""
+    assert outcome.best is not None
+    config, own = version.card.config, describe(job)
+    same = all(config[key] == own[key] for key in ("model", "data", "tuning", "adapter", "method", "seed"))
+    return same and version.card.step == outcome.best.step
 
 
 def systems_of(job: TrainJob, registry: Registry, tuned: str) -> Systems:

@@ -4,7 +4,7 @@ published and all reports are there."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from raytune_llm.jobs.schema import TrainJob
@@ -21,12 +21,16 @@ RESULT = "result.json"
 
 
 def write_result(
-    job: TrainJob, prepared: Prepared, outcomes: Sequence[Outcome], won: Outcome, published: PublishResult
+    job: TrainJob,
+    prepared: Prepared,
+    outcomes: Sequence[Outcome],
+    won: Outcome,
+    published: PublishResult,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Write result.json into the run's folder; outcomes: of all trials, won: of the published one. Metrics are those of
-    its best report and, under the same names instead, those of the comparison."""
+    its best report and, under the same names instead, those of the comparison. `more`: what else it came to."""
     assert won.best is not None
-    tokens = trained_tokens(job, prepared, outcomes)
     result = {
         "version": published.version.reference,
         "promoted": published.promoted,
@@ -37,22 +41,23 @@ def write_result(
         "step": won.best.step,
         "metric": job.method.metric,
         "metrics": {**won.best.metrics, **published.version.card.metrics},
-        **({} if tokens is None else {"trained_tokens": tokens}),
+        "forecast": published.version.card.forecast,
+        "trained_tokens": trained_tokens(job, prepared, outcomes),
+        **(more or {}),
     }
+    if result["trained_tokens"] is None:
+        del result["trained_tokens"]
     open_storage(job.run_dir).write(RESULT, to_json(result, indent=2).encode())
 
 
 def trained_tokens(job: TrainJob, prepared: Prepared, outcomes: Sequence[Outcome]) -> int | None:
     """Tokens that all trials were trained on: their steps times batch times the mean length of an example; None for
     methods that sample what they learn from."""
-    from raytune_llm.data.tables.example_table import ExampleTable
-
     if job.method.needs.sampling:
         return None
-    mean = float(ExampleTable.of(prepared.encoded.train.examples).lengths().mean())
     sizes = [outcome.trial.values.get(BATCH_SIZE, job.tuning.batch_size) for outcome in outcomes]
     steps = [outcome.reports[-1].step if outcome.reports else 0 for outcome in outcomes]
-    return round(mean * sum(size * count for size, count in zip(sizes, steps, strict=True)))
+    return round(prepared.mean_tokens * sum(size * count for size, count in zip(sizes, steps, strict=True)))
 
 
 def read_result(run_dir: str) -> dict[str, Any] | None:

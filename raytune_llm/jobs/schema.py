@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any, Self
 
 from raytune_llm.annotation.filters import Annotation
@@ -20,12 +19,15 @@ from raytune_llm.data.config import Data
 from raytune_llm.errors import check_name, require
 from raytune_llm.evaluation.answering import Answering
 from raytune_llm.evaluation.terms import Better
+from raytune_llm.jobs.actions import ControlAction, RegistryAction
+from raytune_llm.jobs.comparison import Evaluation, Promotion
 from raytune_llm.methods.base import Method
 from raytune_llm.models.adapters.base import Adapter
 from raytune_llm.models.base import Base
 from raytune_llm.service.config import Service
 from raytune_llm.serving.deploy.config import Serve
 from raytune_llm.stores.locations import FOLDER, LOCATION
+from raytune_llm.sweep.axes import flat
 from raytune_llm.sweep.space import Sweep
 from raytune_llm.training.config import Scaling, TrialConfig, Tuning, with_values
 from raytune_llm.training.tracking.base import Tracker
@@ -102,6 +104,9 @@ class TrainJob(RunJob, DataJob):
     promote: Promotion
     """Whether the published version becomes champion: proven (it beats base and champion by more than chance), always,
     never."""
+    plan: bool
+    """Show what the job will take (trials, tokens, memory, time, cost), from a few rehearsed steps, and end; nothing is
+    kept."""
 
     @property
     def kind(self) -> str:
@@ -112,6 +117,11 @@ class TrainJob(RunJob, DataJob):
     def drives_ray_train(self) -> bool:
         """Whether its trials, or stages before them, are jobs of Ray Train."""
         return True
+
+    @property
+    def keeps_records(self) -> bool:
+        """Whether its trials keep what their metric is of each eval record."""
+        return False
 
     def trial_config(self, better: Better | None = None, answering: Answering | None = None) -> TrialConfig:
         """What its trials need of it; to train them also the direction of method.metric and what they answer for it,
@@ -124,6 +134,7 @@ class TrainJob(RunJob, DataJob):
             allow_modules=tuple(self.allow_modules),
             model=self.model,
             method=self.method,
+            data=self.data.mixture,
             adapter=self.adapter,
             tuning=self.tuning,
             scaling=self.scaling,
@@ -131,6 +142,7 @@ class TrainJob(RunJob, DataJob):
             eval_batch_size=self.evaluation.batch_size,
             better=better,
             answering=answering,
+            keeps_records=self.keeps_records,
         )
 
     def with_values(self, values: Mapping[str, Any]) -> Self:
@@ -147,7 +159,15 @@ class SweepJob(TrainJob):
 
     @property
     def drives_ray_train(self) -> bool:
-        return self.scaling.num_workers > 1 or bool(self.method.needs.stages)
+        key = "scaling.num_workers"
+        given = [dict(flat(point)).get(key, 1) for point in self.sweep.first]
+        axis = self.sweep.axes().get(key)
+        numbers = [self.scaling.num_workers, *given, *(axis.candidates if axis else ())]
+        return max(numbers) > 1 or bool(self.method.needs.stages)
+
+    @property
+    def keeps_records(self) -> bool:
+        return self.sweep.stop_when_unresolvable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,13 +233,6 @@ class ServiceJob(Job):
     """How its chats are answered."""
 
 
-class RegistryAction(Enum):
-    list = "list"
-    show = "show"
-    alias = "alias"
-    rollback = "rollback"
-
-
 @dataclass(frozen=True, kw_only=True)
 class RegistryJob(Job):
     """The registry of tuned models: list them, show one, set an alias, roll back."""
@@ -237,51 +250,44 @@ class RegistryJob(Job):
         require(self.action is RegistryAction.list or self.version is not None, "version", self.version, needs)
 
 
-class Promotion(Enum):
-    """When a published version becomes champion."""
-
-    proven = "proven"
-    """Only when it beats the base (and the present champion) on the eval set by more than chance."""
-    always = "always"
-    never = "never"
-
-
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """How versions are compared, and trials by their answers."""
+class ControlJob(Job):
+    """Look at runs from another shell or machine, and have a running sweep stop, clone, extend, pause or end."""
 
-    max_examples: int | None
-    """Examples used, drawn with the job's seed; null = all."""
-    max_new_tokens: int
-    """Longest generated answer, tokens."""
-    batch_size: int
-    """Prompts generated at once."""
-    num_samples: int
-    """Answers shown side by side in the report."""
-    bootstrap_draws: int
-    """Resamples behind each 95 % interval."""
-    answer_after: str | None
-    """Text after whose last occurrence the answer begins, in outputs and references alike, e.g. after reasoning written
-    out; null = the whole output is the answer."""
-    answers_per_eval: int
-    """Eval records that a trial answers greedily at each of its evaluations where method.metric is a metric of answers
-    (eval/accuracy, eval/token_f1 …), drawn with the job's seed from those of the comparison, the same for all trials;
-    ≥ 1. Where method.metric is a loss term, none are answered."""
+    action: ControlAction | None
+    """list: the run's trials; show: one of them; jobs: all runs below home; stop: a trial, or all below a quantile;
+    clone: a trial from another one's checkpoint; extend: more of the space; pause: give the devices back until resume;
+    cancel: end the run, a train run too, without a version. null = list where run is given, else jobs."""
+    run: str | None
+    """NAME/RUN, as below home/runs; for all actions but jobs."""
+    name: str | None
+    """For jobs: only the runs of this name; null = all."""
+    trial: str | None
+    """A trial's id; for show, stop and clone."""
+    quantile: float | None
+    """For stop: the running trials whose best is worse than this quantile of all trials' bests; 0.5 keeps the better
+    half. ≥ 0 and < 1."""
+    values: dict[str, Any]
+    """For clone: what differs from the trial, values.KEY=VALUE."""
+    space: dict[str, Any]
+    """For extend: what joins the space, space.KEY=[…], as in sweep.space."""
+    timeout_seconds: float
+    """How long the run's answer is waited for; ≥ 0. A command stays in effect when none came."""
+    ray_address: str | None
+    """For cancel of a train run that was submitted to a Ray cluster: its job server, as http://HOST:8265; null = the
+    one that the run has noted."""
 
     def __post_init__(self) -> None:
-        for key in ("max_new_tokens", "batch_size", "bootstrap_draws", "answers_per_eval"):
-            require(getattr(self, key) >= 1, f"evaluation.{key}", getattr(self, key), "≥ 1")
-        require(self.num_samples >= 0, "evaluation.num_samples", self.num_samples, "≥ 0")
         require(
-            self.max_examples is None or self.max_examples >= 1,
-            "evaluation.max_examples",
-            self.max_examples,
-            "≥ 1 or null",
+            self.run is not None or self.asked is ControlAction.jobs, "run", self.run, "NAME/RUN; action=jobs lists"
         )
+        shows = self.asked is ControlAction.show
+        require(self.trial is not None or not shows, "trial", self.trial, "a trial's id; action=list shows all")
+        require(self.timeout_seconds >= 0, "timeout_seconds", self.timeout_seconds, "≥ 0")
 
-    def longest_answer(self, max_tokens: int) -> int:
-        """Tokens of the longest answer by a base whose sequences have at most max_tokens: half is left to prompts."""
-        return min(self.max_new_tokens, max_tokens // 2)
+    @property
+    def asked(self) -> ControlAction:
+        return self.action or (ControlAction.jobs if self.run is None else ControlAction.list)
 
 
 JOBS: dict[str, type[Job]] = {
@@ -294,6 +300,7 @@ JOBS: dict[str, type[Job]] = {
     "serve": ServeJob,
     "service": ServiceJob,
     "registry": RegistryJob,
+    "control": ControlJob,
     "demo": SweepJob,
 }
 """The class of each command's job; conf/<command>.yaml holds its values."""

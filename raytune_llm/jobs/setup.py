@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from raytune_llm import cluster, session
 from raytune_llm.cluster import gc_paused
-from raytune_llm.errors import InputError
+from raytune_llm.errors import InputError, require
+from raytune_llm.jobs import slots
 from raytune_llm.jobs.annotate import annotated
 from raytune_llm.jobs.clock import Clock
 from raytune_llm.jobs.data_report import write_data_report
 from raytune_llm.jobs.schema import DataJob, TrainJob
+from raytune_llm.sweep import status
 
 if TYPE_CHECKING:
     from raytune_llm.data.files import Splits
@@ -63,12 +65,18 @@ def start(job: J, check: Callable[[], None] = lambda: None, prepared: Prepared |
 
     clock = Clock()
     if job.teacher.is_present:
+        asks = "false with a teacher, whose answers cost: jobs/annotate.py has them written, then plan for its output"
+        require(not job.plan, "plan", True, asks)
         job = annotated(job, check)
     splits = load(job.data, job.method.records, job.seed) if prepared is None else prepared.splits
     stage_data = read_stage_data(job, splits)
     found, of_stages = while_ray_starts(prepare_all, dashboard=job.drives_ray_train)
     print(found.diagnosis.text(), flush=True)
-    write_data_report(job, found.diagnosis, found.splits, f"{job.run_dir}/data")
+    if not job.plan:
+        write_data_report(job, found.diagnosis, found.splits, f"{job.run_dir}/data")
+    status.update(job_server=cluster.job_server())
+    if not job.plan:
+        slots.acquire(f"{job.name}/{job.run}")
     scaling = job.scaling
     bundles = [scaling.worker_resources(use_gpu=True)] * scaling.num_workers
     use_gpu = cluster.uses_gpu(scaling.use_gpu, bundles=bundles, wait_seconds=scaling.wait_seconds)

@@ -9,7 +9,8 @@ from typing import TypeVar
 from raytune_llm.data.findings import many
 from raytune_llm.data.records import Record
 from raytune_llm.errors import InputError
-from raytune_llm.jobs.schema import Promotion, TrainJob
+from raytune_llm.jobs.comparison import Promotion
+from raytune_llm.jobs.schema import TrainJob
 from raytune_llm.methods.base import Method, Stage
 from raytune_llm.methods.model_refs import resolve_ref
 from raytune_llm.models.adapters.base import Adapter
@@ -45,8 +46,13 @@ def stage_job(job: TrainJob, stage: Stage) -> TrainJob:
 
 def finished(job: TrainJob) -> Version | None:
     """The version that this run of the job has published already."""
+    return next(iter(published_by(job)), None)
+
+
+def published_by(job: TrainJob) -> list[Version]:
+    """The versions of this run of the job: several only of a sweep that was extended."""
     versions = [version for version in Registry(job.registry_dir).list() if version.name == job.name]
-    return next((version for version in versions if version.card.config["run"] == job.run), None)
+    return [version for version in versions if version.card.config["run"] == job.run]
 
 
 def check(job: TrainJob, records: Sequence[Record]) -> None:

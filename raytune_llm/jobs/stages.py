@@ -12,6 +12,8 @@ from raytune_llm.jobs import summary
 from raytune_llm.jobs.schema import TrainJob
 from raytune_llm.jobs.setup import Started, start
 from raytune_llm.stores.disk_full import explain_disk_full
+from raytune_llm.sweep import status
+from raytune_llm.sweep.status import State
 from raytune_llm.training.config import Outcome, Trial, TrialSpec
 
 if TYPE_CHECKING:
@@ -23,20 +25,26 @@ J = TypeVar("J", bound=TrainJob)
 
 def prepare_job(job: J, check: Callable[[], None] = lambda: None, prepared: Prepared | None = None) -> Started[J]:
     """A job that is ready to train: checked (setup.start), its earlier stages done, and the outputs of frozen models
-    computed for its records. `prepared` as in setup.start. Raises InputError."""
+    computed for its records; with plan=true only checked. `prepared` as in setup.start. Raises InputError."""
     started = start(job, check, prepared)
+    if job.plan:
+        return started
     if job.method.needs.stages or job.method.needs.init_adapter:
         started = after_stages(started)
         started.clock.lap("earlier stages")
+    started = with_frozen_outputs(started)
+    started.clock.lap("start")
+    return started
+
+
+def with_frozen_outputs(started: Started[J]) -> Started[J]:
+    """The job with the outputs of frozen models for its records, where its method needs them."""
     from raytune_llm.jobs.precompute import precompute_on_cluster
-    from raytune_llm.jobs.prepare import mixed
+    from raytune_llm.jobs.prepare import with_sources
 
     found = precompute_on_cluster(started.job, started.prepared.encoded, use_gpu=started.use_gpu)
-    started.clock.lap("start")
-    computed = replace(
-        started.prepared, encoded=found.encoded, examples=mixed(found, started.prepared.splits, job.seed)
-    )
-    return replace(started, prepared=computed)
+    examples = with_sources(found, started.job, started.prepared.splits)
+    return replace(started, prepared=replace(started.prepared, encoded=found.encoded, examples=examples))
 
 
 def after_stages(started: Started[J]) -> Started[J]:
@@ -53,7 +61,7 @@ def after_stages(started: Started[J]) -> Started[J]:
         version = finished(own)
         print(f"\nstage {place} of {len(stages) + 1}: {stage.meaning}, {own.name}", flush=True)
         if version is None:
-            outcome, published = train_version(prepare_job(own, prepared=started.of_stages.get(stage.name)))
+            outcome, published, _ = train_version(prepare_job(own, prepared=started.of_stages.get(stage.name)))
             print(summary.of_stage(own, outcome, published), flush=True)
             version = published.version
         else:
@@ -65,14 +73,17 @@ def after_stages(started: Started[J]) -> Started[J]:
     return replace(started, job=job, earlier=tuple(earlier))
 
 
-def train_version(started: Started[J]) -> tuple[Outcome, PublishResult]:
-    """Train a started job's one trial and publish its best checkpoint."""
+def train_version(started: Started[J]) -> tuple[Outcome, PublishResult, list[tuple[str, str]]]:
+    """Train a started job's one trial and publish its best checkpoint; also what was predicted, for the summary."""
     job = started.job
     with explain_disk_full(job.home, job.run), worker_input_errors():
         import ray
 
+        from raytune_llm.jobs.forecasting import only_trial
+        from raytune_llm.jobs.prediction import Prediction
         from raytune_llm.jobs.publish import publish
         from raytune_llm.jobs.run_result import write_result
+        from raytune_llm.training import checkpoints
         from raytune_llm.training.ray_train import TrialSetup
         from raytune_llm.training.ray_train import train as run_trial
 
@@ -89,10 +100,16 @@ def train_version(started: Started[J]) -> tuple[Outcome, PublishResult]:
             interactive=started.interactive,
             cpus=job.scaling.cpus_per_worker or cluster.cpus_for_a_run(job.scaling.num_workers, started.use_gpu),
         )
+        prediction = Prediction(started, only_trial(job), setup.examples)
+        prediction.begin()
+        resumes = checkpoints.latest(setup.spec.directory) is not None
         outcome = run_trial(setup)
+        status.update(state=State.comparing)
         started.clock.lap("training")
+        prediction.trained([outcome], memory_bytes=0, is_whole=not resumes)
         parent = job.method.needs.init_adapter
-        published = publish(job, prepared, outcome, parent=parent, use_gpu=started.use_gpu)
-        write_result(job, prepared, [outcome], outcome, published)
+        published = publish(job, prepared, outcome, parent=parent, use_gpu=started.use_gpu, forecast=prediction.record)
+        write_result(job, prepared, [outcome], outcome, published, prediction.record())
+        predicted = prediction.lines()
         started.clock.lap("comparing and publishing")
-        return outcome, published
+        return outcome, published, predicted

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from raytune_llm.data.findings import many
 from raytune_llm.evaluation import report
 from raytune_llm.evaluation.terms import LOSS, Better
+from raytune_llm.jobs.comparison import Promotion
 from raytune_llm.jobs.help import called
-from raytune_llm.jobs.schema import Promotion, TrainJob
+from raytune_llm.jobs.schema import TrainJob
 from raytune_llm.sweep.leaderboard import lowest_loss
 from raytune_llm.sweep.tables import cell, short_key
 from raytune_llm.training.config import Outcome
@@ -36,10 +37,13 @@ NEXT = {
 """The next command, its overrides and what it does, by the kind of the published version."""
 
 
-def of_training(started: Started[Any], outcome: Outcome, published: PublishResult) -> str:
-    """The end of a single run, with what it answered and the versions of its earlier stages."""
+def of_training(
+    started: Started[Any], outcome: Outcome, published: PublishResult, predicted: Sequence[tuple[str, str]] = ()
+) -> str:
+    """The end of a single run, with what it answered, the versions of its earlier stages, and what was `predicted`."""
     answers = _answers([outcome], started.prepared.answering)
     lines = [*_stages(started.earlier), ("trained", _ending(outcome)), *answers, ("time", started.clock.text())]
+    lines += predicted
     return _text(started.job, published, lines) + _following(started.job, published)
 
 
@@ -48,8 +52,15 @@ def of_stage(job: TrainJob, outcome: Outcome, published: PublishResult) -> str:
     return _text(job, published, [("trained", _ending(outcome))])
 
 
-def of_sweep(started: Started[Any], outcomes: Sequence[Outcome], won: Outcome, published: PublishResult) -> str:
-    """The end of a sweep, with what its trials answered and the versions of its earlier stages."""
+def of_sweep(
+    started: Started[Any],
+    outcomes: Sequence[Outcome],
+    won: Outcome,
+    published: PublishResult,
+    predicted: Sequence[tuple[str, str]] = (),
+) -> str:
+    """The end of a sweep, with what its trials answered, the versions of its earlier stages, and what was
+    `predicted`."""
     assert won.best is not None
     job = started.job
     trained = sum(outcome.reports[-1].step for outcome in outcomes if outcome.reports)
@@ -60,6 +71,7 @@ def of_sweep(started: Started[Any], outcomes: Sequence[Outcome], won: Outcome, p
         ("trained", f"{many(len(outcomes), 'trial')}, {many(trained, 'step')} in all"),
         *_answers(outcomes, started.prepared.answering),
         ("time", started.clock.text()),
+        *predicted,
         ("leaderboard", f"{job.run_dir}/leaderboard.csv"),
     ]
     return _text(job, published, lines) + _following(job, published)

@@ -2,57 +2,150 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from raytune_llm.data.findings import many
+from raytune_llm.errors import InputError
 from raytune_llm.jobs import summary
+from raytune_llm.jobs.reporting import reported, training_begins
 from raytune_llm.jobs.schema import SweepJob
-from raytune_llm.jobs.stages import prepare_job
 from raytune_llm.stores.disk_full import explain_disk_full
+from raytune_llm.sweep import status
+from raytune_llm.sweep.plan import BASE
+from raytune_llm.sweep.status import State
 
 if TYPE_CHECKING:
+    from raytune_llm.jobs.prediction import Prediction
     from raytune_llm.jobs.publish import PublishResult
+    from raytune_llm.jobs.setup import Started
+    from raytune_llm.sweep.axes import Point
+    from raytune_llm.sweep.tuner import Phase, Swept
+    from raytune_llm.training.config import Outcome
 
 
 def run_sweep(job: SweepJob) -> PublishResult:
     """Search, print and write the leaderboard, publish the winner. Raises InputError."""
-    from raytune_llm.sweep.plan import make_plan
+    with reported(job, "sweep"):
+        return _run(job)
 
-    def check() -> None:
-        from raytune_llm.jobs.prepare import check_sweep
 
-        check_sweep(job, planned)
+def _run(job: SweepJob) -> PublishResult:
+    from raytune_llm.jobs.bases import plan_of, start_bases, tokens_of_bases
 
-    planned = make_plan(job.trial_config(), job.sweep.axes())
-    started = prepare_job(job, check)
+    began = time.monotonic()
+    bases = start_bases(job)
+    from raytune_llm.jobs.more_labels import check_more_labels, described, would_more_labels_help
+    from raytune_llm.jobs.prediction import Prediction
+    from raytune_llm.jobs.run_result import write_result
+
+    for started in bases.values():
+        check_more_labels(started)
+    training_begins(started)
     job = started.job
-    print(f"{many(job.sweep.search.num_trials(planned), 'trial')}; {planned.sentence()}", flush=True)
+    planned = plan_of(job)
+    each = f" on each of {len(bases)} bases" if len(bases) > 1 else ""
+    num_trials = len(planned.first) + job.sweep.search.num_trials(planned)
+    print(f"{many(num_trials, 'trial')}{each}; {planned.sentence()}", flush=True)
     with explain_disk_full(job.home, job.run):
-        import ray
-
-        from raytune_llm.jobs.publish import publish
-        from raytune_llm.jobs.run_result import write_result
-        from raytune_llm.stores.storage import open_storage
-        from raytune_llm.sweep import leaderboard, tuner
-        from raytune_llm.sweep.tables import leaderboard_csv, leaderboard_table
-
-        prepared = started.prepared
-        config = job.trial_config(prepared.better, prepared.answering)
-        examples = ray.put(prepared.examples)
-        outcomes = tuner.run(job.sweep, config, planned, examples, started.use_gpu, started.interactive)
+        phases = phases_of(bases)
+        prediction = Prediction(next(iter(bases.values())), planned, phases[0].examples)
+        swept = run_trials(bases, phases, began, prediction)
+        status.update(state=State.comparing)
+        won = choose(job, bases, swept)
+        started = bases[won.trial.values.get(BASE)]
         started.clock.lap("training")
-        rows = leaderboard.leaderboard(outcomes, planned, config.objective)
-        open_storage(job.run_dir).write("leaderboard.csv", leaderboard_csv(rows).encode())
-        print("\n" + leaderboard_table(rows, job.method.metric, shown=10), flush=True)
-        won = leaderboard.winner(outcomes, config.objective)
-        published = publish(
-            job.with_values(planned.values(won.trial.values)),
-            prepared,
-            won,
-            parent=job.method.needs.init_adapter or f"{job.name}/{job.run}",
-            use_gpu=started.use_gpu,
-        )
-        write_result(job, prepared, outcomes, won, published)
+        published = publish_winner(started, swept, won, prediction)
+        predicted = prediction.lines()
         started.clock.lap("comparing and publishing")
-    print(summary.of_sweep(started, outcomes, won, published), flush=True)
+        curve = would_more_labels_help(started, swept, won) if job.sweep.more_labels else None
+        more: dict[str, Any] = {"trained_tokens": tokens_of_bases(bases, swept.outcomes)}
+        more |= {} if curve is None else {"label_curve": described(curve)}
+        write_result(started.job, started.prepared, swept.outcomes, won, published, more)
+    print(summary.of_sweep(started, swept.outcomes, won, published, predicted), flush=True)
     return published
+
+
+def phases_of(bases: Mapping[str | None, Started[SweepJob]]) -> list[Phase]:
+    """The sweep base by base."""
+    import ray
+
+    from raytune_llm.sweep.tuner import Phase
+
+    return [
+        Phase(
+            base=base,
+            config=own.job.trial_config(own.prepared.better, own.prepared.answering),
+            examples=ray.put(own.prepared.examples),
+            warm=warm_points(own.job),
+        )
+        for base, own in bases.items()
+    ]
+
+
+def run_trials(
+    bases: Mapping[str | None, Started[SweepJob]], phases: Sequence[Phase], began: float, prediction: Prediction
+) -> Swept:
+    """Run the trials of a prepared sweep, base by base. Raises InputError when it was cancelled, or ended before any
+    trial reported."""
+    from raytune_llm.jobs.run_result import RESULT
+    from raytune_llm.stores.storage import open_storage
+    from raytune_llm.sweep import tuner
+    from raytune_llm.sweep.steering import Drain
+
+    started = next(iter(bases.values()))
+    job = started.job
+    open_storage(job.run_dir).delete(RESULT)
+    swept = tuner.run(
+        job.sweep,
+        phases,
+        use_gpu=started.use_gpu,
+        interactive=started.interactive,
+        began=began,
+        tokens_per_example=max(own.prepared.mean_tokens for own in bases.values()),
+        predict=prediction.begin,
+    )
+    is_whole = swept.drained is None and not swept.is_resumed and len(bases) == 1
+    prediction.trained(swept.outcomes, memory_bytes=swept.peak_bytes, is_whole=is_whole)
+    again = f"the same command with run={job.run} resumes it"
+    if swept.drained is Drain.cancelled:
+        status.update(state=State.cancelled, note=again)
+        raise InputError(f"the sweep was cancelled by a command; {again}")
+    if swept.drained is not None and not swept.outcomes:
+        raise InputError(f"{swept.why} before any trial reported; with more, {again}")
+    return swept
+
+
+def warm_points(job: SweepJob) -> list[Point]:
+    """Winners of earlier sweeps that this one tries early; prints which."""
+    from raytune_llm.jobs.bases import plan_of
+    from raytune_llm.sweep import warm_start
+
+    found = warm_start.warm_points(job.trial_config(), plan_of(job)) if job.sweep.warm_start else []
+    if found:
+        print(warm_start.text(found), flush=True)
+    return [one.point for one in found]
+
+
+def choose(job: SweepJob, bases: Mapping[str | None, Started[SweepJob]], swept: Swept) -> Outcome:
+    """The winning trial; prints and writes the leaderboard. Raises InputError."""
+    from raytune_llm.stores.storage import open_storage
+    from raytune_llm.sweep import leaderboard
+    from raytune_llm.sweep.tables import leaderboard_csv, leaderboard_table
+
+    objective = job.trial_config(next(iter(bases.values())).prepared.better).objective
+    rows = leaderboard.leaderboard(swept.outcomes, swept.plan, objective)
+    open_storage(job.run_dir).write("leaderboard.csv", leaderboard_csv(rows).encode())
+    print("\n" + leaderboard_table(rows, objective.metric, shown=10), flush=True)
+    return leaderboard.winner(swept.outcomes, objective)
+
+
+def publish_winner(started: Started[SweepJob], swept: Swept, won: Outcome, prediction: Prediction) -> PublishResult:
+    """Compare and publish it."""
+    from raytune_llm.jobs.publish import publish
+    from raytune_llm.sweep.backends.base import without_base
+
+    job = started.job.with_values(without_base(swept.plan.values(won.trial.values)))
+    parent = job.method.needs.init_adapter or f"{job.name}/{job.run}"
+    return publish(job, started.prepared, won, parent=parent, use_gpu=started.use_gpu, forecast=prediction.record)

@@ -1,6 +1,6 @@
 """What a run writes, read back while it is on its way and when it has ended.
 
-    runs/NAME/RUN/trials/ID/metrics.jsonl, params.json     each trial; of a single run ID is `train`
+    runs/NAME/RUN/trials/ID/metrics.jsonl, trial.json      each trial; of a single run ID is `train`
     runs/NAME/RUN/leaderboard.csv, evaluation-*.md, …      when the trials have ended
     runs/NAME/RUN/result.json                              last of all
 
@@ -25,7 +25,7 @@ from typing import Any
 from raytune_llm.errors import check_name
 from raytune_llm.stores.storage import Storage, is_local, open_storage
 
-METRICS, PARAMS, RESULT, LEADERBOARD = "metrics.jsonl", "params.json", "result.json", "leaderboard.csv"
+METRICS, TRIAL, RESULT, LEADERBOARD = "metrics.jsonl", "trial.json", "result.json", "leaderboard.csv"
 FILES = (
     RESULT,
     LEADERBOARD,
@@ -134,8 +134,8 @@ class _Lines:
         """Read what is new; whether there is such a file."""
         found = self._update_local(Path(storage.root)) if is_local(storage.root) else self._update_remote(storage)
         if found and not self.values:
-            content = _read(storage, f"{self._folder}/{PARAMS}")
-            self.values = {} if content is None else _object(content)
+            content = _read(storage, f"{self._folder}/{TRIAL}")
+            self.values = {} if content is None else _object(content).get("values", {})
         return found
 
     def _update_local(self, root: Path) -> bool:

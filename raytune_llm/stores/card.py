@@ -121,6 +121,9 @@ class Card:
     probes: list[Any]
     """A few prompts of the eval set, for the parity check of a deployment: text, or a list of {role, content}."""
     code_version: str
+    forecast: dict[str, Any] = field(default_factory=dict)
+    """What its training was predicted to take and took, by which later predictions are corrected; empty where nothing
+    was predicted."""
     parent: str | None = None
     """The version in which its training continued; else the sweep that it won, as NAME/RUN."""
     created: str = dataclasses.field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))

@@ -99,7 +99,17 @@ def _base(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _scaling(fields: dict[str, Any]) -> dict[str, Any]:
-    return fields | {"gpus_per_worker": 1.0, "wait_seconds": 900.0, "trainer": {}}
+    return fields | {"gpus_per_worker": 1.0, "wait_seconds": 900.0, "usd_per_hour": None, "trainer": {}}
+
+
+def _job(fields: dict[str, Any]) -> dict[str, Any]:
+    return fields | {"plan": False}
+
+
+def _sweep(fields: dict[str, Any]) -> dict[str, Any]:
+    bounds = dict.fromkeys(("hours", "gpu_hours", "usd", "tokens", "trials"))
+    switches = dict.fromkeys(("warm_start", "stop_when_unresolvable", "extend", "more_labels"), False)
+    return fields | {"first": [], "budget": bounds} | switches
 
 
 def _packed(fields: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +121,7 @@ def _evaluation(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _data(fields: dict[str, Any]) -> dict[str, Any]:
-    return fields | {"columns": {}, "ignore": [], "on_error": "stop", "strict": False}
+    return fields | {"columns": {}, "ignore": [], "on_error": "stop", "strict": False, "subset": 1.0, "weights": {}}
 
 
 def _local_engine(fields: dict[str, Any]) -> dict[str, Any]:
@@ -174,6 +184,9 @@ ADDED: dict[str, dict[str, Any]] = {"sft": {"init_adapter": None}, "dss": {"init
 UPGRADES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "Base": _base,
     "Scaling": _scaling,
+    "TrainJob": _job,
+    "SweepJob": _job,
+    "Sweep": _sweep,
     "Auto": _packed,
     "Packed": _packed,
     "LocalEngine": _local_engine,

@@ -91,6 +91,10 @@ class Storage(Protocol):
         wins there."""
         ...
 
+    def delete(self, path: str) -> None:
+        """Remove a file; nothing where there is none."""
+        ...
+
     def remove(self, path: str) -> None:
         """Remove a folder and all below it. On an object store a claimed folder keeps its mark, so it is never
         claimed again."""
@@ -202,6 +206,9 @@ class Local:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
+    def delete(self, path: str) -> None:
+        self._at(path).unlink(missing_ok=True)
+
     def remove(self, path: str) -> None:
         shutil.rmtree(self._at(path))
 
@@ -276,6 +283,10 @@ class Remote:
 
     def lock(self, path: str) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
+
+    def delete(self, path: str) -> None:
+        if self.exists(path):
+            self._filesystem.delete_file(self._at(path))
 
     def remove(self, path: str) -> None:
         for name in self.files(path):

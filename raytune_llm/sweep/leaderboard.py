@@ -13,6 +13,9 @@ from raytune_llm.sweep.plan import STEPS, Plan
 from raytune_llm.training.config import Outcome
 from raytune_llm.training.objective import Objective, Report
 
+CUT_SHORT = ("scheduler", "stopped", "budget", "unresolvable", "cancelled")
+"""How trials end that more steps might have made better."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -47,7 +50,7 @@ def lowest_loss(outcomes: Sequence[Outcome]) -> tuple[Outcome, Report] | None:
 
 def leaderboard(outcomes: Sequence[Outcome], plan: Plan, objective: Objective) -> list[Row]:
     """All points that have a result, best first. A free steps axis is unfolded: a point of N steps shows the best of
-    its trial's first N steps, and a trial that the scheduler stopped before N has no such point."""
+    its trial's first N steps, and a trial that was stopped before N has no such point."""
     rows = []
     for outcome in outcomes:
         if outcome.best is None:
@@ -57,7 +60,7 @@ def leaderboard(outcomes: Sequence[Outcome], plan: Plan, objective: Objective) -
             continue
         for steps in plan.milestones:
             best = objective.best(outcome.reports, up_to=steps)
-            reached = outcome.reports[-1].step >= steps or outcome.ended != "scheduler"
+            reached = outcome.reports[-1].step >= steps or outcome.ended not in CUT_SHORT
             if best is not None and reached:
                 rows.append(Row(outcome.trial.id, {**outcome.trial.values, STEPS: steps}, best, outcome.ended))
     return sorted(rows, key=lambda row: (objective.order_of(row.best), row.values.get(STEPS, 0)))

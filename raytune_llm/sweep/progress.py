@@ -5,39 +5,48 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ray import tune
+from ray.tune.progress_reporter import TrialProgressCallback
 
+from raytune_llm.sweep.steering import Steering
 from raytune_llm.sweep.tables import cell, short_key, text_table
-from raytune_llm.training.objective import Objective, Report
+from raytune_llm.training.objective import Report
 
 SHOWN = 6
 
 
-class LiveTable(tune.Callback):
-    """Prints a short table now and then."""
+class LiveTable(TrialProgressCallback):
+    """Prints a short table now and then, in place of what Ray Tune prints."""
 
-    def __init__(self, objective: Objective, num_trials: int, steps: int, interactive: bool):
-        self.objective, self.num_trials, self.steps = objective, num_trials, steps
+    def __init__(self, steering: Steering, interactive: bool):
+        super().__init__()
+        self.steering, self.objective = steering, steering.queue.proposals.objective
         self.period_seconds = 5.0 if interactive else 20.0
         self.rows: dict[str, dict[str, Any]] = {}
+        """Of trials that have reported since this start."""
         self.ended: set[str] = set()
 
     def setup(self, *args: Any, **info: Any) -> None:
-        """The sweep begins, or resumes in another process."""
         self.started = self.printed = time.monotonic()
         self.done_before = self.done()
 
-    def get_state(self) -> dict[str, Any]:
-        """Stored by Tune for a restored sweep."""
-        return {"rows": self.rows, "ended": self.ended}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        self.rows, self.ended = state["rows"], state["ended"]
-        self.done_before = self.done()
+    @property
+    def num_trials(self) -> int:
+        """Of the sweep, those to come included."""
+        proposals = self.steering.queue.proposals
+        return len(proposals.store.records) + proposals.num_left()
 
     def done(self) -> int:
         """Steps that are no longer to do, those saved by early stopping included."""
-        return sum(self.steps if id in self.ended else row["now"].step for id, row in self.rows.items())
+        store, steps = self.steering.queue.proposals.store, self.steering.spending.steps
+        most = self.steering.queue.proposals.plan.most_steps()
+        return sum(most if id in store.endings else steps.get(id, 0) for id in store.records)
+
+    @property
+    def seconds_left(self) -> float:
+        """At most, if steps take as long as so far."""
+        done = self.done()
+        to_do = self.num_trials * self.steering.queue.proposals.plan.most_steps() - done
+        return (time.monotonic() - self.started) * to_do / max(1, done - self.done_before)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -63,21 +72,21 @@ class LiveTable(tune.Callback):
 
     def text(self) -> str:
         """Header line and the best trials so far."""
-        elapsed = time.monotonic() - self.started
-        done = self.done()
-        left = elapsed * (self.num_trials * self.steps - done) / max(1, done - self.done_before)
+        proposals, elapsed = self.steering.queue.proposals, time.monotonic() - self.started
         header = (
-            f"{len(self.ended)} of {self.num_trials} trials ended, {len(self.rows) - len(self.ended)} running, "
-            f"{elapsed:.0f} s, at most {left:.0f} s left"
+            f"{len(proposals.store.endings)} of {self.num_trials} trials ended, "
+            f"{len(self.steering.queue.live)} running, "
+            f"{elapsed:.0f} s, at most {self.seconds_left:.0f} s left"
         )
         metric = self.objective.metric
         best = sorted(self.rows.items(), key=lambda item: self.objective.cost_of(item[1]["best"]))[:SHOWN]
-        keys = [short_key(key) for key in next(iter(self.rows.values()))["values"]]
-        columns = ["trial", *keys, "step", "train/loss", metric, "best", ""]
+        shown = [key for _, row in best for key in row["values"]]
+        keys = [key for key in dict.fromkeys([*proposals.plan.keys, *shown]) if key in shown]
+        columns = ["trial", *map(short_key, keys), "step", "train/loss", metric, "best", ""]
         rows = [
             [
                 id,
-                *map(cell, row["values"].values()),
+                *(cell(row["values"].get(key, "")) for key in keys),
                 str(row["now"].step),
                 cell(row["train"]),
                 cell(row["now"].metrics[metric]),

@@ -12,9 +12,8 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -25,13 +24,12 @@ from raytune_llm import cluster
 from raytune_llm.data.examples import Example
 from raytune_llm.data.tables.example_table import ExampleTable
 from raytune_llm.errors import InputError
-from raytune_llm.sweep.backends.base import RunnerInputs, trial_spec
+from raytune_llm.sweep.backends.base import RunnerInputs, trial_spec, without_base
 from raytune_llm.sweep.plan import BATCH_SIZE, SIZE, Plan
-from raytune_llm.training import checkpoints
-from raytune_llm.training.config import Outcome, TrialConfig, TrialSpec
+from raytune_llm.training.config import TrialConfig, TrialSpec
 from raytune_llm.training.objective import Report
-from raytune_llm.training.outcome import read_outcome
 from raytune_llm.training.packed.actor import DeviceLostError, PackActor
+from raytune_llm.training.rehearsal import Rehearsal, Script, together
 
 PROXY_CPUS = 0.001
 REJOIN_SECONDS = 0.5
@@ -47,6 +45,7 @@ CLOSE_SECONDS = 30.0
 class PackedRunner:
     """Runs a sweep on pack actors."""
 
+    hastens = True
     overlaps_decisions = True
 
     def __init__(self, inputs: RunnerInputs, *, slots: int, compile: bool | None) -> None:
@@ -61,7 +60,8 @@ class PackedRunner:
             max_concurrency=2 * wanted + 16,
         )
         sizes = self.plan.candidates(SIZE) or [self.config.tuning.adapter_size]
-        arguments = {"wanted": wanted, "max_lora_rank": max(sizes), "threads": max(1, int(cpus))}
+        self.max_lora_rank, self.num_gpus = max(sizes), float(num_actors if inputs.use_gpu else 0)
+        arguments = {"wanted": wanted, "max_lora_rank": self.max_lora_rank, "threads": max(1, int(cpus))}
         arguments |= {"use_gpu": inputs.use_gpu, "compile": compile, "start_together": inputs.compares_reports}
         arguments["num_sharing"] = 1 if inputs.use_gpu else packs_on_a_node(num_actors, cpus)
         examples = ray.cloudpickle.dumps(inputs.examples)
@@ -69,6 +69,7 @@ class PackedRunner:
             actor.remote(self.config, examples, inputs.group, logs_plan=index == 0, **arguments)
             for index in range(num_actors)
         ]
+        asked_at = time.monotonic()
         try:
             capacities = ray.get([one.capacity.remote() for one in self.actors])
         except RayTaskError as error:
@@ -76,14 +77,29 @@ class PackedRunner:
             if isinstance(error.cause, InputError):
                 raise InputError(str(error.cause)) from error
             raise
+        self.start_seconds = time.monotonic() - asked_at
         self.max_concurrent = min(sum(capacities), inputs.max_concurrent or sum(capacities))
         print(f"packed: {sum(capacities)} slots on {num_actors} resident base{'s' * (num_actors > 1)}", flush=True)
         parameters = {"config": self.config, "plan": self.plan, "actors": self.actors}
         self.trainable = tune.with_resources(tune.with_parameters(proxy, **parameters), {"cpu": PROXY_CPUS})
 
-    def outcome(self, result: Any) -> Outcome:
-        spec = trial_spec(self.config, self.plan, result.config, Path(result.path).name)
-        return read_outcome(spec, checkpoints.latest(spec.directory), result.error)
+    def fits(self, plan: Plan) -> bool:
+        return plan.milestones == self.plan.milestones and max(plan.candidates(SIZE), default=0) <= self.max_lora_rank
+
+    def hasten(self, trial_ids: Sequence[str]) -> None:
+        for actor in self.actors:
+            actor.hasten.remote(trial_ids)
+
+    def rehearse(self, script: Script) -> Rehearsal:
+        """On all actors at once, as their trials will run; the first one answers for the comparison, too."""
+        share = replace(script, trial_steps=script.trial_steps // len(self.actors))
+        scripts = [share, *[replace(share, asked=None)] * (len(self.actors) - 1)]
+        asked = zip(self.actors, scripts, strict=True)
+        found = ray.get([actor.rehearse.remote(one, self.start_seconds) for actor, one in asked])
+        return together(found)
+
+    def peak_bytes(self) -> int:
+        return max((peak for _, peak in answers(self.actors, lambda actor: actor.peak_bytes.remote())), default=0)
 
     def close(self) -> None:
         """Let the actors finish what they log, then end them."""
@@ -131,7 +147,7 @@ def packs_on_a_node(num_actors: int, cpus: float) -> int:
 
 def proxy(point: dict[str, Any], *, config: TrialConfig, plan: Plan, actors: list[Any]) -> None:
     """A Tune trial: reports what its slot reports."""
-    spec = trial_spec(config, plan, point, tune.get_context().get_trial_id())
+    spec = trial_spec(config, plan, without_base(point), tune.get_context().get_trial_id())
     best: Report | None = None
     for report in reports(spec, actors):
         best = config.objective.best([report] if best is None else [best, report])

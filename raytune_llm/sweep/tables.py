@@ -12,12 +12,14 @@ from raytune_llm.evaluation.terms import LOSS
 if TYPE_CHECKING:
     from raytune_llm.sweep.leaderboard import Row
 
+BARS = "▁▂▃▄▅▆▇█"
+
 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns aligned for a monospaced terminal, numbers to the right."""
     table = [list(columns), *[list(row) for row in rows]]
     widths = [max(len(row[i]) for row in table) for i in range(len(columns))]
-    numeric = [all(is_number(row[i]) for row in rows) and bool(rows) for i in range(len(columns))]
+    numeric = [all(is_number(row[i]) for row in rows if row[i]) and bool(rows) for i in range(len(columns))]
     lines = [
         "  ".join(
             cell.rjust(width) if right else cell.ljust(width)
@@ -29,16 +31,17 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def leaderboard_table(rows: Sequence[Row], metric: str, shown: int) -> str:
-    """The best points of a sweep, with their losses."""
+    """The best points of a sweep, with their losses. A key that a point lacks, whose trial has the job's own value, is
+    left empty."""
     if not rows:
         return "no trial came to a result"
-    keys = list(rows[0].values)
+    keys = keys_of(rows)
     losses = [name for name in (LOSS, "train/loss") if name != metric and name in rows[0].best.metrics]
     columns = ["", *map(short_key, keys), metric, "at step", *losses, "trial", "ended"]
     lines = [
         [
             str(place),
-            *[cell(row.values[key]) for key in keys],
+            *[cell(row.values.get(key, "")) for key in keys],
             f"{row.best.metrics[metric]:.4f}",
             str(row.best.step),
             *[f"{row.best.metrics[name]:.4f}" for name in losses],
@@ -54,7 +57,7 @@ def leaderboard_table(rows: Sequence[Row], metric: str, shown: int) -> str:
 def leaderboard_csv(rows: Sequence[Row]) -> str:
     """Every point with all metrics of its best report."""
     metrics = sorted({name for row in rows for name in row.best.metrics})
-    keys = list(dict.fromkeys(key for row in rows for key in row.values))
+    keys = keys_of(rows)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["trial", *keys, "best_step", *metrics, "ended"])
@@ -62,6 +65,18 @@ def leaderboard_csv(rows: Sequence[Row]) -> str:
         values = [row.values.get(key, "") for key in keys]
         writer.writerow([row.trial, *values, row.best.step, *[row.best.metrics.get(m, "") for m in metrics], row.ended])
     return out.getvalue()
+
+
+def keys_of(rows: Sequence[Row]) -> list[str]:
+    """Of all points: one that a user asked for may lack keys of the space, and has the job's own values there."""
+    return list(dict.fromkeys(key for row in rows for key in row.values))
+
+
+def sparkline(values: Sequence[float], low: float | None = None, high: float | None = None) -> str:
+    """A bar for each value, from `low` to `high`, by default the lowest and the highest of them."""
+    low, high = min(values) if low is None else low, max(values) if high is None else high
+    heights = [min(1.0, max(0.0, (value - low) / (high - low))) if high > low else 0.0 for value in values]
+    return "".join(BARS[round(height * (len(BARS) - 1))] for height in heights)
 
 
 def short_key(key: str) -> str:

@@ -1,108 +1,301 @@
-"""Ray Tune runs the sweep: its searchers propose, its schedulers stop, its storage lets a lost driver resume."""
+"""A sweep from its files to its outcomes, through pauses, restarts and bases.
+
+Ray Tune (ray_tune.py) keeps no state that a restart needs: every start of a sweep, the first as well as one after its
+driver was killed, gives a fresh controller the trials that have not ended (trial_store.py), which resume from their own
+checkpoints, and replays to its scheduler what the others reported. A sweep over several bases runs them one after
+another.
+"""
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from ray import tune
-from ray.tune.logger import JsonLoggerCallback
+import ray
 
 from raytune_llm.stores.disk_full import raise_if_disk_full
-from raytune_llm.sweep.backends.base import Runner, RunnerInputs
-from raytune_llm.sweep.plan import Plan
+from raytune_llm.sweep import status
+from raytune_llm.sweep.backends.base import Runner, RunnerInputs, trial_spec, without_base
+from raytune_llm.sweep.commands import CommandDesk, extended, extensions, is_paused
+from raytune_llm.sweep.control import Commands
+from raytune_llm.sweep.judge import Judge
+from raytune_llm.sweep.plan import BASE, Plan, make_plan
 from raytune_llm.sweep.progress import LiveTable
-from raytune_llm.sweep.schedulers.batched import BatchedScheduler
-from raytune_llm.sweep.schedulers.replay import ReplayingScheduler, checkpointed
-from raytune_llm.sweep.schedulers.wrapper import SchedulerWrapper
-from raytune_llm.sweep.space import Sweep
+from raytune_llm.sweep.queue import Proposals, TrialQueue, ended_trial, of_phase
+from raytune_llm.sweep.ray_tune import build_scheduler, fit
+from raytune_llm.sweep.schedulers.replay import checkpointed
+from raytune_llm.sweep.search.base import Point
+from raytune_llm.sweep.space import Sweep, first_points
+from raytune_llm.sweep.spending import Prices, Spending
+from raytune_llm.sweep.status import State
+from raytune_llm.sweep.status_notes import StatusNotes
+from raytune_llm.sweep.steering import Drain, Steering
+from raytune_llm.sweep.trial_store import Ending, TrialRecord, TrialStore
+from raytune_llm.training import checkpoints
 from raytune_llm.training.config import Outcome, TrialConfig
+from raytune_llm.training.outcome import read_outcome
+
+COMPLETE = "complete"
+SCHEDULER = "scheduler"
+"""How a trial ended that nothing else has ended."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A part of a sweep: its trials on one base."""
+
+    base: str | None = None
+    """The value of `model` that its trials have; None where all of the sweep's trials share a base."""
+    config: TrialConfig
+    examples: Any
+    """ray.ObjectRef of Examples."""
+    warm: Sequence[Point] = ()
+    """Points of earlier sweeps' winners."""
+    labels: Sequence[Point] = ()
+    """The winner's point on parts of the records; where there are any, the phase has no other trials."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Swept:
+    """What a sweep came to."""
+
+    outcomes: list[Outcome]
+    """Of trials that have reported or failed."""
+    plan: Plan
+    """With the axes that commands have added."""
+    drained: Drain | None
+    """Why it ended before its trials did."""
+    why: str
+    """The same in words."""
+    spent: dict[str, float]
+    """hours, gpu_hours, usd and tokens, over all of its restarts."""
+    is_resumed: bool
+    """Whether some of its trials were there before."""
+    peak_bytes: int
+    """The most memory that a process of its trials has held; 0 where that isn't known."""
+
+
+@dataclass
+class SweepRun:
+    """A sweep on its way through its phases."""
+
+    sweep: Sweep
+    use_gpu: bool
+    interactive: bool
+    store: TrialStore
+    spending: Spending
+    errors: dict[str, Exception] = field(default_factory=dict)
+    """Of trials that failed in this start of the sweep."""
+    drained: Drain | None = None
+    why: str = ""
+    predict: Callable[[Runner], float] | None = None
+    """Asked before the first trials start, for seconds that the budget must keep for comparing and publishing."""
+    peak_bytes: int = 0
+    """The most memory that a process of trials has held."""
+
+    def run(self, phase: Phase) -> None:
+        """Run a phase's trials to their ends, however often it is paused or restarted."""
+        while not self._waits(phase):
+            self._start(phase)
+            if self.drained not in (Drain.paused, Drain.changed):
+                return
+
+    def plan(self, phase: Phase) -> Plan:
+        """Which trials a phase needs, with the axes that commands have added."""
+        return make_plan(phase.config, self._axes(phase), self.sweep.first)
+
+    def _axes(self, phase: Phase) -> dict[str, Any]:
+        axes = extended(self.sweep.axes(), extensions(self.store.run_dir))
+        return {key: axis for key, axis in axes.items() if key != BASE}
+
+    def _proposals(self, phase: Phase) -> Proposals:
+        plan = self.plan(phase)
+        return Proposals(
+            store=self.store,
+            plan=plan,
+            search=self.sweep.search,
+            seed=phase.config.seed,
+            objective=phase.config.objective,
+            own_batch_size=phase.config.tuning.batch_size,
+            base=phase.base,
+            first=first_points(self.sweep, plan),
+            warm=phase.warm,
+            labels=phase.labels,
+            most=self.sweep.budget.trials,
+        )
+
+    def _start(self, phase: Phase) -> None:
+        """Run until all trials have ended or the sweep is drained."""
+        config, plan = phase.config, self.plan(phase)
+        proposals = self._proposals(phase)
+        self._reopen(plan)
+        waiting = proposals.unfinished()
+        num_trials = len(waiting) + proposals.num_left()
+        self.drained = None
+        if not num_trials:
+            return
+        runner = self.sweep.backend.start(
+            RunnerInputs(
+                config=config,
+                plan=plan,
+                examples=phase.examples,
+                use_gpu=self.use_gpu,
+                num_trials=num_trials,
+                max_concurrent=self.sweep.max_concurrent,
+                compares_reports=self.sweep.scheduler.order is not None,
+            )
+        )
+        self.spending.prices = replace(self.spending.prices, num_gpus=runner.num_gpus)
+        try:
+            if self.predict is not None:
+                reserve_seconds = self.predict(runner)
+                self.spending.prices = replace(self.spending.prices, reserve_seconds=reserve_seconds)
+                self.predict = None
+            queue = TrialQueue(proposals, waiting, most_live=runner.max_concurrent, ended=lambda *about: None)
+            desk = CommandDesk(Commands(self.store.run_dir), config, queue, self._axes(phase), runner.fits)
+            steering = Steering(queue, runner, desk, self.spending)
+            if self.sweep.stop_when_unresolvable and not phase.labels:
+                steering.judge = Judge(queue)
+            queue.ended = partial(self._note_end, phase, steering)
+            self._fit(phase, runner, steering)
+            self.drained, self.why = steering.drain, steering.why
+            self.peak_bytes = max(self.peak_bytes, runner.peak_bytes())
+        finally:
+            runner.close()
+
+    def _reopen(self, plan: Plan) -> None:
+        """Continue trials that were complete before the space had more steps."""
+        for id, ending in list(self.store.endings.items()):
+            reports = checkpointed(f"{self.store.run_dir}/trials", id) if ending.why == COMPLETE else ()
+            if reports and plan.milestones and reports[-1].step < plan.milestones[-1]:
+                self.store.reopen(id)
+
+    def _fit(self, phase: Phase, runner: Runner, steering: Steering) -> None:
+        """Have Ray Tune run the trials that the queue gives."""
+        config, proposals = phase.config, steering.queue.proposals
+        scheduler = build_scheduler(self.sweep, config, proposals.plan, overlaps_decisions=runner.overlaps_decisions)
+        for id in self.store.endings:
+            scheduler.on_trial_add(None, ended_trial(id))
+        for record in proposals.of_base():
+            self._count(phase, steering, record)
+        table = LiveTable(steering, self.interactive)
+        for id, error in fit(runner, scheduler, steering, config, [table, StatusNotes(table)]).items():
+            raise_if_disk_full(error, config.home, config.run)
+            self.errors[id] = error
+
+    def _count(self, phase: Phase, steering: Steering, record: TrialRecord) -> None:
+        """Count what a trial of an earlier start has reported."""
+        proposals, metric = steering.queue.proposals, phase.config.method.metric
+        self.spending.batch_sizes[record.id] = proposals.batch_size(record.id)
+        for report in checkpointed(f"{self.store.run_dir}/trials", record.id):
+            self.spending.steps[record.id] = report.step
+            proposals.hear(record.id, report.step, report.metrics[metric])
+
+    def _note_end(
+        self, phase: Phase, steering: Steering, id: str, result: Mapping[str, Any] | None, failed: bool
+    ) -> None:
+        """Note that a trial has ended, unless another start of the sweep is to continue it."""
+        stopped, record = id in steering.desk.to_stop, self.store.records[id]
+        steering.desk.to_stop.discard(id)
+        if failed:
+            return
+        registered = (result or {}).get("checkpoint_path")
+        ending = Ending(
+            why="stopped" if stopped else SCHEDULER, checkpoint=None if registered is None else Path(registered).name
+        )
+        outcome = read_trial(phase.config, steering.queue.proposals.plan, record, ending)
+        if (steering.drain is not None and outcome.ended == SCHEDULER) or (outcome.checkpoint is None and not stopped):
+            return
+        name = None if outcome.checkpoint is None else Path(outcome.checkpoint).name
+        self.store.end(id, Ending(why=outcome.ended if name else "stopped", checkpoint=name))
+
+    def _waits(self, phase: Phase) -> bool:
+        """Wait while the sweep is paused; whether it is cancelled meanwhile."""
+        if not is_paused(self.store.run_dir):
+            return False
+        print(f"paused: action=resume run={phase.config.name}/{phase.config.run} continues", flush=True)
+        status.update(state=State.paused, num_running=0, eta_seconds=None)
+        proposals = self._proposals(phase)
+        queue = TrialQueue(proposals, proposals.unfinished(), most_live=None, ended=lambda *about: None)
+        desk = CommandDesk(Commands(self.store.run_dir), phase.config, queue, self._axes(phase), lambda plan: True)
+        while is_paused(self.store.run_dir):
+            time.sleep(desk.commands.period_seconds)
+            if desk.carry_out(time.monotonic()) == Drain.cancelled.value:
+                self.drained, self.why = Drain.cancelled, "cancelled by a command"
+                return True
+        self.spending.skip(time.monotonic())
+        status.update(state=State.running)
+        return False
+
+    def outcomes(self, phase: Phase) -> Iterator[Outcome]:
+        """Of a phase's trials that have reported or failed."""
+        plan, left = self.plan(phase), Ending(why=(self.drained or Drain.cancelled).value, checkpoint=None)
+        for record in of_phase(self.store, phase.base, is_of_labels=bool(phase.labels)):
+            ending = self.store.endings.get(record.id, left)
+            outcome = read_trial(phase.config, plan, record, ending, self.errors.get(record.id))
+            if outcome.checkpoint is not None or record.id in self.errors:
+                yield outcome
 
 
 def run(
-    sweep: Sweep, config: TrialConfig, plan: Plan, examples: Any, use_gpu: bool, interactive: bool
-) -> list[Outcome]:
-    """Run all trials to their ends, or resume those of an interrupted run; one outcome a trial. Raises InputError when
-    a disk was full."""
-    runner = sweep.backend.start(
-        RunnerInputs(
-            config=config,
-            plan=plan,
-            examples=examples,
-            use_gpu=use_gpu,
-            num_trials=sweep.search.num_trials(plan),
-            max_concurrent=sweep.max_concurrent,
-            compares_reports=sweep.scheduler.order is not None,
-        )
+    sweep: Sweep,
+    phases: Sequence[Phase],
+    *,
+    use_gpu: bool,
+    interactive: bool,
+    began: float | None = None,
+    tokens_per_example: float = 0.0,
+    predict: Callable[[Runner], float] | None = None,
+) -> Swept:
+    """Run all trials to their ends, or resume those of an interrupted run. Raises InputError when a disk was full, and
+    for a budget that can't be counted.
+
+    began: when the command began, in seconds of time.monotonic(); tokens_per_example: of the training set, on average;
+    predict: asked before the first trials start, for seconds of the budget that comparing and publishing will take.
+    """
+    config = phases[0].config
+    prices = Prices(
+        num_gpus=ray.cluster_resources().get("GPU", 0.0) if use_gpu else 0.0,
+        num_nodes=sum(node["Alive"] for node in ray.nodes()),
+        usd_per_hour=config.scaling.usd_per_hour,
+        tokens_per_example=tokens_per_example,
+        reserve_seconds=0.0,
     )
-    try:
-        path = f"{config.run_dir}/trials"
-        if tune.Tuner.can_restore(path):
-            print("resuming the interrupted sweep", flush=True)
-            tuner = tune.Tuner.restore(path, runner.trainable, resume_unfinished=True, resume_errored=True)
-        else:
-            tuner = new_tuner(sweep, config, plan, runner, interactive)
-        with restored_signal_handlers():
-            results = list(tuner.fit())
-        for result in results:
-            if result.error is not None:
-                raise_if_disk_full(result.error, config.home, config.run)
-        return [runner.outcome(result) for result in results]
-    finally:
-        runner.close()
-
-
-@contextmanager
-def restored_signal_handlers() -> Iterator[None]:
-    """Ray Tune handles the process's Ctrl-C, and keeps doing so when the sweep has ended: an endpoint that is started
-    after it would not stop."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in kept.items():
-                signal.signal(number, handler)
-
-
-def new_tuner(sweep: Sweep, config: TrialConfig, plan: Plan, runner: Runner, interactive: bool) -> tune.Tuner:
-    """Ray Tune, set up as the sweep's settings say."""
-    objective, search, steps = config.objective, sweep.search, plan.most_steps()
-    return tune.Tuner(
-        runner.trainable,
-        param_space=search.param_space(plan),
-        tune_config=tune.TuneConfig(
-            num_samples=search.num_samples(),
-            search_alg=search.searcher(objective.metric, objective.mode, config.seed),
-            scheduler=build_scheduler(sweep, config, plan, overlaps_decisions=runner.overlaps_decisions),
-            max_concurrent_trials=runner.max_concurrent,
-            reuse_actors=True,
-            trial_dirname_creator=lambda trial: str(trial.trial_id),
-        ),
-        run_config=tune.RunConfig(
-            name="trials",
-            storage_path=config.run_dir,
-            failure_config=tune.FailureConfig(max_failures=config.scaling.max_failures),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
-            callbacks=[LiveTable(objective, search.num_trials(plan), steps, interactive), JsonLoggerCallback()],
-            verbose=0,
-        ),
+    now = time.monotonic()
+    spending = Spending(config.run_dir, sweep.budget, prices)
+    spending.start(now, began=now if began is None else began)
+    store = TrialStore.read(config.run_dir)
+    if store.records and not phases[0].labels:
+        print("resuming the interrupted sweep", flush=True)
+    is_resumed = bool(store.records)
+    sweeping = SweepRun(sweep, use_gpu, interactive, store, spending, predict=predict)
+    for phase in phases:
+        sweeping.run(phase)
+        if sweeping.drained not in (None, Drain.unresolvable):
+            break
+    spending.count(time.monotonic())
+    spending.save()
+    return Swept(
+        outcomes=[outcome for phase in phases for outcome in sweeping.outcomes(phase)],
+        plan=sweeping.plan(phases[0]),
+        drained=sweeping.drained,
+        why=sweeping.why,
+        spent=spending.amounts(),
+        is_resumed=is_resumed,
+        peak_bytes=sweeping.peak_bytes,
     )
 
 
-def build_scheduler(sweep: Sweep, config: TrialConfig, plan: Plan, *, overlaps_decisions: bool) -> SchedulerWrapper:
-    """Ray Tune's scheduler, which a restart doesn't confuse and, where trials continue meanwhile, decides on reports in
-    batches."""
-    objective, settings = config.objective, sweep.scheduler
-    scheduler: SchedulerWrapper = ReplayingScheduler(
-        settings.build(objective.metric, objective.mode, plan.most_steps()),
-        partial(checkpointed, f"{config.run_dir}/trials"),
-        finished_too=settings.replays,
-    )
-    if overlaps_decisions and settings.order is not None:
-        scheduler = BatchedScheduler(scheduler, settings.order, lower_is_better=objective.lower_is_better)
-    return scheduler
+def read_trial(
+    config: TrialConfig, plan: Plan, record: TrialRecord, ending: Ending, error: Exception | None = None
+) -> Outcome:
+    """How a trial ended, from its files."""
+    spec = trial_spec(config, plan, without_base(record.values), record.id)
+    spec = replace(spec, trial=replace(spec.trial, values=record.values))
+    kept = ending.checkpoint
+    checkpoint = checkpoints.latest(spec.directory) if kept is None else f"{spec.directory}/{kept}"
+    return read_outcome(spec, checkpoint, error, ending.why)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from raytune_llm.stores.storage import Storage, is_local, open_storage
-from raytune_llm.training.history import FILE
+from raytune_llm.training.history import FILE, stored_step
 
 PREFIX = "checkpoint_"
 BEST, STATE = "best", "state"
@@ -55,6 +55,23 @@ def put_state(directory: str, write: Callable[[Path], None]) -> None:
         target.mkdir(exist_ok=True)
         for file in folder.iterdir():
             file.replace(target / file.name)
+
+
+def copy_newest(source: str, target: str) -> int:
+    """Copy the newest checkpoint of a folder into another one, if a trial can resume from it; the step of its last
+    report, 0 where there is none with a state/. Raises FileNotFoundError when it is replaced meanwhile."""
+    newest = latest(source)
+    files = [] if newest is None else open_storage(newest).files("")
+    if newest is None or not any(file.startswith(f"{STATE}/") for file in files):
+        return 0
+    name = newest.rpartition("/")[2]
+    with tempfile.TemporaryDirectory(prefix="copy-") as scratch:
+        for file in files:
+            Path(scratch, file).parent.mkdir(parents=True, exist_ok=True)
+            open_storage(newest).download(file, Path(scratch, file))
+        for file in sorted(files, key=lambda file: file == FILE):
+            open_storage(f"{target}/{name}").write(file, Path(scratch, file).read_bytes())
+    return stored_step(f"{target}/{name}")
 
 
 @contextmanager

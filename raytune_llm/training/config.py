@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from raytune_llm.data.mixture import Mixture
 from raytune_llm.errors import InputError, require
 from raytune_llm.evaluation.terms import Better
 from raytune_llm.training.objective import Objective, Report
@@ -109,6 +110,9 @@ class Scaling:
     copy of the base of its own; memory isn't divided, so all of them must fit. Below 1 trials aren't packed."""
     wait_seconds: float
     """Longest time to wait for a GPU node that the cluster's autoscaler starts; ≥ 0."""
+    usd_per_hour: float | None
+    """What a device costs an hour, in US dollars: a GPU or, where nothing computes on GPUs, a node; ≥ 0, or null where
+    it isn't known."""
     cpus_per_worker: float | None
     """CPUs that each worker reserves and computes with; > 0, or null: 1 in a sweep and next to a GPU, else all of a
     node's, shared out among a run's workers."""
@@ -130,6 +134,8 @@ class Scaling:
         limit = f"1 with scaling.num_workers={self.num_workers}: data-parallel workers take a GPU each"
         require(one_each, "scaling.gpus_per_worker", self.gpus_per_worker, limit)
         require(self.wait_seconds >= 0, "scaling.wait_seconds", self.wait_seconds, "≥ 0")
+        price = self.usd_per_hour
+        require(price is None or price >= 0, "scaling.usd_per_hour", price, "≥ 0 or null")
 
     @property
     def cpus_in_sweep(self) -> float:
@@ -156,6 +162,8 @@ class TrialConfig:
     """Python modules whose functions may be called."""
     model: Base
     method: Method
+    data: Mixture
+    """Which of the training records, and how often."""
     adapter: Adapter
     tuning: Tuning
     scaling: Scaling
@@ -167,6 +175,8 @@ class TrialConfig:
     """Direction of the method's metric, which its examples show; None = they haven't been read."""
     answering: Answering | None
     """What is answered at each evaluation; None where the method's metric isn't one of answers."""
+    keeps_records: bool
+    """Whether each trial's folder gets the metric's statistics of every eval record at its best report."""
 
     @property
     def run_dir(self) -> str:
@@ -229,7 +239,8 @@ class Outcome:
     needs."""
     seconds: float
     ended: str
-    """Why it ended: 'complete', 'early stopping', 'scheduler', 'diverged: …' or 'failed: …'."""
+    """Why it ended: 'complete', 'early stopping', 'scheduler', 'stopped', 'budget', 'unresolvable', 'cancelled',
+    'diverged: …' or 'failed: …'."""
 
 
 def with_values(config: T, values: Mapping[str, Any]) -> T:

@@ -6,11 +6,15 @@ from raytune_llm.training.config import Outcome, TrialSpec
 from raytune_llm.training.history import History
 
 
-def read_outcome(spec: TrialSpec, checkpoint: str | None, error: BaseException | None) -> Outcome:
-    """`checkpoint`: folder or URI of the trial's newest one, None when it left none; `error`: what it failed with."""
-    failed = None if error is None and checkpoint is not None else f"failed: {error}"
+def read_outcome(
+    spec: TrialSpec, checkpoint: str | None, error: BaseException | str | None, stopped: str = "scheduler"
+) -> Outcome:
+    """`checkpoint`: folder or URI of the trial's newest one, None when it left none; `error`: what it failed with;
+    `stopped`: why it ended if it would have trained on."""
+    failed = None if error is None else f"failed: {error}"
     if checkpoint is None:
-        return Outcome(trial=spec.trial, reports=(), best=None, checkpoint=None, seconds=0.0, ended=str(failed))
+        ended = failed or f"failed: {stopped} before its first report"
+        return Outcome(trial=spec.trial, reports=(), best=None, checkpoint=None, seconds=0.0, ended=ended)
     config = spec.config
     history = History.load(checkpoint, config.objective)
     return Outcome(
@@ -19,5 +23,5 @@ def read_outcome(spec: TrialSpec, checkpoint: str | None, error: BaseException |
         best=history.best,
         checkpoint=checkpoint,
         seconds=history.seconds,
-        ended=failed or history.why_ended(config.tuning.early_stopping, config.tuning.steps) or "scheduler",
+        ended=failed or history.why_ended(config.tuning.early_stopping, config.tuning.steps) or stopped,
     )

@@ -48,6 +48,8 @@ class LiveTrial:
         self.spec, self.config, self.run, self.folder = spec, spec.config, run, folder
         self._num_gpus = num_gpus
         self._train_losses: list[float] = []
+        self.is_hastened = False
+        """Whether it reports at its next step, whichever that is."""
         self.answer_seconds = 0.0
         """Of the training's seconds, those in which it answered eval records."""
         self.history = History(spec.config.objective)
@@ -68,7 +70,8 @@ class LiveTrial:
         if step <= self.history.last_step:
             return False
         tuning = self.config.tuning
-        return step % tuning.eval_every == 0 or step in self.spec.milestones or step >= tuning.steps
+        is_due = step % tuning.eval_every == 0 or step in self.spec.milestones or step >= tuning.steps
+        return is_due or self.is_hastened
 
     def add_loss(self, loss: float) -> None:
         """Count a training loss towards the next report's train/loss, which is their mean."""
@@ -97,6 +100,7 @@ class LiveTrial:
         cost = {"time/seconds": seconds, "cost/gpu_hours": self._num_gpus * seconds / 3600}
         if self.config.answering is not None:
             cost[ANSWER_SECONDS] = self.answer_seconds
+        self.is_hastened = False
         report = self.history.add(step, {**metrics, "train/loss": train_loss, **cost}, stopped=stopped)
         self.history.seconds = seconds
         if saver is not None:

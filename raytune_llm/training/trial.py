@@ -21,9 +21,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from raytune_llm.compat import score_labels_only
 from raytune_llm.data.examples import Example, Examples
+from raytune_llm.data.mixture import epoch_indices
 from raytune_llm.data.order import first_indices
 from raytune_llm.evaluation.generate import generate
 from raytune_llm.evaluation.loss import evaluate
+from raytune_llm.evaluation.metric_file import write_metric
+from raytune_llm.evaluation.metrics import Metric, wholes
 from raytune_llm.evaluation.terms import LOSS
 from raytune_llm.methods import model_refs
 from raytune_llm.methods.base import Session, TrainerInputs
@@ -90,7 +93,7 @@ def fit(
         num_gpus = place.world_size * config.scaling.worker_resources(use_gpu=place.use_gpu).get("GPU", 0)
         trial = LiveTrial(spec, run, place.folder / "checkpoint", num_gpus=num_gpus, resume=resume)
         evaluator = Evaluator(trial, examples.eval, place, report, progress, session)
-        trainer = (session or config.method).trainer(trainer_inputs(config, examples.train, place, evaluator, teacher))
+        trainer = (session or config.method).trainer(trainer_inputs(config, examples, place, evaluator, teacher))
         trainer.remove_callback(PrinterCallback)
         evaluator.trainer = trainer
         trainer.train(resume_from_checkpoint=str(resume / "state") if resume else None)
@@ -98,13 +101,21 @@ def fit(
 
 
 def trainer_inputs(
-    config: TrialConfig, examples: Sequence[Example], place: WorkerContext, evaluator: Evaluator, teacher: Any
+    config: TrialConfig, examples: Examples, place: WorkerContext, evaluator: Evaluator, teacher: Any
 ) -> TrainerInputs:
     """What the trainer of a trial is made from."""
+    data, tuning = config.data, config.tuning
+    epoch = epoch_indices(
+        len(examples.train),
+        subset=data.subset,
+        weights=[*data.weights.values()],
+        sources=examples.sources,
+        seed=config.seed,
+    )
     return TrainerInputs(
         model=start_model(config, place.device),
-        examples=examples,
-        indices=first_indices(len(examples), config.seed, config.tuning.steps * config.tuning.batch_size),
+        examples=examples.train,
+        indices=first_indices(epoch, config.seed, tuning.steps * tuning.batch_size),
         tokenizer=config.model.tokenizer(),
         arguments=training_arguments(
             config, str(place.folder / "trainer"), num_workers=place.world_size, use_gpu=place.use_gpu
@@ -162,7 +173,8 @@ class Evaluator(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inputs: Any) -> None:
         step = state.global_step
-        metrics = self.evaluate(inputs["model"])
+        measured = self.evaluate(inputs["model"])
+        metrics = wholes(measured)
         report = self.trial.report(
             step,
             metrics,
@@ -174,15 +186,16 @@ class Evaluator(TrainerCallback):
             control.should_training_stop = True
         self.progress(step, report.metrics)
         best_step = self.trial.history.best.step
+        if best_step == step and self.place.rank == 0 and self.trial.config.keeps_records:
+            write_metric(self.trial.spec.directory, measured[self.trial.config.method.metric])
         assert self.trial.folder is not None
         self.report({"step": step, "best_step": best_step, **report.metrics}, self.trial.folder)
 
-    def evaluate(self, model: Any) -> dict[str, float]:
+    def evaluate(self, model: Any) -> dict[str, Metric]:
         """Eval metrics, summed over all workers, each of which takes its share of the eval set; of a policy, each
         measures it on the same prompts and draws."""
         if self.session is not None:
-            measured = self.session.measure(model, self.eval_examples[: self.session.eval_prompts]).metrics
-            return {name: metric.whole() for name, metric in measured.items()}
+            return self.session.measure(model, self.eval_examples[: self.session.eval_prompts]).metrics
         with self.trainer.accelerator.autocast():
             scores = evaluate(
                 model,
@@ -193,10 +206,11 @@ class Evaluator(TrainerCallback):
                 rank=self.place.rank,
                 world_size=self.place.world_size,
             )
-        metrics = scores.metrics("eval")
-        return metrics | self.answer(model, is_finite=math.isfinite(metrics.get(LOSS, 0.0)))
+        metrics = scores.resamplable()
+        is_finite = LOSS not in metrics or math.isfinite(metrics[LOSS].whole())
+        return metrics | self.answer(model, is_finite=is_finite)
 
-    def answer(self, model: Any, *, is_finite: bool) -> dict[str, float]:
+    def answer(self, model: Any, *, is_finite: bool) -> dict[str, Metric]:
         """Metrics of greedy answers, where trials are chosen by them; each worker answers its share. NaN from a model
         whose loss isn't finite."""
         answering = self.trial.config.answering

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from raytune_llm.evaluation.answering import Answering
-from raytune_llm.evaluation.metrics import answer_directions, answers
+from raytune_llm.evaluation.metrics import answer_directions, answers, wholes
 
 
 def answering(**changes):
@@ -17,7 +17,7 @@ def answering(**changes):
 
 
 def test_labels_are_those_of_all_records_however_few_are_answered():
-    found = answering().metrics(["yes", "yes", "maybe"])
+    found = wholes(answering().metrics(["yes", "yes", "maybe"]))
     assert found == pytest.approx(
         {
             "eval/accuracy": 1 / 3,
@@ -32,19 +32,19 @@ def test_labels_are_those_of_all_records_however_few_are_answered():
 def test_texts_are_scored_as_in_the_comparison():
     references, texts = ("a red cat", "two dogs", "birds"), ["red cat", "dogs", "birds"]
     found = answering(references=references, labels=None).metrics(texts)
-    assert found == pytest.approx({name: metric.whole() for name, metric in answers(references, texts).items()})
+    assert wholes(found) == pytest.approx(wholes(answers(references, texts)))
 
 
 def test_an_answer_begins_after_its_mark():
     outputs = ["because yes. So: yes", "So: no", "yes"]
-    assert answering(answer_after="So:").metrics(outputs)["eval/accuracy"] == 1
+    assert answering(answer_after="So:").metrics(outputs)["eval/accuracy"].whole() == 1
 
 
 @pytest.mark.parametrize("labels", [("yes", "no"), None])
 def test_a_model_without_numbers_has_every_metric_undefined(labels):
     found = answering(labels=labels).undefined()
     assert found.keys() == answering(labels=labels).metrics(["a"] * 3).keys() == answer_directions(labels).keys()
-    assert all(map(math.isnan, found.values()))
+    assert all(map(math.isnan, wholes(found).values()))
 
 
 def test_it_costs_a_process_no_torch():

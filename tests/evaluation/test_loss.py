@@ -2,6 +2,7 @@ import json
 import math
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ import torch.multiprocessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from raytune_llm.data.examples import IGNORED, Example, TokenSequence
+from raytune_llm.data.tables.example_table import ExampleTable
 from raytune_llm.evaluation.loss import Scores, evaluate
-from raytune_llm.evaluation.terms import Term
+from raytune_llm.evaluation.terms import Better, Term
 from raytune_llm.models.outputs import Outputs
 
 
@@ -94,6 +96,31 @@ def test_several_terms_each_have_their_own_denominator():
     rows = [example["label"] for example in data]
     weights = [sum(label != IGNORED for label in row.labels) for row in rows]
     assert metrics["train/label"] == pytest.approx(np.average(hf_losses(model, rows), weights=weights), abs=1e-5)
+
+
+def test_bits_per_byte_are_the_labels_nats_over_the_targets_bytes():
+    model, data = tiny(), examples(11)
+    sized = [{"completion": replace(example["completion"], num_bytes=3 + i % 4)} for i, example in enumerate(data)]
+    nats = [
+        loss * sum(label != IGNORED for label in example["completion"].labels)
+        for loss, example in zip(hf_losses(model, [example["completion"] for example in data]), data, strict=True)
+    ]
+    expected = sum(nats) / math.log(2) / sum(3 + i % 4 for i in range(11))
+    for batch_size, given in ((1, sized), (4, sized), (11, ExampleTable.of(sized))):
+        scores = evaluate(model, given, token_mean, pad_id=0, batch_size=batch_size)
+        assert scores.metrics()["eval/bits_per_byte"] == pytest.approx(expected, rel=1e-5)
+        assert scores.directions()["eval/bits_per_byte"] is Better.lower
+    some = [*sized[:-1], data[-1]]
+    assert "eval/bits_per_byte" not in evaluate(model, some, token_mean, pad_id=0, batch_size=4).metrics()
+
+
+def test_a_uniform_model_takes_log2_of_the_vocabulary_a_token():
+    model = tiny()
+    model.lm_head.weight.data.zero_()
+    data = [{"completion": replace(example["completion"], num_bytes=2)} for example in examples(5)]
+    tokens = sum(label != IGNORED for example in data for label in example["completion"].labels)
+    found = evaluate(model, data, token_mean, pad_id=0, batch_size=2).metrics()["eval/bits_per_byte"]
+    assert found == pytest.approx(tokens * math.log2(61) / (2 * 5), rel=1e-6)
 
 
 def test_a_loss_per_example_has_no_perplexity():

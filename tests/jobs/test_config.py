@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 from raytune_llm.errors import InputError
 from raytune_llm.jobs.config import CONF, compose, load, plain
 from raytune_llm.jobs.schema import SweepJob
 from raytune_llm.methods.base import Method
 from raytune_llm.stores.components import all_keys, build, describe
+from raytune_llm.sweep.axes import Axis
 from raytune_llm.training.config import Schedule
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +64,16 @@ def test_a_job_is_typed_and_frozen():
             "unknown key: sweep.space.tuning.stps; nearest valid: sweep.space.tuning.steps",
         ),
         ("sweep.space.tuning.adapter_size=[a]", "sweep.space.tuning.adapter_size: tuning.adapter_size: Value 'a'"),
+        (
+            "sweep.first=[{}, {tuning.adapter_sze: 8}]",
+            "sweep.first[1]: unknown key: tuning.adapter_sze; nearest valid: tuning.adapter_size",
+        ),
+        ("sweep.first=[{tuning: {adapter_size: a}}]", "sweep.first[0]: tuning.adapter_size: Value 'a'"),
+        (
+            "sweep.space.seed={choices: [1], when: {tuning.adapter_sze: 8}}",
+            "unknown key: sweep.space.seed.when.tuning.adapter_sze; nearest valid: "
+            "sweep.space.seed.when.tuning.adapter_size",
+        ),
         ("sweep.space.tuning.steps=[0]", "sweep.space.tuning.steps: tuning.steps=0 is not allowed"),
         ("serve.host=0.0.0.0", "serve.api_key_env"),
         ("scaling.trainr.use_liger_kernel=true", "unknown key: scaling.trainr; nearest valid: scaling.trainer"),
@@ -82,6 +94,44 @@ def test_refused_with_full_key_and_remedy(override, message):
 def test_any_key_can_join_the_space_without_a_plus():
     job = load("sweep", [*DEMO, "sweep.space.adapter.dropout=[0.0,0.1]", "sweep.space.tuning.steps=null"])
     assert list(job.sweep.axes()) == ["tuning.learning_rate_multiplier", "tuning.adapter_size", "adapter.dropout"]
+
+
+CONDITION = "sweep.space.adapter.dropout={choices: [0.0, 0.1], when: {tuning.adapter_size: [8, 16]}}"
+FIRST = "sweep.first=[{tuning.adapter_size: 8, tuning.learning_rate_multiplier: 1.0}, {tuning: {adapter_size: 4}}]"
+
+
+def test_conditions_and_first_points_are_written_on_the_command_line():
+    sweep = load("sweep", [*DEMO, CONDITION, FIRST]).sweep
+    assert sweep.axes()["adapter.dropout"] == Axis(choices=(0.0, 0.1), when={"tuning.adapter_size": (8, 16)})
+    assert sweep.first == [
+        {"tuning.adapter_size": 8, "tuning.learning_rate_multiplier": 1.0},
+        {"tuning": {"adapter_size": 4}},
+    ]
+
+
+SIZE, RATE, STEPS = "tuning.adapter_size", "tuning.learning_rate_multiplier", "tuning.steps"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "axes"),
+    [
+        (["tuning.steps=10"], {SIZE, RATE}),
+        (["tuning.steps=10", "tuning.adapter_size=8"], {RATE}),
+        (["tuning.steps=10", "sweep.space.tuning.steps=[5,10]"], {SIZE, RATE, STEPS}),
+        (["sweep.space={tuning: {steps: [5]}}", "tuning.steps=10", "tuning.adapter_size=8"], {RATE, STEPS}),
+        (["tuning.steps=10", "sweep.space.tuning=null", "sweep.space.seed=[1,2]"], {"seed"}),
+        (["tuning.steps=10", "sweep.space.tuning.steps=null"], {SIZE, RATE}),
+        (["tuning.batch_size=4", "seed=1"], {SIZE, RATE, STEPS}),
+    ],
+)
+def test_a_value_that_is_given_takes_its_key_out_of_the_default_space(overrides, axes):
+    assert load("sweep", [*DEMO, *overrides]).sweep.axes().keys() == axes
+
+
+def test_a_key_that_is_taken_out_is_named_on_the_terminal():
+    done = run("jobs/sweep.py", *DEMO, "tuning.steps=10", "--cfg", "job")
+    assert "tuning.steps=10 is given, so it isn't swept; sweep.space.tuning.steps=[…] would sweep it" in done.stderr
+    assert OmegaConf.create(done.stdout).sweep.space.tuning.steps is None
 
 
 def test_arguments_of_libraries_need_no_plus():

@@ -9,10 +9,10 @@ from worlds import write_base, write_records
 
 from raytune_llm.errors import InputError
 from raytune_llm.evaluation.compare import Verdict, VerdictKind
+from raytune_llm.jobs.comparison import Promotion
 from raytune_llm.jobs.config import load
 from raytune_llm.jobs.prepare import prepare
 from raytune_llm.jobs.publish import is_promoted, publish, systems_of
-from raytune_llm.jobs.schema import Promotion
 from raytune_llm.stores.registry import Registry
 from raytune_llm.training.config import Outcome, Report, Trial
 

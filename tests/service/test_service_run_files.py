@@ -82,11 +82,11 @@ def test_a_resumed_trial_has_no_line_twice(home):
 def test_trials_of_a_sweep_have_values_and_other_folders_are_none(home):
     for place, trial in enumerate(("b_1", "a_0")):
         started(home, trial).log(1, {"eval/loss": 1.0})
-        params = Path(home, f"runs/wit/first/trials/{trial}/params.json")
+        params = Path(home, f"runs/wit/first/trials/{trial}/trial.json")
         if place:
-            params.write_text('{"tuning.ba')
+            params.write_text('{"values": {"tuning.ba')
             assert [t.values for t in RunFiles(home, "wit", "first").trials() if t.id == trial] == [{}]
-        params.write_text(json.dumps({"tuning.batch_size": 4 + place}))
+        params.write_text(json.dumps({"values": {"tuning.batch_size": 4 + place}}))
     Path(home, "runs/wit/first/trials/pack_0").mkdir()
     started(home, "train", name="wit-sft").log(1, {"train/loss": 1.0})
     found = RunFiles(home, "wit", "first").trials()

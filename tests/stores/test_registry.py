@@ -1,5 +1,6 @@
 """The registry: what is published is whole, unchanging and found again; what is interrupted was never there."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -14,7 +15,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from raytune_llm.errors import InputError
-from raytune_llm.stores.card import Card, describe, table
+from raytune_llm.stores.card import Card, card_json, describe, parse_card, table
 from raytune_llm.stores.registry import Registry
 from raytune_llm.stores.storage import is_local, open_storage
 
@@ -396,3 +397,12 @@ def test_publishers_of_an_object_store_get_different_numbers(source: Path) -> No
         thread.join()
     assert len(numbers) == len(set(numbers)) == 20
     assert [version.number for version in registry.versions("sarcasm")] == sorted(numbers)
+
+
+def test_a_card_keeps_its_forecast_and_older_cards_have_none() -> None:
+    kept = {"raw": {"training": 3.0}, "actual": {"training": 4.0}}
+    text = card_json(replace(CARD, forecast=kept), {})
+    assert parse_card(text)[0].forecast == kept
+    content = json.loads(text)
+    del content["forecast"]
+    assert parse_card(json.dumps(content).encode())[0].forecast == {}

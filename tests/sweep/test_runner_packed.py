@@ -58,7 +58,8 @@ def outcomes_of(job):
     planned = make_plan(job.trial_config(), job.sweep.axes())
     check_sweep(job, planned)
     prepared = prepare(job)
-    return tuner.run(job.sweep, job.trial_config(prepared.better), planned, ray.put(prepared.examples), False, False)
+    phase = tuner.Phase(config=job.trial_config(prepared.better), examples=ray.put(prepared.examples))
+    return tuner.run(job.sweep, [phase], use_gpu=False, interactive=False).outcomes
 
 
 def curves(outcomes):

@@ -159,8 +159,8 @@ def test_progress_says_step_losses_speed_and_time_left(ray_session, world, tmp_p
     assert here(world, tmp_path, "tuning.steps=4") == [2, 4]
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
     assert re.fullmatch(
-        r"step 2/4  train/loss \d+\.\d{4}  eval/loss \d+\.\d{4}  eval/perplexity [\d.]+  eval/token_accuracy [\d.]+"
-        r"  [\d.]+ steps/s  \d+ s left",
+        r"step 2/4  train/loss \d+\.\d{4}  eval/bits_per_byte [\d.]+  eval/loss \d+\.\d{4}  eval/perplexity [\d.]+"
+        r"  eval/token_accuracy [\d.]+  [\d.]+ steps/s  \d+ s left",
         lines[0],
     )
     assert lines[1].startswith("step 4/4  ") and "left" not in lines[1] and len(lines) == 2

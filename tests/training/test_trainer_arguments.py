@@ -12,7 +12,7 @@ from raytune_llm.jobs.config import CONF, load
 from raytune_llm.jobs.prepare import check_knobs
 from raytune_llm.jobs.stage_jobs import stage_job
 from raytune_llm.sweep.plan import make_plan
-from raytune_llm.sweep.runner_ray_train import resources
+from raytune_llm.sweep.resources import DRIVER, resources
 from raytune_llm.training.reporting import LiveTrial
 from raytune_llm.training.tracking.base import CompositeRun
 from raytune_llm.training.trainer_arguments import KEYS, REASONS, check_passed_on, training_arguments
@@ -148,7 +148,8 @@ def test_workers_reserve_their_share_of_a_gpu(base, shares):
     scaling = job_of(base, f"scaling.gpus_per_worker={share}", f"scaling.num_workers={workers}").scaling
     assert scaling.worker_resources(use_gpu=True) == {"CPU": 1.0, "GPU": share}
     assert scaling.worker_resources(use_gpu=False) == {"CPU": 1.0}
-    assert resources(scaling, True) == ({"cpu": 0.01} if workers > 1 else {"cpu": 1.0, "gpu": share})
+    reserved = resources(scaling, {}, use_gpu=True).required_resources
+    assert reserved == (DRIVER if workers > 1 else {"CPU": 1.0, "GPU": share})
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from raytune_llm.data.config import SPLITS
 from raytune_llm.data.encoding.block import PLACES, Block, Encode, Refused, encode_block, merged
 from raytune_llm.data.encoding.cache import Found, cache_key, find, new_entry
 from raytune_llm.data.encoding.workers import map_batches, num_cpus
-from raytune_llm.data.examples import Example
+from raytune_llm.data.examples import IGNORED, Example
 from raytune_llm.data.files import Splits
 from raytune_llm.data.progress import RecordProgress
 from raytune_llm.data.reading.problems import Problems
@@ -132,7 +132,8 @@ def encode_splits(splits: Splits, tokens: Tokens, encode: Encode) -> EncodedSpli
 def encode_each(splits: Splits, tokens: Tokens, encode: Encode) -> tuple[EncodedSplits, dict[str, Refused]]:
     """All records of a job, each encoded once, and those of each split that can't be, which have no example."""
     found = {name: _encode(name, getattr(splits, name), tokens, encode) for name in SPLITS}
-    train, evaluation, test = (encoded for encoded, _ in found.values())
+    train, *others = (encoded for encoded, _ in found.values())
+    evaluation, test = (with_num_bytes(encoded, tokens) for encoded in others)
     encoded = EncodedSplits(train, evaluation, test, tokens.max_tokens, tokens.is_encoder_decoder)
     return encoded, {name: refused for name, (_, refused) in found.items()}
 
@@ -158,7 +159,19 @@ def encode_split(
         place_of = where or (lambda index: f"data.{name}, record {index + 1}")
         _add_problems(problems, refused, lambda place: place_of(place if indices is None else indices[place]))
         raise problems.error()
-    return encoded
+    return with_num_bytes(encoded, tokens)
+
+
+def with_num_bytes(split: EncodedSplit, tokens: Tokens) -> EncodedSplit:
+    """The split with the bytes of its targets: what its labels say, so cut where they are, without the tokens that end
+    an answer."""
+    table, first = ExampleTable.of(split.examples), 0 if tokens.is_encoder_decoder else 1
+    for name, column in table.columns.items():
+        labels = column.all_labels()
+        ids = [row[row != IGNORED].tolist() for row in (labels[place][first:] for place in range(len(table)))]
+        texts = tokens.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        table = table.with_field(name, "num_bytes", [len(text.encode()) for text in texts])
+    return split.with_examples(table)
 
 
 def _add_problems(problems: Problems, refused: Refused, where: Callable[[int], str]) -> None:

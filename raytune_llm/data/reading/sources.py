@@ -19,7 +19,7 @@ import os
 import re
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,9 @@ Locations = str | list[str | dict[str, Any]]
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 SHOWN_NAMES = 8
+MOST_PASSES = 1000
+PLAIN = re.compile(r"[A-Za-z_][\w-]*")
+"""A name that a dotted key can have."""
 LONGEST_PATH = 1024
 DENIED = "permission denied; make it readable for the user of this job"
 
@@ -43,6 +46,8 @@ class Source:
     path: str
     weight: float = 1.0
     """Passes over its records in one epoch: 2 = each twice, 0.5 = half of them."""
+    place: int = 0
+    """Among the locations of its split."""
 
 
 @dataclass(frozen=True)
@@ -69,21 +74,41 @@ def sources(locations: Locations | None, key: str) -> list[Source]:
     given = locations if isinstance(locations, list) else [locations]
     require(bool(given), key, "[]", "a location, a list of them, or null")
     return [
-        _source(entry, f"{key}[{place}]" if isinstance(locations, list) else key) for place, entry in enumerate(given)
+        _source(entry, f"{key}[{place}]" if isinstance(locations, list) else key, place)
+        for place, entry in enumerate(given)
     ]
 
 
-def _source(entry: Any, key: str) -> Source:
+def source_names(given: Sequence[Source]) -> list[str]:
+    """What weights call each location: its file's name without suffixes, or its place from 0 where that is no plain
+    word or another's too."""
+    stems = [_stem(source.path) for source in given]
+    return [
+        stem if PLAIN.fullmatch(stem) and stems.count(stem) == 1 else str(place) for place, stem in enumerate(stems)
+    ]
+
+
+def _stem(path: str) -> str:
+    """The last part of a location, without suffixes, or the split of a data set."""
+    whole = path.removeprefix("hf:").partition(":")[0] if is_hub(path) else path.partition("?")[0]
+    name = (whole if is_remote(path) else os.path.abspath(os.path.expanduser(whole))).rstrip("/").rpartition("/")[2]
+    for suffixes in (COMPRESSED, SUFFIXES):
+        name = next((name.removesuffix(suffix) for suffix in suffixes if name.endswith(suffix)), name)
+    return name
+
+
+def _source(entry: Any, key: str, place: int) -> Source:
     allowed = "a location, or {path: a location, weight: a number above 0}"
     if isinstance(entry, str):
         require(bool(entry.strip()), key, repr(entry), "a location or null")
-        return Source(entry)
+        return Source(entry, place=place)
     require(isinstance(entry, dict) and set(entry) <= {"path", "weight"} and "path" in entry, key, entry, allowed)
     path, weight = entry["path"], entry.get("weight", 1.0)
     require(isinstance(path, str) and bool(path.strip()), f"{key}.path", path, "a location")
     is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
-    require(is_number and 0 < weight <= 1000, f"{key}.weight", weight, "a number above 0 and at most 1000")
-    return Source(path, float(weight))
+    allowed = f"a number above 0 and at most {MOST_PASSES}"
+    require(is_number and 0 < weight <= MOST_PASSES, f"{key}.weight", weight, allowed)
+    return Source(path, float(weight), place)
 
 
 def expand(source: Source) -> list[Source | Unreadable]:
@@ -95,7 +120,7 @@ def expand(source: Source) -> list[Source | Unreadable]:
         return [Unreadable(path, "is too long for a path; records go into a file, whose path is given here")]
     if os.path.isdir(path) and is_saved(Path(path)):
         try:
-            return [Source(entry, source.weight) for entry in files_of(Path(path))]
+            return [replace(source, path=entry) for entry in files_of(Path(path))]
         except InputError as error:
             return [Unreadable(source.path, str(error))]
     if os.path.isdir(path):
@@ -106,7 +131,7 @@ def expand(source: Source) -> list[Source | Unreadable]:
         reason = "no file matches this pattern"
     else:
         return [source]
-    return [Source(entry, source.weight) for entry in found] or [Unreadable(source.path, reason)]
+    return [replace(source, path=entry) for entry in found] or [Unreadable(source.path, reason)]
 
 
 def is_records(path: str) -> bool:

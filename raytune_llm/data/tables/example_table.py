@@ -40,6 +40,8 @@ class Column:
     """Ids and logprobs of TokenSequence.teacher."""
     features: Ragged | None = None
     """TokenSequence.features."""
+    num_bytes: NDArray[np.int64] | None = None
+    """TokenSequence.num_bytes, (n,)."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -58,6 +60,7 @@ class Column:
             reference=None if self.references is None else float(self.references[row]),
             teacher=None if self.teacher is None else TeacherTopK(self.teacher[0][row], self.teacher[1][row]),
             features=None if self.features is None else self.features[row],
+            num_bytes=None if self.num_bytes is None else int(self.num_bytes[row]),
         )
 
     def select(self, rows: Rows) -> Column:
@@ -70,10 +73,11 @@ class Column:
             None if self.references is None else self.references[rows],
             teacher,
             None if self.features is None else self.features.select(rows),
+            None if self.num_bytes is None else self.num_bytes[rows],
         )
 
     def with_field(self, field: str, values: Sequence[Any]) -> Column:
-        """The column with reference, teacher or features, by their names in TokenSequence; a value a row."""
+        """The column with reference, teacher, features or num_bytes, by their names in TokenSequence; a value a row."""
         if field == "reference":
             return replace(self, references=np.array(values, dtype=np.float64))
         if field == "teacher":
@@ -81,7 +85,9 @@ class Column:
             return replace(self, teacher=(Ragged.join(parts[0]), Ragged.join(parts[1])))
         if field == "features":
             return replace(self, features=Ragged.join(values))
-        raise ValueError(f"{field} is no field of a token sequence that frozen models fill in")
+        if field == "num_bytes":
+            return replace(self, num_bytes=np.array(values, dtype=np.int64))
+        raise ValueError(f"{field} is no field of a token sequence that is filled in")
 
     @property
     def label_lengths(self) -> NDArray[np.int64]:
@@ -135,7 +141,7 @@ class ExampleTable(Sequence[Example]):
             return examples
         table = cls.from_arrays(pack(examples))
         for name in table.columns:
-            for field in ("reference", "teacher", "features"):
+            for field in ("reference", "teacher", "features", "num_bytes"):
                 values = [getattr(example[name], field) for example in examples]
                 present = sum(value is not None for value in values)
                 if present == len(values):
@@ -193,8 +199,13 @@ class ExampleTable(Sequence[Example]):
         return ExampleTable({name: column.select(index) for name, column in self.columns.items()})
 
     def with_field(self, name: str, field: str, values: Sequence[Any]) -> ExampleTable:
-        """The table with reference, teacher or features in a named sequence; a value an example."""
+        """The table with reference, teacher, features or num_bytes in a named sequence; a value an example."""
         return ExampleTable(self.columns | {name: self.columns[name].with_field(field, values)})
+
+    def num_bytes(self) -> NDArray[np.int64] | None:
+        """Of each example's targets, all its sequences together, (n,); None where they aren't known."""
+        known = [column.num_bytes for column in self.columns.values() if column.num_bytes is not None]
+        return np.sum(known, axis=0) if len(known) == len(self.columns) else None
 
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each example: input_ids of all its sequences; (n,)."""

@@ -8,7 +8,9 @@ from raytune_llm.sweep.backends.base import Runner, RunnerInputs
 from raytune_llm.sweep.backends.packed import Packed
 from raytune_llm.sweep.backends.ray_train import RayTrain
 from raytune_llm.sweep.plan import Plan
+from raytune_llm.sweep.simulation import Layout
 from raytune_llm.training.config import TrialConfig
+from raytune_llm.training.rehearsal import Rehearsal, Script
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,3 +27,11 @@ class Auto(Packed):
             return super().start(inputs)
         print(f"not packed: {reason}", flush=True)
         return RayTrain().start(inputs)
+
+    def rehearse(self, inputs: RunnerInputs, script: Script) -> Rehearsal:
+        packs = super().why_not(inputs.config, inputs.plan) is None
+        return super().rehearse(inputs, script) if packs else RayTrain().rehearse(inputs, script)
+
+    def layout(self, inputs: RunnerInputs, rehearsal: Rehearsal) -> Layout:
+        packs = super().why_not(inputs.config, inputs.plan) is None
+        return super().layout(inputs, rehearsal) if packs else RayTrain().layout(inputs, rehearsal)

@@ -5,11 +5,14 @@ A backend gives the tuner a Runner: what Ray Tune runs for a trial, how many at 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from raytune_llm.sweep.plan import Plan
-from raytune_llm.training.config import Outcome, Trial, TrialConfig, TrialSpec
+from raytune_llm.sweep.plan import BASE, Plan
+from raytune_llm.sweep.simulation import Layout
+from raytune_llm.training.config import Trial, TrialConfig, TrialSpec
+from raytune_llm.training.rehearsal import Rehearsal, Script
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +43,28 @@ class Runner(Protocol):
     trainable: Any
     """Ray Tune's, with the resources it needs."""
     max_concurrent: int | None
+    num_gpus: float
+    """That it holds."""
+    hastens: bool
+    """Whether trials can be made to report at their next step."""
     overlaps_decisions: bool
     """Whether a trial continues to train while Ray Tune decides about its report, so that the decision may take a
     moment."""
 
-    def outcome(self, result: Any) -> Outcome:
-        """How a trial of Ray Tune ended."""
+    def fits(self, plan: Plan) -> bool:
+        """Whether it can also run the trials of this plan, without being started anew."""
+        ...
+
+    def hasten(self, trial_ids: Sequence[str]) -> None:
+        """Have trials report at their next step rather than at their next evaluation; nothing where it can't."""
+        ...
+
+    def rehearse(self, script: Script) -> Rehearsal | None:
+        """What trials will take, measured where they will run before they come; None where it can't be."""
+        ...
+
+    def peak_bytes(self) -> int:
+        """The most memory that one of its processes has held so far; 0 where that isn't known."""
         ...
 
     def close(self) -> None:
@@ -63,6 +82,19 @@ class Backend(Protocol):
     def start(self, inputs: RunnerInputs) -> Runner:
         """Begin to run."""
         ...
+
+    def rehearse(self, inputs: RunnerInputs, script: Script) -> Rehearsal:
+        """A few steps where trials would run. Raises InputError when a base doesn't fit there."""
+        ...
+
+    def layout(self, inputs: RunnerInputs, rehearsal: Rehearsal) -> Layout:
+        """Where trials would run, and what their processes take to start."""
+        ...
+
+
+def without_base(point: Mapping[str, Any]) -> dict[str, Any]:
+    """A point's values but for its base, which all trials of a phase share."""
+    return {key: value for key, value in point.items() if key != BASE}
 
 
 def trial_spec(config: TrialConfig, plan: Plan, point: dict[str, Any], id: str) -> TrialSpec:

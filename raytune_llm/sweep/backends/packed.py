@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from raytune_llm.errors import require
 from raytune_llm.sweep.backends.base import Runner, RunnerInputs
 from raytune_llm.sweep.plan import Plan
+from raytune_llm.sweep.simulation import Layout
 from raytune_llm.training.config import TrialConfig
+from raytune_llm.training.rehearsal import Rehearsal, Script
 
 GPU_SLOTS = 16
 CPU_SLOTS = 3
@@ -40,9 +42,9 @@ class Packed:
             return f"scaling.gpus_per_worker={scaling.gpus_per_worker}: a pack takes a whole GPU"
         if config.model.is_quantized:
             return "model.from_pretrained quantises the base, which packed trials compute with as it is stored"
-        for key in plan.axes:
+        for key in plan.keys:
             if key.startswith("scaling.") or key in config.adapter.own_process_keys:
-                return f"{key} is swept, in which trials on one base can't differ"
+                return f"trials differ in {key}, in which those on one base can't"
         from raytune_llm.models.base import skeleton
         from raytune_llm.training.packed.eligibility import not_packable_reason
 
@@ -50,8 +52,21 @@ class Packed:
         adapter = config.adapter.config(model, lora_rank=config.tuning.adapter_size)
         return not_packable_reason(adapter, config.method, model)
 
+    def slots_on(self, *, use_gpu: bool) -> int:
+        """Trials that share one base at a time, at most."""
+        return self.slots or (GPU_SLOTS if use_gpu else CPU_SLOTS)
+
     def start(self, inputs: RunnerInputs) -> Runner:
         from raytune_llm.sweep.runner_packed import PackedRunner
 
-        slots = self.slots or (GPU_SLOTS if inputs.use_gpu else CPU_SLOTS)
-        return PackedRunner(inputs, slots=slots, compile=self.compile)
+        return PackedRunner(inputs, slots=self.slots_on(use_gpu=inputs.use_gpu), compile=self.compile)
+
+    def rehearse(self, inputs: RunnerInputs, script: Script) -> Rehearsal:
+        from raytune_llm.sweep.rehearsing import rehearse_packed
+
+        return rehearse_packed(inputs, script, slots=self.slots_on(use_gpu=inputs.use_gpu), compile=self.compile)
+
+    def layout(self, inputs: RunnerInputs, rehearsal: Rehearsal) -> Layout:
+        from raytune_llm.sweep.rehearsing import packed_layout
+
+        return packed_layout(inputs, rehearsal, self.slots_on(use_gpu=inputs.use_gpu))

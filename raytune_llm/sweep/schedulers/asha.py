@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raytune_llm.errors import require
-from raytune_llm.sweep.schedulers.base import STEP
+from raytune_llm.sweep.schedulers.base import STEP, geometric, quantile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,12 @@ class ASHA:
             grace_period=min(self.grace_steps, steps),
             reduction_factor=self.reduction_factor,
         )
+
+    def rungs(self, steps: int) -> list[int]:
+        return geometric(min(self.grace_steps, steps), self.reduction_factor, steps)
+
+    def survives(self, cost: float, before: Sequence[float]) -> bool:
+        return cost <= quantile(before, 1 / self.reduction_factor)
 
     def order(self, values: Sequence[float]) -> list[int]:
         """The best 1/reduction_factor from the last of them upward, then the others downward. ASHA lets the first at a

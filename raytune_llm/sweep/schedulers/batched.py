@@ -79,6 +79,9 @@ class BatchedScheduler(SchedulerWrapper):
             self.stopped_one = False
         return super().choose_trial_to_run(tune_controller)
 
+    def holds(self, trial: Trial) -> bool:
+        return trial in self.held or trial in self.to_stop or super().holds(trial)
+
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         self._forget(trial)
         super().on_trial_error(tune_controller, trial)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from raytune_llm.errors import require
-from raytune_llm.sweep.schedulers.base import STEP
+from raytune_llm.sweep.schedulers.base import STEP, geometric, quantile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,3 +30,10 @@ class HyperBand:
         return HyperBandScheduler(
             time_attr=STEP, metric=metric, mode=mode, max_t=steps, reduction_factor=self.reduction_factor
         )
+
+    def rungs(self, steps: int) -> list[int]:
+        """Those of a bracket in the middle: others begin earlier or later."""
+        return geometric(max(1, steps // self.reduction_factor**2), self.reduction_factor, steps)
+
+    def survives(self, cost: float, before: Sequence[float]) -> bool:
+        return cost <= quantile(before, 1 / self.reduction_factor)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from raytune_llm.errors import require
-from raytune_llm.sweep.schedulers.base import STEP
+from raytune_llm.sweep.schedulers.base import STEP, quantile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,3 +36,10 @@ class Median:
             grace_period=self.grace_steps,
             min_samples_required=self.min_trials,
         )
+
+    def rungs(self, steps: int) -> list[int]:
+        """The first: who is better than half of the others there seldom falls behind later."""
+        return [self.grace_steps] if self.grace_steps < steps else []
+
+    def survives(self, cost: float, before: Sequence[float]) -> bool:
+        return len(before) < self.min_trials or cost <= quantile(before, 0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,3 +18,9 @@ class NoStopping:
         from ray.tune.schedulers import FIFOScheduler
 
         return FIFOScheduler()
+
+    def rungs(self, steps: int) -> list[int]:
+        return []
+
+    def survives(self, cost: float, before: Sequence[float]) -> bool:
+        return True

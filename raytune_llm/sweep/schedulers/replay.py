@@ -1,8 +1,9 @@
 """A scheduler of Ray Tune that knows, after a restart, what the trials had reported before.
 
-Ray Tune stores its searcher and its callbacks, but not its scheduler: a restored sweep's rungs would be empty and its
-medians unknown. The reports themselves are in the trials' checkpoints, so they are replayed to the scheduler as each
-trial is added again. A report that a resumed trial repeats is not passed on twice; a stop decided on it remains.
+Ray Tune stores no scheduler: the rungs of a sweep that resumes would be empty and its medians unknown. The reports
+themselves are in the trials' checkpoints, so they are replayed to the scheduler: those of trials that have ended before
+the first trial is added, those of the others as each is added again. A report that a resumed trial repeats is not
+passed on twice; a stop decided on it remains.
 """
 
 from __future__ import annotations

@@ -24,6 +24,10 @@ class SchedulerWrapper(TrialScheduler):
     def supports_buffered_results(self) -> bool:
         return bool(self.scheduler.supports_buffered_results)
 
+    def holds(self, trial: Trial) -> bool:
+        """Whether a report of this trial is being held, so that nothing of it is under way."""
+        return isinstance(self.scheduler, SchedulerWrapper) and self.scheduler.holds(trial)
+
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         return bool(self.scheduler.set_search_properties(metric, mode, **spec))
 

@@ -18,6 +18,7 @@
     eligibility.py      what can be packed, and why the rest can't
     export.py           a slot as a PEFT folder
     pending_report.py   a report whose checkpoint is still to be written
+    rehearsal.py        what trials will take, measured before they come
     trials.py           a base with its pack: trials from their start to their end
     checkpoint_writer.py  the thread that writes checkpoints
     actor.py            a resident base as a Ray actor

@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ from raytune_llm.training.config import TrialConfig, TrialSpec
 from raytune_llm.training.history import stored_step
 from raytune_llm.training.objective import Report
 from raytune_llm.training.packed.checkpoint_writer import CheckpointWriter
+from raytune_llm.training.rehearsal import Rehearsal, Script
 from raytune_llm.training.reporting import start_run
 
 if TYPE_CHECKING:
@@ -133,6 +135,20 @@ class PackActor:
         with self.changed:
             return self.packed.capacity - len(self.handles)
 
+    def rehearse(self, script: Script, start_seconds: float) -> Rehearsal:
+        """What trials will take, before any has come. `start_seconds`: that this actor has taken to start."""
+        from raytune_llm.training.packed.rehearsal import rehearse
+
+        with self.changed:
+            assert not self.handles, "trials have come already"
+            return rehearse(self.packed, script, start_seconds=start_seconds)
+
+    def peak_bytes(self) -> int:
+        """The most memory of its device that it has held."""
+        from raytune_llm.models.memory import peak_bytes
+
+        return peak_bytes(self.packed.pack.stack.device)
+
     def join(self, spec: TrialSpec) -> bool:
         """Admit a trial at the next step; False when no slot is free. A trial that is in already starts over from its
         checkpoint."""
@@ -178,6 +194,14 @@ class PackActor:
             self._drop(trial_id)
             self.changed.notify_all()
         self.writer.flush(trial_id)
+
+    def hasten(self, trial_ids: Sequence[str]) -> None:
+        """Have trials report at their next step; those that aren't here are left out."""
+        with self.changed:
+            for trial_id in trial_ids:
+                if trial_id in self.packed.trials:
+                    self.packed.trials[trial_id].is_hastened = True
+            self.changed.notify_all()
 
     def stop(self) -> None:
         """End training, write what is left and close every tracker."""

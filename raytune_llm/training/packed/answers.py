@@ -7,6 +7,7 @@ from typing import Any
 
 from raytune_llm.evaluation.answering import Answering
 from raytune_llm.evaluation.generate import answer_text, generate
+from raytune_llm.evaluation.metrics import Metric
 from raytune_llm.models.decoding.greedy import greedy_answers
 from raytune_llm.models.decoding.step import can_batch
 from raytune_llm.training.packed.pack import Pack
@@ -19,7 +20,7 @@ class PackedAnswers:
         """`batch_size`: prompts that each trial answers at once, fewer where memory doesn't hold them."""
         self.pack, self.answering, self.tokenizer, self.batch_size = pack, answering, tokenizer, batch_size
 
-    def metrics(self, trial_ids: Sequence[str]) -> dict[str, dict[str, float]]:
+    def metrics(self, trial_ids: Sequence[str]) -> dict[str, dict[str, Metric]]:
         """The metrics of these trials as they are now."""
         rows = [self.pack.trial_ids.index(trial_id) for trial_id in trial_ids]
         outputs = self._together(rows) if can_batch(self.pack.model) else [self._alone(row) for row in rows]

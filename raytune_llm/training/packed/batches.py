@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raytune_llm.data.examples import IGNORED, Example
+from raytune_llm.data.mixture import epoch_indices
 from raytune_llm.data.tables.example_table import ExampleTable
 from raytune_llm.data.tables.ragged import Ragged
 from raytune_llm.evaluation.terms import Term
@@ -69,20 +71,35 @@ class Batch:
 class TokenTable:
     """Encoded examples as batches need them: one table, shared by every slot that learns from them."""
 
-    def __init__(self, examples: Sequence[Example], *, is_encoder_decoder: bool) -> None:
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        *,
+        is_encoder_decoder: bool,
+        sources: NDArray[np.int64] | None = None,
+    ) -> None:
+        """`sources`: which of several sources each example is of, (num_examples,)."""
         if not examples:
             raise ValueError("there are no examples to train on")
-        self.is_encoder_decoder = is_encoder_decoder
+        self.is_encoder_decoder, self._sources = is_encoder_decoder, sources
         table = ExampleTable.of(examples)
         self.names = table.names
         self.num_examples = len(table)
         self._columns = table.columns
+        num_bytes = table.num_bytes()
+        self.num_bytes = None if num_bytes is None else num_bytes.astype(np.float64)
+        """Of each example's targets, (num_examples,); None where they aren't known."""
         self._label_lengths = {name: column.label_lengths for name, column in table.columns.items()}
         lengths = table.lengths()
         if is_encoder_decoder:
             lengths += np.sum(list(self._label_lengths.values()), axis=0)
         self.lengths: np.ndarray = lengths
         """Tokens that go through the model for each example, (num_examples,)."""
+
+    def part(self, rows: np.ndarray) -> TokenTable:
+        """These examples."""
+        columns = {name: column.select(rows) for name, column in self._columns.items()}
+        return TokenTable(ExampleTable(columns), is_encoder_decoder=self.is_encoder_decoder)
 
     def batch(
         self, name: str, rows: np.ndarray, device: torch.device | None = None, *, share_among: int | None = None
@@ -124,6 +141,10 @@ class TokenTable:
             shared_prefix=prefix,
             positions=positions,
         )
+
+    def epoch(self, *, subset: float, weights: Sequence[float], seed: int) -> Sequence[int]:
+        """Indices of the examples of an epoch, as epoch_indices gives them."""
+        return epoch_indices(self.num_examples, subset=subset, weights=weights, sources=self._sources, seed=seed)
 
     def num_labels(self) -> np.ndarray:
         """Labels that count in all of an example's sequences, (num_examples,)."""

@@ -37,6 +37,10 @@ class Hyperparameters:
     Without dropout the split into passes changes no result and the planner chooses it."""
     seed: int
     """Data order, initial adapter, dropout."""
+    subset: float = 1.0
+    """Share of the examples that is trained on; > 0 and ≤ 1."""
+    weights: tuple[float, ...] = ()
+    """Passes over the examples of each source in an epoch; () = one over all."""
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
 
@@ -85,4 +89,6 @@ def hyperparameters_of(spec: TrialSpec) -> Hyperparameters:
         batch_size=tuning.batch_size,
         micro_batch_size=tuning.micro_batch_size,
         seed=config.seed,
+        subset=config.data.subset,
+        weights=tuple(config.data.weights.values()),
     )

@@ -119,7 +119,7 @@ class Pack(AdaptedBase):
         if state is not None:
             self._restore_moments(row, state, heads)
         step = 0 if state is None else state.step
-        order = data_order(table.num_examples, spec.seed)
+        order = data_order(table.epoch(subset=spec.subset, weights=spec.weights, seed=spec.seed), spec.seed)
         next(islice(order, step * spec.batch_size, step * spec.batch_size), None)
         self._slots.append(Slot(spec, table, terms, self._weights(table, terms), generator, step, order))
         self._arrange()

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from raytune_llm.evaluation.metric_file import write_metric
+from raytune_llm.evaluation.metrics import Metric
 from raytune_llm.training import checkpoints
 from raytune_llm.training.checkpoints import BEST, STATE
 from raytune_llm.training.history import History
@@ -54,6 +56,8 @@ class PendingReport:
     """None when neither best/ nor state/ is to be written."""
     timer: StateTimer | None
     """None when state/ isn't to be written."""
+    records: Metric | None
+    """What trials are chosen by, on every eval record; None where it isn't kept or isn't the best so far."""
     num_trials: int
     """In the pack."""
 
@@ -68,6 +72,8 @@ class PendingReport:
         is_best, step = self.history.best.step == self.report.step, self.report.step
         keep = [*([] if is_best else [BEST]), *([STATE] if self.ended is None else [])]
         checkpoints.publish(self.directory, step, self._write_best if is_best else self.history.save, keep=keep)
+        if self.records is not None:
+            write_metric(self.directory, self.records)
 
     def _write_best(self, folder: Path) -> None:
         assert self.saver is not None

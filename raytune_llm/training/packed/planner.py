@@ -95,6 +95,11 @@ class Planner:
         self._num_steps += 1
         return reports
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether it has chosen."""
+        return self._chosen is not None
+
     def describe(self) -> str:
         """The choice in one line."""
         if self._chosen is None:

@@ -46,6 +46,10 @@ def score(
                     kinds[slot][name] = term.coefficient, term.better
     num_labels = table.num_labels()
     return [
-        Scores({name: Score(both[:, 0], both[:, 1], *kind[name]) for name, both in of_slot.items()}, num_labels)
+        Scores(
+            {name: Score(both[:, 0], both[:, 1], *kind[name]) for name, both in of_slot.items()},
+            num_labels,
+            table.num_bytes,
+        )
         for of_slot, kind in zip(sums, kinds, strict=True)
     ]

@@ -63,5 +63,6 @@ class TrialState:
             about: dict[str, str] = file.metadata()
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
         spec: dict[str, Any] = json.loads(about["spec"])
-        spec |= {"schedule": Schedule(spec["schedule"]), "betas": tuple(spec["betas"])}
+        spec |= {key: tuple(spec[key]) for key in ("betas", "weights") if key in spec}
+        spec |= {"schedule": Schedule(spec["schedule"])}
         return cls(spec=Hyperparameters(**spec), step=int(about["step"]), tensors=tensors)

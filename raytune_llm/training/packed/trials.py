@@ -9,20 +9,21 @@ the same base resumes it. Writing it is left to the caller, who may do so while 
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import isfinite
 
 import torch
 
 from raytune_llm.data.examples import Examples
 from raytune_llm.errors import InputError
+from raytune_llm.evaluation.metrics import Metric, wholes
 from raytune_llm.evaluation.terms import LOSS
 from raytune_llm.methods import model_refs
 from raytune_llm.models.adapters.lora import LoRA
 from raytune_llm.models.lora_folder import read_weights, target_names
-from raytune_llm.models.memory import free_bytes
+from raytune_llm.models.memory import free_bytes, held_bytes
 from raytune_llm.models.out_of_memory import free_cached_memory, is_out_of_memory
 from raytune_llm.models.pointwise import CompileError
 from raytune_llm.training import checkpoints
@@ -71,15 +72,18 @@ class PackedTrials:
         when memory holds no slot, or compiling is asked for and fails."""
         assert isinstance(config.adapter, LoRA)
         self.config, self.log = config, log
+        started, self.memory_before = time.monotonic(), held_bytes(torch.device(device))
         check_fits(config, lora_rank=max_lora_rank, device=device)
         own_dropout, score = config.adapter.trains_base, config.method.needs.score
         self.model = config.model.load(own_dropout=own_dropout, score=score, device=device)
+        self.load_seconds = time.monotonic() - started
+        self.free_bytes = free_bytes(torch.device(device))
         self.lora_config = config.adapter.config(self.model, lora_rank=max_lora_rank)
         names = target_names(self.lora_config, self.model)
         is_encoder_decoder = bool(self.model.config.is_encoder_decoder)
-        self.train = TokenTable(examples.train, is_encoder_decoder=is_encoder_decoder)
+        self.train = TokenTable(examples.train, is_encoder_decoder=is_encoder_decoder, sources=examples.sources)
         self.eval = TokenTable(examples.eval, is_encoder_decoder=is_encoder_decoder)
-        self._budget_bytes = int(free_bytes(torch.device(device)) * MEMORY_SHARE / num_sharing)
+        self._budget_bytes = int(self.free_bytes * MEMORY_SHARE / num_sharing)
         self.capacity = choose_capacity(
             self.model, names, max_lora_rank, wanted=wanted, budget_bytes=self._budget_bytes
         )
@@ -159,29 +163,29 @@ class PackedTrials:
         """One step of every trial. Of those that were due for an evaluation: the report, which counts once the caller
         has published it; not before, the trial may take the step to its next report."""
         started = time.monotonic()
-        steps = self._plan().step()
+        steps = self.planner().step()
         due = [trial_id for trial_id, report in steps.items() if self.trials[trial_id].is_due(report.step)]
         for trial_id, report in steps.items():
             self._log_step(self.trials[trial_id], report)
-        metrics = self._evaluate(due)
-        answering, metrics = time.monotonic(), self._with_answers(metrics)
+        measured = self._evaluate(due)
+        answering, measured = time.monotonic(), self._with_answers(measured)
         ended = time.monotonic()
         for trial in self.trials.values():
             trial.history.seconds += (ended - started) / len(steps)
             trial.answer_seconds += (ended - answering) / len(steps)
-        return [self._report(trial_id, steps[trial_id].step, metrics[trial_id]) for trial_id in due]
+        return [self._report(trial_id, steps[trial_id].step, measured[trial_id]) for trial_id in due]
 
-    def _evaluate(self, due: Sequence[str]) -> dict[str, dict[str, float]]:
+    def _evaluate(self, due: Sequence[str]) -> dict[str, dict[str, Metric]]:
         """The eval metrics of these trials by the method's terms."""
         scores = self.pack.evaluate(self.eval, due) if due else {}
-        return {trial_id: found.metrics() for trial_id, found in scores.items()}
+        return {trial_id: found.resamplable() for trial_id, found in scores.items()}
 
-    def _with_answers(self, metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    def _with_answers(self, metrics: dict[str, dict[str, Metric]]) -> dict[str, dict[str, Metric]]:
         """Trials' metrics and, where they are chosen by them, those of their answers: NaN where the loss isn't
         finite."""
         if self._answers is None:
             return metrics
-        sound = [trial_id for trial_id, found in metrics.items() if math.isfinite(found.get(LOSS, 0.0))]
+        sound = [trial_id for trial_id, found in metrics.items() if LOSS not in found or isfinite(found[LOSS].whole())]
         answered = self._answers.metrics(sound) if sound else {}
         undefined = self._answers.answering.undefined() if len(sound) < len(metrics) else {}
         return {trial_id: found | answered.get(trial_id, undefined) for trial_id, found in metrics.items()}
@@ -192,7 +196,7 @@ class PackedTrials:
             self.leave(trial_id, failed=True)
         self.pack.close()
 
-    def _plan(self) -> Planner:
+    def planner(self) -> Planner:
         """The planner, made at the first step, when there is a slot to measure. On a CPU it counts the process's own
         seconds: other processes there, as the proxies that start during its first measurements, would mislead it."""
         if self._planner is None:
@@ -215,12 +219,13 @@ class PackedTrials:
             metrics = {"loss": loss, "learning_rate": report.learning_rate, "grad_norm": report.grad_norm}
             trial.log_step(report.step, metrics)
 
-    def _report(self, trial_id: str, step: int, metrics: dict[str, float]) -> PendingReport:
+    def _report(self, trial_id: str, step: int, measured: dict[str, Metric]) -> PendingReport:
         trial, timer = self.trials[trial_id], self._timers[trial_id]
-        report = trial.report(step, metrics, seconds=trial.history.seconds, saver=None)
+        report = trial.report(step, wholes(measured), seconds=trial.history.seconds, saver=None)
         has_state = trial.ended is None and timer.is_due()
         saver = None
-        if has_state or trial.history.best.step == step:
+        is_best = trial.history.best.step == step
+        if has_state or is_best:
             snapshot = self.pack.snapshot(trial_id, moments=has_state)
             saver = SlotSaver(snapshot, self.lora_config, self.config.model.name_or_path)
         return PendingReport(
@@ -231,6 +236,7 @@ class PackedTrials:
             history=replace(trial.history, reports=list(trial.history.reports)),
             saver=saver,
             timer=timer if has_state else None,
+            records=measured[self.config.method.metric] if is_best and self.config.keeps_records else None,
             num_trials=len(self.trials),
         )
 

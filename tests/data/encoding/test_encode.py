@@ -4,8 +4,10 @@ import random
 
 import pytest
 from test_doctor import encode, numbered, splits, words
+from worlds import tokenizer
 
 from raytune_llm.data.encoding.encode import draw_indices, encode_split, encode_splits
+from raytune_llm.data.examples import IGNORED
 from raytune_llm.data.records import Chat, Message, Supervised
 from raytune_llm.data.tokenizing.tokens import Tokens, Truncation
 
@@ -85,3 +87,32 @@ def test_records_that_can_not_be_encoded_are_named():
 def test_no_records_are_no_examples():
     tokens = Tokens(words().tokenizer, max_tokens=None, is_encoder_decoder=False)
     assert encode_split("test", [], tokens, encode).pairs() == []
+
+
+@pytest.mark.parametrize("is_encoder_decoder", [False, True])
+def test_bytes_of_targets_are_those_of_their_text_without_the_end(is_encoder_decoder):
+    tokens = Tokens(tokenizer(), max_tokens=64, is_encoder_decoder=is_encoder_decoder)
+    answers = ["red", "grün", "one two three", ""]
+    records = [Supervised("what", answer) for answer in answers]
+
+    def encode(record, tokens):
+        return {"completion": tokens.completion(record.prompt, record.completion)}
+
+    found = encode_split("eval", records, tokens, encode)
+    assert [example["completion"].num_bytes for example in found.examples] == [3, 5, 13, 0]
+    drawn = found.drawn(3, seed=1)
+    assert drawn.examples.num_bytes().tolist() == [len(record.completion.encode()) for record in drawn.records]
+    both = encode_splits(splits(records, records), tokens, encode)
+    assert both.train.examples.num_bytes() is None and both.eval.examples.num_bytes().sum() == 21
+
+
+def test_bytes_are_of_what_truncation_leaves():
+    tokens = Tokens(tokenizer(), max_tokens=8, is_encoder_decoder=False)
+    found = encode_split(
+        "eval",
+        [Supervised("a", "x" * 20)],
+        tokens,
+        lambda record, tokens: {"completion": tokens.completion(record.prompt, record.completion)},
+    )
+    [example] = found.examples
+    assert example["completion"].num_bytes == sum(label != IGNORED for label in example["completion"].labels) < 8

@@ -11,8 +11,8 @@ def test_one_location_or_a_list_with_weights():
     assert sources("a.jsonl", "data.train") == [Source("a.jsonl")]
     assert sources(["a.jsonl", {"path": "b.csv", "weight": 2}, {"path": "c"}], "data.train") == [
         Source("a.jsonl"),
-        Source("b.csv", 2.0),
-        Source("c"),
+        Source("b.csv", 2.0, place=1),
+        Source("c", place=2),
     ]
 
 

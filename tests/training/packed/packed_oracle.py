@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
@@ -29,6 +30,7 @@ from transformers import (
 )
 
 from raytune_llm.data.examples import IGNORED, Example, TokenSequence
+from raytune_llm.data.mixture import epoch_indices
 from raytune_llm.data.order import first_indices
 from raytune_llm.evaluation.terms import Term
 from raytune_llm.models.base import auto_class, linear_targets
@@ -200,6 +202,7 @@ def solo(
     examples: Sequence[Example],
     steps: int,
     terms: Callable[[dict[str, Outputs]], dict[str, Term]] = sft_terms,
+    sources: np.ndarray | None = None,
 ) -> Solo:
     """Train one adapter on the model, which is used up; LoRA dropout is drawn by nn.Dropout under torch.manual_seed."""
     names = linear_targets(model)
@@ -216,7 +219,8 @@ def solo(
     )
     kind = "constant_with_warmup" if spec.schedule is Schedule.constant else spec.schedule.value
     scheduler = get_scheduler(kind, optimizer, num_warmup_steps=spec.warmup_steps, num_training_steps=spec.num_steps)
-    order = first_indices(len(examples), spec.seed, steps * spec.batch_size)
+    data = {"subset": spec.subset, "weights": spec.weights, "sources": sources}
+    order = first_indices(epoch_indices(len(examples), seed=spec.seed, **data), spec.seed, steps * spec.batch_size)
     losses, grad_norms = [], []
     torch.manual_seed(spec.seed)
     micro = spec.micro_batch_size or spec.batch_size
@@ -289,8 +293,8 @@ def peft_weights(adapted: torch.nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     return {name: (a, b) for name, (a, b) in found.items()}
 
 
-def table_of(examples: Sequence[Example], model: PreTrainedModel) -> TokenTable:
-    return TokenTable(examples, is_encoder_decoder=bool(model.config.is_encoder_decoder))
+def table_of(examples: Sequence[Example], model: PreTrainedModel, sources: np.ndarray | None = None) -> TokenTable:
+    return TokenTable(examples, is_encoder_decoder=bool(model.config.is_encoder_decoder), sources=sources)
 
 
 def distance(found: dict[str, tuple[Tensor, Tensor]], expected: dict[str, tuple[Tensor, Tensor]]) -> float:

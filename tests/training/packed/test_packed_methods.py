@@ -100,7 +100,7 @@ def test_packed_equals_the_methods_own_trainer(settings, tmp_path):
         TrainerInputs(
             model=adapted,
             examples=examples,
-            indices=first_indices(len(examples), spec.seed, STEPS * BATCH_SIZE),
+            indices=first_indices(range(len(examples)), spec.seed, STEPS * BATCH_SIZE),
             tokenizer=tokenizer,
             arguments=arguments,
             callbacks=[],

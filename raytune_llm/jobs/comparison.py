@@ -1,0 +1,55 @@
+"""How what was tuned is compared, and when it becomes champion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from raytune_llm.errors import require
+
+
+class Promotion(Enum):
+    """When a published version becomes champion."""
+
+    proven = "proven"
+    """Only when it beats the base (and the present champion) on the eval set by more than chance."""
+    always = "always"
+    never = "never"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How versions are compared, and trials by their answers."""
+
+    max_examples: int | None
+    """Examples used, drawn with the job's seed; null = all."""
+    max_new_tokens: int
+    """Longest generated answer, tokens."""
+    batch_size: int
+    """Prompts generated at once."""
+    num_samples: int
+    """Answers shown side by side in the report."""
+    bootstrap_draws: int
+    """Resamples behind each 95 % interval."""
+    answer_after: str | None
+    """Text after whose last occurrence the answer begins, in outputs and references alike, e.g. after reasoning written
+    out; null = the whole output is the answer."""
+    answers_per_eval: int
+    """Eval records that a trial answers greedily at each of its evaluations where method.metric is a metric of answers
+    (eval/accuracy, eval/token_f1 …), drawn with the job's seed from those of the comparison, the same for all trials;
+    ≥ 1. Where method.metric is a loss term, none are answered."""
+
+    def __post_init__(self) -> None:
+        for key in ("max_new_tokens", "batch_size", "bootstrap_draws", "answers_per_eval"):
+            require(getattr(self, key) >= 1, f"evaluation.{key}", getattr(self, key), "≥ 1")
+        require(self.num_samples >= 0, "evaluation.num_samples", self.num_samples, "≥ 0")
+        require(
+            self.max_examples is None or self.max_examples >= 1,
+            "evaluation.max_examples",
+            self.max_examples,
+            "≥ 1 or null",
+        )
+
+    def longest_answer(self, max_tokens: int) -> int:
+        """Tokens of the longest answer by a base whose sequences have at most max_tokens: half is left to prompts."""
+        return min(self.max_new_tokens, max_tokens // 2)

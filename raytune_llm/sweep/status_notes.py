@@ -1,0 +1,60 @@
+"""What a running sweep notes in its run's status."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from ray import tune
+
+from raytune_llm.sweep import status
+from raytune_llm.sweep.progress import LiveTable
+from raytune_llm.sweep.status import Best
+
+SECONDS = 2.0
+"""Shortest time between two counts, which look at all trials."""
+
+
+class StatusNotes(tune.Callback):
+    """Notes how far the sweep is, and its best report so far; those of earlier starts count."""
+
+    def __init__(self, table: LiveTable) -> None:
+        self.table, self.steering = table, table.steering
+        self._noted_at = -SECONDS
+
+    def setup(self, *args: Any, **info: Any) -> None:
+        self._note()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        proposals = self.steering.queue.proposals
+        value = result[proposals.objective.metric]
+        cost = proposals.objective.cost(value)
+        if math.isfinite(cost) and cost <= min(proposals.costs.values(), default=cost):
+            status.update(best=Best(value=value, trial=trial.trial_id, step=result["step"]))
+        if time.monotonic() - self._noted_at >= SECONDS:
+            self._note()
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        self._note()
+
+    def _note(self) -> None:
+        self._noted_at = time.monotonic()
+        queue, spending = self.steering.queue, self.steering.spending
+        spent, num_trials = spending.amounts(), self.table.num_trials
+        num_ended, num_running, steps_done = len(queue.proposals.store.endings), len(queue.live), self.table.done()
+        status.update(
+            num_trials=num_trials,
+            num_ended=num_ended,
+            num_running=num_running,
+            num_pending=max(0, num_trials - num_ended - num_running),
+            steps_done=steps_done,
+            steps_total=num_trials * queue.proposals.plan.most_steps(),
+            seconds=3600 * spent["hours"],
+            gpu_hours=spent["gpu_hours"],
+            usd=None if spending.prices.usd_per_hour is None else spent["usd"],
+            tokens=round(spent["tokens"]),
+            eta_seconds=self.table.seconds_left if steps_done > self.table.done_before else None,
+        )
