@@ -11,7 +11,7 @@ from raytune_llm.jobs.cost import duration
 from raytune_llm.jobs.forecasting import forecast_of, subject_of
 from raytune_llm.jobs.setup import Started
 from raytune_llm.sweep.backends.base import Runner
-from raytune_llm.sweep.forecast import Amounts, Forecast, amounts_of
+from raytune_llm.sweep.forecast import TUNE_SECONDS, Amounts, Forecast, amounts_of
 from raytune_llm.sweep.plan import Plan
 from raytune_llm.training.config import Outcome
 
@@ -34,7 +34,8 @@ class Prediction:
     _at_end: Amounts | None = field(default=None, init=False)
 
     def begin(self, runner: Runner | None = None) -> float:
-        """Predict, by a rehearsal where the runner makes one; seconds to be kept for comparing and publishing."""
+        """Predict, by a rehearsal where the runner makes one; seconds to be kept for running trials' last reports, Ray
+        Tune's end, and comparing and publishing."""
         subject = subject_of(self.started, self.plan, self.examples)
         rehearsal = None if runner is None else runner.rehearse(subject.script)
         self.forecast = forecast_of(subject, rehearsal)
@@ -42,7 +43,8 @@ class Prediction:
         based_on = self.forecast.based_on
         learned = f", corrected by {based_on} before" if based_on else ""
         print(f"expected: {duration(self.forecast.expected.seconds)} in all ({known}{learned})", flush=True)
-        return self.forecast.reserve_seconds
+        last_reports = 0.0 if rehearsal is None else rehearsal.evaluation_seconds(rehearsal.capacity)
+        return self.forecast.reserve_seconds + last_reports + TUNE_SECONDS
 
     def trained(self, outcomes: Sequence[Outcome], *, memory_bytes: int, is_whole: bool) -> None:
         """Note what the training has taken."""
