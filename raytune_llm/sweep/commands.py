@@ -1,8 +1,8 @@
 """Commands to a sweep, carried out by its driver: each once, whatever is killed when.
 
 What a command changes is on disk before it is answered, and is found there when it is read again: a clone names the
-command that asked for it, an extension has its own file, and so has which trials are to stop; a pause is a file
-that a resume removes.
+command that asked for it, an extension has its own file, and so has which trials are to stop; a pause and a
+cancel are files, which a resume and the sweep's end remove.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from raytune_llm.sweep.trial_store import Ending, Origin, TrialRecord
 from raytune_llm.training import checkpoints
 from raytune_llm.training.config import TrialConfig
 
-PAUSED, SPACES, STOPS = "paused", "spaces", "stops"
+PAUSED, CANCELLED, SPACES, STOPS = "paused", "cancelled", "spaces", "stops"
 COPY_TRIES = 3
 """To copy a checkpoint that is replaced meanwhile."""
 
@@ -181,6 +181,7 @@ class CommandDesk:
         return "the sweep continues", None
 
     def _cancel(self, command: Command) -> tuple[str, str | None]:
+        open_storage(f"{self.config.run_dir}/control").write(CANCELLED, b"")
         resume(self.config.run_dir)
         return "trials report once more, then the sweep ends without a winner", "cancelled"
 
@@ -194,6 +195,16 @@ class CommandDesk:
 def is_paused(run_dir: str) -> bool:
     """Whether a sweep waits to be resumed."""
     return open_storage(f"{run_dir}/control").exists(PAUSED)
+
+
+def is_cancelled(run_dir: str) -> bool:
+    """Whether a sweep is to end, and hasn't yet."""
+    return open_storage(f"{run_dir}/control").exists(CANCELLED)
+
+
+def forget_cancel(run_dir: str) -> None:
+    """Note that a cancelled sweep has ended, so that its next start resumes it."""
+    open_storage(f"{run_dir}/control").delete(CANCELLED)
 
 
 def resume(run_dir: str) -> None:

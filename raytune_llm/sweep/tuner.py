@@ -20,7 +20,7 @@ import ray
 from raytune_llm.stores.disk_full import raise_if_disk_full
 from raytune_llm.sweep import status
 from raytune_llm.sweep.backends.base import Runner, RunnerInputs, trial_spec, without_base
-from raytune_llm.sweep.commands import CommandDesk, extended, extensions, is_paused
+from raytune_llm.sweep.commands import CommandDesk, extended, extensions, forget_cancel, is_cancelled, is_paused
 from raytune_llm.sweep.control import Commands
 from raytune_llm.sweep.judge import Judge
 from raytune_llm.sweep.plan import BASE, Plan, make_plan
@@ -214,7 +214,10 @@ class SweepRun:
         self.store.end(id, Ending(why=outcome.ended if name else "stopped", checkpoint=name))
 
     def _waits(self, phase: Phase) -> bool:
-        """Wait while the sweep is paused; whether it is cancelled meanwhile."""
+        """Wait while the sweep is paused; whether it is cancelled, now or by an earlier start that was killed."""
+        if is_cancelled(self.store.run_dir):
+            self.drained, self.why = Drain.cancelled, "cancelled by a command"
+            return True
         if not is_paused(self.store.run_dir):
             return False
         print(f"paused: action=resume run={phase.config.name}/{phase.config.run} continues", flush=True)
@@ -277,6 +280,7 @@ def run(
         sweeping.run(phase)
         if sweeping.drained not in (None, Drain.unresolvable):
             break
+    forget_cancel(config.run_dir)
     spending.count(time.monotonic())
     spending.save()
     return Swept(

@@ -7,9 +7,9 @@ import pytest
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from raytune_llm.sweep import judge
+from raytune_llm.sweep import judge, tuner
 from raytune_llm.sweep.budget import Budget
-from raytune_llm.sweep.commands import CommandDesk, extensions, is_paused
+from raytune_llm.sweep.commands import CommandDesk, extensions, forget_cancel, is_cancelled, is_paused
 from raytune_llm.sweep.control import Action, Commands
 from raytune_llm.sweep.plan import make_plan
 from raytune_llm.sweep.queue import Proposals, TrialQueue
@@ -254,6 +254,19 @@ def test_a_pause_leaves_trials_unfinished(world, run_config):
     assert is_paused(run_config.run_dir) and world.steering.drain is Drain.paused
     assert not world.report("t0001", 3) and not world.report("t0002", 3)
     assert world.store.endings == {} and world.queue.live == {}
+
+
+def test_a_cancel_outlives_the_driver_that_took_it_and_ends_with_the_sweep(world, run_config):
+    world.start()
+    world.commands.send(Action.cancel)
+    world.turn()
+    assert world.steering.drain is Drain.cancelled
+    job = SimpleNamespace(first=[])
+    killed = tuner.SweepRun(job, False, False, world.store, world.steering.spending)
+    killed.run(tuner.Phase(config=run_config, examples=None))
+    assert killed.drained is Drain.cancelled
+    forget_cancel(run_config.run_dir)
+    assert not is_cancelled(run_config.run_dir)
 
 
 def test_a_used_up_budget_has_trials_report_once_more(run_config):
