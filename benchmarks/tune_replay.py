@@ -28,6 +28,8 @@ from raytune_llm.training.config import TrialConfig
 from raytune_llm.training.history import History
 
 CPUS, CONCURRENT = 2, 2
+START_SECONDS = 6.0
+"""That the first trials last, so that Ray has started their processes, which the others then share."""
 MARKS = (10, 50, 100, 250, 500, 750, 1000)
 """Ended trials at which the driver is measured; each figure of a trial is the mean since the mark before."""
 
@@ -81,6 +83,8 @@ def report(point: dict[str, Any], *, config: TrialConfig, plan: Plan, curves: li
 
     id = tune.get_context().get_trial_id()
     spec = trial_spec(config, plan, point, id)
+    if int(id.removeprefix("t")) <= CONCURRENT:
+        time.sleep(START_SECONDS)
     history = History(config.objective)
     for step, value in random.Random(id).choice(curves):
         history.add(step, {config.objective.metric: value})

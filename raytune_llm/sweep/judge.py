@@ -28,8 +28,10 @@ class Judge:
     def __call__(self) -> str | None:
         """Why nothing more can be learned, or None; also where no trial has reported since it was last asked."""
         proposals, now = self.queue.proposals, self.clock()
+        if now < self._next_at:
+            return None
         num_heard = sum(map(len, proposals.reports.values()))
-        if now < self._next_at or num_heard == self._num_heard:
+        if num_heard == self._num_heard:
             return None
         self._next_at, self._num_heard = now + PERIOD_SECONDS, num_heard
         run_dir, waiting = proposals.store.run_dir, {record.id for record in self.queue.waiting}

@@ -24,7 +24,8 @@ from raytune_llm.training.objective import Objective
 
 MOST_PENDING = 200
 """Trials that wait for resources at once: enough to show an autoscaler what is needed."""
-
+SEARCHED = (Origin.search, Origin.warm_start)
+"""Origins of the points that a search counts as its own."""
 
 Ended = Callable[[str, Mapping[str, Any] | None, bool], None]
 """Takes a trial's id, its last result and whether it failed."""
@@ -54,6 +55,7 @@ class Proposals:
     """Of the best of them, of each trial."""
     listed: deque[tuple[Point, Origin]] | None = None
     """Points that come before the search's and aren't trials yet; None until they are asked for."""
+    _known: dict[str, Tried] = field(default_factory=dict)
 
     def next(self) -> TrialRecord | None:
         """The next trial, made; None when there is none."""
@@ -65,7 +67,7 @@ class Proposals:
             return self.make(*self.listed.popleft())
         if self.labels:
             return None
-        index = self.count(Origin.search) + self.count(Origin.warm_start)
+        index = sum(record.origin in SEARCHED for record in self.of_base())
         point = self.search.propose(self.plan, index, self.tried(), self.seed)
         return None if point is None else self.make(point, Origin.search)
 
@@ -93,19 +95,17 @@ class Proposals:
         """Trials that an earlier start has left."""
         return [record for record in self.of_base() if record.id not in self.store.endings]
 
-    def count(self, origin: Origin) -> int:
-        return sum(record.origin is origin for record in self.of_base())
-
     def tried(self) -> list[Tried]:
         """All trials of this base."""
-        return [
-            Tried(
-                values={key: value for key, value in record.values.items() if key != BASE},
-                cost=self.costs.get(record.id),
-                is_over=record.id in self.store.endings,
-            )
-            for record in self.of_base()
-        ]
+        return [self._tried(record) for record in self.of_base()]
+
+    def _tried(self, record: TrialRecord) -> Tried:
+        cost, is_over = self.costs.get(record.id), record.id in self.store.endings
+        known = self._known.get(record.id)
+        if known is None or (known.cost, known.is_over) != (cost, is_over):
+            values = {key: value for key, value in record.values.items() if key != BASE}
+            known = self._known[record.id] = Tried(values=values, cost=cost, is_over=is_over)
+        return known
 
     def hear(self, trial_id: str, step: int, value: float) -> None:
         """A trial has reported this value of the metric. A step that a resumed trial repeats is known already."""

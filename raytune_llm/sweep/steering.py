@@ -53,7 +53,7 @@ class Steering:
     why: str = ""
     """In words, for the terminal."""
     intervals: dict[str, tuple[int, float]] = field(default_factory=dict)
-    """Steps and seconds between the last two reports of each."""
+    """Steps and seconds between the last two reports of each that runs; while none has two, of the last that had."""
     _reported_at: dict[str, float] = field(default_factory=dict)
     _hastened_at: float = -HASTEN_SECONDS
 
@@ -72,7 +72,9 @@ class Steering:
         if (asked := self.desk.carry_out(now)) is not None:
             self.begin(Drain(asked), f"{asked} by a command")
             return
-        coming = {id: self.intervals[id][0] for id in self.queue.live if id in self.intervals}
+        live = {id: self.intervals[id] for id in self.queue.live if id in self.intervals}
+        self.intervals = live or self.intervals
+        coming = {id: steps for id, (steps, _) in live.items()}
         took = [seconds / (steps if self.runner.hastens else 1) for steps, seconds in self.intervals.values()]
         used_up = self.spending.exhausted(coming, report_seconds=max(took, default=0.0))
         if used_up is not None:

@@ -76,7 +76,7 @@ class TrialStore:
         """What the files of a run say; no trials where there are none."""
         store = cls(run_dir)
         storage = store._storage
-        for id in sorted(storage.folders("")):
+        for id in sorted(storage.folders(""), key=lambda id: (len(id), id)):
             if storage.exists(f"{id}/{TRIAL}"):
                 content = json.loads(storage.read(f"{id}/{TRIAL}"))
                 store.records[id] = TrialRecord(**content | {"origin": Origin(content["origin"])})
@@ -87,7 +87,8 @@ class TrialStore:
     @property
     def next_id(self) -> str:
         """Of the next trial: t0001, t0002 … Wide enough to sort."""
-        return f"t{1 + max((int(id[1:]) for id in self.records), default=0):04d}"
+        last = next(reversed(self.records), "t0")
+        return f"t{1 + int(last[1:]):04d}"
 
     def of_command(self, command: str) -> TrialRecord | None:
         """The trial that a command has made."""

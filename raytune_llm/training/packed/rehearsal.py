@@ -27,8 +27,8 @@ PATIENCE = 4.0
 """Times the limit that the planner may take to choose."""
 EVALUATION_SHARE = 0.15
 """Of the limit, for an evaluation."""
-BACKWARD = 3.0
-"""A step's time, in that of the same examples' evaluation."""
+GROWTH = 4
+"""Times as many eval examples at the next try."""
 
 
 def rehearse(packed: PackedTrials, script: Script, *, start_seconds: float) -> Rehearsal:
@@ -46,7 +46,7 @@ def rehearse(packed: PackedTrials, script: Script, *, start_seconds: float) -> R
             if count == len(ids):
                 limit = script.limit(steps[count] / count)
             if count in (1, len(ids)):
-                evaluations[count] = _evaluation_seconds(packed, limit, steps[count] / count)
+                evaluations[count] = _evaluation_seconds(packed, limit)
         checkpoint_seconds = _checkpoint_seconds(packed)
         answering, comparing = _answers(packed, script.asked, limit)
         memory = _memory(packed)
@@ -93,18 +93,23 @@ def _step_seconds(packed: PackedTrials, limit: float) -> float:
     return median(settled) if settled else min(unsettled)
 
 
-def _evaluation_seconds(packed: PackedTrials, limit: float, step_seconds: float) -> float:
-    """Seconds of an evaluation of the trials that are in on all eval examples, by a part that takes a share of the
-    limit. `step_seconds`: of one trial's step."""
+def _evaluation_seconds(packed: PackedTrials, limit: float) -> float:
+    """Seconds of an evaluation of the trials that are in on all eval examples, by the largest part of them that takes a
+    share of the limit. The first of all warms up: it allocates, and is measured again."""
     ids, lengths = packed.pack.trial_ids, packed.eval.lengths
-    batch_size = min(trial.spec.config.tuning.batch_size for trial in packed.trials.values())
-    each = step_seconds * len(ids) / (BACKWARD * batch_size)
-    fitting = max(batch_size, int(EVALUATION_SHARE * limit / each))
-    rows = np.unique(np.linspace(0, len(lengths) - 1, min(len(lengths), fitting)).astype(np.int64))
-    part = packed.eval if len(rows) == len(lengths) else packed.eval.part(rows)
-    started = time.monotonic()
-    packed.pack.evaluate(part, ids)
-    return (time.monotonic() - started) * float(lengths.sum() / part.lengths.sum())
+    count = min(trial.spec.config.tuning.batch_size for trial in packed.trials.values())
+    is_warm = False
+    while True:
+        rows = np.unique(np.linspace(0, len(lengths) - 1, min(len(lengths), count)).astype(np.int64))
+        part = packed.eval if len(rows) == len(lengths) else packed.eval.part(rows)
+        started = time.monotonic()
+        packed.pack.evaluate(part, ids)
+        seconds = time.monotonic() - started
+        if is_warm and (len(rows) == len(lengths) or GROWTH * seconds > EVALUATION_SHARE * limit):
+            return seconds * float(lengths.sum() / part.lengths.sum())
+        if GROWTH * seconds <= EVALUATION_SHARE * limit:
+            count *= GROWTH
+        is_warm = True
 
 
 def _checkpoint_seconds(packed: PackedTrials) -> float:
