@@ -27,7 +27,7 @@ from raytune_llm.compat import config_root
 from raytune_llm.data.demo import path as demo_path
 from raytune_llm.errors import InputError, first_line
 from raytune_llm.jobs.help import called, help_text
-from raytune_llm.jobs.overrides import DOLLAR, SPACE, hydra_overrides, taken_out
+from raytune_llm.jobs.overrides import DOLLAR, SPACE, hydra_overrides, parsed, taken_out
 from raytune_llm.jobs.schema import JOBS, Job, SweepJob
 from raytune_llm.stores import components
 from raytune_llm.stores.choices import nearest_first
@@ -92,6 +92,8 @@ def all_overrides(root: str, arguments: Sequence[str]) -> tuple[list[str], dict[
     """(arguments as Hydra's overrides; keys of the default space of sweeps that they take out of it, with their
     values). Raises InputError."""
     overrides = [override for argument in arguments for override in hydra_overrides(root, argument)]
+    for override in overrides:
+        check_group(override)
     if not issubclass(JOBS[root], SweepJob):
         return overrides, {}
     default: Any = OmegaConf.to_container(OmegaConf.load(CONF / "sweep" / "default.yaml"))
@@ -99,6 +101,14 @@ def all_overrides(root: str, arguments: Sequence[str]) -> tuple[list[str], dict[
     without = {f"{key}={value}": f"++{SPACE}{key}=null" for key, value in fixed.items()}
     together = ((override, without.get(override.lstrip("+"))) for override in overrides)  # argparse wants it so
     return [found for pair in together for found in pair if found is not None], fixed
+
+
+def check_group(override: str) -> None:
+    """Raise InputError where a group of conf/ is given what can't be the name of one of its files."""
+    key, equals, _ = override.partition("=")
+    files = sorted(file.stem for file in (CONF / key).glob("*.yaml")) if key and equals else []
+    if files and not isinstance(parsed(override), str | list | dict):
+        raise InputError(f"{override}: expected one of the files of conf/{key}: {', '.join(files)}")
 
 
 def compose(root: str, overrides: Sequence[str]) -> DictConfig:

@@ -76,13 +76,17 @@ def taken_out(overrides: Sequence[str], default: Sequence[str]) -> dict[str, str
     values = dict(override.lstrip("+~").partition("=")[::2] for override in overrides)
     axes = [key for key in values if key.startswith(SPACE)]
     if whole := values.get(SPACE.removesuffix(".")):
-        parsed: Any = OverridesParser.create().parse_override(f"space={whole}").value()
-        axes += [f"{SPACE}{key}" for key, _ in flat(parsed or {})]
+        axes += [f"{SPACE}{key}" for key, _ in flat(parsed(f"space={whole}") or {})]
 
     def has_axis(key: str) -> bool:
         return any(f"{axis}.".startswith(f"{key}.") or f"{key}.".startswith(f"{axis}.") for axis in axes)
 
     return {key: values[key] for key in default if key in values and not has_axis(f"{SPACE}{key}")}
+
+
+def parsed(override: str) -> Any:
+    """The value of one of Hydra's overrides."""
+    return OverridesParser.create().parse_override(override).value()
 
 
 def _offering(argument: str) -> str:

@@ -41,6 +41,11 @@ def test_a_job_is_typed_and_frozen():
         ("tuning.stpes=3", "unknown key: tuning.stpes; nearest valid: tuning.steps"),
         ("+tuning.stpes=3", "unknown key: tuning.stpes; nearest valid: tuning.steps"),
         ("+typo=1", "unknown key: typo"),
+        ("tracking=false", "tracking=false: expected one of the files of conf/tracking: none, tensorboard, wandb"),
+        (
+            "sweep/search=null",
+            "sweep/search=null: expected one of the files of conf/sweep/search: grid, optuna, random",
+        ),
         ("+tuning.early_stopping.patienc=3", "nearest valid: tuning.early_stopping.patience"),
         ("tuning.steps=abc", "tuning.steps: Value 'abc' of type 'str' could not be converted to Integer"),
         ("tuning.steps=1.5", "tuning.steps: Value '1.5' of type 'float' could not be converted to Integer"),

@@ -25,10 +25,10 @@ MOST_STEPS = 5
 """Settled steps that are measured for each number of trials."""
 PATIENCE = 4.0
 """Times the limit that the planner may take to choose."""
-EVALUATION_SHARE = 0.15
-"""Of the limit, for an evaluation."""
-GROWTH = 4
-"""Times as many eval examples at the next try."""
+EVALUATION_SHARE = 0.5
+"""Of the limit, that the last but one of the parts of the eval set takes at most."""
+GROWTH = 4.0
+"""Times as many eval examples in the next part, at most."""
 
 
 def rehearse(packed: PackedTrials, script: Script, *, start_seconds: float) -> Rehearsal:
@@ -94,22 +94,30 @@ def _step_seconds(packed: PackedTrials, limit: float) -> float:
 
 
 def _evaluation_seconds(packed: PackedTrials, limit: float) -> float:
-    """Seconds of an evaluation of the trials that are in on all eval examples, by the largest part of them that takes a
-    share of the limit. The first of all warms up: it allocates, and is measured again."""
-    ids, lengths = packed.pack.trial_ids, packed.eval.lengths
+    """Seconds of an evaluation of the trials that are in on all eval examples: what further tokens take from a small
+    part of them to a larger one, until that takes a share of the limit. Each pass has costs that don't depend on its
+    tokens, which would weigh too much in a small part."""
+    total, most = int(packed.eval.lengths.sum()), EVALUATION_SHARE * limit
     count = min(trial.spec.config.tuning.batch_size for trial in packed.trials.values())
-    is_warm = False
-    while True:
-        rows = np.unique(np.linspace(0, len(lengths) - 1, min(len(lengths), count)).astype(np.int64))
-        part = packed.eval if len(rows) == len(lengths) else packed.eval.part(rows)
-        started = time.monotonic()
-        packed.pack.evaluate(part, ids)
-        seconds = time.monotonic() - started
-        if is_warm and (len(rows) == len(lengths) or GROWTH * seconds > EVALUATION_SHARE * limit):
-            return seconds * float(lengths.sum() / part.lengths.sum())
-        if GROWTH * seconds <= EVALUATION_SHARE * limit:
-            count *= GROWTH
-        is_warm = True
+    _evaluate(packed, count)  # the first allocates
+    tokens, seconds = _evaluate(packed, count)
+    each = seconds / tokens
+    while tokens < total and seconds < most:
+        count = int(count * min(GROWTH, max(2.0, 2 * most / seconds)))
+        more_tokens, more_seconds = _evaluate(packed, count)
+        each = max(0.0, more_seconds - seconds) / (more_tokens - tokens)
+        tokens, seconds = more_tokens, more_seconds
+    return seconds + each * (total - tokens)
+
+
+def _evaluate(packed: PackedTrials, count: int) -> tuple[int, float]:
+    """(tokens, seconds) of an evaluation on so many eval examples, at even distances, or on all there are."""
+    num_examples = len(packed.eval.lengths)
+    rows = np.unique(np.linspace(0, num_examples - 1, min(num_examples, count)).astype(np.int64))
+    part = packed.eval if len(rows) == num_examples else packed.eval.part(rows)
+    started = time.monotonic()
+    packed.pack.evaluate(part, packed.pack.trial_ids)
+    return int(part.lengths.sum()), time.monotonic() - started
 
 
 def _checkpoint_seconds(packed: PackedTrials) -> float:
