@@ -3,6 +3,7 @@ version's card, from which the next prediction learns."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,11 +34,11 @@ class Prediction:
     """Whether all of the training was in this start of the job, and nothing but itself ended it."""
     _at_end: Amounts | None = field(default=None, init=False)
 
-    def begin(self, runner: Runner | None = None) -> float:
-        """Predict, by a rehearsal where the runner makes one; seconds to be kept for running trials' last reports, Ray
-        Tune's end, and comparing and publishing."""
+    def begin(self, runner: Runner | None = None, seconds_left: float = math.inf) -> float:
+        """Predict, by a rehearsal where the runner makes one, which is short where a budget leaves few seconds; returns
+        seconds to be kept for running trials' last reports, Ray Tune's end, and comparing and publishing."""
         subject = subject_of(self.started, self.plan, self.examples)
-        rehearsal = None if runner is None else runner.rehearse(subject.script)
+        rehearsal = None if runner is None else runner.rehearse(subject.script.within(seconds_left))
         self.forecast = forecast_of(subject, rehearsal)
         known = "measured" if rehearsal is not None else "guessed from sizes"
         based_on = self.forecast.based_on

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -94,6 +95,14 @@ class Spending:
     @property
     def usd(self) -> float:
         return self.prices.usd(self.seconds)
+
+    def seconds_left(self) -> float:
+        """Of wall time, until hours, gpu_hours or usd are used up; infinity where none of them is bounded."""
+        budget, prices = self.budget, self.prices
+        rates = ((budget.hours, 1 / 3600), (budget.gpu_hours, prices.num_gpus / 3600), (budget.usd, prices.usd(1.0)))
+        used = (self.seconds / 3600, self.gpu_seconds / 3600, self.usd)
+        bounded = ((limit - amount, rate) for (limit, rate), amount in zip(rates, used, strict=True) if limit and rate)
+        return max(0.0, min((left / rate for left, rate in bounded), default=math.inf))
 
     def amounts(self) -> dict[str, float]:
         """All of it, in the budget's units."""

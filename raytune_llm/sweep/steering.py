@@ -24,6 +24,8 @@ from raytune_llm.sweep.spending import Spending
 
 HASTEN_SECONDS = 1.0
 """Between two requests to report soon: a trial that was joining hasn't heard of the first."""
+FIRST_REPORT_SECONDS = 20.0
+"""That a trial may take to start after a budget is used up, where none has reported: without any there is no winner."""
 
 
 class Drain(Enum):
@@ -56,6 +58,7 @@ class Steering:
     """Steps and seconds between the last two reports of each that runs; while none has two, of the last that had."""
     _reported_at: dict[str, float] = field(default_factory=dict)
     _hastened_at: float = -HASTEN_SECONDS
+    _drained_at: float = 0.0
 
     def turn(self, controller: Any, holds: Callable[[Trial], bool]) -> None:
         """Once each time around Ray Tune's loop. `holds`: whether a trial's report is being held, so that nothing of it
@@ -84,17 +87,26 @@ class Steering:
 
     def begin(self, drain: Drain, why: str) -> None:
         """Drain the sweep."""
-        self.drain, self.why, self.queue.is_closed = drain, why, True
+        self.drain, self.why, self.queue.is_closed, self._drained_at = drain, why, True, self.clock()
         print(f"\n{why}: running trials report once more", flush=True)
 
     def stops(self, trial_id: str) -> bool:
         """Whether a trial is to stop at its next report."""
         return self.drain is not None or trial_id in self.desk.to_stop
 
+    def _needed(self, now: float) -> str | None:
+        """The trial that is to report before a used-up budget ends it, since none has; None for most sweeps."""
+        is_late = now - self._drained_at > FIRST_REPORT_SECONDS
+        if self.drain is not Drain.budget or self.spending.steps or is_late:
+            return None
+        return next(iter(self.queue.live), None)
+
     def _end_trials(self, controller: Any, holds: Callable[[Trial], bool], now: float) -> None:
-        running = []
+        running, needed = [], self._needed(now)
         for trial in list(controller.get_live_trials()):
             if not self.stops(trial.trial_id):
+                continue
+            if trial.status == Trial.PENDING and trial.trial_id == needed:
                 continue
             if trial.status in (Trial.PENDING, Trial.PAUSED) or holds(trial):
                 controller.stop_trial(trial)

@@ -92,8 +92,9 @@ class SweepRun:
     """Of trials that failed in this start of the sweep."""
     drained: Drain | None = None
     why: str = ""
-    predict: Callable[[Runner], float] | None = None
-    """Asked before the first trials start, for seconds that the budget must keep for comparing and publishing."""
+    predict: Callable[[Runner, float], float] | None = None
+    """Asked before the first trials start, with the seconds that the budget leaves, for those that it must keep for
+    comparing and publishing."""
     peak_bytes: int = 0
     """The most memory that a process of trials has held."""
 
@@ -152,7 +153,8 @@ class SweepRun:
         self.spending.prices = replace(self.spending.prices, num_gpus=runner.num_gpus)
         try:
             if self.predict is not None:
-                reserve_seconds = self.predict(runner)
+                self.spending.count(time.monotonic())
+                reserve_seconds = self.predict(runner, self.spending.seconds_left())
                 self.spending.prices = replace(self.spending.prices, reserve_seconds=reserve_seconds)
                 self.predict = None
             queue = TrialQueue(proposals, waiting, most_live=runner.max_concurrent, ended=lambda *about: None)
@@ -252,13 +254,14 @@ def run(
     interactive: bool,
     began: float | None = None,
     tokens_per_example: float = 0.0,
-    predict: Callable[[Runner], float] | None = None,
+    predict: Callable[[Runner, float], float] | None = None,
 ) -> Swept:
     """Run all trials to their ends, or resume those of an interrupted run. Raises InputError when a disk was full, and
     for a budget that can't be counted.
 
     began: when the command began, in seconds of time.monotonic(); tokens_per_example: of the training set, on average;
-    predict: asked before the first trials start, for seconds of the budget that comparing and publishing will take.
+    predict: asked before the first trials start, with the seconds that the budget leaves, for those that comparing and
+    publishing will take.
     """
     config = phases[0].config
     prices = Prices(

@@ -8,7 +8,7 @@ was found, so this imports neither torch nor transformers. Leaves out what is ma
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 
@@ -18,6 +18,8 @@ LEAST_SECONDS = 3.0
 """How long a rehearsal may measure however short the training is."""
 SHARE = 0.02
 """Of the training's time that a rehearsal may measure for."""
+SHARE_OF_BUDGET = 0.03
+"""Of the time that a budget leaves, however short."""
 MOST_SECONDS = 60.0
 """How long it may measure however long the training is; a step that has begun ends."""
 
@@ -46,10 +48,16 @@ class Script:
     """Steps that the busiest device takes at most, all its trials together: what a rehearsal's time is measured by."""
     asked: Asked | None
     """By the comparison after training; None where it answers nothing."""
+    most_seconds: float = MOST_SECONDS
+    """That each thing may be measured for."""
 
     def limit(self, seconds_per_step: float) -> float:
         """Seconds that measuring may take, by those of one trial's step."""
-        return min(MOST_SECONDS, max(LEAST_SECONDS, SHARE * self.trial_steps * seconds_per_step))
+        return min(self.most_seconds, max(LEAST_SECONDS, SHARE * self.trial_steps * seconds_per_step))
+
+    def within(self, seconds: float) -> Script:
+        """For a training that may take no longer than this."""
+        return replace(self, most_seconds=min(self.most_seconds, SHARE_OF_BUDGET * seconds))
 
 
 @dataclass(frozen=True, kw_only=True)

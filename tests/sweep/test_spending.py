@@ -1,5 +1,7 @@
 """What a sweep has used of its budget."""
 
+import math
+
 import pytest
 
 from raytune_llm.errors import InputError
@@ -84,6 +86,17 @@ def test_without_gpus_nodes_are_paid(tmp_path):
 def test_what_cannot_be_counted_is_refused(tmp_path, limits, own, key):
     with pytest.raises(InputError, match=key):
         spending(tmp_path, prices(**own), **limits)
+
+
+@pytest.mark.parametrize(
+    ("limits", "left"),
+    [({}, math.inf), ({"tokens": 5.0}, math.inf), ({"hours": 1.0}, 2000), ({"gpu_hours": 1.0, "hours": 9.0}, 800),
+     ({"usd": 3.0, "hours": 1.0}, 200), ({"hours": 0.1}, 0)],
+)  # fmt: skip
+def test_seconds_that_a_budget_leaves(tmp_path, limits, left):
+    spent = spending(tmp_path, **limits)
+    spent.count(1000.0)
+    assert spent.seconds_left() == pytest.approx(left)
 
 
 def test_a_budget_is_positive():

@@ -16,7 +16,7 @@ from raytune_llm.sweep.queue import Proposals, TrialQueue
 from raytune_llm.sweep.search.grid import Grid
 from raytune_llm.sweep.space import axes_of
 from raytune_llm.sweep.spending import Prices, Spending
-from raytune_llm.sweep.steering import Drain, SteeredScheduler, Steering
+from raytune_llm.sweep.steering import FIRST_REPORT_SECONDS, Drain, SteeredScheduler, Steering
 from raytune_llm.sweep.trial_store import Ending, Origin, TrialStore
 from raytune_llm.training.objective import Objective
 
@@ -277,6 +277,42 @@ def test_a_used_up_budget_has_trials_report_once_more(run_config):
     world.turn(60)
     assert world.steering.drain is Drain.budget and world.runner.hastened == [["t0001", "t0002"]]
     assert world.queue.next_trial() is None and not world.report("t0001", 3)
+
+
+def test_a_budget_that_is_used_up_before_any_report_waits_a_little_for_one_trial(run_config):
+    world = World(run_config, run_config.run_dir, hours=1 / 3600)
+    world.queue.next_trial()
+    world.queue.next_trial()
+    world.turn(10)
+    assert list(world.queue.live) == ["t0001"] and not world.runner.hastened
+    world.queue.live["t0001"].status = Trial.RUNNING
+    world.turn(5)
+    assert world.runner.hastened == [["t0001"]] and not world.report("t0001", 1)
+
+
+def test_a_trial_that_does_not_start_outlasts_no_budget(run_config):
+    world = World(run_config, run_config.run_dir, hours=1 / 3600)
+    world.queue.next_trial()
+    world.turn(10)
+    world.turn(FIRST_REPORT_SECONDS + 1)
+    assert not world.queue.live and not world.store.endings
+
+
+def test_intervals_between_reports_are_those_of_trials_that_run(run_config):
+    world = World(run_config, run_config.run_dir, hours=1)
+    world.start()
+    for id, seconds in (("t0001", 10), ("t0001", 30), ("t0002", 0), ("t0002", 20)):
+        world.now += seconds
+        world.report(id, int(world.now))
+    world.turn()
+    assert world.steering.intervals == {"t0001": (30, 30.0), "t0002": (20, 20.0)}
+    world.stop_trial(world.queue.live["t0001"])
+    world.turn()
+    assert world.steering.intervals == {"t0002": (20, 20.0)}
+    world.stop_trial(world.queue.live["t0002"])
+    world.start()
+    world.turn()
+    assert world.steering.intervals == {"t0002": (20, 20.0)}
 
 
 def test_a_budget_of_trials_starts_no_more(run_config):

@@ -1,6 +1,8 @@
 """Rehearsals of packs and of trainers on a tiny base: what they find, and that nothing of them is kept."""
 
+import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,9 +11,10 @@ from worlds import precomputed, spec_of, write_base, write_records
 
 from raytune_llm.jobs.config import load
 from raytune_llm.training import rehearsed_answers
+from raytune_llm.training.packed import rehearsal as packed_rehearsal
 from raytune_llm.training.packed.rehearsal import rehearse
 from raytune_llm.training.packed.trials import PackedTrials
-from raytune_llm.training.rehearsal import MOST_SECONDS, SHARE, Asked, Script
+from raytune_llm.training.rehearsal import MOST_SECONDS, SHARE, SHARE_OF_BUDGET, Asked, Script
 from raytune_llm.training.tracking.base import CompositeRun
 from raytune_llm.training.trainer_rehearsal import EVERY, STEPS, Enough, Timeline, rehearse_trainer
 
@@ -78,6 +81,26 @@ def test_a_rehearsed_pack_trains_as_one_that_was_not(job, examples, script):
     assert_close(trained(True), trained(False))
 
 
+def test_what_an_evaluation_takes_whatever_its_size_weighs_no_more_in_a_small_part(script, monkeypatch):
+    lengths = torch.full((1000,), 10)
+    packed = SimpleNamespace(
+        eval=SimpleNamespace(lengths=lengths),
+        trials={"a": SimpleNamespace(spec=SimpleNamespace(config=script.spec.config))},
+    )
+    counts = []
+
+    def evaluate(packed, count):
+        counts.append(count)
+        tokens = 10 * min(count, 1000)
+        return tokens, 0.5 + 0.01 * tokens + (5.0 if len(counts) == 1 else 0.0)
+
+    monkeypatch.setattr(packed_rehearsal, "_evaluate", evaluate)
+    assert packed_rehearsal._evaluation_seconds(packed, 4.0) == pytest.approx(0.5 + 0.01 * 10_000)
+    assert counts[:3] == [4, 4, 14] and counts[-1] < 1000
+    assert packed_rehearsal._evaluation_seconds(packed, 1e6) == pytest.approx(0.5 + 0.01 * 10_000)
+    assert counts[-1] >= 1000
+
+
 def test_a_trainer_is_rehearsed_in_a_folder_that_goes(job, examples, script):
     found = rehearse_trainer(script, examples, use_gpu=False, start_seconds=1.0)
     assert set(found.steps) == set(found.evaluations) == {1}
@@ -104,6 +127,8 @@ def test_the_limit_grows_with_the_training():
     assert script.limit(0.0) == 3.0
     assert script.limit(1.0) == SHARE * 1000
     assert script.limit(100.0) == MOST_SECONDS
+    assert script.within(math.inf) == script
+    assert script.within(20.0).limit(100.0) == 20.0 * SHARE_OF_BUDGET
 
 
 def test_answers_are_measured_by_reading_writing_and_a_few_whole_ones(monkeypatch):

@@ -196,8 +196,10 @@ class PackActor:
         self.writer.flush(trial_id)
 
     def hasten(self, trial_ids: Sequence[str]) -> None:
-        """Have trials report at their next step; those that aren't here are left out."""
+        """Have trials report at their next step, for which they no longer wait for others; those that aren't here are
+        left out."""
         with self.changed:
+            self.num_starting = 0
             for trial_id in trial_ids:
                 if trial_id in self.packed.trials:
                     self.packed.trials[trial_id].is_hastened = True

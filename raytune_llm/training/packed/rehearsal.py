@@ -25,7 +25,7 @@ MOST_STEPS = 5
 """Settled steps that are measured for each number of trials."""
 PATIENCE = 4.0
 """Times the limit that the planner may take to choose."""
-EVALUATION_SHARE = 0.5
+EVALUATION_SHARE = 0.4
 """Of the limit, that the last but one of the parts of the eval set takes at most."""
 GROWTH = 4.0
 """Times as many eval examples in the next part, at most."""

@@ -117,6 +117,19 @@ def test_training_continues_while_a_report_is_stored_up_to_the_next_one(world, m
     assert [report.step for report in found] == [3, 6, 9, 12] and ended == "complete"
 
 
+def test_a_hastened_trial_waits_for_no_others_to_start_with(world, monkeypatch):
+    monkeypatch.setattr(actor_module, "GATHER_SECONDS", 1000.0)
+    actor, specs = world
+    actor.num_starting = 2
+    actor.join(specs["a"])
+    until(lambda: "a" in actor.packed.trials)
+    time.sleep(0.2)
+    assert actor.packed.pack.steps_done("a") == 0
+    actor.hasten(["a"])
+    new, _ = actor.next("a")
+    assert [report.step for report in new] == [1]
+
+
 def test_leaving_returns_when_the_trial_is_stored_and_nothing_touches_it_afterwards(world, monkeypatch):
     actor, specs = world
     gate = Gate(monkeypatch)
