@@ -220,13 +220,18 @@ def check_space(root: DictConfig, job: Job) -> None:
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
 
+    of_trials = [name for name in known if not name.startswith("sweep.")]
     for key, axis in job.sweep.axes().items():
-        check_known(key, root, [f"{SPACE}{name}" for name in known], SPACE)
+        swept, _, part = key.rpartition(".")
+        if swept in known and not isinstance(OmegaConf.select(root, swept), DictConfig):
+            raise InputError(
+                f"{SPACE}{swept}: {part} is no part of a range: {{min: 0.1, max: 10, distribution: uniform}}"
+            )
+        check_known(key, root, [f"{SPACE}{name}" for name in of_trials], SPACE)
         for parent in axis.when:
-            check_known(parent, root, [f"{SPACE}{key}.when.{name}" for name in known], f"{SPACE}{key}.when.")
+            check_known(parent, root, [f"{SPACE}{key}.when.{name}" for name in of_trials], f"{SPACE}{key}.when.")
         for value in axis.candidates:
             check({key: value}, f"{SPACE}{key}")
-    of_trials = [name for name in known if not name.startswith("sweep.")]
     for place, point in enumerate(job.sweep.first):
         values = dict(flat(point))
         for key in values:

@@ -68,6 +68,10 @@ def test_a_job_is_typed_and_frozen():
             "sweep.space.tuning.stps=[1]",
             "unknown key: sweep.space.tuning.stps; nearest valid: sweep.space.tuning.steps",
         ),
+        (
+            "sweep.space.tuning.learning_rate_multiplier={low: 1, high: 2}",
+            "sweep.space.tuning.learning_rate_multiplier: low is no part of a range: {min: 0.1, max: 10, distribution",
+        ),
         ("sweep.space.tuning.adapter_size=[a]", "sweep.space.tuning.adapter_size: tuning.adapter_size: Value 'a'"),
         (
             "sweep.first=[{}, {tuning.adapter_sze: 8}]",
