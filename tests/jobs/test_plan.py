@@ -73,7 +73,7 @@ def test_a_sweep_rehearses_predicts_and_keeps_both(world, ray_session, tmp_path,
     assert "\npredicted " in printed
     kept = Registry(f"{home}/registry").resolve("t").card.forecast
     assert kept["source"] == "measured"
-    assert kept["actual"]["trial_steps"] == 8
+    assert kept["actual"]["trial_steps"] == 24, "six trials of four steps"
     assert kept["actual"]["memory_bytes"] == pytest.approx(kept["predicted"]["memory_bytes"], rel=0.2)
 
 
