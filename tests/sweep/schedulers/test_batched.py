@@ -202,8 +202,9 @@ def test_ray_tune_continues_as_decided_and_keeps_its_processes(tmp_path):
         while len(os.listdir(config["folder"])) < 4 and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(6)  # reports of one moment come apart on a busy machine: a share of this is how far they may
-        for step in (2, 3):
-            tune.report({"step": step, "loss": float(config["number"]), "process": os.getpid()})
+        tune.report({"step": 2, "loss": float(config["number"]), "process": os.getpid()})
+        time.sleep(3)  # else it ends while others are being stopped, and Ray Tune keeps one of two processes
+        tune.report({"step": 3, "loss": float(config["number"]), "process": os.getpid()})
 
     (tmp_path / "begun").mkdir()
     settings = ASHA(grace_steps=2, reduction_factor=4)
