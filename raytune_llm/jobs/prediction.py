@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from raytune_llm.jobs.cost import duration
@@ -32,7 +32,6 @@ class Prediction:
     memory_bytes: int = 0
     is_whole: bool = False
     """Whether all of the training was in this start of the job, and nothing but itself ended it."""
-    _at_end: Amounts | None = field(default=None, init=False)
 
     def begin(self, runner: Runner | None = None, seconds_left: float = math.inf) -> float:
         """Predict, by a rehearsal where the runner makes one, which is short where a budget leaves few seconds; returns
