@@ -8,8 +8,9 @@ one base (fully tuned models, DoRA, encoder-decoder bases …) is loaded and mea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from transformers.cache_utils import DynamicCache
@@ -26,6 +27,7 @@ from raytune_llm.models.forward import inference, outputs
 from raytune_llm.models.loading import fetched, load_model
 from raytune_llm.models.lora_folder import read_scaled_weights, stackable_config
 from raytune_llm.models.lora_weights import Weights
+from raytune_llm.models.stacked_lora import AdapterStack
 
 Systems = Mapping[str, str | None]
 """Name → folder or URI of a tuned model, None for the base itself."""
@@ -64,6 +66,30 @@ def measure_systems(base: Base, systems: Systems, task: Task, *, use_gpu: bool) 
     return {name: _alone(load_model(base, location, use_gpu=use_gpu), task) for name, location in systems.items()}
 
 
+def score_systems(
+    base: Base,
+    systems: Systems,
+    examples: Sequence[Example],
+    terms: Terms,
+    *,
+    pad_id: int,
+    batch_size: int,
+    use_gpu: bool,
+) -> dict[str, Scores]:
+    """The terms of each system over examples, by name. Raises InputError when an adapter doesn't fit the base."""
+    score = partial(evaluate, examples=examples, terms=terms, pad_id=pad_id, batch_size=batch_size)
+    adapters = _stackable(base, systems)
+    if adapters is None:
+        return {name: score(load_model(base, location, use_gpu=use_gpu)) for name, location in systems.items()}
+    model = load_model(base, None, use_gpu=use_gpu)
+    stack, slots = _stacked(model, adapters)
+    found = {}
+    for name, slot in slots.items():
+        with _routed(stack, slot):
+            found[name] = score(model)
+    return found
+
+
 def _stackable(base: Base, systems: Systems) -> dict[str, Weights | None] | None:
     """The adapter of each system, None for the base; None when they can't all lie on one base."""
     model = skeleton(base)
@@ -99,9 +125,7 @@ def _alone(model: Any, task: Task) -> Measured:
 def _together(model: Any, adapters: Mapping[str, Weights | None], task: Task) -> dict[str, Measured]:
     """A base with the adapters of all systems on it; None is the base as it is."""
     check_prompts(task.prompts, task.max_new_tokens, model.config)
-    held = {name: weights for name, weights in adapters.items() if weights is not None}
-    stack = stack_of(model, list(held.values())) if held else None
-    slots = {name: list(held).index(name) if name in held else None for name in adapters}
+    stack, slots = _stacked(model, adapters)
     distinct = {tuple(prompt): place for place, prompt in enumerate(task.prompts)}
     reader = _ScoringReader(model, task, [*distinct.values()], len(slots))
     found = greedy_answers(
@@ -117,11 +141,23 @@ def _together(model: Any, adapters: Mapping[str, Weights | None], task: Task) ->
     texts = iter([answer_text(task.tokenizer, answer) for answer in found])
     measured = {}
     for place, (name, slot) in enumerate(slots.items()):
-        with nullcontext() if stack is None or slot is None else stack.routed(stack.span(slot, slot + 1)):
+        with _routed(stack, slot):
             scores = reader.scores(place)
         answers = {prompt: next(texts) for prompt in distinct}
         measured[name] = Measured(scores, [answers[tuple(prompt)] for prompt in task.prompts])
     return measured
+
+
+def _stacked(model: Any, adapters: Mapping[str, Weights | None]) -> tuple[AdapterStack | None, dict[str, int | None]]:
+    """(the adapters on their base, None without any; the slot of each system's, None for the base)."""
+    held = {name: weights for name, weights in adapters.items() if weights is not None}
+    slots = {name: list(held).index(name) if name in held else None for name in adapters}
+    return (stack_of(model, list(held.values())) if held else None), slots
+
+
+def _routed(stack: AdapterStack | None, slot: int | None) -> AbstractContextManager[None]:
+    """Forward passes inside go through a slot's adapter; through the base alone without one."""
+    return nullcontext() if stack is None or slot is None else stack.routed(stack.span(slot, slot + 1))
 
 
 class _ScoringReader:

@@ -19,6 +19,7 @@ from raytune_llm.errors import InputError
 from raytune_llm.evaluation.terms import BITS_PER_BYTE, LOSS
 from raytune_llm.jobs.config import model_values
 from raytune_llm.jobs.data_report import write_data_report
+from raytune_llm.jobs.held_out import seen_by_trials
 from raytune_llm.jobs.run_result import trained_tokens
 from raytune_llm.jobs.schema import DataJob, SweepJob
 from raytune_llm.jobs.stages import prepare_job, with_frozen_outputs
@@ -110,7 +111,7 @@ def by_shared_metric(started: Started[SweepJob]) -> Started[SweepJob]:
         return started
     print(f"method.metric={metric}, as bases of different tokenizers don't share {job.method.metric}", flush=True)
     job = job.with_values({"method.metric": metric})
-    better, answering = choose_metric(job, prepared.encoded, prepared.tokens)
+    better, answering = choose_metric(job, seen_by_trials(job, prepared.encoded), prepared.tokens)
     return replace(started, job=job, prepared=replace(prepared, better=better, answering=answering))
 
 

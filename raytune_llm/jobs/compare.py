@@ -25,7 +25,7 @@ from raytune_llm.evaluation.compare import Comparison, compare
 from raytune_llm.evaluation.loss import Scores, evaluate
 from raytune_llm.evaluation.metrics import Array, Confusion, Metric, after, answers, label_set
 from raytune_llm.evaluation.report import Sample
-from raytune_llm.evaluation.systems import Systems, Task, measure_systems
+from raytune_llm.evaluation.systems import Systems, Task, measure_systems, score_systems
 from raytune_llm.evaluation.throughput import side_by_side
 from raytune_llm.jobs.comparison import Evaluation
 from raytune_llm.jobs.precompute import FrozenModels
@@ -190,7 +190,15 @@ def compare_losses(
     examples = [example for _, example in split.pairs()]
     if not examples:
         raise InputError(f"truncation leaves nothing of {many(len(split.records), 'record')} to compare on")
-    scores = {name: _scores(models, location, examples, evaluation, tokens) for name, location in systems.items()}
+    scores = score_systems(
+        models.base,
+        systems,
+        examples,
+        models.method.terms,
+        pad_id=tokens.tokenizer.pad_token_id,
+        batch_size=evaluation.batch_size,
+        use_gpu=models.use_gpu,
+    )
     found = {name: of_system.resamplable() for name, of_system in scores.items()}
     return ComparisonResult(compare(found, num_draws=evaluation.bootstrap_draws, seed=seed), [], measured=found)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from raytune_llm import cluster
 from raytune_llm.jobs.compare import Question
+from raytune_llm.jobs.held_out import held_out
 from raytune_llm.jobs.metric import compared_questions
 from raytune_llm.jobs.precompute import precompute_on_cluster
 from raytune_llm.jobs.prepare import Prepared, with_sources
@@ -31,6 +32,7 @@ from raytune_llm.sweep.forecast import (
     TRAIN_SECONDS,
     TUNE_SECONDS,
     Compared,
+    Confirmed,
     Data,
     Device,
     Forecast,
@@ -171,6 +173,7 @@ def workload_of(subject: Subject, rehearsal: Rehearsal, start_seconds: float | N
         rehearsal=rehearsal,
         data=data_of(subject),
         compared=compared_of(subject),
+        confirmed=confirmed_of(subject),
         device=device_of(job, layout, use_gpu=use_gpu),
         batch_size=script.spec.config.tuning.batch_size,
         num_parameters=prints.num_parameters,
@@ -186,7 +189,7 @@ def data_of(subject: Subject) -> Data:
     prepared, answering = subject.started.prepared, subject.started.prepared.answering
     return Data(
         num_train=len(prepared.encoded.train.examples),
-        num_eval=max(1, len(prepared.encoded.eval.examples)),
+        num_eval=max(1, len(prepared.examples.eval)),
         tokens_per_example=prepared.mean_tokens,
         answered=0 if answering is None else len(answering.prompts),
         answer_tokens=answer_tokens(prepared, subject.questions["eval"]),
@@ -204,6 +207,19 @@ def compared_of(subject: Subject) -> Compared:
         examples=tuple(len(split.examples) for split in drawn),
         answer_tokens=answer_tokens(prepared, subject.questions["eval"]),
     )
+
+
+def confirmed_of(subject: Subject) -> Confirmed | None:
+    """What is trained again at the end, as long as the longest trial may be; None where nothing is."""
+    job, count = subject.job, len(subject.lengths)
+    records = held_out(job, subject.started.prepared.encoded) if isinstance(job, SweepJob) and count > 1 else None
+    if records is None:
+        return None
+    confirm = job.sweep.confirm
+    top = min(confirm.top, count)
+    longest = max(subject.lengths, key=lambda length: length.steps * length.size)
+    lengths = (longest,) * (top * confirm.seeds)
+    return Confirmed(lengths=lengths, num_systems=len(lengths) + top, num_examples=len(records[1].examples))
 
 
 def answer_tokens(prepared: Prepared, questions: Sequence[Question]) -> float:
@@ -276,5 +292,5 @@ def sample_of(started: Started[Any]) -> tuple[Any, float, float]:
     seconds = time.monotonic() - begun
     read = sum(len(split.examples) for split in (cut.train, cut.eval))
     total = sum(len(split.examples) for split in (encoded.train, encoded.eval, encoded.test))
-    scale = len(encoded.eval.examples) / max(1, len(cut.eval.examples))
+    scale = len(started.prepared.examples.eval) / max(1, len(cut.eval.examples))
     return found.examples, seconds * total / max(1, read), scale

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from raytune_llm.evaluation.systems import Systems
     from raytune_llm.jobs.prepare import Prepared
     from raytune_llm.jobs.setup import Started
-    from raytune_llm.sweep.tuner import Swept
+    from raytune_llm.sweep.phases import Swept
     from raytune_llm.training.config import Outcome
 
 
@@ -58,13 +58,15 @@ def run_parts(started: Started[SweepJob], points: list[dict[str, Any]], base: st
     import ray
 
     from raytune_llm.sweep import tuner
-    from raytune_llm.sweep.schedulers.none import NoStopping
+    from raytune_llm.sweep.phases import Phase
+    from raytune_llm.sweep.trial_store import Origin
 
     job, prepared = started.job, started.prepared
     config = job.trial_config(prepared.better, prepared.answering)
+    examples = ray.put(prepared.examples)
     return tuner.run(
-        replace(job.sweep, scheduler=NoStopping(), stop_when_unresolvable=False),
-        [tuner.Phase(base=base, config=config, examples=ray.put(prepared.examples), labels=points)],
+        job.sweep,
+        [Phase(base=base, config=config, examples=examples, points=points, origin=Origin.labels)],
         use_gpu=started.use_gpu,
         interactive=started.interactive,
         tokens_per_example=prepared.mean_tokens,

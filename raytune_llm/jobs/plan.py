@@ -12,6 +12,7 @@ from typing import Any
 from raytune_llm.data.findings import many
 from raytune_llm.errors import InputError
 from raytune_llm.jobs.clock import progress_lines
+from raytune_llm.jobs.confirm import announced
 from raytune_llm.jobs.cost import duration, size
 from raytune_llm.jobs.forecast_findings import findings
 from raytune_llm.jobs.forecasting import Subject, forecast_of, only_trial, sample_of, subject_of
@@ -112,6 +113,9 @@ def of_trials(subject: Subject, forecast: Forecast) -> Iterator[tuple[str, str]]
     if isinstance(job, SweepJob):
         yield "trials", f"{len(subject.lengths)} of {' × '.join(map(axis_text, planned.axes, planned.axes.values()))}"
         yield "", planned.sentence()
+        confirming = announced(job, subject.started.prepared, planned)
+        if confirming is not None:
+            yield "", confirming
         possible = sum(length.steps for length in subject.lengths)
         stopped = f"about {forecast.expected.trial_steps:,.0f} of all trials, of {possible:,} if none is stopped"
         yield "steps", f"{stopped}; at most {longest:,} each"

@@ -28,6 +28,7 @@ from raytune_llm.errors import InputError, require
 from raytune_llm.evaluation.answering import Answering
 from raytune_llm.evaluation.terms import Better
 from raytune_llm.jobs.cost import cost_note
+from raytune_llm.jobs.held_out import check_held_out, examples_of_trials, seen_by_trials
 from raytune_llm.jobs.metric import choose_metric
 from raytune_llm.jobs.precompute import Precomputed
 from raytune_llm.jobs.schema import DataJob, SweepJob, TrainJob
@@ -89,17 +90,22 @@ def prepare(job: DataJob, read: Splits | None = None) -> Prepared:
     )
     if diagnosis.problems:
         raise UnusableData(diagnosis)
-    examples = Examples(encoded.train.examples, encoded.eval.examples)
-    better, answering = choose_metric(job, encoded, tokens)
+    if isinstance(job, SweepJob):
+        check_held_out(job, encoded)
+    seen = seen_by_trials(job, encoded)
+    examples = Examples(seen.train.examples, seen.eval.examples)
+    better, answering = choose_metric(job, seen, tokens)
     return Prepared(splits, tokens, encoded, examples, diagnosis, better, answering)
 
 
 def with_sources(found: Precomputed, job: DataJob, splits: Splits) -> Examples:
-    """The examples and, where data.train is several locations, which of them each is of."""
+    """What trials are trained and evaluated on, with the locations of data.train that examples are of where there are
+    several."""
     origins, train = splits.origins.get("train"), found.encoded.train
+    examples = examples_of_trials(job, found.encoded, found.examples)
     if origins is None or not job.data.weights:
-        return found.examples
-    return dataclasses.replace(found.examples, sources=origins.places()[train.places])
+        return examples
+    return dataclasses.replace(examples, sources=origins.places()[train.places])
 
 
 def cost_of(job: DataJob, encoded: EncodedSplits, splits: Splits) -> Iterator[Finding]:

@@ -17,11 +17,12 @@ from raytune_llm.sweep.plan import BASE
 from raytune_llm.sweep.status import State
 
 if TYPE_CHECKING:
+    from raytune_llm.jobs.confirm import Confirmation
     from raytune_llm.jobs.prediction import Prediction
     from raytune_llm.jobs.publish import PublishResult
     from raytune_llm.jobs.setup import Started
     from raytune_llm.sweep.axes import Point
-    from raytune_llm.sweep.tuner import Phase, Swept
+    from raytune_llm.sweep.phases import Phase, Swept
     from raytune_llm.training.config import Outcome
 
 
@@ -36,6 +37,7 @@ def _run(job: SweepJob) -> PublishResult:
 
     began = time.monotonic()
     bases = start_bases(job)
+    from raytune_llm.jobs.confirm import announced
     from raytune_llm.jobs.more_labels import check_more_labels, described, would_more_labels_help
     from raytune_llm.jobs.prediction import Prediction
     from raytune_llm.jobs.run_result import write_result
@@ -48,12 +50,14 @@ def _run(job: SweepJob) -> PublishResult:
     each = f" on each of {len(bases)} bases" if len(bases) > 1 else ""
     num_trials = len(planned.first) + job.sweep.search.num_trials(planned)
     print(f"{many(num_trials, 'trial')}{each}; {planned.sentence()}", flush=True)
+    if (confirming := announced(job, started.prepared, planned)) is not None:
+        print(confirming, flush=True)
     with explain_disk_full(job.home, job.run):
         phases = phases_of(bases)
         prediction = Prediction(next(iter(bases.values())), planned, phases[0].examples)
         swept = run_trials(bases, phases, began, prediction)
         status.update(state=State.comparing)
-        won = choose(job, bases, swept)
+        won, confirmation = choose(job, bases, swept)
         started = bases[won.trial.values.get(BASE)]
         started.clock.lap("training")
         published = publish_winner(started, swept, won, prediction)
@@ -62,8 +66,10 @@ def _run(job: SweepJob) -> PublishResult:
         curve = would_more_labels_help(started, swept, won) if job.sweep.more_labels else None
         more: dict[str, Any] = {"trained_tokens": tokens_of_bases(bases, swept.outcomes)}
         more |= {} if curve is None else {"label_curve": described(curve)}
+        more |= {} if confirmation is None else {"confirmation": confirmation.described()}
         write_result(started.job, started.prepared, swept.outcomes, won, published, more)
-    print(summary.of_sweep(started, swept.outcomes, won, published, predicted), flush=True)
+    confirmed = [] if confirmation is None else [("confirmed", confirmation.verdict)]
+    print(summary.of_sweep(started, swept.outcomes, won, published, [*confirmed, *predicted]), flush=True)
     return published
 
 
@@ -71,7 +77,7 @@ def phases_of(bases: Mapping[str | None, Started[SweepJob]]) -> list[Phase]:
     """The sweep base by base."""
     import ray
 
-    from raytune_llm.sweep.tuner import Phase
+    from raytune_llm.sweep.phases import Phase
 
     return [
         Phase(
@@ -89,6 +95,7 @@ def run_trials(
 ) -> Swept:
     """Run the trials of a prepared sweep, base by base. Raises InputError when it was cancelled, or ended before any
     trial reported."""
+    from raytune_llm.jobs.confirm import confirming_phases, contenders_of
     from raytune_llm.jobs.run_result import RESULT
     from raytune_llm.stores.storage import open_storage
     from raytune_llm.sweep import tuner
@@ -105,9 +112,10 @@ def run_trials(
         began=began,
         tokens_per_example=max(own.prepared.mean_tokens for own in bases.values()),
         predict=prediction.begin,
+        follow=lambda outcomes, plan: confirming_phases(phases, contenders_of(bases, outcomes, plan)),
     )
     is_whole = swept.drained is None and not swept.is_resumed and len(bases) == 1
-    prediction.trained(swept.outcomes, memory_bytes=swept.peak_bytes, is_whole=is_whole)
+    prediction.trained([*swept.outcomes, *swept.followed], memory_bytes=swept.peak_bytes, is_whole=is_whole)
     again = f"the same command with run={job.run} resumes it"
     if swept.drained is Drain.cancelled:
         status.update(state=State.cancelled, note=again)
@@ -128,8 +136,12 @@ def warm_points(job: SweepJob) -> list[Point]:
     return [one.point for one in found]
 
 
-def choose(job: SweepJob, bases: Mapping[str | None, Started[SweepJob]], swept: Swept) -> Outcome:
-    """The winning trial; prints and writes the leaderboard. Raises InputError."""
+def choose(
+    job: SweepJob, bases: Mapping[str | None, Started[SweepJob]], swept: Swept
+) -> tuple[Outcome, Confirmation | None]:
+    """The winning trial and, where the first ones were trained again, what came of it; prints and writes the
+    leaderboard. Raises InputError."""
+    from raytune_llm.jobs.confirm import confirm, contenders_of
     from raytune_llm.stores.storage import open_storage
     from raytune_llm.sweep import leaderboard
     from raytune_llm.sweep.tables import leaderboard_csv, leaderboard_table
@@ -138,7 +150,13 @@ def choose(job: SweepJob, bases: Mapping[str | None, Started[SweepJob]], swept: 
     rows = leaderboard.leaderboard(swept.outcomes, swept.plan, objective)
     open_storage(job.run_dir).write("leaderboard.csv", leaderboard_csv(rows).encode())
     print("\n" + leaderboard_table(rows, objective.metric, shown=10), flush=True)
-    return leaderboard.winner(swept.outcomes, objective)
+    winner = leaderboard.winner(swept.outcomes, objective)
+    found = contenders_of(bases, swept.outcomes, swept.plan)
+    confirmation = confirm(bases, found, swept.outcomes, swept.followed, swept.plan)
+    if confirmation is None:
+        return winner, None
+    print(f"\n{confirmation.text()}", flush=True)
+    return confirmation.winner, confirmation
 
 
 def publish_winner(started: Started[SweepJob], swept: Swept, won: Outcome, prediction: Prediction) -> PublishResult:

@@ -109,7 +109,8 @@ def _job(fields: dict[str, Any]) -> dict[str, Any]:
 def _sweep(fields: dict[str, Any]) -> dict[str, Any]:
     bounds = dict.fromkeys(("hours", "gpu_hours", "usd", "tokens", "trials"))
     switches = dict.fromkeys(("warm_start", "stop_when_unresolvable", "extend", "more_labels"), False)
-    return fields | {"first": [], "budget": bounds} | switches
+    confirm = {"top": 0, "seeds": 0, "records": "auto"}
+    return fields | {"first": [], "budget": bounds, "confirm": confirm} | switches
 
 
 def _packed(fields: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from raytune_llm.sweep.schedulers.none import NoStopping
 from raytune_llm.sweep.simulation import Course, Layout, Length, Played, expected
 from raytune_llm.training.rehearsal import Rehearsal
 
@@ -23,6 +24,8 @@ TUNE_SECONDS = 4.0
 """Ray Tune's imports, start and end."""
 TRAIN_SECONDS = 8.0
 """Ray Train's: its controller, its workers and their end."""
+AGAIN_SECONDS = 2.0
+"""Ray Tune's end and start between the trials and those that are trained again."""
 PUBLISH_SECONDS = 1.0
 """Of a comparison's intervals, reports, and the version's files."""
 
@@ -101,6 +104,16 @@ class Device:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Confirmed:
+    """What is trained again at the end of a sweep, and compared."""
+
+    lengths: tuple[Length, ...]
+    num_systems: int
+    num_examples: int
+    """That each of them is scored on."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Workload:
     """All that a forecast is made from."""
 
@@ -110,6 +123,7 @@ class Workload:
     rehearsal: Rehearsal
     data: Data
     compared: Compared
+    confirmed: Confirmed | None
     device: Device
     batch_size: int
     """Of the rehearsed trial, the largest."""
@@ -178,7 +192,8 @@ class Forecast:
     def disk_bytes(self) -> float:
         """Of all checkpoints, at most, and of the published version: in fp32 each trial's best weights, its newest
         ones and two moments."""
-        trials = len(self.workload.lengths)
+        confirmed = self.workload.confirmed
+        trials = len(self.workload.lengths) + (len(confirmed.lengths) if confirmed else 0)
         return 4.0 * self.workload.num_trained * (4 * trials + 1)
 
     def against(self, actual: Amounts) -> str:
@@ -208,11 +223,8 @@ class Forecast:
 
 def make_forecast(workload: Workload, factors: Amounts = UNCHANGED, based_on: int = 0) -> Forecast:
     """The forecast of a workload, corrected by what earlier ones took."""
-    costs = with_answers(workload.rehearsal, workload.data)
-    plays = {"plays": PLAYS, "seed": workload.seed}
-    played = expected(workload.lengths, workload.course, workload.layout, costs, **plays)
-    endless = replace(workload.course, patience=None)
-    longest = expected(workload.lengths, endless, workload.layout, costs, **plays)
+    played = play(workload, workload.course)
+    longest = play(workload, replace(workload.course, patience=None))
     memory = workload.rehearsal.memory
     raw = Amounts(
         start=workload.start_seconds,
@@ -222,6 +234,18 @@ def make_forecast(workload: Workload, factors: Amounts = UNCHANGED, based_on: in
         memory_bytes=0 if memory is None else memory.peak,
     )
     return Forecast(workload=workload, raw=raw, factors=factors, based_on=based_on, played=played, longest=longest)
+
+
+def play(workload: Workload, course: Course) -> Played:
+    """The expected course of a workload's trials, and of those that are trained again after them."""
+    costs = with_answers(workload.rehearsal, workload.data)
+    plays = {"plays": PLAYS, "seed": workload.seed}
+    played = expected(workload.lengths, course, workload.layout, costs, **plays)
+    if workload.confirmed is None:
+        return played
+    layout = replace(workload.layout, first_seconds=AGAIN_SECONDS + workload.layout.next_seconds)
+    endless = replace(course, scheduler=NoStopping())
+    return played.then(expected(workload.confirmed.lengths, endless, layout, costs, **plays))
 
 
 def with_answers(rehearsal: Rehearsal, data: Data) -> Rehearsal:
@@ -246,6 +270,8 @@ def comparing_seconds(workload: Workload) -> float:
         else:
             tokens = prompts * (answered.num_tokens + (compared.num_systems - 1) * compared.answer_tokens)
             seconds += answered.seconds(compared.num_systems * prompts, tokens)
+    if (confirmed := workload.confirmed) is not None:
+        seconds += rehearsal.load_seconds + PUBLISH_SECONDS + confirmed.num_systems * confirmed.num_examples * each
     return seconds
 
 

@@ -50,7 +50,8 @@ def lowest_loss(outcomes: Sequence[Outcome]) -> tuple[Outcome, Report] | None:
 
 def leaderboard(outcomes: Sequence[Outcome], plan: Plan, objective: Objective) -> list[Row]:
     """All points that have a result, best first. A free steps axis is unfolded: a point of N steps shows the best of
-    its trial's first N steps, and a trial that was stopped before N has no such point."""
+    its trial's first N steps, and a trial that was stopped before N has no such point. One whose best report came after
+    the last point that it reached has a row for the steps that it took."""
     rows = []
     for outcome in outcomes:
         if outcome.best is None:
@@ -58,9 +59,12 @@ def leaderboard(outcomes: Sequence[Outcome], plan: Plan, objective: Objective) -
         if not plan.steps_are_free:
             rows.append(Row(outcome.trial.id, dict(outcome.trial.values), outcome.best, outcome.ended))
             continue
-        for steps in plan.milestones:
+        last = outcome.reports[-1].step
+        reached = [steps for steps in plan.milestones if last >= steps or outcome.ended not in CUT_SHORT]
+        if max(reached, default=0) < outcome.best.step:
+            reached.append(last)
+        for steps in reached:
             best = objective.best(outcome.reports, up_to=steps)
-            reached = outcome.reports[-1].step >= steps or outcome.ended not in CUT_SHORT
-            if best is not None and reached:
+            if best is not None:
                 rows.append(Row(outcome.trial.id, {**outcome.trial.values, STEPS: steps}, best, outcome.ended))
     return sorted(rows, key=lambda row: (objective.order_of(row.best), row.values.get(STEPS, 0)))

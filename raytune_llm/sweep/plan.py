@@ -82,8 +82,9 @@ class Plan:
         return self.points.count
 
     def values(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        """What a trial's config differs in: the point, and the longest milestone where steps are folded."""
-        return {**point, STEPS: self.milestones[-1]} if self.milestones else dict(point)
+        """What a trial's config differs in: the point, and the longest milestone where steps are folded and the point
+        has none of its own."""
+        return {STEPS: self.milestones[-1], **point} if self.milestones else dict(point)
 
     def completed(self, values: Mapping[str, Any]) -> Point:
         """The whole point that some values mean: the job's own for each axis that they lack, in the order of the axes,

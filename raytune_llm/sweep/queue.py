@@ -7,6 +7,7 @@ of earlier sweeps, what the search proposes; and whenever one waits, clones that
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,8 +48,10 @@ class Proposals:
     warm: Sequence[Point]
     most: int | None
     """Of all trials of the run; None = no bound."""
-    labels: Sequence[Point] = ()
+    points: Sequence[Point] = ()
     """Where there are any, nothing else is tried."""
+    origin: Origin = Origin.search
+    """Of these points."""
     reports: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     """Step and cost of each report of each trial so far; less is better."""
     costs: dict[str, float] = field(default_factory=dict)
@@ -59,13 +62,13 @@ class Proposals:
 
     def next(self) -> TrialRecord | None:
         """The next trial, made; None when there is none."""
-        if self.most is not None and len(self.store.records) >= self.most:
+        if self._num_left_of_most() <= 0:
             return None
         if self.listed is None:
             self.listed = self._listed()
         if self.listed:
             return self.make(*self.listed.popleft())
-        if self.labels:
+        if self.points:
             return None
         index = sum(record.origin in SEARCHED for record in self.of_base())
         point = self.search.propose(self.plan, index, self.tried(), self.seed)
@@ -73,8 +76,8 @@ class Proposals:
 
     def _listed(self) -> deque[tuple[Point, Origin]]:
         """The points that come before the search's, without those that have been tried."""
-        points = [(point, Origin.labels) for point in self.labels]
-        if not self.labels:
+        points = [(point, self.origin) for point in self.points]
+        if not self.points:
             points = [(point, Origin.first) for point in self.first]
             points += [(point, Origin.warm_start) for point in self.warm]
         tried = {self._identity(trial.values) for trial in self.tried()}
@@ -88,8 +91,8 @@ class Proposals:
         return self.store.create(point if self.base is None else {**point, BASE: self.base}, origin)
 
     def of_base(self) -> list[TrialRecord]:
-        """The trials of this base; those on parts of the records are apart."""
-        return of_phase(self.store, self.base, is_of_labels=bool(self.labels))
+        """The trials of this base; those that follow a sweep are apart."""
+        return of_phase(self.store, self.base, self.origin)
 
     def unfinished(self) -> list[TrialRecord]:
         """Trials that an earlier start has left."""
@@ -121,18 +124,26 @@ class Proposals:
 
     def num_left(self) -> int:
         """Trials to come, at most."""
-        new = len(self.labels) or len(self.first) + self.search.num_trials(self.plan)
+        if self.points:
+            return len(self._listed())
+        new = len(self.first) + self.search.num_trials(self.plan)
         new -= sum(record.origin is not Origin.clone for record in self.of_base())
-        left = new if self.most is None else min(new, self.most - len(self.store.records))
-        return max(0, left)
+        return max(0, min(new, self._num_left_of_most()))
+
+    def _num_left_of_most(self) -> int:
+        """Trials that the run may still have; those that follow a sweep don't count."""
+        if self.most is None or self.points:
+            return sys.maxsize
+        return self.most - sum(not record.origin.is_apart for record in self.store.records.values())
 
 
-def of_phase(store: TrialStore, base: str | None, *, is_of_labels: bool) -> list[TrialRecord]:
-    """The trials of a base: those of the sweep, or those on parts of the records that follow it."""
+def of_phase(store: TrialStore, base: str | None, origin: Origin) -> list[TrialRecord]:
+    """The trials of a base: those of the sweep, or those of an origin that follow it."""
     return [
         record
         for record in store.records.values()
-        if record.values.get(BASE) == base and (record.origin is Origin.labels) == is_of_labels
+        if record.values.get(BASE) == base
+        and (record.origin is origin if origin.is_apart else not record.origin.is_apart)
     ]
 
 

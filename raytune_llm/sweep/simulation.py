@@ -78,6 +78,11 @@ class Played:
     busy_seconds: float
     """Of all processes together: with steps and evaluations."""
 
+    def then(self, other: Played) -> Played:
+        """This one followed by another."""
+        both = asdict(other)
+        return Played(**{name: value + both[name] for name, value in asdict(self).items()})
+
 
 @dataclass(eq=False)
 class _Trial:

@@ -10,6 +10,7 @@ from raytune_llm.errors import require
 from raytune_llm.sweep.axes import Axis, Point, flat, is_number
 from raytune_llm.sweep.backends.base import Backend
 from raytune_llm.sweep.budget import Budget
+from raytune_llm.sweep.confirm import Confirm
 from raytune_llm.sweep.plan import Plan
 from raytune_llm.sweep.schedulers.base import Scheduler
 from raytune_llm.sweep.search.base import Search
@@ -40,6 +41,7 @@ class Sweep:
     warm_start: bool
     """Try the winners of earlier sweeps of the same base and kind of task next, as far as the space has them."""
     budget: Budget
+    confirm: Confirm
     stop_when_unresolvable: bool
     """End the sweep when what the remaining trials may gain is less than the eval set can tell apart."""
     extend: bool

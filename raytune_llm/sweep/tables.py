@@ -34,7 +34,7 @@ def leaderboard_table(rows: Sequence[Row], metric: str, shown: int) -> str:
     """The best points of a sweep, with their losses. A key that a point lacks, whose trial has the job's own value, is
     left empty."""
     if not rows:
-        return "no trial ran as long as a point of the space asks for: the best of all reports wins"
+        return "no trial came to a result"
     keys = keys_of(rows)
     losses = [name for name in (LOSS, "train/loss") if name != metric and name in rows[0].best.metrics]
     columns = ["", *map(short_key, keys), metric, "at step", *losses, "trial", "ended"]

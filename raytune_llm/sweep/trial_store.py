@@ -32,6 +32,13 @@ class Origin(Enum):
     """A command, from another trial."""
     labels = "labels"
     """The winner's recipe on a part of the records."""
+    confirm = "confirm"
+    """A configuration among the first, with another seed."""
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether its trials follow the sweep, whose place among the others they don't take."""
+        return self in (Origin.labels, Origin.confirm)
 
 
 @dataclass(frozen=True, kw_only=True)

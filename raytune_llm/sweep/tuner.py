@@ -23,12 +23,13 @@ from raytune_llm.sweep.backends.base import Runner, RunnerInputs, trial_spec, wi
 from raytune_llm.sweep.commands import CommandDesk, extended, extensions, forget_cancel, is_cancelled, is_paused
 from raytune_llm.sweep.control import Commands
 from raytune_llm.sweep.judge import Judge
+from raytune_llm.sweep.phases import Phase, Swept
 from raytune_llm.sweep.plan import BASE, Plan, make_plan
 from raytune_llm.sweep.progress import LiveTable
 from raytune_llm.sweep.queue import Proposals, TrialQueue, ended_trial, of_phase
 from raytune_llm.sweep.ray_tune import build_scheduler, fit
+from raytune_llm.sweep.schedulers.none import NoStopping
 from raytune_llm.sweep.schedulers.replay import checkpointed
-from raytune_llm.sweep.search.base import Point
 from raytune_llm.sweep.space import Sweep, first_points
 from raytune_llm.sweep.spending import Prices, Spending
 from raytune_llm.sweep.status import State
@@ -40,43 +41,10 @@ from raytune_llm.training.config import Outcome, TrialConfig
 from raytune_llm.training.outcome import read_outcome
 
 COMPLETE = "complete"
+ENDINGS = (None, Drain.unresolvable)
+"""After which there may be trials that follow."""
 SCHEDULER = "scheduler"
 """How a trial ended that nothing else has ended."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Phase:
-    """A part of a sweep: its trials on one base."""
-
-    base: str | None = None
-    """The value of `model` that its trials have; None where all of the sweep's trials share a base."""
-    config: TrialConfig
-    examples: Any
-    """ray.ObjectRef of Examples."""
-    warm: Sequence[Point] = ()
-    """Points of earlier sweeps' winners."""
-    labels: Sequence[Point] = ()
-    """The winner's point on parts of the records; where there are any, the phase has no other trials."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Swept:
-    """What a sweep came to."""
-
-    outcomes: list[Outcome]
-    """Of trials that have reported or failed."""
-    plan: Plan
-    """With the axes that commands have added."""
-    drained: Drain | None
-    """Why it ended before its trials did."""
-    why: str
-    """The same in words."""
-    spent: dict[str, float]
-    """hours, gpu_hours, usd and tokens, over all of its restarts."""
-    is_resumed: bool
-    """Whether some of its trials were there before."""
-    peak_bytes: int
-    """The most memory that a process of its trials has held; 0 where that isn't known."""
 
 
 @dataclass
@@ -97,6 +65,15 @@ class SweepRun:
     comparing and publishing."""
     peak_bytes: int = 0
     """The most memory that a process of trials has held."""
+    _running: tuple[str | None, Runner] | None = None
+    """What ran the last trials, kept for those that follow, with their base."""
+
+    def run_all(self, phases: Sequence[Phase]) -> None:
+        """Run them one after another, unless one is drained."""
+        for phase in phases:
+            self.run(phase)
+            if self.drained not in ENDINGS:
+                return
 
     def run(self, phase: Phase) -> None:
         """Run a phase's trials to their ends, however often it is paused or restarted."""
@@ -125,7 +102,8 @@ class SweepRun:
             base=phase.base,
             first=first_points(self.sweep, plan),
             warm=phase.warm,
-            labels=phase.labels,
+            points=phase.points,
+            origin=phase.origin,
             most=self.sweep.budget.trials,
         )
 
@@ -139,17 +117,7 @@ class SweepRun:
         self.drained = None
         if not num_trials:
             return
-        runner = self.sweep.backend.start(
-            RunnerInputs(
-                config=config,
-                plan=plan,
-                examples=phase.examples,
-                use_gpu=self.use_gpu,
-                num_trials=num_trials,
-                max_concurrent=self.sweep.max_concurrent,
-                compares_reports=self.sweep.scheduler.order is not None,
-            )
-        )
+        runner = self._runner(phase, plan, num_trials)
         self.spending.prices = replace(self.spending.prices, num_gpus=runner.num_gpus)
         try:
             if self.predict is not None:
@@ -160,28 +128,63 @@ class SweepRun:
             queue = TrialQueue(proposals, waiting, most_live=runner.max_concurrent, ended=lambda *about: None)
             desk = CommandDesk(Commands(self.store.run_dir), config, queue, self._axes(phase), runner.fits)
             steering = Steering(queue, runner, desk, self.spending)
-            if self.sweep.stop_when_unresolvable and not phase.labels:
+            if self._sweep_of(phase).stop_when_unresolvable:
                 steering.judge = Judge(queue)
             queue.ended = partial(self._note_end, phase, steering)
             self._fit(phase, runner, steering)
             self.drained, self.why = steering.drain, steering.why
             self.peak_bytes = max(self.peak_bytes, runner.peak_bytes())
-        finally:
-            runner.close()
+        except BaseException:
+            self.close()
+            raise
+        if self.drained not in ENDINGS:
+            self.close()
+
+    def _runner(self, phase: Phase, plan: Plan, num_trials: int) -> Runner:
+        """What runs a phase's trials: the last ones' runner, where these are of the same base and fit it."""
+        if self._running is not None and self._running[0] == phase.base and self._running[1].fits(plan):
+            return self._running[1]
+        self.close()
+        inputs = RunnerInputs(
+            config=phase.config,
+            plan=plan,
+            examples=phase.examples,
+            use_gpu=self.use_gpu,
+            num_trials=num_trials,
+            max_concurrent=self.sweep.max_concurrent,
+            compares_reports=self._sweep_of(phase).scheduler.order is not None,
+        )
+        runner = self.sweep.backend.start(inputs)
+        self._running = phase.base, runner
+        return runner
+
+    def close(self) -> None:
+        """Give the devices back."""
+        if self._running is not None:
+            self._running[1].close()
+        self._running = None
+
+    def _sweep_of(self, phase: Phase) -> Sweep:
+        """The sweep that a phase's trials are of: those that follow it are not stopped."""
+        return replace(self.sweep, scheduler=NoStopping(), stop_when_unresolvable=False) if phase.points else self.sweep
 
     def _reopen(self, plan: Plan) -> None:
         """Continue trials that were complete before the space had more steps."""
         for id, ending in list(self.store.endings.items()):
-            reports = checkpointed(f"{self.store.run_dir}/trials", id) if ending.why == COMPLETE else ()
+            is_done = ending.why != COMPLETE or self.store.records[id].origin.is_apart
+            reports = () if is_done else checkpointed(f"{self.store.run_dir}/trials", id)
             if reports and plan.milestones and reports[-1].step < plan.milestones[-1]:
                 self.store.reopen(id)
 
     def _fit(self, phase: Phase, runner: Runner, steering: Steering) -> None:
         """Have Ray Tune run the trials that the queue gives."""
         config, proposals = phase.config, steering.queue.proposals
-        scheduler = build_scheduler(self.sweep, config, proposals.plan, overlaps_decisions=runner.overlaps_decisions)
+        scheduler = build_scheduler(
+            self._sweep_of(phase), config, proposals.plan, overlaps_decisions=runner.overlaps_decisions
+        )
         for id in self.store.endings:
-            scheduler.on_trial_add(None, ended_trial(id))
+            if not self.store.records[id].origin.is_apart:
+                scheduler.on_trial_add(None, ended_trial(id))
         for record in proposals.of_base():
             self._count(phase, steering, record)
         table = LiveTable(steering, self.interactive)
@@ -239,7 +242,7 @@ class SweepRun:
     def outcomes(self, phase: Phase) -> Iterator[Outcome]:
         """Of a phase's trials that have reported or failed."""
         plan, left = self.plan(phase), Ending(why=(self.drained or Drain.cancelled).value, checkpoint=None)
-        for record in of_phase(self.store, phase.base, is_of_labels=bool(phase.labels)):
+        for record in of_phase(self.store, phase.base, phase.origin):
             ending = self.store.endings.get(record.id, left)
             outcome = read_trial(phase.config, plan, record, ending, self.errors.get(record.id))
             if outcome.checkpoint is not None or record.id in self.errors:
@@ -255,13 +258,15 @@ def run(
     began: float | None = None,
     tokens_per_example: float = 0.0,
     predict: Callable[[Runner, float], float] | None = None,
+    follow: Callable[[Sequence[Outcome], Plan], Sequence[Phase]] = lambda outcomes, plan: (),
 ) -> Swept:
     """Run all trials to their ends, or resume those of an interrupted run. Raises InputError when a disk was full, and
     for a budget that can't be counted.
 
     began: when the command began, in seconds of time.monotonic(); tokens_per_example: of the training set, on average;
     predict: asked before the first trials start, with the seconds that the budget leaves, for those that comparing and
-    publishing will take.
+    publishing will take; follow: gives the phases that follow where nothing but the trials themselves, or that no more
+    can be learned from them, has ended these.
     """
     config = phases[0].config
     prices = Prices(
@@ -275,22 +280,27 @@ def run(
     spending = Spending(config.run_dir, sweep.budget, prices)
     spending.start(now, began=now if began is None else began)
     store = TrialStore.read(config.run_dir)
-    if store.records and not phases[0].labels:
+    if store.records and not phases[0].origin.is_apart:
         print("resuming the interrupted sweep", flush=True)
     is_resumed = bool(store.records)
     sweeping = SweepRun(sweep, use_gpu, interactive, store, spending, predict=predict)
-    for phase in phases:
-        sweeping.run(phase)
-        if sweeping.drained not in (None, Drain.unresolvable):
-            break
+    try:
+        sweeping.run_all(phases)
+        drained, why = sweeping.drained, sweeping.why
+        outcomes = [outcome for phase in phases for outcome in sweeping.outcomes(phase)]
+        following = follow(outcomes, sweeping.plan(phases[0])) if drained in ENDINGS else ()
+        sweeping.run_all(following)
+    finally:
+        sweeping.close()
     forget_cancel(config.run_dir)
     spending.count(time.monotonic())
     spending.save()
     return Swept(
-        outcomes=[outcome for phase in phases for outcome in sweeping.outcomes(phase)],
+        outcomes=outcomes,
+        followed=[outcome for phase in following for outcome in sweeping.outcomes(phase)],
         plan=sweeping.plan(phases[0]),
-        drained=sweeping.drained,
-        why=sweeping.why,
+        drained=drained if sweeping.drained in ENDINGS else sweeping.drained,
+        why=why or sweeping.why,
         spent=spending.amounts(),
         is_resumed=is_resumed,
         peak_bytes=sweeping.peak_bytes,

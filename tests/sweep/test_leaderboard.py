@@ -111,3 +111,12 @@ def test_leaderboard_as_text_and_csv():
     read = list(csv.DictReader(io.StringIO(leaderboard_csv(rows))))
     assert [row["trial"] for row in read] == ["a", "b", "a", "b"]
     assert float(read[1]["eval/loss"]) == 1.5 and read[1]["tuning.adapter_size"] == "1"
+
+
+def test_a_trial_cut_short_has_a_row_for_what_it_reached():
+    early = outcome("a", [3, 0.5], ended="budget", every=5, adapter_size=4)
+    late = outcome("b", [3, 2, 1], ended="scheduler", adapter_size=1)
+    rows = leaderboard([early, late], FREE, LOSS)
+    found = [(row.trial, row.values["tuning.steps"], row.best.metrics["eval/loss"]) for row in rows]
+    assert found == [("a", 10, 0.5), ("b", 30, 1), ("b", 20, 2)]
+    assert winner([early, late], LOSS).trial.id == rows[0].trial

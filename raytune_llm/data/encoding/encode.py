@@ -83,7 +83,11 @@ class EncodedSplit:
         """At most `count` of the records, as `draw_indices` draws them."""
         if count is None or count >= len(self.records):
             return self
-        chosen = np.asarray(draw_indices(len(self.records), count, seed), dtype=np.int64)
+        return self.select(draw_indices(len(self.records), count, seed))
+
+    def select(self, indices: Sequence[int] | NDArray[np.int64]) -> EncodedSplit:
+        """These records, in this order."""
+        chosen = np.asarray(indices, dtype=np.int64)
         rows = self.rows[chosen]
         examples = ExampleTable.of(self.examples).select(rows[rows >= 0])
         return replace(self, records=_chosen(self.records, chosen), examples=examples, places=np.flatnonzero(rows >= 0))
