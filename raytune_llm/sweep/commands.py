@@ -111,6 +111,7 @@ class CommandDesk:
         proposals = self.queue.proposals
         made = proposals.store.of_command(command.id)
         if made is None:
+            self._check_takes_more()
             parent = self._record(str(command.trial))
             values = self._clone_values(parent, command.values)
             id, step = proposals.store.next_id, self._copy(parent, proposals.store.next_id)
@@ -142,7 +143,16 @@ class CommandDesk:
                 continue
         raise InputError(f"{parent.id}'s checkpoint could not be copied: it is replaced all the time; try again")
 
+    def _check_takes_more(self) -> None:
+        """Refuse further trials of a sweep whose own are over. Raises InputError."""
+        if self.queue.proposals.points:
+            raise InputError(
+                "the trials of the space are over, and the first of them are trained again; when the run has ended, the "
+                "same command with run= and sweep.extend=true continues it with a larger sweep.space"
+            )
+
     def _extend(self, command: Command) -> tuple[str, str | None]:
+        self._check_takes_more()
         axes = extended(self.axes, [command.space])
         plan = make_plan(self.config, axes, self.queue.proposals.plan.first)
         self._check(plan)
