@@ -28,6 +28,7 @@ from raytune_llm.errors import InputError, require
 from raytune_llm.evaluation.answering import Answering
 from raytune_llm.evaluation.terms import Better
 from raytune_llm.jobs.cost import cost_note
+from raytune_llm.jobs.drift import Guard, guard_of
 from raytune_llm.jobs.metric import choose_metric
 from raytune_llm.jobs.precompute import Precomputed
 from raytune_llm.jobs.schema import DataJob, SweepJob, TrainJob
@@ -59,6 +60,8 @@ class Prepared:
     """The direction of method.metric; None without eval records."""
     answering: Answering | None
     """What trials answer at each evaluation; None where method.metric isn't one of answers."""
+    guard: Guard | None
+    """The general prompts by which drift is measured; None where it isn't."""
 
     @property
     def mean_tokens(self) -> float:
@@ -73,6 +76,7 @@ def prepare(job: DataJob, read: Splits | None = None) -> Prepared:
     facts = job.model.facts
     max_tokens = facts.max_tokens(job.data.max_tokens)
     tokens = Tokens(job.model.tokenizer(), max_tokens=max_tokens, is_encoder_decoder=facts.is_encoder_decoder)
+    guard = guard_of(job, tokens)
     if job.data.on_error is OnError.skip:
         splits, encoded = encode_usable(splits, tokens, job.method.encode)
     else:
@@ -91,7 +95,7 @@ def prepare(job: DataJob, read: Splits | None = None) -> Prepared:
         raise UnusableData(diagnosis)
     examples = Examples(encoded.train.examples, encoded.eval.examples)
     better, answering = choose_metric(job, encoded, tokens)
-    return Prepared(splits, tokens, encoded, examples, diagnosis, better, answering)
+    return Prepared(splits, tokens, encoded, examples, diagnosis, better, answering, guard)
 
 
 def with_sources(found: Precomputed, job: DataJob, splits: Splits) -> Examples:
