@@ -18,6 +18,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from raytune_llm import cluster
+from raytune_llm.data.config import Data
 from raytune_llm.data.examples import IGNORED, Example, Examples, TokenSequence
 from raytune_llm.data.findings import many
 from raytune_llm.data.guard import guard_prompts
@@ -26,8 +27,11 @@ from raytune_llm.data.tables.ragged import Ragged
 from raytune_llm.data.tokenizing.tokens import Tokens
 from raytune_llm.errors import InputError, require
 from raytune_llm.evaluation.generate import answer_ids
+from raytune_llm.evaluation.loss import evaluate
+from raytune_llm.evaluation.terms import DRIFT
+from raytune_llm.jobs.comparison import Evaluation
 from raytune_llm.jobs.schema import DataJob
-from raytune_llm.methods.common.drift import ANSWER, TOP_K
+from raytune_llm.methods.common.drift import ANSWER, TOP_K, drift_terms
 from raytune_llm.models.base import Base
 from raytune_llm.models.frozen import with_references, with_teacher_top_k
 from raytune_llm.models.loading import load_model
@@ -48,6 +52,12 @@ class Guard:
     is_own: bool
     """Whether data.guard gave them."""
 
+    def described(self, drift: float) -> str:
+        """What was measured by them, for people."""
+        count = len(self.prompts)
+        prompts = f"{many(count, 'prompt')} of data.guard" if self.is_own else many(count, "general prompt")
+        return f"{DRIFT} {drift:.3g} nats a token on {prompts} (base's own answers)"
+
     def key(self, base: Base, *, use_gpu: bool) -> str:
         """Names what this base gives on a device: sha256, 16 digits."""
         settings = {name: value for name, value in base.loading().items() if name not in ("name_or_path", "revision")}
@@ -60,13 +70,17 @@ def guard_of(job: DataJob, tokens: Tokens) -> Guard | None:
     """The prompts by which the job measures drift; None where it measures none. Raises InputError, for data.guard that
     nothing would read, too."""
     if not job.scores_drift:
-        allowed = f"null without drift: {job.why_no_drift}"
-        require(job.data.guard is None, "data.guard", job.data.guard, allowed)
+        require(job.data.guard is None, "data.guard", job.data.guard, f"null: {job.why_no_drift}")
         return None
-    longest = min(job.evaluation.drift_tokens, tokens.max_tokens // 2)
-    texts = guard_prompts(job.data.guard, tokens)[: job.evaluation.drift_prompts]
+    return make_guard(job.data, job.evaluation, tokens)
+
+
+def make_guard(data: Data, evaluation: Evaluation, tokens: Tokens) -> Guard:
+    """The prompts that data.guard gives, or the embedded ones. Raises InputError."""
+    longest = min(evaluation.drift_tokens, tokens.max_tokens // 2)
+    texts = guard_prompts(data.guard, tokens)[: evaluation.drift_prompts]
     prompts = tuple(tokens.prompt(text, max_new_tokens=longest) for text in texts)
-    return Guard(prompts, tuple(tokens.stop_ids()), longest, job.data.guard is not None)
+    return Guard(prompts, tuple(tokens.stop_ids()), longest, data.guard is not None)
 
 
 def with_guard(examples: Examples, job: DataJob, guard: Guard | None, *, use_gpu: bool) -> Examples:
@@ -103,6 +117,12 @@ def answered(base: Base, guard: Guard, *, batch_size: int, use_gpu: bool) -> Exa
     return with_teacher_top_k(model, examples, top_k=TOP_K, vocabulary=len(tokenizer), **reading)
 
 
+def drift_of(base: Base, location: str, examples: Sequence[Example], *, batch_size: int, use_gpu: bool) -> float:
+    """eval/drift of the tuned model at a location, by what `base_answers` gave."""
+    model, pad_id = load_model(base, location, use_gpu=use_gpu), base.tokenizer().pad_token_id
+    return evaluate(model, examples, drift_terms, pad_id=pad_id, batch_size=batch_size).metrics()[DRIFT]
+
+
 def examples_of(
     prompts: Sequence[list[int]], answers: Sequence[list[int]], *, is_encoder_decoder: bool
 ) -> Sequence[Example]:
@@ -118,9 +138,10 @@ def packed(table: ExampleTable) -> bytes:
     column = table.columns[ANSWER]
     assert column.references is not None and column.teacher is not None
     ids, logprobs = (part.compact() for part in column.teacher)
-    content = io.BytesIO()
     teacher = {"top_ids": ids.flat, "top_logprobs": logprobs.flat, "top_lengths": ids.lengths}
-    np.savez_compressed(content, **pack(list(table)), references=column.references, **teacher)
+    arrays: dict[str, Any] = {**pack(list(table)), "references": column.references, **teacher}
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
     return content.getvalue()
 
 

@@ -143,9 +143,7 @@ def _drift(outcomes: Sequence[Outcome], won: Outcome, guard: Guard | None) -> li
     assert won.best is not None
     if guard is None or DRIFT not in won.best.metrics:
         return []
-    found = f"{DRIFT} {won.best.metrics[DRIFT]:.3g} nats a token on {many(len(guard.prompts), 'general prompt')}"
-    cost = _share_of_time(outcomes, DRIFT_SECONDS)
-    return [("drift", f"{found} (base's own answers), {cost}")]
+    return [("drift", f"{guard.described(won.best.metrics[DRIFT])}, {_share_of_time(outcomes, DRIFT_SECONDS)}")]
 
 
 def _share_of_time(outcomes: Sequence[Outcome], part: str) -> str:

@@ -128,11 +128,8 @@ def _evaluation(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _data(fields: dict[str, Any]) -> dict[str, Any]:
-    return (
-        fields
-        | {"columns": {}, "ignore": [], "on_error": "stop", "strict": False, "subset": 1.0, "weights": {}}
-        | SINCE["data"]
-    )
+    added = {"columns": {}, "ignore": [], "on_error": "stop", "strict": False, "subset": 1.0, "weights": {}}
+    return fields | added | SINCE["data"]
 
 
 def _local_engine(fields: dict[str, Any]) -> dict[str, Any]:
