@@ -15,7 +15,7 @@ from raytune_llm.methods.common.distillation import kl, softened
 from raytune_llm.models.outputs import Outputs
 
 TOP_K = 32
-"""Of the base's likeliest tokens that are told apart."""
+"""Of the base's likeliest tokens, each an outcome of its own."""
 ANSWER = "answer"
 """Name of the sequence: a prompt with the base's answer to it."""
 
