@@ -30,7 +30,7 @@ from raytune_llm.evaluation.generate import answer_ids
 from raytune_llm.evaluation.loss import evaluate
 from raytune_llm.evaluation.terms import DRIFT
 from raytune_llm.jobs.comparison import Evaluation
-from raytune_llm.jobs.schema import DataJob
+from raytune_llm.jobs.schema import DataJob, TrainJob
 from raytune_llm.methods.common.drift import ANSWER, TOP_K, drift_terms
 from raytune_llm.models.base import Base
 from raytune_llm.models.frozen import with_references, with_teacher_top_k
@@ -83,17 +83,19 @@ def make_guard(data: Data, evaluation: Evaluation, tokens: Tokens) -> Guard:
     return Guard(prompts, tuple(tokens.stop_ids()), longest, data.guard is not None)
 
 
-def with_guard(examples: Examples, job: DataJob, guard: Guard | None, *, use_gpu: bool) -> Examples:
-    """The examples of trials with those by which drift is measured, where it is."""
+def with_guard(examples: Examples, job: TrainJob, guard: Guard | None, *, use_gpu: bool) -> Examples:
+    """The examples of trials with those by which drift is measured, where it is. A plan keeps nothing below home."""
     if guard is None:
         return examples
-    found = base_answers(job.home, job.model, guard, batch_size=job.evaluation.batch_size, use_gpu=use_gpu)
-    return replace(examples, guard=found)
+    options: dict[str, Any] = {"batch_size": job.evaluation.batch_size, "use_gpu": use_gpu, "keeps": not job.plan}
+    return replace(examples, guard=base_answers(job.home, job.model, guard, **options))
 
 
-def base_answers(home: str, base: Base, guard: Guard, *, batch_size: int, use_gpu: bool) -> ExampleTable:
-    """The prompts with the base's answers: those kept below home, else computed in a Ray task and kept. Raises
-    InputError for a damaged file."""
+def base_answers(
+    home: str, base: Base, guard: Guard, *, batch_size: int, use_gpu: bool, keeps: bool = True
+) -> ExampleTable:
+    """The prompts with the base's answers: those kept below home, else computed in a Ray task and, if it `keeps` them,
+    kept. Raises InputError for a damaged file."""
     storage, name = open_storage(f"{home}/drift"), f"{guard.key(base, use_gpu=use_gpu)}.npz"
     if storage.exists(name):
         try:
@@ -102,7 +104,8 @@ def base_answers(home: str, base: Base, guard: Guard, *, batch_size: int, use_gp
             raise InputError(f"{storage.root}/{name} is damaged ({error}); remove it to have it made anew") from error
     print(f"asking the base {many(len(guard.prompts), 'general prompt')} for drift …", flush=True)
     found = cluster.as_task(answered, use_gpu=use_gpu)(base, guard, batch_size=batch_size, use_gpu=use_gpu)
-    storage.write(name, packed(found))
+    if keeps:
+        storage.write(name, packed(found))
     return found
 
 
