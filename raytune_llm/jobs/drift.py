@@ -33,7 +33,7 @@ from raytune_llm.jobs.comparison import Evaluation
 from raytune_llm.jobs.schema import DataJob, TrainJob
 from raytune_llm.methods.common.drift import ANSWER, TOP_K, drift_terms
 from raytune_llm.models.base import Base
-from raytune_llm.models.frozen import with_references, with_teacher_top_k
+from raytune_llm.models.frozen import with_teacher_top_k
 from raytune_llm.models.loading import load_model
 from raytune_llm.stores.storage import open_storage
 
@@ -116,8 +116,17 @@ def answered(base: Base, guard: Guard, *, batch_size: int, use_gpu: bool) -> Exa
     limits: dict[str, Any] = {"max_new_tokens": guard.max_new_tokens, "stop_ids": guard.stop_ids}
     answers = answer_ids(model, guard.prompts, **limits, **reading)
     examples = examples_of(guard.prompts, answers, is_encoder_decoder=bool(model.config.is_encoder_decoder))
-    examples = with_references(model, examples, **reading)
-    return with_teacher_top_k(model, examples, top_k=TOP_K, vocabulary=len(tokenizer), **reading)
+    table = with_teacher_top_k(model, examples, top_k=TOP_K, vocabulary=len(tokenizer), **reading)
+    return table.with_field(ANSWER, "reference", [answer_logprob(example[ANSWER]) for example in table])
+
+
+def answer_logprob(sequence: TokenSequence) -> float:
+    """log p of an answer's tokens, nats, each of which is among the likeliest ones that the base gave in its place."""
+    assert sequence.teacher is not None
+    labels = np.array([label for label in sequence.labels if label != IGNORED])
+    is_label = sequence.teacher.ids == labels[:, None]
+    assert is_label.any(-1).all(), "a greedy answer has a token that isn't among the likeliest"
+    return float(sequence.teacher.logprobs[:, : is_label.shape[1]][is_label].sum(dtype=np.float64))
 
 
 def drift_of(base: Base, location: str, examples: Sequence[Example], *, batch_size: int, use_gpu: bool) -> float:

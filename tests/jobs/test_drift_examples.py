@@ -17,6 +17,7 @@ from raytune_llm.jobs.prepare import prepare
 from raytune_llm.jobs.publish import above_bound
 from raytune_llm.jobs.stage_jobs import stage_job
 from raytune_llm.methods.common.drift import ANSWER, TOP_K
+from raytune_llm.models.frozen import with_references
 from raytune_llm.training.objective import Report
 
 DEMO = ["model=demo", "data=demo_sarcasm"]
@@ -67,6 +68,10 @@ def test_the_base_answers_once_whatever_the_job(world, tmp_path, asked):
         assert 1 <= len(learned) <= 6 and answer.input_ids[: len(prompt)] == prompt
         assert answer.teacher.ids.shape == (len(learned), TOP_K)
         assert answer.teacher.ids[:, 0].tolist() == learned, "an answer is what the base finds likeliest"
+    expected = with_references(job.model.load(), list(first.guard), pad_id=0, batch_size=4)
+    assert [one[ANSWER].reference for one in first.guard] == pytest.approx(
+        [one[ANSWER].reference for one in expected], abs=1e-4
+    )
 
 
 def test_a_damaged_file_is_named(world, tmp_path, asked):
