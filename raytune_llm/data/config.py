@@ -35,6 +35,9 @@ class Data:
     """Location of the records that stop, rank and select trials; null = a seeded split carved from train."""
     test: Any = field(metadata=LOCATIONS)
     """Location of records that no trial sees, for the final comparison; null = none."""
+    guard: Any = field(metadata=LOCATIONS)
+    """Location of general prompts by which evaluation.drift is measured: prompts, or records of whose answers nothing
+    is read; null = the embedded ones. Keys are those of the dialects: data.columns isn't applied."""
     subset: float
     """Share of the records of train that is trained on: the beginning of one order, drawn with the job's seed, of each
     location's records, so that a smaller share is part of a larger one. > 0 and ≤ 1."""
@@ -63,7 +66,7 @@ class Data:
         for key, name in self.columns.items():
             require(isinstance(name, str), f"data.columns.{key}", name, "the file's name of a key")
         require(self.max_tokens is None or self.max_tokens >= 2, "data.max_tokens", self.max_tokens, "≥ 2 or null")
-        for name in SPLITS:
+        for name in (*SPLITS, "guard"):
             weights = [source.weight for source in self.sources(name)]
             allowed = "no weights: every record counts once there"
             require(name == "train" or set(weights) <= {1.0}, f"data.{name}", getattr(self, name), allowed)

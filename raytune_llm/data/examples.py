@@ -54,6 +54,8 @@ class Examples:
     eval: Sequence[Example]
     sources: NDArray[np.int64] | None = None
     """Which of data.train's locations each example of train is of, (n,); None where there is one."""
+    guard: Sequence[Example] = ()
+    """The base's own answers to general prompts, on which each evaluation measures drift; empty where none does."""
 
 
 @dataclass(frozen=True)

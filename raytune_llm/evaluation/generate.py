@@ -37,10 +37,25 @@ def generate(
         InputError: max_new_tokens < 1, or a prompt too long for the base's context to hold both.
         ValueError: a prompt is empty.
     """
-    check_prompts(prompts, max_new_tokens, model.config)
     pad_id = tokenizer.pad_token_id
     if pad_id is None:
         pad_id = stop_ids[0] if stop_ids else 0
+    limits = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    rows = answer_ids(model, prompts, stop_ids=stop_ids, pad_id=pad_id, **limits)
+    return [answer_text(tokenizer, _until(row, stop_ids)) for row in rows]
+
+
+def answer_ids(
+    model: Any,
+    prompts: Sequence[list[int]],
+    *,
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    pad_id: int,
+    batch_size: int,
+) -> list[list[int]]:
+    """The same answers as token ids, the one that ended each included. Raises as `generate` does."""
+    check_prompts(prompts, max_new_tokens, model.config)
     rule = GenerationConfig(
         do_sample=False,
         num_beams=1,
@@ -49,7 +64,7 @@ def generate(
         pad_token_id=pad_id,
     )
     rows = _rows(model, prompts, rule, batch_size)
-    return [answer_text(tokenizer, _until(row, stop_ids)) for row in rows]
+    return [row[: len(_until(row, stop_ids)) + 1] for row in rows]
 
 
 def answer_text(tokenizer: Any, tokens: Sequence[int]) -> str:

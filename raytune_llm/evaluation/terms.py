@@ -15,6 +15,12 @@ BITS_PER_BYTE = "eval/bits_per_byte"
 """The loss per byte of the targets' text, which bases of different tokenizers have in common."""
 
 
+DRIFT = "eval/drift"
+"""How far a model is from its base on general prompts, nats a token (methods/common/drift.py)."""
+DRIFT_LOSS = "eval/drift_loss"
+"""By how much the base's own answers to them became less likely, nats a token."""
+
+
 class Better(Enum):
     """The direction in which a metric improves."""
 

@@ -18,6 +18,20 @@ class Promotion(Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Promote:
+    """What a version must be to become champion; promote=never is short for promote.when=never."""
+
+    when: Promotion
+    """proven (it beats base and champion by more than chance), always, never."""
+    max_drift: float | None
+    """Largest eval/drift at the published step, nats a token; a version above it isn't promoted, whatever `when` is.
+    ≥ 0, or null for no bound."""
+
+    def __post_init__(self) -> None:
+        require(self.max_drift is None or self.max_drift >= 0, "promote.max_drift", self.max_drift, "≥ 0 or null")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """How versions are compared, and trials by their answers."""
 
@@ -38,9 +52,17 @@ class Evaluation:
     """Eval records that a trial answers greedily at each of its evaluations where method.metric is a metric of answers
     (eval/accuracy, eval/token_f1 …), drawn with the job's seed from those of the comparison, the same for all trials;
     ≥ 1. Where method.metric is a loss term, none are answered."""
+    drift: bool
+    """Whether each evaluation of a trial also measures how far it is from the base on general prompts (data.guard):
+    eval/drift and eval/drift_loss. Never of reward models."""
+    drift_prompts: int
+    """General prompts of it, the first ones; ≥ 1."""
+    drift_tokens: int
+    """Tokens of the base's answer to each, at most; ≥ 1."""
 
     def __post_init__(self) -> None:
-        for key in ("max_new_tokens", "batch_size", "bootstrap_draws", "answers_per_eval"):
+        counts = ("max_new_tokens", "batch_size", "bootstrap_draws", "answers_per_eval")
+        for key in (*counts, "drift_prompts", "drift_tokens"):
             require(getattr(self, key) >= 1, f"evaluation.{key}", getattr(self, key), "≥ 1")
         require(self.num_samples >= 0, "evaluation.num_samples", self.num_samples, "≥ 0")
         require(

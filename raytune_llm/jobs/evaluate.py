@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from raytune_llm import cluster
 from raytune_llm.data.encoding.encode import draw_indices, encode_split
 from raytune_llm.data.files import load
 from raytune_llm.data.records import Record
 from raytune_llm.data.tokenizing.tokens import Tokens
+from raytune_llm.errors import require
 from raytune_llm.evaluation import report
 from raytune_llm.evaluation.compare import better
 from raytune_llm.evaluation.systems import Systems
 from raytune_llm.evaluation.terms import LOSS
 from raytune_llm.jobs.compare import ComparisonResult, compare_systems
 from raytune_llm.jobs.comparison import Evaluation
+from raytune_llm.jobs.drift import base_answers, drift_of, make_guard
 from raytune_llm.jobs.precompute import FrozenModels
 from raytune_llm.jobs.reports import write_report
 from raytune_llm.jobs.schema import EvaluateJob
 from raytune_llm.methods.base import Method
 from raytune_llm.models.base import Base
+from raytune_llm.stores.card import Version
 from raytune_llm.stores.components import build
 from raytune_llm.stores.registry import Registry
 
@@ -50,7 +54,25 @@ def evaluate_version(job: EvaluateJob) -> str:
     path = write_report(job.run_dir, name, result, version, title=title, metric=metric)
     verdict = better(result.comparison, metric).text
     note = "" if has_metric else f" ({version.reference} was chosen by {method.metric}, which these records don't have)"
-    return f"{report.table(result.comparison)}\n\n{verdict}{note}\nreport  {path}"
+    drift = drift_line(job, version, base, method, max_tokens, use_gpu=use_gpu)
+    return f"{report.table(result.comparison)}\n\n{verdict}{note}\n{drift}report  {path}"
+
+
+def drift_line(
+    job: EvaluateJob, version: Version, base: Base, method: Method, max_tokens: int, *, use_gpu: bool
+) -> str:
+    """How far the version is from its base on general prompts, in a line; '' where that isn't asked for, or of a reward
+    model. Raises InputError for prompts that can't be used."""
+    evaluation = job.evaluation
+    if not evaluation.drift or method.needs.score:
+        require(job.data.guard is None, "data.guard", job.data.guard, "null: drift isn't measured here")
+        return ""
+    tokens = Tokens(base.tokenizer(), max_tokens=max_tokens, is_encoder_decoder=base.facts.is_encoder_decoder)
+    guard = make_guard(job.data, evaluation, tokens)
+    reading: dict[str, Any] = {"batch_size": evaluation.batch_size, "use_gpu": use_gpu}
+    examples = base_answers(job.home, base, guard, **reading)
+    drift = cluster.as_task(drift_of, use_gpu=use_gpu)(base, version.path, examples, **reading)
+    return f"drift   {guard.described(drift)}\n"
 
 
 def compare_records(

@@ -11,11 +11,13 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import mean
 from typing import Any
 
 from raytune_llm import cluster
 from raytune_llm.jobs.compare import Question
+from raytune_llm.jobs.drift import with_guard
 from raytune_llm.jobs.held_out import held_out
 from raytune_llm.jobs.metric import compared_questions
 from raytune_llm.jobs.precompute import precompute_on_cluster
@@ -279,9 +281,10 @@ def sample_of(started: Started[Any]) -> tuple[Any, float, float]:
     job, encoded = started.job, started.prepared.encoded
     needs = job.method.needs
     begun = time.monotonic()
+    guard = partial(with_guard, job=job, guard=started.prepared.guard, use_gpu=started.use_gpu)
     if not needs.reference and not needs.precomputes_teacher:
         found = precompute_on_cluster(job, encoded, use_gpu=started.use_gpu)
-        return with_sources(found, job, started.prepared.splits), 0.0, 1.0
+        return guard(with_sources(found, job, started.prepared.splits)), 0.0, 1.0
     cut = dataclasses.replace(
         encoded,
         train=encoded.train.drawn(REHEARSED_RECORDS, job.seed),
@@ -293,4 +296,4 @@ def sample_of(started: Started[Any]) -> tuple[Any, float, float]:
     read = sum(len(split.examples) for split in (cut.train, cut.eval))
     total = sum(len(split.examples) for split in (encoded.train, encoded.eval, encoded.test))
     scale = len(started.prepared.examples.eval) / max(1, len(cut.eval.examples))
-    return found.examples, seconds * total / max(1, read), scale
+    return guard(found.examples), seconds * total / max(1, read), scale

@@ -34,7 +34,7 @@ MAPPINGS = {key.removesuffix("."): f"{key}KEY=VALUE" for key in FREE} | {
 VERSIONED_ROOTS = ("evaluate", "serve", "import_openai")
 OFFERING_ROOT = "service"
 """Where model= names the bases that are offered."""
-LISTS = ("data.train", "data.eval", "data.test")
+LISTS = ("data.train", "data.eval", "data.test", "data.guard")
 """Keys of which several values may be given with commas between them."""
 VERSION = "version"
 TEXTS = (VERSION, "model.chat_template")
@@ -44,6 +44,8 @@ KEYS = ("data.ignore",)
 GRAMMAR = re.compile(r"""\s*(?:[\[{'"]|[a-z_]+\()""")
 """How a value begins that is a list, mapping, quoted text or function, in which a mistake isn't hidden by quotes."""
 DOLLAR = "a file with ${ in its name is given by a pattern, with ? in place of the $"
+PROMOTED = re.compile(r"\+{0,2}promote=(?!\s*\{)")
+"""promote=never, short for promote.when=never; a mapping is the whole of it."""
 MULTIRUN = ("--multirun", "-m")
 
 
@@ -63,6 +65,8 @@ def hydra_overrides(root: str, argument: str) -> list[str]:
         argument = argument.replace("adapter=", "version=", 1)
     if root == OFFERING_ROOT:
         argument = _offering(argument)
+    if PROMOTED.match(argument):
+        argument = argument.replace("promote=", "promote.when=", 1)
     argument = quoted(argument)
     if argument.startswith(SPACE) and "=" in argument:
         key = argument.partition("=")[0]

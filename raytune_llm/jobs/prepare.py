@@ -28,6 +28,7 @@ from raytune_llm.errors import InputError, require
 from raytune_llm.evaluation.answering import Answering
 from raytune_llm.evaluation.terms import Better
 from raytune_llm.jobs.cost import cost_note
+from raytune_llm.jobs.drift import Guard, guard_of
 from raytune_llm.jobs.held_out import check_held_out, examples_of_trials, seen_by_trials
 from raytune_llm.jobs.metric import choose_metric
 from raytune_llm.jobs.precompute import Precomputed
@@ -60,6 +61,8 @@ class Prepared:
     """The direction of method.metric; None without eval records."""
     answering: Answering | None
     """What trials answer at each evaluation; None where method.metric isn't one of answers."""
+    guard: Guard | None
+    """The general prompts by which drift is measured; None where it isn't."""
 
     @property
     def mean_tokens(self) -> float:
@@ -74,6 +77,7 @@ def prepare(job: DataJob, read: Splits | None = None) -> Prepared:
     facts = job.model.facts
     max_tokens = facts.max_tokens(job.data.max_tokens)
     tokens = Tokens(job.model.tokenizer(), max_tokens=max_tokens, is_encoder_decoder=facts.is_encoder_decoder)
+    guard = guard_of(job, tokens)
     if job.data.on_error is OnError.skip:
         splits, encoded = encode_usable(splits, tokens, job.method.encode)
     else:
@@ -95,7 +99,7 @@ def prepare(job: DataJob, read: Splits | None = None) -> Prepared:
     seen = seen_by_trials(job, encoded)
     examples = Examples(seen.train.examples, seen.eval.examples)
     better, answering = choose_metric(job, seen, tokens)
-    return Prepared(splits, tokens, encoded, examples, diagnosis, better, answering)
+    return Prepared(splits, tokens, encoded, examples, diagnosis, better, answering, guard)
 
 
 def with_sources(found: Precomputed, job: DataJob, splits: Splits) -> Examples:

@@ -15,8 +15,9 @@ from raytune_llm.errors import InputError
 from raytune_llm.evaluation.compare import Verdict, VerdictKind, better
 from raytune_llm.evaluation.report import contradiction
 from raytune_llm.evaluation.systems import Systems
+from raytune_llm.evaluation.terms import DRIFT, DRIFT_LOSS
 from raytune_llm.jobs.compare import ComparisonResult, compare_on_cluster
-from raytune_llm.jobs.comparison import Promotion
+from raytune_llm.jobs.comparison import Promote, Promotion
 from raytune_llm.jobs.precompute import FrozenModels
 from raytune_llm.jobs.prepare import Prepared
 from raytune_llm.jobs.reports import write_report
@@ -29,6 +30,7 @@ from raytune_llm.stores.choices import name_of
 from raytune_llm.stores.components import describe
 from raytune_llm.stores.registry import CHAMPION, Registry
 from raytune_llm.training.config import Outcome
+from raytune_llm.training.objective import Report
 
 NUM_PROBES = 4
 
@@ -47,6 +49,8 @@ class PublishResult:
     contradiction: str | None
     """What on the eval set contradicts the first of them, where another measure is worse."""
     promoted: bool
+    drift_bound: str | None = None
+    """Why its drift keeps it from being promoted, where that does."""
 
 
 def publish(
@@ -77,14 +81,16 @@ def publish(
             prepared.tokens.tokenizer.save_pretrained(folder)
             card = dataclasses.replace(make_card(job, prepared, outcome, results, parent), forecast=forecast())
             version = registry.publish(job.name, folder, card)
-    promoted = CHAMPION in version.aliases or is_promoted(job.promote, verdicts)
+    too_far = above_bound(job.promote, outcome.best)
+    promoted = CHAMPION in version.aliases or (too_far is None and is_promoted(job.promote.when, verdicts))
     if promoted:
         version = registry.promote(version)
     for split, result in results.items():
         title = f"{version.reference}: base against tuned, {split} set"
         write_report(job.run_dir, split, result, version, title=title, metric=metric)
     split = "test" if "test" in results else "eval"
-    return PublishResult(version, results[split], split, verdicts, contradiction(comparison, metric), promoted)
+    against = contradiction(comparison, metric)
+    return PublishResult(version, results[split], split, verdicts, against, promoted, too_far)
 
 
 def is_made_by(version: Version, job: TrainJob, outcome: Outcome) -> bool:
@@ -142,6 +148,16 @@ def is_promoted(promotion: Promotion, verdicts: Sequence[Verdict]) -> bool:
     return promotion is Promotion.always or (promotion is Promotion.proven and wins)
 
 
+def above_bound(promote: Promote, published: Report) -> str | None:
+    """Why the drift of the published step forbids the promotion, or None."""
+    drift, bound = published.metrics.get(DRIFT), promote.max_drift
+    if bound is None or (drift is not None and drift <= bound):
+        return None
+    if drift is None:
+        return f"{DRIFT} of its step isn't known, and promote.max_drift={bound:g}"
+    return f"{DRIFT} {drift:.3g} is above promote.max_drift={bound:g}"
+
+
 def make_card(
     job: TrainJob, prepared: Prepared, outcome: Outcome, results: Mapping[str, ComparisonResult], parent: str | None
 ) -> Card:
@@ -154,6 +170,7 @@ def make_card(
             key = name.replace("eval/", f"{split}/", 1)
             metrics[key] = systems["tuned"].value
             intervals[key] = [systems["tuned"].low, systems["tuned"].high]
+    metrics |= {name: outcome.best.metrics[name] for name in (DRIFT, DRIFT_LOSS) if name in outcome.best.metrics}
     return Card(
         kind=job.kind,
         base=job.model.name_or_path,

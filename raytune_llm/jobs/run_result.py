@@ -34,6 +34,7 @@ def write_result(
     result = {
         "version": published.version.reference,
         "promoted": published.promoted,
+        "drift_bound": published.drift_bound,
         "verdicts": [verdict.text for verdict in published.verdicts],
         "contradiction": published.contradiction,
         "trial": won.trial.id,

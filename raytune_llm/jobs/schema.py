@@ -20,7 +20,7 @@ from raytune_llm.errors import check_name, require
 from raytune_llm.evaluation.answering import Answering
 from raytune_llm.evaluation.terms import Better
 from raytune_llm.jobs.actions import ControlAction, RegistryAction
-from raytune_llm.jobs.comparison import Evaluation, Promotion
+from raytune_llm.jobs.comparison import Evaluation, Promote
 from raytune_llm.methods.base import Method
 from raytune_llm.models.adapters.base import Adapter
 from raytune_llm.models.base import Base
@@ -78,6 +78,16 @@ class DataJob(Job):
     method: Method
     evaluation: Evaluation
 
+    @property
+    def scores_drift(self) -> bool:
+        """Whether each evaluation of its trials measures how far they are from the base."""
+        return self.evaluation.drift and not self.method.needs.score
+
+    @property
+    def why_no_drift(self) -> str:
+        """What keeps it from that, for messages."""
+        return "a reward model gives no answers" if self.evaluation.drift else "evaluation.drift=false measures none"
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckJob(DataJob):
@@ -101,12 +111,15 @@ class TrainJob(RunJob, DataJob):
     scaling: Scaling
     tracking: dict[str, Tracker]
     """Trackers in addition to metrics.jsonl, which is always written."""
-    promote: Promotion
-    """Whether the published version becomes champion: proven (it beats base and champion by more than chance), always,
-    never."""
+    promote: Promote
     plan: bool
     """Show what the job will take (trials, tokens, memory, time, cost), from a few rehearsed steps, and end; nothing is
     kept."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        bound = self.promote.max_drift
+        require(bound is None or self.scores_drift, "promote.max_drift", bound, f"null: {self.why_no_drift}")
 
     @property
     def kind(self) -> str:

@@ -9,7 +9,7 @@ from typing import TypeVar
 from raytune_llm.data.findings import many
 from raytune_llm.data.records import Record
 from raytune_llm.errors import InputError
-from raytune_llm.jobs.comparison import Promotion
+from raytune_llm.jobs.comparison import Promote, Promotion
 from raytune_llm.jobs.schema import TrainJob
 from raytune_llm.methods.base import Method, Stage
 from raytune_llm.methods.model_refs import resolve_ref
@@ -39,9 +39,10 @@ def stage_job(job: TrainJob, stage: Stage) -> TrainJob:
     another method's trainer."""
     tuning = replace(job.tuning, steps=stage.steps, learning_rate_multiplier=1.0)
     scaling = replace(job.scaling, trainer={})
+    promote = Promote(when=Promotion.always, max_drift=None)
     own = {field.name: getattr(job, field.name) for field in fields(TrainJob)}
     values = {"name": f"{job.name}-{stage.name}", "method": stage.method, "data": stage.records_of(job.data)}
-    return TrainJob(**own | values | {"tuning": tuning, "scaling": scaling, "promote": Promotion.always})
+    return TrainJob(**own | values | {"tuning": tuning, "scaling": scaling, "promote": promote})
 
 
 def finished(job: TrainJob) -> Version | None:

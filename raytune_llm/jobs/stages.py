@@ -38,12 +38,14 @@ def prepare_job(job: J, check: Callable[[], None] = lambda: None, prepared: Prep
 
 
 def with_frozen_outputs(started: Started[J]) -> Started[J]:
-    """The job with the outputs of frozen models for its records, where its method needs them."""
+    """The job with the outputs of frozen models for its records, where its method needs them, and for drift."""
+    from raytune_llm.jobs.drift import with_guard
     from raytune_llm.jobs.precompute import precompute_on_cluster
     from raytune_llm.jobs.prepare import with_sources
 
     found = precompute_on_cluster(started.job, started.prepared.encoded, use_gpu=started.use_gpu)
     examples = with_sources(found, started.job, started.prepared.splits)
+    examples = with_guard(examples, started.job, started.prepared.guard, use_gpu=started.use_gpu)
     return replace(started, prepared=replace(started.prepared, encoded=found.encoded, examples=examples))
 
 

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from raytune_llm.data.findings import many
 from raytune_llm.evaluation import report
-from raytune_llm.evaluation.terms import LOSS, Better
+from raytune_llm.evaluation.terms import DRIFT, LOSS, Better
 from raytune_llm.jobs.comparison import Promotion
 from raytune_llm.jobs.help import called
 from raytune_llm.jobs.schema import TrainJob
 from raytune_llm.sweep.leaderboard import lowest_loss
 from raytune_llm.sweep.tables import cell, short_key
 from raytune_llm.training.config import Outcome
-from raytune_llm.training.objective import ANSWER_SECONDS
+from raytune_llm.training.objective import ANSWER_SECONDS, DRIFT_SECONDS
 
 if TYPE_CHECKING:
     from raytune_llm.evaluation.answering import Answering
+    from raytune_llm.jobs.drift import Guard
     from raytune_llm.jobs.publish import PublishResult
     from raytune_llm.jobs.setup import Started
     from raytune_llm.serving.catalog import Endpoint
@@ -42,7 +43,8 @@ def of_training(
 ) -> str:
     """The end of a single run, with what it answered, the versions of its earlier stages, and what was `predicted`."""
     answers = _answers([outcome], started.prepared.answering)
-    lines = [*_stages(started.earlier), ("trained", _ending(outcome)), *answers, ("time", started.clock.text())]
+    drift = _drift([outcome], outcome, started.prepared.guard)
+    lines = [*_stages(started.earlier), ("trained", _ending(outcome)), *answers, *drift, ("time", started.clock.text())]
     lines += predicted
     return _text(started.job, published, lines) + _following(started.job, published)
 
@@ -70,6 +72,7 @@ def of_sweep(
         *_another_winner(outcomes, won, published.result.comparison.directions, job.method.metric),
         ("trained", f"{many(len(outcomes), 'trial')}, {many(trained, 'step')} in all"),
         *_answers(outcomes, started.prepared.answering),
+        *_drift(outcomes, won, started.prepared.guard),
         ("time", started.clock.text()),
         *predicted,
         ("leaderboard", f"{job.run_dir}/leaderboard.csv"),
@@ -131,12 +134,24 @@ def _answers(outcomes: Sequence[Outcome], answering: Answering | None) -> list[t
     """A line with the cost of choosing trials by their answers."""
     if answering is None:
         return []
+    records = many(len(answering.prompts), "record")
+    return [("answers", f"{records} at each evaluation, {_share_of_time(outcomes, ANSWER_SECONDS)}")]
+
+
+def _drift(outcomes: Sequence[Outcome], won: Outcome, guard: Guard | None) -> list[tuple[str, str]]:
+    """A line with how far the published model is from its base, and the cost of measuring it."""
+    assert won.best is not None
+    if guard is None or DRIFT not in won.best.metrics:
+        return []
+    return [("drift", f"{guard.described(won.best.metrics[DRIFT])}, {_share_of_time(outcomes, DRIFT_SECONDS)}")]
+
+
+def _share_of_time(outcomes: Sequence[Outcome], part: str) -> str:
+    """What a part of all trials' seconds took, in words."""
     last = [outcome.reports[-1].metrics for outcome in outcomes if outcome.reports]
-    share = sum(found[ANSWER_SECONDS] for found in last) / sum(found["time/seconds"] for found in last)
+    share = sum(found.get(part, 0.0) for found in last) / sum(found["time/seconds"] for found in last)
     whose = "the training's" if len(outcomes) == 1 else "the trials'"
-    return [
-        ("answers", f"{many(len(answering.prompts), 'record')} at each evaluation, {100 * share:.0f} % of {whose} time")
-    ]
+    return f"{100 * share:.0f} % of {whose} time"
 
 
 def _stages(earlier: Sequence[Version]) -> list[tuple[str, str]]:
@@ -155,7 +170,9 @@ def _text(job: TrainJob, published: PublishResult, lines: list[tuple[str, str]])
     version = published.version
     others = " and ".join(published.result.comparison.systems[:-1])
     state = "champion" if published.promoted else f"not promoted: not significantly better than {others}"
-    if not published.promoted and job.promote is Promotion.never:
+    if not published.promoted and published.drift_bound is not None:
+        state = f"not promoted: {published.drift_bound}"
+    if not published.promoted and job.promote.when is Promotion.never:
         state = "not promoted: promote=never"
     lines = [
         *lines,

@@ -61,6 +61,7 @@ class Stage:
 
     def records_of(self, data: Data) -> Data:
         """The job's records, or the stage's own, of which an eval set is carved."""
+        data = replace(data, guard=None) if self.method.needs.score else data
         return data if self.data is None else replace(data.with_train(self.data), subset=1.0, eval=None, test=None)
 
 

@@ -87,11 +87,12 @@ def upgraded_config(value: Any) -> Any:
 
 
 def _completed(config: dict[str, Any]) -> dict[str, Any]:
-    """A config of format 2 with the keys of its method that were added since."""
+    """A config of format 2 with the keys that were added since."""
     if "method" not in config:
         return config
     method = config["method"]
-    return config | {"method": ADDED.get(method["type"], {}) | method}
+    found = config | {"method": ADDED.get(method["type"], {}) | method, **_promote(config)}
+    return found | {name: added | found[name] for name, added in SINCE.items() if name in found}
 
 
 def _base(fields: dict[str, Any]) -> dict[str, Any]:
@@ -103,7 +104,13 @@ def _scaling(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _job(fields: dict[str, Any]) -> dict[str, Any]:
-    return fields | {"plan": False}
+    return fields | {"plan": False, **_promote(fields)}
+
+
+def _promote(fields: dict[str, Any]) -> dict[str, Any]:
+    """`promote` as a group, which was the value of its `when`."""
+    when = fields.get("promote")
+    return {"promote": {"when": when, "max_drift": None}} if isinstance(when, str) else {}
 
 
 def _sweep(fields: dict[str, Any]) -> dict[str, Any]:
@@ -118,11 +125,12 @@ def _packed(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _evaluation(fields: dict[str, Any]) -> dict[str, Any]:
-    return fields | {"answers_per_eval": 64}
+    return fields | {"answers_per_eval": 64, **SINCE["evaluation"]}
 
 
 def _data(fields: dict[str, Any]) -> dict[str, Any]:
-    return fields | {"columns": {}, "ignore": [], "on_error": "stop", "strict": False, "subset": 1.0, "weights": {}}
+    added = {"columns": {}, "ignore": [], "on_error": "stop", "strict": False, "subset": 1.0, "weights": {}}
+    return fields | added | SINCE["data"]
 
 
 def _local_engine(fields: dict[str, Any]) -> dict[str, Any]:
@@ -182,6 +190,11 @@ def _renamed(fields: dict[str, Any], **names: str) -> dict[str, Any]:
 
 ADDED: dict[str, dict[str, Any]] = {"sft": {"init_adapter": None}, "dss": {"init_adapter": None}}
 """By the short name of a method: keys that were added since format 2, as they were meant before."""
+SINCE: dict[str, dict[str, Any]] = {
+    "data": {"guard": None},
+    "evaluation": {"drift": False, "drift_prompts": 32, "drift_tokens": 32},
+}
+"""By part of a job: the same of keys that are no method's."""
 UPGRADES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "Base": _base,
     "Scaling": _scaling,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from raytune_llm.errors import InputError
-from raytune_llm.evaluation.terms import LOSS
-from raytune_llm.sweep.plan import STEPS, Plan
+from raytune_llm.evaluation.terms import DRIFT, LOSS
+from raytune_llm.sweep.plan import BASE, STEPS, Plan
 from raytune_llm.training.config import Outcome
 from raytune_llm.training.objective import Objective, Report
 
@@ -25,6 +25,9 @@ class Row:
     values: dict[str, Any]
     best: Report
     ended: str
+    pareto: bool = False
+    """Whether no other point of its base is better by the metric without more drift, or has less without being worse;
+    False where drift isn't measured."""
 
 
 def winner(outcomes: Sequence[Outcome], objective: Objective) -> Outcome:
@@ -67,4 +70,18 @@ def leaderboard(outcomes: Sequence[Outcome], plan: Plan, objective: Objective) -
             best = objective.best(outcome.reports, up_to=steps)
             if best is not None:
                 rows.append(Row(outcome.trial.id, {**outcome.trial.values, STEPS: steps}, best, outcome.ended))
-    return sorted(rows, key=lambda row: (objective.order_of(row.best), row.values.get(STEPS, 0)))
+    rows = sorted(rows, key=lambda row: (objective.order_of(row.best), row.values.get(STEPS, 0)))
+    return [replace(row, pareto=is_on_front(row, rows, objective)) for row in rows]
+
+
+def is_on_front(row: Row, rows: Sequence[Row], objective: Objective) -> bool:
+    """Whether a row is on the front of metric and drift of all rows of its base; a token is another one in others."""
+
+    def costs(row: Row) -> tuple[float, float]:
+        return objective.cost_of(row.best), row.best.metrics.get(DRIFT, math.nan)
+
+    own = costs(row)
+    if not all(map(math.isfinite, own)):
+        return False
+    others = [costs(other) for other in rows if other.values.get(BASE) == row.values.get(BASE)]
+    return not any(other != own and other[0] <= own[0] and other[1] <= own[1] for other in others)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from raytune_llm.evaluation.terms import LOSS
+from raytune_llm.evaluation.terms import DRIFT, LOSS
 
 if TYPE_CHECKING:
     from raytune_llm.sweep.leaderboard import Row
 
 BARS = "▁▂▃▄▅▆▇█"
+PARETO = "pareto"
+"""The column that marks the front of metric and drift."""
 
 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -31,13 +34,14 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def leaderboard_table(rows: Sequence[Row], metric: str, shown: int) -> str:
-    """The best points of a sweep, with their losses. A key that a point lacks, whose trial has the job's own value, is
-    left empty."""
+    """The best points of a sweep, with their losses and, where it is measured, drift and a mark for the front of both.
+    A key that a point lacks, whose trial has the job's own value, is left empty."""
     if not rows:
         return "no trial came to a result"
     keys = keys_of(rows)
     losses = [name for name in (LOSS, "train/loss") if name != metric and name in rows[0].best.metrics]
-    columns = ["", *map(short_key, keys), metric, "at step", *losses, "trial", "ended"]
+    drift = [DRIFT, PARETO] if has_drift(rows) else []
+    columns = ["", *map(short_key, keys), metric, "at step", *losses, *drift, "trial", "ended"]
     lines = [
         [
             str(place),
@@ -45,6 +49,7 @@ def leaderboard_table(rows: Sequence[Row], metric: str, shown: int) -> str:
             f"{row.best.metrics[metric]:.4f}",
             str(row.best.step),
             *[f"{row.best.metrics[name]:.4f}" for name in losses],
+            *([f"{row.best.metrics.get(DRIFT, math.nan):.4f}", mark(row)] if drift else []),
             row.trial,
             row.ended.split(":")[0],
         ]
@@ -55,16 +60,28 @@ def leaderboard_table(rows: Sequence[Row], metric: str, shown: int) -> str:
 
 
 def leaderboard_csv(rows: Sequence[Row]) -> str:
-    """Every point with all metrics of its best report."""
+    """Every point with all metrics of its best report and, where drift is measured, whether it is on the front."""
     metrics = sorted({name for row in rows for name in row.best.metrics})
     keys = keys_of(rows)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["trial", *keys, "best_step", *metrics, "ended"])
+    pareto = [PARETO] if has_drift(rows) else []
+    writer.writerow(["trial", *keys, "best_step", *metrics, *pareto, "ended"])
     for row in rows:
         values = [row.values.get(key, "") for key in keys]
-        writer.writerow([row.trial, *values, row.best.step, *[row.best.metrics.get(m, "") for m in metrics], row.ended])
+        found = [row.best.metrics.get(name, "") for name in metrics]
+        writer.writerow([row.trial, *values, row.best.step, *found, *([mark(row)] if pareto else []), row.ended])
     return out.getvalue()
+
+
+def has_drift(rows: Sequence[Row]) -> bool:
+    """Whether drift was measured."""
+    return any(DRIFT in row.best.metrics for row in rows)
+
+
+def mark(row: Row) -> str:
+    """Of a point on the front of metric and drift."""
+    return "●" if row.pareto else ""
 
 
 def keys_of(rows: Sequence[Row]) -> list[str]:

@@ -10,6 +10,8 @@ from raytune_llm.evaluation.terms import LOSS
 
 ANSWER_SECONDS = "time/answer_seconds"
 """Of time/seconds, what answering eval records took."""
+DRIFT_SECONDS = "time/drift_seconds"
+"""Of time/seconds, what measuring drift took."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from raytune_llm.evaluation.terms import DRIFT
 from raytune_llm.training.config import TrialSpec
 from raytune_llm.training.history import History
-from raytune_llm.training.objective import ANSWER_SECONDS, Report
+from raytune_llm.training.objective import ANSWER_SECONDS, DRIFT_SECONDS, Report
 from raytune_llm.training.tracking.base import Run, RunInfo, start_all
 from raytune_llm.training.tracking.jsonl import JSONL
 
@@ -52,10 +53,13 @@ class LiveTrial:
         """Whether it reports at its next step, whichever that is."""
         self.answer_seconds = 0.0
         """Of the training's seconds, those in which it answered eval records."""
+        self.drift_seconds = 0.0
+        """The same of measuring drift."""
         self.history = History(spec.config.objective)
         if resume is not None:
             self.history = History.load(resume, spec.config.objective)
             self.answer_seconds = self.history.last.metrics.get(ANSWER_SECONDS, 0.0)
+            self.drift_seconds = self.history.last.metrics.get(DRIFT_SECONDS, 0.0)
             if folder is not None:
                 shutil.copytree(Path(resume, "best"), folder / "best", dirs_exist_ok=True)
 
@@ -100,6 +104,8 @@ class LiveTrial:
         cost = {"time/seconds": seconds, "cost/gpu_hours": self._num_gpus * seconds / 3600}
         if self.config.answering is not None:
             cost[ANSWER_SECONDS] = self.answer_seconds
+        if DRIFT in metrics:
+            cost[DRIFT_SECONDS] = self.drift_seconds
         self.is_hastened = False
         report = self.history.add(step, {**metrics, "train/loss": train_loss, **cost}, stopped=stopped)
         self.history.seconds = seconds

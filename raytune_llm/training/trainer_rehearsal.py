@@ -67,12 +67,12 @@ def rehearse_trainer(script: Script, examples: Examples, *, use_gpu: bool, start
     config, started = script.spec.config, time.monotonic()
     before, free = held_bytes(device), free_bytes(device)
     whole = config.method.needs.sampling or config.answering is not None
-    evaluated, scale = _part(examples.eval, whole=whole)
+    evaluated, scale = _part(examples, whole=whole)
     timeline = Timeline(script)
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder, suppress(Enough):
         fit(
             _short(script.spec),
-            Examples(examples.train, evaluated),
+            Examples(examples.train, evaluated, guard=examples.guard),
             WorkerContext(Path(folder), 0, 1, use_gpu),
             report=lambda metrics, checkpoint: None,
             run=CompositeRun(()),
@@ -98,13 +98,14 @@ def rehearse_trainer(script: Script, examples: Examples, *, use_gpu: bool, start
     )
 
 
-def _part(examples: Sequence[Example], *, whole: bool) -> tuple[Sequence[Example], float]:
-    """Some of the eval examples at even distances, and how many times as many tokens all of them have."""
-    if whole or len(examples) <= EVALUATED:
-        return examples, 1.0
-    table = ExampleTable.of(examples)
-    part = table.select(np.linspace(0, len(examples) - 1, EVALUATED).astype(np.int64))
-    return part, float(table.lengths().sum() / part.lengths().sum())
+def _part(examples: Examples, *, whole: bool) -> tuple[Sequence[Example], float]:
+    """Some of the eval examples at even distances, and how many times as many tokens a whole evaluation has, drift's
+    included."""
+    if whole or len(examples.eval) <= EVALUATED:
+        return examples.eval, 1.0
+    table, drift_tokens = ExampleTable.of(examples.eval), ExampleTable.of(examples.guard).lengths().sum()
+    part = table.select(np.linspace(0, len(table) - 1, EVALUATED).astype(np.int64))
+    return part, float((table.lengths().sum() + drift_tokens) / (part.lengths().sum() + drift_tokens))
 
 
 def _short(spec: TrialSpec) -> TrialSpec:

@@ -24,12 +24,13 @@ from raytune_llm.data.examples import Example, Examples
 from raytune_llm.data.mixture import epoch_indices
 from raytune_llm.data.order import first_indices
 from raytune_llm.evaluation.generate import generate
-from raytune_llm.evaluation.loss import evaluate
+from raytune_llm.evaluation.loss import Scores, Terms, evaluate
 from raytune_llm.evaluation.metric_file import write_metric
 from raytune_llm.evaluation.metrics import Metric, wholes
 from raytune_llm.evaluation.terms import LOSS
 from raytune_llm.methods import model_refs
 from raytune_llm.methods.base import Session, TrainerInputs
+from raytune_llm.methods.common.drift import drift_terms
 from raytune_llm.models.loading import load_trainable
 from raytune_llm.models.out_of_memory import free_cached_memory
 from raytune_llm.training.config import TrialConfig, TrialSpec
@@ -92,7 +93,7 @@ def fit(
     ):
         num_gpus = place.world_size * config.scaling.worker_resources(use_gpu=place.use_gpu).get("GPU", 0)
         trial = LiveTrial(spec, run, place.folder / "checkpoint", num_gpus=num_gpus, resume=resume)
-        evaluator = Evaluator(trial, examples.eval, place, report, progress, session)
+        evaluator = Evaluator(trial, examples, place, report, progress, session)
         trainer = (session or config.method).trainer(trainer_inputs(config, examples, place, evaluator, teacher))
         trainer.remove_callback(PrinterCallback)
         evaluator.trainer = trainer
@@ -146,13 +147,13 @@ class Evaluator(TrainerCallback):
     def __init__(
         self,
         trial: LiveTrial,
-        eval_examples: Sequence[Example],
+        examples: Examples,
         place: WorkerContext,
         report: Reporter,
         progress: Progress,
         session: Session | None,
     ):
-        self.trial, self.eval_examples, self.place = trial, eval_examples, place
+        self.trial, self.eval_examples, self.guard, self.place = trial, examples.eval, examples.guard, place
         self.report, self.progress, self.session = report, progress, session
         self.started = time.monotonic() - trial.history.seconds
 
@@ -195,20 +196,33 @@ class Evaluator(TrainerCallback):
         """Eval metrics, summed over all workers, each of which takes its share of the eval set; of a policy, each
         measures it on the same prompts and draws."""
         if self.session is not None:
-            return self.session.measure(model, self.eval_examples[: self.session.eval_prompts]).metrics
+            measured = self.session.measure(model, self.eval_examples[: self.session.eval_prompts]).metrics
+            return measured | self.drift(model)
+        metrics = self.score(model, self.eval_examples, self.trial.config.method.terms).resamplable()
+        is_finite = LOSS not in metrics or math.isfinite(metrics[LOSS].whole())
+        return metrics | self.drift(model) | self.answer(model, is_finite=is_finite)
+
+    def score(self, model: Any, examples: Sequence[Example], terms: Terms) -> Scores:
+        """Terms of examples over all workers."""
         with self.trainer.accelerator.autocast():
-            scores = evaluate(
+            return evaluate(
                 model,
-                self.eval_examples,
-                self.trial.config.method.terms,
+                examples,
+                terms,
                 pad_id=self.trainer.processing_class.pad_token_id,
                 batch_size=4 * self.trainer.args.per_device_train_batch_size,
                 rank=self.place.rank,
                 world_size=self.place.world_size,
             )
-        metrics = scores.resamplable()
-        is_finite = LOSS not in metrics or math.isfinite(metrics[LOSS].whole())
-        return metrics | self.answer(model, is_finite=is_finite)
+
+    def drift(self, model: Any) -> dict[str, Metric]:
+        """How far the model is from its base on general prompts, where that is measured."""
+        if not self.guard:
+            return {}
+        started = time.monotonic()
+        metrics = self.score(model, self.guard, drift_terms).resamplable()
+        self.trial.drift_seconds += time.monotonic() - started
+        return metrics
 
     def answer(self, model: Any, *, is_finite: bool) -> dict[str, Metric]:
         """Metrics of greedy answers, where trials are chosen by them; each worker answers its share. NaN from a model

@@ -88,6 +88,7 @@ def job_of(method, folder):
             "model.learning_rate=1e-2",
             f"evaluation.max_examples={MAX_EXAMPLES}",
             "evaluation.bootstrap_draws=20",
+            "evaluation.drift=false",  # its frozen base would count
             "evaluation.max_new_tokens=4",
             *(f"tuning.{key}={value}" for key, value in small.items()),
             *overrides,

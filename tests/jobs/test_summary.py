@@ -5,6 +5,7 @@ import pytest
 from raytune_llm.evaluation.answering import Answering
 from raytune_llm.evaluation.terms import Better
 from raytune_llm.jobs import summary
+from raytune_llm.jobs.drift import Guard
 from raytune_llm.training.config import Outcome, Trial
 from raytune_llm.training.objective import Objective, Report
 
@@ -39,6 +40,18 @@ def test_the_share_of_the_time_is_that_of_all_trials():
     ]
     assert summary._answers(outcomes[:1], ANSWERING)[0][1].endswith("10 % of the training's time")
     assert summary._answers(outcomes, None) == []
+
+
+def test_drift_is_that_of_the_winner_with_its_share_of_all_trials_time():
+    guard = Guard(prompts=([1], [2]), stop_ids=(0,), max_new_tokens=4, is_own=False)
+    outcomes = [outcome("a", 0.5, 2), outcome("b", 0.6, 1)]
+    assert summary._drift(outcomes, outcomes[1], guard) == [], "a run that began before drift was measured"
+    for one, value in zip(outcomes, (0.25, 0.03125), strict=True):
+        for report in one.reports:
+            report.metrics.update({"eval/drift": value, "time/drift_seconds": value * report.metrics["time/seconds"]})
+    text = "eval/drift 0.0312 nats a token on 2 general prompts (base's own answers), 14 % of the trials' time"
+    assert summary._drift(outcomes, outcomes[1], guard) == [("drift", text)]
+    assert summary._drift(outcomes, outcomes[1], None) == []
 
 
 def test_a_trial_that_would_have_won_by_its_loss_is_named():

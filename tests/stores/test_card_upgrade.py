@@ -133,6 +133,17 @@ def test_keys_that_were_added_since_a_card_was_written_mean_what_was_done_then(v
     assert build(Method, found.config["method"]).init_adapter is None
 
 
+def test_keys_that_became_a_group_or_came_since_format_2_mean_what_was_done_then(version):
+    content = json.loads(card_json(version.card, version.files))
+    config = content["config"] | {"promote": "never"}
+    config["data"] = {key: value for key, value in config["data"].items() if key != "guard"}
+    config["evaluation"] = {key: value for key, value in config["evaluation"].items() if not key.startswith("drift")}
+    found, _ = parse_card(json.dumps(content | {"config": config}).encode())
+    job = build(SweepJob if "sweep" in config else TrainJob, found.config)
+    assert (job.promote.when.value, job.promote.max_drift) == ("never", None)
+    assert (job.data.guard, job.evaluation.drift) == (None, False)
+
+
 def test_a_later_format_is_refused(tmp_path):
     folder = tmp_path / "registry" / "sft" / "v1"
     folder.mkdir(parents=True)

@@ -10,7 +10,7 @@ from raytune_llm.sweep.plan import Axis, Plan
 from raytune_llm.sweep.tables import leaderboard_csv, leaderboard_table
 from raytune_llm.training.config import Outcome, Trial
 from raytune_llm.training.history import History
-from raytune_llm.training.objective import Objective
+from raytune_llm.training.objective import Objective, Report
 
 LOSS = Objective("eval/loss", lower_is_better=True)
 ACCURACY = Objective("eval/accuracy", lower_is_better=False)
@@ -120,3 +120,33 @@ def test_a_trial_cut_short_has_a_row_for_what_it_reached():
     found = [(row.trial, row.values["tuning.steps"], row.best.metrics["eval/loss"]) for row in rows]
     assert found == [("a", 10, 0.5), ("b", 30, 1), ("b", 20, 2)]
     assert winner([early, late], LOSS).trial.id == rows[0].trial
+
+
+def drifted(id, loss, drift, **values):
+    metrics = {"eval/loss": loss, "train/loss": loss} | ({} if drift is None else {"eval/drift": drift})
+    report = Report(step=10, metrics=metrics)
+    rest = {"checkpoint": None, "seconds": 1.0, "ended": "complete"}
+    return Outcome(trial=Trial(id=id, values=values), reports=(report,), best=report, **rest)
+
+
+def test_the_front_of_metric_and_drift_is_marked():
+    given = {"a": (1.0, 0.4), "b": (2.0, 0.1), "c": (3.0, 0.2), "d": (1.0, 0.4), "e": (4.0, math.nan), "f": (5.0, None)}
+    rows = leaderboard([drifted(id, *found) for id, found in given.items()], Plan({}, (10,)), LOSS)
+    assert {row.trial for row in rows if row.pareto} == {"a", "b", "d"}
+    text = leaderboard_table(rows, "eval/loss", shown=10).splitlines()
+    assert text[0].split() == ["eval/loss", "at", "step", "train/loss", "eval/drift", "pareto", "trial", "ended"]
+    assert text[2].split() == ["1", "1.0000", "10", "1.0000", "0.4000", "●", "a", "complete"]
+    assert text[5].split() == ["4", "3.0000", "10", "3.0000", "0.2000", "c", "complete"]
+    read = list(csv.DictReader(io.StringIO(leaderboard_csv(rows))))
+    assert [row["pareto"] for row in read] == ["●", "●", "●", "", "", ""]
+
+
+def test_bases_have_fronts_of_their_own():
+    outcomes = [drifted("a", 1.0, 0.1, model="x"), drifted("b", 2.0, 0.2, model="y"), drifted("c", 3.0, 0.3, model="y")]
+    rows = leaderboard(outcomes, Plan({}, (10,)), LOSS)
+    assert [row.pareto for row in rows] == [True, True, False]
+
+
+def test_without_drift_nothing_is_marked():
+    rows = leaderboard([outcome("a", [2, 1])], Plan({}, (20,)), LOSS)
+    assert "pareto" not in leaderboard_table(rows, "eval/loss", shown=10) + leaderboard_csv(rows)

@@ -1,6 +1,7 @@
 """Rehearsals of packs and of trainers on a tiny base: what they find, and that nothing of them is kept."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,14 +10,26 @@ import torch
 from torch.testing import assert_close
 from worlds import precomputed, spec_of, write_base, write_records
 
+from raytune_llm.data.tables.example_table import ExampleTable
 from raytune_llm.jobs.config import load
+from raytune_llm.jobs.drift import answered
+from raytune_llm.jobs.prepare import prepare
+from raytune_llm.methods.common.drift import drift_terms
 from raytune_llm.training import rehearsed_answers
 from raytune_llm.training.packed import rehearsal as packed_rehearsal
 from raytune_llm.training.packed.rehearsal import rehearse
 from raytune_llm.training.packed.trials import PackedTrials
 from raytune_llm.training.rehearsal import MOST_SECONDS, SHARE, SHARE_OF_BUDGET, Asked, Script
 from raytune_llm.training.tracking.base import CompositeRun
-from raytune_llm.training.trainer_rehearsal import EVERY, STEPS, Enough, Timeline, rehearse_trainer
+from raytune_llm.training.trainer_rehearsal import (
+    EVALUATED,
+    EVERY,
+    STEPS,
+    Enough,
+    Timeline,
+    _part,
+    rehearse_trainer,
+)
 
 ASKED = Asked(prompts=([5, 6, 7], [8, 9], [10, 11, 12, 13]), stop_ids=(1,), max_new_tokens=4, batch_size=2, threads=1)
 
@@ -85,6 +98,7 @@ def test_what_an_evaluation_takes_whatever_its_size_weighs_no_more_in_a_small_pa
     lengths = torch.full((1000,), 10)
     packed = SimpleNamespace(
         eval=SimpleNamespace(lengths=lengths),
+        guard=None,
         trials={"a": SimpleNamespace(spec=SimpleNamespace(config=script.spec.config))},
     )
     counts = []
@@ -99,6 +113,37 @@ def test_what_an_evaluation_takes_whatever_its_size_weighs_no_more_in_a_small_pa
     assert counts[:3] == [4, 4, 14] and counts[-1] < 1000
     assert packed_rehearsal._evaluation_seconds(packed, 1e6) == pytest.approx(0.5 + 0.01 * 10_000)
     assert counts[-1] >= 1000
+
+
+@pytest.fixture
+def drifting(job, examples):
+    """The examples with general prompts, which the base has answered."""
+    short = replace(prepare(job).guard, max_new_tokens=4)
+    return replace(examples, guard=answered(job.model, short, batch_size=32, use_gpu=False))
+
+
+def test_what_measures_drift_belongs_to_a_packs_rehearsed_evaluation(job, drifting, script, monkeypatch):
+    packed, counts = packed_of(job, drifting), []
+    evaluate = packed.pack.evaluate
+
+    def counted(table, trial_ids=None, terms=None):
+        counts.append((table is packed.guard, len(trial_ids), terms))
+        return evaluate(table, trial_ids, terms)
+
+    monkeypatch.setattr(packed.pack, "evaluate", counted)
+    rehearse(packed, script, start_seconds=0.0)
+    packed.close()
+    assert [found for found in counts if found[0]] == [(True, 3, drift_terms), (True, 1, drift_terms)]
+
+
+def test_a_part_of_the_eval_set_is_scaled_without_the_prompts_of_drift(drifting):
+    num_tokens = int(drifting.guard.lengths().sum())
+    assert _part(drifting, whole=False) == (drifting.eval, 1.0)
+    whole = ExampleTable.of([*drifting.eval] * 16)
+    part, scale = _part(replace(drifting, eval=whole), whole=False)
+    own, all_of_it = int(part.lengths().sum()), int(whole.lengths().sum())
+    assert len(part) == EVALUATED < len(whole)
+    assert scale == pytest.approx((all_of_it + num_tokens) / (own + num_tokens))
 
 
 def test_a_trainer_is_rehearsed_in_a_folder_that_goes(job, examples, script):

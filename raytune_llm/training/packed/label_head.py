@@ -262,7 +262,7 @@ class _TopKLogprobs(torch.autograd.Function):
     ) -> Tensor:
         logprobs = torch.empty(ids.shape, dtype=_exact(hidden), device=hidden.device)
         gains = torch.full_like(logprobs, factor)
-        mean = torch.empty_like(hidden)
+        mean = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         rows = max(FEWEST_ROWS, CHUNK_ELEMENTS[hidden.device.type] // weight.shape[0])
         for start in range(0, len(ids), rows):
             part = slice(start, start + rows)
@@ -270,12 +270,15 @@ class _TopKLogprobs(torch.autograd.Function):
             if cap is not None:
                 logits = (logits / cap).tanh() * cap
             logprobs[part] = logits.gather(1, ids[part]) - logits.logsumexp(1, keepdim=True)
+            if mean is None:
+                continue
             slopes = torch.softmax(logits, dim=1) * factor
             if cap is not None:
                 bend = 1 - (logits / cap).square()
                 slopes, gains[part] = slopes * bend, factor * bend.gather(1, ids[part])
             torch.mm(slopes.to(weight.dtype), weight, out=mean[part])
-        ctx.save_for_backward(mean, gains, ids, weight)
+        if mean is not None:
+            ctx.save_for_backward(mean, gains, ids, weight)
         return logprobs
 
     @staticmethod

@@ -257,28 +257,33 @@ class Pack(AdaptedBase):
     # Evaluation
 
     @torch.no_grad()
-    def evaluate(self, table: TokenTable, trial_ids: Sequence[str] | None = None) -> dict[str, Scores]:
-        """Scores of these trials (None = all) on all of a table's examples; every batch is shared by all of them. When
-        memory runs out, it begins again with smaller passes."""
+    def evaluate(
+        self, table: TokenTable, trial_ids: Sequence[str] | None = None, terms: Terms | None = None
+    ) -> dict[str, Scores]:
+        """Scores of these trials (None = all) on all of a table's examples, by `terms` (None = each trial's own); every
+        batch is shared by all of them. When memory runs out, it begins again with smaller passes."""
         rows = list(range(len(self._slots))) if trial_ids is None else sorted(map(self._row, trial_ids))
         while True:
             limits = (self.budget.max_tokens, self._largest_pass, self._most_eval_tokens)
             budget = replace(self.budget, max_tokens=min(limits))
             try:
-                return self._evaluate(table, rows, budget)
+                return self._evaluate(table, rows, budget, terms)
             except RuntimeError as error:
                 if not is_out_of_memory(error) or budget.max_tokens <= int(table.lengths.max()):
                     raise
                 self._most_eval_tokens = budget.max_tokens // 2
             free_cached_memory()
 
-    def _evaluate(self, table: TokenTable, rows: Sequence[int], budget: PassBudget) -> dict[str, Scores]:
+    def _evaluate(
+        self, table: TokenTable, rows: Sequence[int], budget: PassBudget, terms: Terms | None
+    ) -> dict[str, Scores]:
         at_once = max(1, min(budget.slots_per_pass, budget.max_tokens // int(table.lengths.max())))
         found: dict[str, Scores] = {}
         for start in range(0, len(rows), at_once):
             slots = [self._slots[row] for row in rows[start : start + at_once]]
             with self.stack.routed(self._route(rows[start : start + at_once])[0]):
-                scores = score(self.head, table, [slot.terms for slot in slots], budget, self.stack.device)
+                of_slots = [terms or slot.terms for slot in slots]
+                scores = score(self.head, table, of_slots, budget, self.stack.device)
             found |= {slot.spec.trial_id: scored for slot, scored in zip(slots, scores, strict=True)}
         return found
 

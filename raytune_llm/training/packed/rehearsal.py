@@ -13,6 +13,7 @@ from statistics import median
 import numpy as np
 import torch
 
+from raytune_llm.methods.common.drift import drift_terms
 from raytune_llm.models.memory import peak_bytes
 from raytune_llm.training.config import Trial, TrialSpec
 from raytune_llm.training.packed.export import SlotSaver
@@ -107,7 +108,16 @@ def _evaluation_seconds(packed: PackedTrials, limit: float) -> float:
         more_tokens, more_seconds = _evaluate(packed, count)
         each = max(0.0, more_seconds - seconds) / (more_tokens - tokens)
         tokens, seconds = more_tokens, more_seconds
-    return seconds + each * (total - tokens)
+    return seconds + each * (total - tokens) + _drift_seconds(packed)
+
+
+def _drift_seconds(packed: PackedTrials) -> float:
+    """Seconds of an evaluation's measuring of drift, where it does."""
+    if packed.guard is None:
+        return 0.0
+    started = time.monotonic()
+    packed.pack.evaluate(packed.guard, packed.pack.trial_ids, drift_terms)
+    return time.monotonic() - started
 
 
 def _evaluate(packed: PackedTrials, count: int) -> tuple[int, float]:

@@ -21,6 +21,7 @@ from raytune_llm.errors import InputError
 from raytune_llm.evaluation.metrics import Metric, wholes
 from raytune_llm.evaluation.terms import LOSS
 from raytune_llm.methods import model_refs
+from raytune_llm.methods.common.drift import drift_terms
 from raytune_llm.models.adapters.lora import LoRA
 from raytune_llm.models.lora_folder import read_weights, target_names
 from raytune_llm.models.memory import free_bytes, held_bytes
@@ -83,6 +84,8 @@ class PackedTrials:
         is_encoder_decoder = bool(self.model.config.is_encoder_decoder)
         self.train = TokenTable(examples.train, is_encoder_decoder=is_encoder_decoder, sources=examples.sources)
         self.eval = TokenTable(examples.eval, is_encoder_decoder=is_encoder_decoder)
+        self.guard = TokenTable(examples.guard, is_encoder_decoder=is_encoder_decoder) if examples.guard else None
+        """What drift is measured on, where it is."""
         self._budget_bytes = int(self.free_bytes * MEMORY_SHARE / num_sharing)
         self.capacity = choose_capacity(
             self.model, names, max_lora_rank, wanted=wanted, budget_bytes=self._budget_bytes
@@ -168,10 +171,12 @@ class PackedTrials:
         for trial_id, report in steps.items():
             self._log_step(self.trials[trial_id], report)
         measured = self._evaluate(due)
+        drifting, measured = time.monotonic(), self._with_drift(measured)
         answering, measured = time.monotonic(), self._with_answers(measured)
         ended = time.monotonic()
         for trial in self.trials.values():
             trial.history.seconds += (ended - started) / len(steps)
+            trial.drift_seconds += (answering - drifting) / len(steps)
             trial.answer_seconds += (ended - answering) / len(steps)
         return [self._report(trial_id, steps[trial_id].step, measured[trial_id]) for trial_id in due]
 
@@ -179,6 +184,13 @@ class PackedTrials:
         """The eval metrics of these trials by the method's terms."""
         scores = self.pack.evaluate(self.eval, due) if due else {}
         return {trial_id: found.resamplable() for trial_id, found in scores.items()}
+
+    def _with_drift(self, metrics: dict[str, dict[str, Metric]]) -> dict[str, dict[str, Metric]]:
+        """Trials' metrics and how far they are from the base, where that is measured."""
+        if self.guard is None or not metrics:
+            return metrics
+        scores = self.pack.evaluate(self.guard, list(metrics), drift_terms)
+        return {trial_id: found | scores[trial_id].resamplable() for trial_id, found in metrics.items()}
 
     def _with_answers(self, metrics: dict[str, dict[str, Metric]]) -> dict[str, dict[str, Metric]]:
         """Trials' metrics and, where they are chosen by them, those of their answers: NaN where the loss isn't
