@@ -109,7 +109,7 @@ class Camera:
             budget=self._budget(spent),
             where=steering.runner.where,
             loads=() if is_over else tuple(steering.runner.loads()),
-            most_live=steering.runner.max_concurrent,
+            most_live=None if is_over else steering.runner.max_concurrent,
             steps_per_second=steps_per_second,
             tokens_per_second=tokens_per_second,
             ending=steering.why if steering.drain is not None else "",

@@ -104,7 +104,7 @@ class Snapshot:
     loads: tuple[Load, ...]
     """Of each pack; nothing where that isn't known."""
     most_live: int | None
-    """Trials at a time, if that is bounded."""
+    """Trials at a time, if that is bounded; None when the trials are over."""
     steps_per_second: float
     tokens_per_second: float
     ending: str

@@ -98,7 +98,7 @@ def costs(snapshot: Snapshot, seconds: float = 0.0) -> list[Piece]:
     if snapshot.seconds_left is not None:
         parts.append(Piece(f"at most {duration(max(0.0, snapshot.seconds_left - seconds))} left"))
     if snapshot.gpu_hours:
-        parts.append(Piece(f"{snapshot.gpu_hours:.2g} GPU hours"))
+        parts.append(Piece(f"{short_number(snapshot.gpu_hours)} GPU hours"))
     if snapshot.usd is not None:
         parts.append(Piece(f"${snapshot.usd:.2f}"))
     for name, used, limit in snapshot.budget:
@@ -242,14 +242,14 @@ def fitting(columns: Sequence[Column], width: int) -> list[Column]:
 
 
 def shared(columns: Sequence[Column], width: int) -> list[tuple[Column, int]]:
-    """The columns with their widths: what each needs as far as that goes."""
-    left = width - sum(column.least + GAP for column in columns) + GAP
-    widths = []
-    for column in columns:
-        extra = max(0, min(left, column.needed - column.least))
-        left -= extra
-        widths.append((column, column.least + extra))
-    return widths
+    """The columns with their widths: what is left over goes to those that need it, to all alike."""
+    widths = [column.least for column in columns]
+    left = width - sum(widths) - GAP * (len(columns) - 1)
+    while left > 0 and (short := [place for place, column in enumerate(columns) if widths[place] < column.needed]):
+        for place in short[:left]:
+            widths[place] += 1
+        left -= len(short)
+    return list(zip(columns, widths, strict=True))
 
 
 def is_numeric(column: Column) -> bool:

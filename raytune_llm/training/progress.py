@@ -107,7 +107,7 @@ class TrainView:
     def draw(self, width: int, height: int) -> list[Line]:
         """As it is now: three or four lines."""
         now = time.monotonic() - self.started
-        lines = [(Piece(f"{self.title} train", "bold"),)]
+        lines = wrapped([Piece(f"{self.title} train", "bold")], width)
         lines += wrapped([*self._progress(), *self._spent(now)], width)
         if self.reports:
             lines += wrapped(self._metrics(width), width)
@@ -126,7 +126,7 @@ class TrainView:
         hours = seconds / 3600
         parts = [Piece(f"{duration(seconds)} so far")]
         if self.num_devices:
-            parts.append(Piece(f"{self.num_devices * hours:.2g} GPU hours"))
+            parts.append(Piece(f"{short_number(self.num_devices * hours)} GPU hours"))
         if self.usd_per_hour is not None:
             parts.append(Piece(f"${self.usd_per_hour * (self.num_devices or 1) * hours:.2f}"))
         return parts

@@ -86,6 +86,6 @@ def duration(seconds: float) -> str:
 
 
 def short_number(number: float) -> str:
-    """A number of three digits, with its thousands as a letter."""
+    """A number of three digits, none of them below a thousandth, with its thousands as a letter."""
     scale, letter = next(((scale, letter) for scale, letter in THOUSANDS if number >= scale), (1.0, ""))
-    return f"{number / scale:.3g}{letter}"
+    return f"{round(number / scale, 3):.3g}{letter}"

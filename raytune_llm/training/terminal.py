@@ -1,8 +1,8 @@
 """A region at the end of the terminal that is redrawn in place, with everything that is printed meanwhile above it.
 
-While it is open, what this process writes to stdout and stderr goes through it, whole lines at a time: prints, logs, and
-what Ray forwards of its workers. What writes to the file descriptors themselves is not caught. Drawn with rich, which is
-imported when a region is opened.
+While it is open, what this process writes to stdout and stderr goes through it, whole lines at a time: prints, logs,
+and what Ray forwards of its workers. What is written to the file descriptors themselves is not caught. Drawn with rich,
+which is imported when a region is opened.
 """
 
 from __future__ import annotations
