@@ -124,7 +124,7 @@ class Camera:
         if id in self.failed:
             return TrialState.failed
         if is_over:
-            return TrialState.over
+            return TrialState.unfinished
         if id not in queue.live or queue.live[id].status in (Trial.PENDING, Trial.PAUSED):
             return TrialState.queued
         return TrialState.running if id in queue.proposals.reports else TrialState.starting

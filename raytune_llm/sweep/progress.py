@@ -12,7 +12,7 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from raytune_llm.sweep.camera import Camera
 from raytune_llm.sweep.view import draw, plain_text
 from raytune_llm.training.screen import Line
-from raytune_llm.training.terminal import region
+from raytune_llm.training.terminal import LiveRegion
 
 LIVE_SECONDS = 0.5
 """Between two snapshots for a terminal."""
@@ -107,7 +107,7 @@ def shown(camera: Camera, *, interactive: bool) -> Iterator[Shown]:
     view = LiveView(camera)
     view.camera.begin()
     view.show()
-    with region(view.draw):
+    with LiveRegion(view.draw):
         try:
             yield view
         finally:

@@ -34,7 +34,9 @@ class TrialState(Enum):
     diverged = "diverged"
     failed = "failed"
     over = "over"
-    """As the sweep is."""
+    """For another reason, its method's."""
+    unfinished = "unfinished"
+    """It is over because the sweep is, and can be resumed."""
 
     @property
     def is_live(self) -> bool:
@@ -112,7 +114,7 @@ class Snapshot:
 
     @property
     def num_ended(self) -> int:
-        live = (TrialState.running, TrialState.starting, TrialState.queued)
+        live = (TrialState.running, TrialState.starting, TrialState.queued, TrialState.unfinished)
         return sum(count for state, count in self.counts.items() if state not in live)
 
     @property

@@ -33,7 +33,8 @@ MARKS = {
     TrialState.stopped: ("□", "yellow"),
     TrialState.diverged: ("↯", "red"),
     TrialState.failed: ("✗", "red"),
-    TrialState.over: ("-", "dim"),
+    TrialState.over: ("◇", "dim"),
+    TrialState.unfinished: ("-", "yellow"),
 }
 PLAIN_ROWS = 6
 NARROWEST_VALUE = 4
@@ -79,16 +80,17 @@ def header(snapshot: Snapshot, seconds: float, width: int) -> list[Line]:
 def progress(snapshot: Snapshot) -> list[Piece]:
     """A bar of the steps that are no longer to do, and how many trials there are of each kind."""
     share = snapshot.steps_done / max(1, snapshot.steps_total)
-    to_come = snapshot.num_trials - snapshot.num_ended - snapshot.num_running
+    unfinished = snapshot.counts.get(TrialState.unfinished, 0)
+    to_come = snapshot.num_trials - snapshot.num_ended - snapshot.num_running - unfinished
     parts = [Piece(f"{bar(share, 20)} {100 * share:.0f} %", "cyan")]
     parts.append(Piece(f"{snapshot.num_ended} of {snapshot.num_trials} trials ended"))
     if snapshot.num_running:
         parts.append(Piece(f"{snapshot.num_running} running", "green"))
     if to_come > 0:
         parts.append(Piece(f"{to_come} to come"))
-    for state in (TrialState.failed, TrialState.diverged):
+    for state in (TrialState.unfinished, TrialState.failed, TrialState.diverged):
         if snapshot.counts.get(state):
-            parts.append(Piece(f"{snapshot.counts[state]} {state.value}", "red"))
+            parts.append(Piece(f"{snapshot.counts[state]} {state.value}", MARKS[state][1]))
     return parts
 
 

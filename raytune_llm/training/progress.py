@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from raytune_llm.stores.json import to_json
 from raytune_llm.training.config import TrialConfig
 from raytune_llm.training.curves import curve_line, scale_of
 from raytune_llm.training.objective import Objective, Report
 from raytune_llm.training.screen import Line, Piece, bar, duration, short_number, wrapped
+from raytune_llm.training.terminal import LiveRegion
 
 MARK = ":raytune_llm_step:"
 """Begins what the driver takes."""
@@ -74,6 +76,7 @@ class TrainView:
     usd_per_hour: float | None
     """Of a device, if known."""
     started: float = field(default_factory=time.monotonic)
+    is_over: bool = False
     step: int = 0
     rate: float = 0.0
     train_loss: float | None = None
@@ -118,7 +121,7 @@ class TrainView:
         parts = [Piece(f"{full} {self.step}/{self.steps}", "green" if self.step >= self.steps else "cyan")]
         if self.rate > 0:
             parts.append(Piece(f"{short_number(self.rate)} steps/s"))
-            if self.step < self.steps:
+            if self.step < self.steps and not self.is_over:
                 parts.append(Piece(f"{duration((self.steps - self.step) / self.rate)} left"))
         return parts
 
@@ -141,9 +144,15 @@ class TrainView:
         return [*parts, Piece(f"best {best.metrics[metric]:.4g} at step {best.step}", "bold green")]
 
 
-def view_of(config: TrialConfig, *, use_gpu: bool, interactive: bool) -> dict[str, Any]:
-    """What a region of the terminal needs to show a run that begins; nothing where there is no terminal."""
+@contextmanager
+def shown(config: TrialConfig, *, use_gpu: bool, interactive: bool) -> Iterator[None]:
+    """Draw a run while it lasts; interactive: on a terminal, else nothing is drawn."""
     if not interactive:
-        return {"draw": None}
+        yield
+        return
     view = TrainView.of(config, use_gpu=use_gpu)
-    return {"draw": view.draw, "takes": view.takes}
+    with LiveRegion(view.draw, view.takes):
+        try:
+            yield
+        finally:
+            view.is_over = True

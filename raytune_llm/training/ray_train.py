@@ -30,9 +30,8 @@ from raytune_llm.training.config import Outcome, TrialSpec
 from raytune_llm.training.history import stored_step
 from raytune_llm.training.interrupts import interruptible
 from raytune_llm.training.outcome import read_outcome
-from raytune_llm.training.progress import Progress, view_of
+from raytune_llm.training.progress import Progress, shown
 from raytune_llm.training.reporting import start_run
-from raytune_llm.training.terminal import region
 from raytune_llm.training.tracking.base import CompositeRun
 from raytune_llm.training.trial import Reporter, WorkerContext, fit
 
@@ -59,9 +58,8 @@ def train(setup: TrialSetup) -> Outcome:
     """Run the trial on its workers and wait for its end. Raises InputError when workers were lost too often, and
     ray.train's error when they failed otherwise."""
     config = setup.spec.config
-    view = view_of(config, use_gpu=setup.use_gpu, interactive=setup.interactive)
     with explain_lost_worker(config.run, config.scaling.max_failures), explain_disk_full(config.home, config.run):
-        with region(**view), interruptible():
+        with shown(config, use_gpu=setup.use_gpu, interactive=setup.interactive), interruptible():
             result = trainer_for(setup, callbacks=[]).fit()
         return outcome_of(setup.spec, result)
 

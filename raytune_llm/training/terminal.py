@@ -12,8 +12,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -166,13 +165,3 @@ class Above:
         """Print what this thread has of a line."""
         if getattr(self._line, "text", ""):
             self.write("\n")
-
-
-@contextmanager
-def region(draw: Draw | None, takes: Callable[[str], bool] = lambda line: False) -> Iterator[None]:
-    """A region for as long as this lasts; none without a `draw`."""
-    if draw is None:
-        yield
-        return
-    with LiveRegion(draw, takes):
-        yield

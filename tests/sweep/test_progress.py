@@ -90,7 +90,7 @@ def test_states():
     report(camera, "e", 10, 1.0)
     states = {row.id: row.state for row in camera.take().rows}
     assert [states[id].value for id in "abcdef"] == ["diverged", "over", "failed", "queued", "running", "starting"]
-    assert camera.state_of("e", is_over=True) is TrialState.over
+    assert camera.state_of("e", is_over=True) is TrialState.unfinished
 
 
 def test_curves_are_bounded_and_what_is_not_finite_is_nan():

@@ -21,7 +21,8 @@ frame = 0
 def draw(width, height):
     global frame
     frame += 1
-    return [(Piece(f"frame {frame} of {width}x{height} ", "bold green"), Piece(f"row {row}", "red")) for row in range(3)]
+    first = Piece(f"frame {frame} of {width}x{height} ", "bold green")
+    return [(first, Piece(f"row {row}", "red")) for row in range(3)]
 
 def takes(line):
     return line.startswith(":mark:")
@@ -85,7 +86,7 @@ def test_ctrl_c_leaves_the_terminal_as_it_was():
 
 @pytest.mark.parametrize(("columns", "height"), [(40, 30), (120, 30), (80, 12)])
 def test_a_terminal_may_be_resized(columns, height):
-    console = Terminal(program(5), 80, 30, **environment())
+    console = Terminal(program(3), 80, 30, **environment())
     console.read_until("frame 2 ", 30)
     console.resize(columns, height)
     console.read_until(rf"of {columns - 1}x{height - 1}", 30)
