@@ -59,10 +59,13 @@ def draw(snapshot: Snapshot, seconds: float, width: int, height: int) -> list[Li
 
 def title(snapshot: Snapshot, width: int) -> list[Line]:
     """What runs, and how it is steered."""
-    parts = [Piece(f"{snapshot.title} sweep", "bold")]
-    if snapshot.control:
-        parts.append(Piece(f"steer it: {snapshot.control} action=…", "dim"))
-    return wrapped(parts, width)
+    name = Piece(f"{snapshot.title} sweep", "bold")
+    if not snapshot.control:
+        return wrapped([name], width)
+    command = f"steer it: {snapshot.control} action=…"
+    if cells(name.text) + cells(command) + len(" · ") <= width:
+        return wrapped([name, Piece(command, "dim")], width)
+    return [*wrapped([name], width), *wrapped([Piece(word, "dim") for word in command.split(" ")], width, " ")]
 
 
 def header(snapshot: Snapshot, seconds: float, width: int) -> list[Line]:

@@ -7,17 +7,20 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+ABORTED = (0, 1)
+"""Status of the SystemExit with which Ray Train leaves."""
+
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ray Train and Ray Tune handle the process's Ctrl-C, and keep doing so when they have ended: an endpoint that is
-    started after them would not stop. Ray Train ends a run's workers then, and leaves the process with status 0, as if
-    all were well; this is a KeyboardInterrupt here."""
+    """Ray Train handles the process's Ctrl-C, Ray Tune SIGUSR1, and both keep doing so when they have ended: an
+    endpoint that is started after them would not stop. At Ctrl-C Ray Train ends the run's workers and leaves by
+    SystemExit, which is a KeyboardInterrupt here; that of SIGTERM has the signal's number and passes."""
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
     try:
         yield
     except SystemExit as error:
-        if error.code != 0:
+        if error.code not in ABORTED:
             raise
         raise KeyboardInterrupt from error
     finally:
