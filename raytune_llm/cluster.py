@@ -33,6 +33,9 @@ ENVIRONMENT = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "raytune_llm.serving.proxy_middlewares",  # bounded connections
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",  # by default a proxy that is not ready after 15 s is killed
     "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_COLOR_PREFIX": "0",  # what workers print comes to the driver as they print it: no colour codes in logs
+    "RAY_DISABLE_WORKER_LOG_PREFIX": "1",  # nor (PackActor pid=1234) in front of each line
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # else Ctrl-C ends Tune as if the trials had ended, and a winner is published
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # its own CSV and TensorBoard files in addition to those of tracking/
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # Tune's state of all trials, which nothing reads, written now and then
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -69,11 +72,11 @@ def connect(*, dashboard: bool = True) -> None:
 
     Raises InputError for a malformed RAY_ADDRESS, or a token that can't be read.
     """
+    set_environment()  # first, as Ray reads some of it when it is imported
     import ray
 
     if ray.is_initialized():
         return
-    set_environment()
     session.forget_token()
     try:
         address = running_ray_address()

@@ -163,24 +163,6 @@ def _is_node_type(name: str) -> bool:
     return bool(name) and not name.startswith("node_")
 
 
-class RayProgressBar:
-    """A bar that a worker on any machine draws on the driver's terminal. ray 2.60, ray.experimental.tqdm_ray."""
-
-    def __init__(self, total: int, label: str) -> None:
-        from ray.experimental import tqdm_ray
-
-        self._bar = tqdm_ray.tqdm(total=total, desc=label, unit="step")
-        self._position = 0
-
-    def move_to(self, position: int) -> None:
-        """Draw the bar at this position, 0 to total."""
-        self._bar.update(position - self._position)
-        self._position = position
-
-    def close(self) -> None:
-        self._bar.close()
-
-
 def resume_trial(tune_controller: Any, trial: Any) -> None:
     """Let a trial continue whose report a scheduler of Ray Tune answered with NOOP, for which there is no public call.
     `tune_controller` is what the scheduler's methods receive. ray 2.60."""

@@ -233,19 +233,6 @@ def test_ray_serve_port(monkeypatch):
     assert compat.ray_serve_port() == 8123
 
 
-def test_ray_progress_bar(monkeypatch):
-    from ray.experimental import tqdm_ray
-
-    drawn = []
-    monkeypatch.setattr(tqdm_ray.tqdm, "_dump_state", lambda self, **_: drawn.append(self._get_state()))
-    bar = compat.RayProgressBar(10, "trial")
-    bar.move_to(3)
-    bar.move_to(5)
-    bar.close()
-    assert [state["x"] for state in drawn] == [3, 5, 5]
-    assert (drawn[0]["total"], drawn[0]["desc"], drawn[-1]["closed"]) == (10, "trial", True)
-
-
 def test_using_adapter(model):
     base = logits(model)
     peft_model = adapted(model)

@@ -50,6 +50,7 @@ OWNERS = {
     "vllm": {"serving.engine.vllm"},
     "openai": {"annotation.teachers.openai"},
     "optuna": {"sweep.search.optuna"},
+    "rich": {"training.terminal"},
 }
 MOST_PACKAGES, MOST_LOOSE_FILES, MOST_LINES = 11, 6, 350
 

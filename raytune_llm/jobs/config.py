@@ -75,8 +75,8 @@ def run(root: str, main: Callable[[Any], int | None]) -> None:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=root)(composed)()
     except (HydraException, OmegaConfBaseException) as error:
         fail(explain(error))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print("; ".join(["interrupted", *map(str, error.args)]), file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from raytune_llm.data.findings import many
 from raytune_llm.sweep.status import RunStatus, State
-from raytune_llm.sweep.tables import cell, short_key, sparkline, text_table
+from raytune_llm.sweep.tables import cell, short_key, text_table
 from raytune_llm.sweep.trial_views import TrialView, best_first
+from raytune_llm.training.curves import Scale, curve_line, scale_of
 from raytune_llm.training.objective import Objective, Report
+from raytune_llm.training.screen import duration
 
-CURVE_WIDTH = 16
 PROGRESS_WIDTH = 10
-UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 
 
 def objective_of(status: RunStatus) -> Objective | None:
@@ -101,30 +100,11 @@ def metric_cell(report: Report | None, objective: Objective) -> str:
     return "" if report is None else f"{cell(report.metrics[objective.metric])}"
 
 
-Scale = tuple[float, float]
-"""Lowest and highest value that a curve can show."""
-
-
 def curve_scale(trials: Sequence[TrialView], objective: Objective) -> Scale:
-    """From the best of all reports to the worst of the first ones, so that a trial that diverges flattens no other."""
+    """Of all reports of these trials."""
     metric = objective.metric
     values = [report.metrics[metric] for trial in trials for report in trial.reports]
-    firsts = [trial.reports[0].metrics[metric] for trial in trials if trial.reports]
-    finite = [value for value in values if math.isfinite(value)]
-    if not finite:
-        return 0.0, 0.0
-    worst = max((value for value in firsts if math.isfinite(value)), key=objective.cost, default=finite[0])
-    best = min(finite, key=objective.cost)
-    return min(best, worst), max(best, worst)
-
-
-def curve_line(curve: Sequence[float], scale: Scale, objective: Objective) -> str:
-    """A curve as it rises and falls, so many of its values as fit; what isn't finite is drawn as the worst."""
-    low, high = scale
-    worst = high if objective.lower_is_better else low
-    count = min(len(curve), CURVE_WIDTH)
-    shown = [curve[(place + 1) * len(curve) // count - 1] for place in range(count)]
-    return sparkline([value if math.isfinite(value) else worst for value in shown], low, high)
+    return scale_of(values, [trial.reports[0].metrics[metric] for trial in trials if trial.reports], objective)
 
 
 def jobs_table(runs: Sequence[RunStatus], now: float) -> str:
@@ -180,9 +160,3 @@ def spent(run: RunStatus) -> str:
     if run.gpu_hours:
         return f"{run.gpu_hours:.2g} GPU hours"
     return duration(run.updated - run.started if run.seconds is None else run.seconds)
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that suits them, for a narrow column."""
-    length, unit = next(((length, unit) for length, unit in UNITS if seconds >= 2 * length), (1.0, "s"))
-    return f"{seconds / length:.0f} {unit}"

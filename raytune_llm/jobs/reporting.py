@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def reported(job: TrainJob, command: str) -> Iterator[None]:
-    """Keep the run's status while it is inside, and give its tuning slot back at the end. command: train or sweep."""
+    """Keep the run's status while it is inside, and give its tuning slot back at the end. command: train or sweep. A
+    KeyboardInterrupt leaves with how to resume the run."""
     try:
         if job.plan:  # nothing of it is kept
             yield
@@ -27,6 +28,10 @@ def reported(job: TrainJob, command: str) -> Iterator[None]:
             with status.reporting(job.run_dir, command=command, name=job.name, run=job.run):
                 yield
             refuse_commands(job.run_dir)
+    except KeyboardInterrupt as error:
+        if job.plan:
+            raise
+        raise KeyboardInterrupt(f"the same command with run={job.run} resumes it") from error
     finally:
         slots.release()
 

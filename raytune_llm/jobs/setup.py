@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from raytune_llm.jobs.clock import Clock
 from raytune_llm.jobs.data_report import write_data_report
 from raytune_llm.jobs.schema import DataJob, TrainJob
 from raytune_llm.sweep import status
+from raytune_llm.training import terminal
 
 if TYPE_CHECKING:
     from raytune_llm.data.files import Splits
@@ -37,6 +37,7 @@ class Started(Generic[J]):
     prepared: Prepared
     use_gpu: bool
     interactive: bool
+    """Whether there is a terminal, on which its training is drawn as it proceeds."""
     clock: Clock
     of_stages: Mapping[str, Prepared]
     """The records of each earlier stage, by its name."""
@@ -85,7 +86,7 @@ def start(job: J, check: Callable[[], None] = lambda: None, prepared: Prepared |
     if note is not None:
         print(note, flush=True)
     clock.lap("start")
-    return Started(job, found, use_gpu, sys.stderr.isatty(), clock, of_stages)
+    return Started(job, found, use_gpu, terminal.is_live(), clock, of_stages)
 
 
 def read_stage_data(job: DataJob, splits: Splits) -> dict[str, tuple[DataJob, Splits]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from raytune_llm.data.findings import many
 from raytune_llm.errors import InputError
 from raytune_llm.jobs import summary
+from raytune_llm.jobs.help import called
 from raytune_llm.jobs.reporting import reported, training_begins
 from raytune_llm.jobs.schema import SweepJob
 from raytune_llm.stores.disk_full import explain_disk_full
@@ -109,6 +110,7 @@ def run_trials(
         phases,
         use_gpu=started.use_gpu,
         interactive=started.interactive,
+        control=f"{called('control')} run={job.name}/{job.run} home={job.home}",
         began=began,
         tokens_per_example=max(own.prepared.mean_tokens for own in bases.values()),
         predict=prediction.begin,

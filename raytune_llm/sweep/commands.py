@@ -147,8 +147,8 @@ class CommandDesk:
         """Refuse further trials of a sweep whose own are over. Raises InputError."""
         if self.queue.proposals.points:
             raise InputError(
-                "the trials of the space are over, and the first of them are trained again; when the run has ended, the "
-                "same command with run= and sweep.extend=true continues it with a larger sweep.space"
+                "the trials of the space are over, and the first of them are trained again; when the run has ended, "
+                "the same command with run= and sweep.extend=true continues it with a larger sweep.space"
             )
 
     def _extend(self, command: Command) -> tuple[str, str | None]:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from raytune_llm.evaluation.compare import LEVEL, Estimate
 from raytune_llm.evaluation.terms import Better
-from raytune_llm.sweep.tables import sparkline, text_table
+from raytune_llm.sweep.tables import text_table
+from raytune_llm.training.curves import sparkline
 
 Array = NDArray[np.float64]
 

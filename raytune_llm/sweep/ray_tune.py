@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from raytune_llm.sweep.schedulers.wrapper import SchedulerWrapper
 from raytune_llm.sweep.space import Sweep
 from raytune_llm.sweep.steering import SteeredScheduler, Steering
 from raytune_llm.training.config import TrialConfig
+from raytune_llm.training.interrupts import interruptible
 
 FOLDER = "tune"
 """Of a run that Ray Tune writes to: errors of trials, and nothing that is read again."""
@@ -55,7 +53,7 @@ def fit(
         ),
     )
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # misses files of a logger
-    with restored_signal_handlers():
+    with interruptible():
         results = list(tuner.fit())
     return {Path(result.path).name: result.error for result in results if result.error is not None}
 
@@ -72,16 +70,3 @@ def build_scheduler(sweep: Sweep, config: TrialConfig, plan: Plan, *, overlaps_d
     if overlaps_decisions and settings.order is not None:
         scheduler = BatchedScheduler(scheduler, settings.order, lower_is_better=objective.lower_is_better)
     return scheduler
-
-
-@contextmanager
-def restored_signal_handlers() -> Iterator[None]:
-    """Ray Tune handles the process's Ctrl-C, and keeps doing so when the sweep has ended: an endpoint that is started
-    after it would not stop."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in kept.items():
-                signal.signal(number, handler)

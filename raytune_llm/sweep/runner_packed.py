@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from raytune_llm.data.tables.example_table import ExampleTable
 from raytune_llm.errors import InputError
 from raytune_llm.sweep.backends.base import RunnerInputs, trial_spec, without_base
 from raytune_llm.sweep.plan import BATCH_SIZE, SIZE, Plan
+from raytune_llm.sweep.snapshot import Load
 from raytune_llm.training.config import TrialConfig, TrialSpec
 from raytune_llm.training.objective import Report
 from raytune_llm.training.packed.actor import DeviceLostError, PackActor
@@ -78,10 +79,25 @@ class PackedRunner:
                 raise InputError(str(error.cause)) from error
             raise
         self.start_seconds = time.monotonic() - asked_at
+        self._capacities, self._loads = capacities, [Load(0, slots) for slots in capacities]
+        self._asked: list[Any] = []
+        device = "a GPU" if inputs.use_gpu else f"{cpus:g} CPU{'s' * (cpus != 1)}"
+        self.where = f"{num_actors} pack{'s' * (num_actors > 1)} on {device}{' each' * (num_actors > 1)}"
         self.max_concurrent = min(sum(capacities), inputs.max_concurrent or sum(capacities))
         print(f"packed: {sum(capacities)} slots on {num_actors} resident base{'s' * (num_actors > 1)}", flush=True)
         parameters = {"config": self.config, "plan": self.plan, "actors": self.actors}
         self.trainable = tune.with_resources(tune.with_parameters(proxy, **parameters), {"cpu": PROXY_CPUS})
+
+    def loads(self) -> Sequence[Load]:
+        """An actor that is dead for the moment is as full as it was."""
+        ready, _ = ray.wait(self._asked, num_returns=len(self._asked), timeout=0) if self._asked else ([], [])
+        if len(ready) == len(self._asked):
+            for index, answer in enumerate(self._asked):
+                with suppress(RayActorError, RayTaskError):
+                    slots = self._capacities[index]
+                    self._loads[index] = Load(slots - ray.get(answer), slots)
+            self._asked = [actor.num_free.remote() for actor in self.actors]
+        return tuple(self._loads)
 
     def fits(self, plan: Plan) -> bool:
         return plan.milestones == self.plan.milestones and max(plan.candidates(SIZE), default=0) <= self.max_lora_rank

@@ -42,6 +42,12 @@ class RayTrainRunner:
         self.max_concurrent = min((bound for bound in most if bound is not None), default=None)
         self.num_gpus = ray.cluster_resources().get("GPU", 0.0) if use_gpu else 0.0
 
+        self.where = f"a base a trial, on {f'{self.num_gpus:g} GPUs' if use_gpu else 'CPUs'}"
+
+    def loads(self) -> tuple[()]:
+        """Its trials aren't packed."""
+        return ()
+
     def fits(self, plan: Plan) -> bool:
         return plan.milestones == self.plan.milestones
 

@@ -9,7 +9,7 @@ from typing import Any
 from ray import tune
 
 from raytune_llm.sweep import status
-from raytune_llm.sweep.progress import LiveTable
+from raytune_llm.sweep.camera import Camera
 from raytune_llm.sweep.status import Best
 
 SECONDS = 2.0
@@ -19,8 +19,8 @@ SECONDS = 2.0
 class StatusNotes(tune.Callback):
     """Notes how far the sweep is, and its best report so far; those of earlier starts count."""
 
-    def __init__(self, table: LiveTable) -> None:
-        self.table, self.steering = table, table.steering
+    def __init__(self, camera: Camera) -> None:
+        self.camera, self.steering = camera, camera.steering
         self._noted_at = -SECONDS
 
     def setup(self, *args: Any, **info: Any) -> None:
@@ -43,8 +43,8 @@ class StatusNotes(tune.Callback):
     def _note(self) -> None:
         self._noted_at = time.monotonic()
         queue, spending = self.steering.queue, self.steering.spending
-        spent, num_trials = spending.amounts(), self.table.num_trials
-        num_ended, num_running, steps_done = len(queue.proposals.store.endings), len(queue.live), self.table.done()
+        spent, num_trials = spending.amounts(), self.camera.num_trials
+        num_ended, num_running, steps_done = len(queue.proposals.store.endings), len(queue.live), self.camera.done()
         status.update(
             num_trials=num_trials,
             num_ended=num_ended,
@@ -56,5 +56,5 @@ class StatusNotes(tune.Callback):
             gpu_hours=spent["gpu_hours"],
             usd=None if spending.prices.usd_per_hour is None else spent["usd"],
             tokens=round(spent["tokens"]),
-            eta_seconds=self.table.seconds_left if steps_done > self.table.done_before else None,
+            eta_seconds=self.camera.seconds_left(),
         )

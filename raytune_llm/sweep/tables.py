@@ -13,7 +13,6 @@ from raytune_llm.evaluation.terms import DRIFT, LOSS
 if TYPE_CHECKING:
     from raytune_llm.sweep.leaderboard import Row
 
-BARS = "▁▂▃▄▅▆▇█"
 PARETO = "pareto"
 """The column that marks the front of metric and drift."""
 
@@ -87,13 +86,6 @@ def mark(row: Row) -> str:
 def keys_of(rows: Sequence[Row]) -> list[str]:
     """Of all points: one that a user asked for may lack keys of the space, and has the job's own values there."""
     return list(dict.fromkeys(key for row in rows for key in row.values))
-
-
-def sparkline(values: Sequence[float], low: float | None = None, high: float | None = None) -> str:
-    """A bar for each value, from `low` to `high`, by default the lowest and the highest of them."""
-    low, high = min(values) if low is None else low, max(values) if high is None else high
-    heights = [min(1.0, max(0.0, (value - low) / (high - low))) if high > low else 0.0 for value in values]
-    return "".join(BARS[round(height * (len(BARS) - 1))] for height in heights)
 
 
 def short_key(key: str) -> str:

@@ -20,12 +20,13 @@ import ray
 from raytune_llm.stores.disk_full import raise_if_disk_full
 from raytune_llm.sweep import status
 from raytune_llm.sweep.backends.base import Runner, RunnerInputs, trial_spec, without_base
+from raytune_llm.sweep.camera import Camera
 from raytune_llm.sweep.commands import CommandDesk, extended, extensions, forget_cancel, is_cancelled, is_paused
 from raytune_llm.sweep.control import Commands
 from raytune_llm.sweep.judge import Judge
 from raytune_llm.sweep.phases import Phase, Swept
 from raytune_llm.sweep.plan import BASE, Plan, make_plan
-from raytune_llm.sweep.progress import LiveTable
+from raytune_llm.sweep.progress import shown
 from raytune_llm.sweep.queue import Proposals, TrialQueue, ended_trial, of_phase
 from raytune_llm.sweep.ray_tune import build_scheduler, fit
 from raytune_llm.sweep.schedulers.none import NoStopping
@@ -56,6 +57,8 @@ class SweepRun:
     interactive: bool
     store: TrialStore
     spending: Spending
+    control: str = ""
+    """The command that steers it, for whoever watches it."""
     errors: dict[str, Exception] = field(default_factory=dict)
     """Of trials that failed in this start of the sweep."""
     drained: Drain | None = None
@@ -187,8 +190,11 @@ class SweepRun:
                 scheduler.on_trial_add(None, ended_trial(id))
         for record in proposals.of_base():
             self._count(phase, steering, record)
-        table = LiveTable(steering, self.interactive)
-        for id, error in fit(runner, scheduler, steering, config, [table, StatusNotes(table)]).items():
+        title = f"{config.name}/{config.run}{', again' if phase.points else ''}"
+        camera = Camera(steering, title, self.control)
+        with shown(camera, interactive=self.interactive) as callback:
+            errors = fit(runner, scheduler, steering, config, [callback, StatusNotes(camera)])
+        for id, error in errors.items():
             raise_if_disk_full(error, config.home, config.run)
             self.errors[id] = error
 
@@ -255,6 +261,7 @@ def run(
     *,
     use_gpu: bool,
     interactive: bool,
+    control: str = "",
     began: float | None = None,
     tokens_per_example: float = 0.0,
     predict: Callable[[Runner, float], float] | None = None,
@@ -263,6 +270,7 @@ def run(
     """Run all trials to their ends, or resume those of an interrupted run. Raises InputError when a disk was full, and
     for a budget that can't be counted.
 
+    interactive: whether to draw it on the terminal; control: the command that steers it, to be shown there;
     began: when the command began, in seconds of time.monotonic(); tokens_per_example: of the training set, on average;
     predict: asked before the first trials start, with the seconds that the budget leaves, for those that comparing and
     publishing will take; follow: gives the phases that follow where nothing but the trials themselves, or that no more
@@ -283,7 +291,7 @@ def run(
     if store.records and not phases[0].origin.is_apart:
         print("resuming the interrupted sweep", flush=True)
     is_resumed = bool(store.records)
-    sweeping = SweepRun(sweep, use_gpu, interactive, store, spending, predict=predict)
+    sweeping = SweepRun(sweep, use_gpu, interactive, store, spending, control, predict=predict)
     try:
         sweeping.run_all(phases)
         drained, why = sweeping.drained, sweeping.why

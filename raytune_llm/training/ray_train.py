@@ -28,8 +28,9 @@ from raytune_llm.errors import InputError, first_line, roots
 from raytune_llm.stores.disk_full import explain_disk_full
 from raytune_llm.training.config import Outcome, TrialSpec
 from raytune_llm.training.history import stored_step
+from raytune_llm.training.interrupts import interruptible
 from raytune_llm.training.outcome import read_outcome
-from raytune_llm.training.progress import Progress
+from raytune_llm.training.progress import Progress, shown
 from raytune_llm.training.reporting import start_run
 from raytune_llm.training.tracking.base import CompositeRun
 from raytune_llm.training.trial import Reporter, WorkerContext, fit
@@ -48,7 +49,7 @@ class TrialSetup:
     group: str | None
     """The sweep it belongs to."""
     interactive: bool
-    """Whether to draw a progress bar."""
+    """Whether the driver draws a view of it on its terminal."""
     cpus: float
     """Of each worker."""
 
@@ -58,7 +59,9 @@ def train(setup: TrialSetup) -> Outcome:
     ray.train's error when they failed otherwise."""
     config = setup.spec.config
     with explain_lost_worker(config.run, config.scaling.max_failures), explain_disk_full(config.home, config.run):
-        return outcome_of(setup.spec, trainer_for(setup, callbacks=[]).fit())
+        with shown(config, use_gpu=setup.use_gpu, interactive=setup.interactive), interruptible():
+            result = trainer_for(setup, callbacks=[]).fit()
+        return outcome_of(setup.spec, result)
 
 
 @contextmanager
@@ -133,9 +136,8 @@ def run_trial(setup: TrialSetup, rank: int, world_size: int, report: Reporter, c
     with tempfile.TemporaryDirectory(prefix="trial-", ignore_cleanup_errors=True) as scratch:
         resume = Path(checkpoint.to_directory(f"{scratch}/resume")) if checkpoint else None
         run = start_run(spec, setup.group, from_step=stored_step(resume)) if is_first else CompositeRun(())
-        progress = Progress(
-            spec.trial.id, spec.config.tuning.steps, shown=is_first and setup.group is None, bar=setup.interactive
-        )
+        shown = is_first and setup.group is None
+        progress = Progress(spec.config.tuning.steps, shown=shown, live=setup.interactive)
         failed = True
         try:
             fit(
@@ -149,5 +151,4 @@ def run_trial(setup: TrialSetup, rank: int, world_size: int, report: Reporter, c
             )
             failed = False
         finally:
-            progress.close()
             run.finish({}, failed)

@@ -15,13 +15,14 @@ import pytest
 from raytune_llm.errors import InputError
 from raytune_llm.jobs import commands
 from raytune_llm.jobs.config import load
-from raytune_llm.jobs.control_tables import curve_line, curve_scale
+from raytune_llm.jobs.control_tables import curve_scale
 from raytune_llm.stores.storage import open_storage
 from raytune_llm.sweep import status
 from raytune_llm.sweep.control import Action, Commands
 from raytune_llm.sweep.status import Best, State, read_status, reporting, write_status
 from raytune_llm.sweep.trial_store import Ending, Origin, TrialStore
 from raytune_llm.sweep.trial_views import read_trials
+from raytune_llm.training.curves import curve_line
 from raytune_llm.training.objective import Objective, Report
 
 ROOT = Path(__file__).parents[2]

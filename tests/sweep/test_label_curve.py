@@ -5,7 +5,7 @@ import pytest
 
 from raytune_llm.evaluation.terms import Better
 from raytune_llm.sweep.label_curve import fitted, label_curve
-from raytune_llm.sweep.tables import sparkline
+from raytune_llm.training.curves import sparkline
 
 RECORDS = (100, 200, 400, 800)
 

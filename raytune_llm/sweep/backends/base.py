@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from raytune_llm.sweep.plan import BASE, Plan
 from raytune_llm.sweep.simulation import Layout
+from raytune_llm.sweep.snapshot import Load
 from raytune_llm.training.config import Trial, TrialConfig, TrialSpec
 from raytune_llm.training.rehearsal import Rehearsal, Script
 
@@ -50,6 +51,13 @@ class Runner(Protocol):
     overlaps_decisions: bool
     """Whether a trial continues to train while Ray Tune decides about its report, so that the decision may take a
     moment."""
+
+    where: str
+    """What its trials run on, in words."""
+
+    def loads(self) -> Sequence[Load]:
+        """How full each pack was a moment ago; nothing where trials aren't packed. Waits for no pack."""
+        ...
 
     def fits(self, plan: Plan) -> bool:
         """Whether it can also run the trials of this plan, without being started anew."""
