@@ -41,6 +41,7 @@ def stage_job(job: TrainJob, stage: Stage) -> TrainJob:
     scaling = replace(job.scaling, trainer={})
     own = {field.name: getattr(job, field.name) for field in fields(TrainJob)}
     values = {"name": f"{job.name}-{stage.name}", "method": stage.method, "data": stage.records_of(job.data)}
+    values["evaluation"] = job.evaluation.of_stage()
     return TrainJob(**own | values | {"tuning": tuning, "scaling": scaling, "promote": Promotion.always})
 
 

@@ -117,7 +117,9 @@ def _packed(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _evaluation(fields: dict[str, Any]) -> dict[str, Any]:
-    return fields | {"answers_per_eval": 64}
+    off: dict[str, Any] = {"tasks": [], "include_path": None, "limit": None, "num_fewshot": None, "batch_size": 8}
+    harness = {**off, "apply_chat_template": False}
+    return fields | {"answers_per_eval": 64, "judge": {"type": "none"}, "harness": harness}
 
 
 def _data(fields: dict[str, Any]) -> dict[str, Any]:
