@@ -7,7 +7,9 @@ out multimodal tasks and those that run code which a model wrote.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import io
 import logging
 import math
 import os
@@ -42,12 +44,9 @@ class HarnessRow:
     higher_is_better: bool | None
 
 
-def load_tasks(harness: Harness) -> Mapping[str, Any]:
-    """The harness's tasks with their data, by `tasks`, `groups` and `group_map`.
-
-    Raises InputError where the package is missing, a name is unknown, a task is of a kind that is left out, or its
-    data can't be read.
-    """
+def task_manager(harness: Harness) -> Any:
+    """The harness's index of tasks, which has all that are named. Raises InputError where the package is missing or a
+    name is unknown."""
     try:
         from lm_eval.tasks import TaskManager
     except ImportError as error:
@@ -55,9 +54,20 @@ def load_tasks(harness: Harness) -> Mapping[str, Any]:
             f"{KEY}={harness.tasks} needs the package lm_eval; install it with: pip install 'raytune-llm[harness]'"
         ) from error
     quiet_harness()
+    if (folder := harness.include_path) is not None:
+        require(os.path.isdir(folder), "evaluation.harness.include_path", folder, "a folder that exists")
+        own = TaskManager(include_path=folder, include_defaults=False)
+        if set(harness.tasks) <= set(own.all_subtasks):  # the whole index takes half a minute of a slow core
+            return own
     manager = TaskManager(include_path=harness.include_path)
     for name in harness.tasks:
         check_task_name(name, manager.all_tasks)
+    return manager
+
+
+def load_tasks(harness: Harness, manager: Any) -> Mapping[str, Any]:
+    """The tasks with their data, by `tasks`, `groups` and `group_map`. Raises InputError where a task is of a kind that
+    is left out, is named twice, or its data can't be read."""
     loaded: dict[str, Any] = {"tasks": {}, "groups": {}, "group_map": {}}
     for name in harness.tasks:
         for kind, found in _load(manager, name).items():
@@ -72,7 +82,7 @@ def load_tasks(harness: Harness) -> Mapping[str, Any]:
 def check_task_name(name: str, known: Sequence[str]) -> None:
     """Raise InputError for a task that isn't known, naming the nearest."""
     if name not in known:
-        near = [found for found in difflib.get_close_matches(name, known, n=5, cutoff=0.5) if found]
+        near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
         nearest = f"nearest: {', '.join(near)}" if near else "no name is near"
         raise InputError(
             f"{KEY}: no task {name} among the {len(known)} of lm_eval and evaluation.harness.include_path; {nearest} "
@@ -80,23 +90,26 @@ def check_task_name(name: str, known: Sequence[str]) -> None:
         )
 
 
-def run_tasks(model: Any, tokenizer: Any, harness: Harness, *, num_draws: int, seed: int) -> dict[str, Any]:
-    """What the harness finds for a model. num_draws: resamples behind a standard error that has no closed
-    form; seed: of the solved examples in prompts. Raises InputError as `load_tasks`."""
+def run_tasks(
+    model: Any, tokenizer: Any, harness: Harness, manager: Any, *, num_draws: int, seed: int
+) -> dict[str, Any]:
+    """What the harness finds for a model. num_draws: resamples behind a standard error that has no closed form; seed:
+    of the solved examples in prompts. Raises InputError as `load_tasks`."""
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
     os.environ["DISABLE_MULTIPROC"] = "1"  # its own pool would fork a process with threads
-    loaded = load_tasks(harness)
+    loaded = load_tasks(harness, manager)
     for task in loaded["tasks"].values():
         _set_fewshot(task, harness.num_fewshot, seed)
-    found: dict[str, Any] = evaluate(
-        lm=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=harness.batch_size),
-        task_dict=loaded,
-        limit=harness.limit,
-        bootstrap_iters=num_draws,
-        apply_chat_template=harness.apply_chat_template,
-    )
+    with contextlib.redirect_stderr(io.StringIO()):  # its progress bars, which can't be turned off
+        found: dict[str, Any] = evaluate(
+            lm=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=harness.batch_size),
+            task_dict=loaded,
+            limit=harness.limit,
+            bootstrap_iters=num_draws,
+            apply_chat_template=harness.apply_chat_template,
+        )
     return found
 
 
@@ -124,8 +137,11 @@ def table(rows: Sequence[HarnessRow]) -> list[list[str]]:
 
 
 def quiet_harness() -> None:
-    """No messages of lm_eval below errors."""
+    """No messages of lm_eval below errors, no progress bars of datasets."""
+    import datasets
+
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
 
 
 def _load(manager: Any, name: str) -> Mapping[str, Any]:

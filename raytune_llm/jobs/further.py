@@ -29,12 +29,12 @@ def check_further(evaluation: Evaluation, method: Method) -> None:
     if evaluation.judge.open() is not None:
         require(not method.needs.score, "evaluation/judge", "openai", f"none; openai {gives_answers}")
     if evaluation.harness.tasks:
-        from raytune_llm.evaluation.harness import load_tasks
+        from raytune_llm.evaluation.harness import load_tasks, task_manager
 
         require(
             not method.needs.score, "evaluation.harness.tasks", evaluation.harness.tasks, f"[]; others {gives_answers}"
         )
-        load_tasks(evaluation.harness)
+        load_tasks(evaluation.harness, task_manager(evaluation.harness))
 
 
 def with_further(
@@ -89,11 +89,12 @@ def run_on_both(
     base: Base, tuned: str | None, harness: Harness, *, num_draws: int, seed: int, use_gpu: bool
 ) -> list[Any]:
     """The harness's rows for a base and the tuned model at a location, one loaded after the other."""
-    from raytune_llm.evaluation.harness import rows_of, run_tasks
+    from raytune_llm.evaluation.harness import rows_of, run_tasks, task_manager
 
+    tokenizer, manager = base.tokenizer(), task_manager(harness)
     found = [
         run_tasks(
-            load_model(base, location, use_gpu=use_gpu), base.tokenizer(), harness, num_draws=num_draws, seed=seed
+            load_model(base, location, use_gpu=use_gpu), tokenizer, harness, manager, num_draws=num_draws, seed=seed
         )
         for location in (None, tuned)
     ]

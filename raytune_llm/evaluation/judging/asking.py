@@ -123,7 +123,8 @@ class Judging:
                 except ServerError as error:
                     self._failures[sent[future]] = str(error)
                     if self._why_ended() is not None:
-                        threads.shutdown(wait=False, cancel_futures=True)
+                        for other in sent:
+                            other.cancel()
                     continue
                 self._count(reply)
                 found[sent[future]] = new[sent[future]] = reply

@@ -39,7 +39,8 @@ class ReplyCache:
             try:
                 for line in self._storage.read(name).decode().splitlines():
                     row = json.loads(line)
-                    found[row.pop("key")] = Completion(**row)
+                    key = row.pop("key")
+                    found[key] = Completion(**row)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise InputError(
                     f"{self.root}/{name} is damaged ({error}); remove the file to send its requests again"

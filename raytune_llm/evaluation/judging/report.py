@@ -19,6 +19,11 @@ WIN_RATE = "eval/win_rate"
 MOST_DISAGREEMENTS = 0.3
 """Share of pairs with another verdict in the other order, from which on verdicts say little."""
 LONGEST_SHOWN = 200
+NAMES = {
+    "identical_answers": "ties: identical answers",
+    "orders_disagree": "ties: the orders disagree",
+    "no_verdict": "no verdict",
+}
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ class JudgeReport:
         return {
             "system": match.system,
             "other": match.other,
-            **{name: int(count) for name, count in _tallied(match.judged).items()},
+            **_tallied(match.judged),
             "win_rate": None if rate is None else dataclasses.asdict(rate),
             "verdict": match.verdict,
         }
@@ -126,7 +131,7 @@ class JudgeReport:
     def _match_rows(self) -> list[list[str]]:
         tallied = [_tallied(match.judged) for match in self.matches]
         rows = [["", *(match.title for match in self.matches)]]
-        rows += [[name, *(str(counted[name]) for counted in tallied)] for name in tallied[0]]
+        rows += [[NAMES.get(name, name), *(str(counted[name]) for counted in tallied)] for name in tallied[0]]
         rows.append(["win rate", *("-" if match.comparison is None else _rate(match) for match in self.matches)])
         return [*rows, ["verdict", *(match.verdict for match in self.matches)]]
 
@@ -210,10 +215,10 @@ def _tallied(judged: Sequence[Judged]) -> dict[str, int]:
         "prompts": len(judged),
         "wins": scores[1.0],
         "ties": scores[0.5],
-        "ties: identical answers": sum(not one.asked for one in judged),
-        "ties: the orders disagree": sum(one.disagrees for one in judged),
+        "identical_answers": sum(not one.asked for one in judged),
+        "orders_disagree": sum(one.disagrees for one in judged),
         "losses": scores[0.0],
-        "no verdict": scores[None],
+        "no_verdict": scores[None],
     }
 
 
