@@ -46,7 +46,8 @@ class FakeOpenAI:
                 if status is not None:
                     return self.reply(status, {"error": {"message": f"refused with {status}"}})
                 chat = self.path.endswith("/chat/completions")
-                prompt = body["messages"][0]["content"] if chat else body["prompt"]
+                turns = [turn["content"] for turn in body.get("messages", []) if turn["role"] == "user"]
+                prompt = turns[0] if chat else body["prompt"]
                 with outer.lock:
                     outer.received[prompt] += 1
                 time.sleep(seconds)

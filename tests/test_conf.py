@@ -12,6 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from raytune_llm.annotation.teachers.base import Teacher
+from raytune_llm.evaluation.judges.base import Judge
 from raytune_llm.jobs.config import CONF, compose, load
 from raytune_llm.jobs.schema import JOBS
 from raytune_llm.methods.algorithms.base import Algorithm
@@ -37,6 +38,7 @@ PROTOCOLS = [
     Sampler,
     Adapter,
     Teacher,
+    Judge,
     Tracker,
     Search,
     Backend,
@@ -75,6 +77,7 @@ EXTRA = {
     ("model", "hub"): ["model.name_or_path=org/name"],
     ("tracking", "wandb"): ["tracking.wandb.mode=offline"],
     ("teacher", "openai"): ["teacher.model=m", "teacher.api_key_env=null"],
+    ("evaluation/judge", "openai"): ["evaluation.judge.model=m", "evaluation.judge.api_key_env=null"],
     ("teacher", "local"): ["teacher.model.name_or_path=org/name"],
     ("teacher", "version"): ["teacher.version=tuned"],
     ("method/sampler", "transformers"): ["method=rlhf"],

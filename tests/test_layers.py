@@ -36,6 +36,7 @@ SIBLINGS = {  # choices of one config group, which never import each other, and 
     "methods.algorithms": ("base",),
     "methods.samplers": ("base",),
     "annotation.teachers": ("base",),
+    "evaluation.judges": ("base",),
     "training.tracking": ("base",),
     "models.adapters": ("base",),
     "service.answers": ("base", "in_process", "ray_serve"),  # auto chooses between them
@@ -48,7 +49,8 @@ OWNERS = {
     "omegaconf": {"jobs.config", "jobs.help", "stores.components", "compat"},
     "wandb": {"training.tracking.wandb", "compat"},
     "vllm": {"serving.engine.vllm"},
-    "openai": {"annotation.teachers.openai"},
+    "openai": {"models.openai_client"},
+    "lm_eval": {"evaluation.harness"},
     "optuna": {"sweep.search.optuna"},
     "rich": {"training.terminal"},
 }

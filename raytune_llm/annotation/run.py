@@ -19,11 +19,12 @@ from raytune_llm.annotation.filters import Annotation
 from raytune_llm.annotation.prompt import Prompt
 from raytune_llm.annotation.reading import read
 from raytune_llm.annotation.report import AnnotationReport, Progress
-from raytune_llm.annotation.teachers.base import Client, Request, Response, Sampling, Secret, Teacher, TeacherError
+from raytune_llm.annotation.teachers.base import Client, Request, Response, Sampling, Teacher, TeacherError
 from raytune_llm.data.files import read_records
 from raytune_llm.data.reading.sources import Locations
 from raytune_llm.data.records import Rationale
 from raytune_llm.errors import InputError
+from raytune_llm.models.openai_client import Secret
 from raytune_llm.stores.storage import open_storage
 
 MAX_BLOCKS = 2000

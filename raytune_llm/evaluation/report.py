@@ -99,12 +99,13 @@ def contradiction(comparison: Comparison, metric: str) -> str | None:
     return f"{metric} and other measures disagree: {newest} is worse than {first} on {', '.join(worse)}"
 
 
-def as_json(comparison: Comparison) -> dict[str, Any]:
-    """Plain dicts, lists and numbers; null for what isn't a finite number, so that any JSON reader takes it."""
+def as_json(comparison: Comparison, details: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Plain dicts, lists and numbers, with the details; null for what isn't a finite number, so that any JSON reader
+    takes it."""
     found = dataclasses.asdict(comparison)
     for row, difference in zip(found["differences"], comparison.differences, strict=True):
         row["significant"] = difference.significant
-    return _plain(found)
+    return _plain({**found, **(details or {})})
 
 
 def _metric_rows(comparison: Comparison) -> list[list[str]]:

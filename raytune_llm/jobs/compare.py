@@ -23,7 +23,8 @@ from raytune_llm.errors import InputError
 from raytune_llm.evaluation.calibration import calibration_error, reliability
 from raytune_llm.evaluation.compare import Comparison, compare
 from raytune_llm.evaluation.loss import Scores, evaluate
-from raytune_llm.evaluation.metrics import Array, Confusion, Metric, after, answers, label_set
+from raytune_llm.evaluation.metrics import Array, Confusion, Metric, after, label_set
+from raytune_llm.evaluation.metrics import answers as answer_metrics
 from raytune_llm.evaluation.report import Sample
 from raytune_llm.evaluation.systems import Systems, Task, measure_systems, score_systems
 from raytune_llm.evaluation.throughput import side_by_side
@@ -45,6 +46,11 @@ class ComparisonResult:
     """Further tables of a report by their titles."""
     measured: Mapping[str, Mapping[str, Metric]] = field(default_factory=dict, repr=False)
     """What was compared, of each example: by system, then by metric."""
+    answers: Sequence[Sample] = field(default=(), repr=False)
+    """Every prompt with its reference and each system's answer, in the order of `measured`; none where the method's
+    models give no answers."""
+    details: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """What further tables are made of, as plain values for the report's JSON."""
     num_unanswered: int = 0
     """Records that were left out, as they have no answer to compare with, while others have one."""
 
@@ -160,7 +166,8 @@ def compare_answers(
     completions = {name: found.completions for name, found in measured.items()}
     answered = {name: [after(text, evaluation.answer_after) for text in texts] for name, texts in completions.items()}
     metrics = {
-        name: {**found.scores.resamplable(), **answers(references, answered[name])} for name, found in measured.items()
+        name: {**found.scores.resamplable(), **answer_metrics(references, answered[name])}
+        for name, found in measured.items()
     }
     tables = None
     if models.method.needs.precomputes_teacher:
@@ -173,6 +180,7 @@ def compare_answers(
         {name: Confusion.of(references, texts, labels) for name, texts in answered.items()} if labels else None,
         tables,
         measured=metrics,
+        answers=_answers(questions, references, answered),
         num_unanswered=len(split.examples) - len(questions),
     )
 
@@ -225,6 +233,16 @@ def _speeds(models: FrozenModels, student: Any, task: Task, references: Sequence
         max_new_tokens=task.max_new_tokens,
         stop_ids=task.stop_ids,
     )
+
+
+def _answers(
+    questions: Sequence[Question], references: Sequence[str], answered: Mapping[str, Sequence[str]]
+) -> list[Sample]:
+    """Every question with its reference and each system's answer."""
+    return [
+        Sample(plain(question.prompt), references[place], {name: texts[place] for name, texts in answered.items()})
+        for place, question in enumerate(questions)
+    ]
 
 
 def _sample(question: Question, place: int, completions: Mapping[str, Sequence[str]]) -> Sample:
@@ -281,13 +299,13 @@ def compare_policies(
         for name, location in systems.items()
     }
     first = next(iter(found.values()))
-    samples = [
+    answers = [
         Sample(prompt, answer, {name: measured.texts[i][2] for name, measured in found.items()})
-        for i, (prompt, answer, _) in enumerate(first.texts[: evaluation.num_samples])
+        for i, (prompt, answer, _) in enumerate(first.texts)
     ]
     metrics = {name: measured.metrics for name, measured in found.items()}
     compared = compare(metrics, num_draws=evaluation.bootstrap_draws, seed=seed)
-    return ComparisonResult(compared, samples, measured=metrics)
+    return ComparisonResult(compared, answers[: evaluation.num_samples], measured=metrics, answers=answers)
 
 
 def questions_of(split: EncodedSplit, method: Method, tokens: Tokens, max_new_tokens: int) -> list[Question]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from raytune_llm.errors import require
+from raytune_llm.evaluation.harness_config import Harness
+from raytune_llm.evaluation.judges.base import Judge
+from raytune_llm.evaluation.judges.none import NoJudge
 
 
 class Promotion(Enum):
@@ -59,6 +62,10 @@ class Evaluation:
     """General prompts of it, the first ones; ≥ 1."""
     drift_tokens: int
     """Tokens of the base's answer to each, at most; ≥ 1."""
+    judge: Judge
+    """Who compares the answers in pairs after training; nobody by default."""
+    harness: Harness
+    """Tasks of lm-evaluation-harness for the tuned model and its base; none by default."""
 
     def __post_init__(self) -> None:
         counts = ("max_new_tokens", "batch_size", "bootstrap_draws", "answers_per_eval")
@@ -71,6 +78,10 @@ class Evaluation:
             self.max_examples,
             "≥ 1 or null",
         )
+
+    def of_stage(self) -> Evaluation:
+        """For the stages before a method's own training, which neither a judge nor the harness looks at."""
+        return replace(self, judge=NoJudge(), harness=replace(self.harness, tasks=[]))
 
     def longest_answer(self, max_tokens: int) -> int:
         """Tokens of the longest answer by a base whose sequences have at most max_tokens: half is left to prompts."""

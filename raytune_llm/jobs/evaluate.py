@@ -18,6 +18,7 @@ from raytune_llm.evaluation.terms import LOSS
 from raytune_llm.jobs.compare import ComparisonResult, compare_systems
 from raytune_llm.jobs.comparison import Evaluation
 from raytune_llm.jobs.drift import base_answers, drift_of, make_guard
+from raytune_llm.jobs.further import check_further, with_further
 from raytune_llm.jobs.precompute import FrozenModels
 from raytune_llm.jobs.reports import write_report
 from raytune_llm.jobs.schema import EvaluateJob
@@ -38,15 +39,30 @@ def evaluate_version(job: EvaluateJob) -> str:
     max_tokens = base.facts.max_tokens(job.data.max_tokens)
     name, records = next((name, found) for name in ("test", "eval", "train") if (found := getattr(splits, name)))
     use_gpu = cluster.uses_gpu(None)
+    check_further(job.evaluation, method)
+    systems: Systems = {"base": None, "tuned": version.path}
     result = cluster.as_task(compare_records, use_gpu=use_gpu)(
         FrozenModels(base, method, job.registry_dir, job.evaluation.batch_size, use_gpu),
-        {"base": None, "tuned": version.path},
+        dict(systems),
         name,
         records,
         job.evaluation,
         max_tokens=max_tokens,
         seed=job.seed,
         allow_modules=job.allow_modules,
+    )
+    chosen = draw_indices(len(records), job.evaluation.max_examples, job.seed)
+    result = with_further(
+        result,
+        base,
+        systems,
+        job.evaluation,
+        [records[i] for i in chosen],
+        home=job.home,
+        run_dir=job.run_dir,
+        split=name,
+        seed=job.seed,
+        use_gpu=use_gpu,
     )
     title = f"{version.reference} on {name} set"
     has_metric = method.metric in result.comparison.metrics

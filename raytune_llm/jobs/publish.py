@@ -18,6 +18,7 @@ from raytune_llm.evaluation.systems import Systems
 from raytune_llm.evaluation.terms import DRIFT, DRIFT_LOSS
 from raytune_llm.jobs.compare import ComparisonResult, compare_on_cluster
 from raytune_llm.jobs.comparison import Promote, Promotion
+from raytune_llm.jobs.further import with_further
 from raytune_llm.jobs.precompute import FrozenModels
 from raytune_llm.jobs.prepare import Prepared
 from raytune_llm.jobs.reports import write_report
@@ -88,7 +89,7 @@ def publish(
     for split, result in results.items():
         title = f"{version.reference}: base against tuned, {split} set"
         write_report(job.run_dir, split, result, version, title=title, metric=metric)
-    split = "test" if "test" in results else "eval"
+    split = reported_split(results)
     against = contradiction(comparison, metric)
     return PublishResult(version, results[split], split, verdicts, against, promoted, too_far)
 
@@ -124,9 +125,10 @@ def champion_of(registry: Registry, job: TrainJob) -> Version | None:
 def compare_splits(
     job: TrainJob, prepared: Prepared, systems: Systems, *, use_gpu: bool
 ) -> dict[str, ComparisonResult]:
-    """The systems on the eval set, and on the test set if there is one."""
+    """The systems on the eval set, and on the test set if there is one; a judge and the harness where the final report
+    is about."""
     models = FrozenModels.of(job, use_gpu=use_gpu)
-    return {
+    results = {
         name: compare_on_cluster(
             models,
             systems,
@@ -140,6 +142,25 @@ def compare_splits(
         for name, split in prepared.encoded.items()
         if name != "train"
     }
+    reported = reported_split(results)
+    results[reported] = with_further(
+        results[reported],
+        job.model,
+        systems,
+        job.evaluation,
+        getattr(prepared.encoded, reported).drawn(job.evaluation.max_examples, job.seed).records,
+        home=job.home,
+        run_dir=job.run_dir,
+        split=reported,
+        seed=job.seed,
+        use_gpu=use_gpu,
+    )
+    return results
+
+
+def reported_split(results: Mapping[str, ComparisonResult]) -> str:
+    """The set that the final report is about."""
+    return "test" if "test" in results else "eval"
 
 
 def is_promoted(promotion: Promotion, verdicts: Sequence[Verdict]) -> bool:

@@ -26,7 +26,8 @@ def write_report(
         tables=result.tables,
     )
     storage.write(f"evaluation-{split}.md", page.encode())
-    content = report.as_json(result.comparison) | {"samples": [dataclasses.asdict(s) for s in result.samples]}
+    content = report.as_json(result.comparison, result.details)
+    content["samples"] = [dataclasses.asdict(sample) for sample in result.samples]
     storage.write(f"evaluation-{split}.json", json.dumps(content, indent=2, ensure_ascii=False).encode())
     return f"{run_dir}/evaluation-{split}.md"
 

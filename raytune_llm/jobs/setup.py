@@ -52,10 +52,12 @@ def start(job: J, check: Callable[[], None] = lambda: None, prepared: Prepared |
 
     def prepare_all() -> tuple[Prepared, dict[str, Prepared]]:
         from raytune_llm.jobs import stage_jobs
+        from raytune_llm.jobs.further import check_further
         from raytune_llm.jobs.prepare import check_knobs, check_method, prepare
 
         check()
         check_knobs(job)
+        check_further(job.evaluation, job.method)
         stage_jobs.check(job, splits.train)
         if prepared is None:
             own = prepare(job, splits)

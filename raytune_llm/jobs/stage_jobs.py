@@ -42,6 +42,7 @@ def stage_job(job: TrainJob, stage: Stage) -> TrainJob:
     promote = Promote(when=Promotion.always, max_drift=None)
     own = {field.name: getattr(job, field.name) for field in fields(TrainJob)}
     values = {"name": f"{job.name}-{stage.name}", "method": stage.method, "data": stage.records_of(job.data)}
+    values["evaluation"] = job.evaluation.of_stage()
     return TrainJob(**own | values | {"tuning": tuning, "scaling": scaling, "promote": promote})
 
 

@@ -125,7 +125,9 @@ def _packed(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _evaluation(fields: dict[str, Any]) -> dict[str, Any]:
-    return fields | {"answers_per_eval": 64, **SINCE["evaluation"]}
+    off: dict[str, Any] = {"tasks": [], "include_path": None, "limit": None, "num_fewshot": None, "batch_size": 8}
+    judging = {"judge": {"type": "none"}, "harness": {**off, "apply_chat_template": False}}
+    return fields | {"answers_per_eval": 64} | judging | SINCE["evaluation"]
 
 
 def _data(fields: dict[str, Any]) -> dict[str, Any]:

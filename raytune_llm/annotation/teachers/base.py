@@ -7,10 +7,11 @@ driver. All that decides a response is in `identity`, Sampling and the prompt: r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from raytune_llm.errors import require
+from raytune_llm.models.openai_client import Secret
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +47,6 @@ class Response:
     cost_usd: float
     is_cut: bool
     """Whether the beginning of the prompt was cut off, being too long for the teacher."""
-
-
-@dataclass(frozen=True)
-class Secret:
-    """A credential on its way to the client; never printed."""
-
-    value: str = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from raytune_llm.annotation.local_client import local_client
-from raytune_llm.annotation.teachers.base import Client, Secret, Workers
+from raytune_llm.annotation.teachers.base import Client, Workers
 from raytune_llm.models.base import Base
+from raytune_llm.models.openai_client import Secret
 
 
 @dataclass(frozen=True, kw_only=True)

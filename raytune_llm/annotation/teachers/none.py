@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from raytune_llm.annotation.teachers.base import Client, Secret, Workers
+from raytune_llm.annotation.teachers.base import Client, Workers
 from raytune_llm.errors import InputError
+from raytune_llm.models.openai_client import Secret
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from raytune_llm.annotation.local_client import local_client
-from raytune_llm.annotation.teachers.base import Client, Secret, Workers
+from raytune_llm.annotation.teachers.base import Client, Workers
 from raytune_llm.models.base import Base
+from raytune_llm.models.openai_client import Secret
 from raytune_llm.stores.card import Version
 from raytune_llm.stores.registry import Registry
 

@@ -8,10 +8,10 @@ import time
 import pytest
 from fake_openai import serving
 
-from raytune_llm.annotation.teachers.base import Request, Sampling, Secret, TeacherError
-from raytune_llm.annotation.teachers.openai import Pace
+from raytune_llm.annotation.teachers.base import Request, Sampling, TeacherError
 from raytune_llm.errors import InputError
 from raytune_llm.jobs import config
+from raytune_llm.models.openai_client import Pace, Secret
 
 SAMPLING = Sampling(temperature=0.7, top_p=0.9, max_new_tokens=20, stop=("\n\n",), seed=5)
 
