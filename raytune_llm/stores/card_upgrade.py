@@ -116,8 +116,7 @@ def _promote(fields: dict[str, Any]) -> dict[str, Any]:
 def _sweep(fields: dict[str, Any]) -> dict[str, Any]:
     bounds = dict.fromkeys(("hours", "gpu_hours", "usd", "tokens", "trials"))
     switches = dict.fromkeys(("warm_start", "stop_when_unresolvable", "extend", "more_labels"), False)
-    confirm = {"top": 0, "seeds": 0, "records": "auto"}
-    return fields | {"first": [], "budget": bounds, "confirm": confirm} | switches
+    return fields | {"first": [], "budget": bounds} | switches | SINCE["sweep"]
 
 
 def _packed(fields: dict[str, Any]) -> dict[str, Any]:
@@ -125,9 +124,7 @@ def _packed(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _evaluation(fields: dict[str, Any]) -> dict[str, Any]:
-    off: dict[str, Any] = {"tasks": [], "include_path": None, "limit": None, "num_fewshot": None, "batch_size": 8}
-    judging = {"judge": {"type": "none"}, "harness": {**off, "apply_chat_template": False}}
-    return fields | {"answers_per_eval": 64} | judging | SINCE["evaluation"]
+    return fields | {"answers_per_eval": 64} | SINCE["evaluation"]
 
 
 def _data(fields: dict[str, Any]) -> dict[str, Any]:
@@ -192,9 +189,24 @@ def _renamed(fields: dict[str, Any], **names: str) -> dict[str, Any]:
 
 ADDED: dict[str, dict[str, Any]] = {"sft": {"init_adapter": None}, "dss": {"init_adapter": None}}
 """By the short name of a method: keys that were added since format 2, as they were meant before."""
+HARNESS: dict[str, Any] = {
+    "tasks": [],
+    "include_path": None,
+    "limit": None,
+    "num_fewshot": None,
+    "batch_size": 8,
+    "apply_chat_template": False,
+}
 SINCE: dict[str, dict[str, Any]] = {
     "data": {"guard": None},
-    "evaluation": {"drift": False, "drift_prompts": 32, "drift_tokens": 32},
+    "evaluation": {
+        "drift": False,
+        "drift_prompts": 32,
+        "drift_tokens": 32,
+        "judge": {"type": "none"},
+        "harness": HARNESS,
+    },
+    "sweep": {"confirm": {"top": 0, "seeds": 0, "records": "auto"}},
 }
 """By part of a job: the same of keys that are no method's."""
 UPGRADES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
