@@ -30,9 +30,10 @@ from raytune_llm.training.config import Outcome, TrialSpec
 from raytune_llm.training.history import stored_step
 from raytune_llm.training.outcome import read_outcome
 from raytune_llm.training.progress import Progress
-from raytune_llm.training.reporting import start_run
+from raytune_llm.training.tracking.background import flush
 from raytune_llm.training.tracking.base import CompositeRun
 from raytune_llm.training.trial import Reporter, WorkerContext, fit
+from raytune_llm.training.trial_log import start_run
 
 LOST = (OutOfMemoryError, RayActorError, NodeDiedError, WorkerCrashedError)
 
@@ -136,9 +137,9 @@ def run_trial(setup: TrialSetup, rank: int, world_size: int, report: Reporter, c
         progress = Progress(
             spec.trial.id, spec.config.tuning.steps, shown=is_first and setup.group is None, bar=setup.interactive
         )
-        failed = True
+        ended = None
         try:
-            fit(
+            ended = fit(
                 spec,
                 ray.get(setup.examples),
                 WorkerContext(Path(scratch), rank, world_size, setup.use_gpu),
@@ -147,7 +148,7 @@ def run_trial(setup: TrialSetup, rank: int, world_size: int, report: Reporter, c
                 progress=progress,
                 resume=resume,
             )
-            failed = False
         finally:
             progress.close()
-            run.finish({}, failed)
+            run.finish({"ended": ended or "failed"}, ended is None)
+            flush()
