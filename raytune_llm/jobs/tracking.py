@@ -189,5 +189,6 @@ def _end(started: Started[Any], won: Outcome, published: PublishResult, info: Ru
         folder=published.version.path,
         promoted=published.promoted,
         card={**vars(card), "base_name": base_name(card.base)},
+        directory=job.run_dir,
         files=tuple(shown),
     )

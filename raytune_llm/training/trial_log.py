@@ -66,7 +66,7 @@ def summary_of(reports: Sequence[Report], objective: Objective) -> dict[str, Val
 def run_info(spec: TrialSpec, group: str | None, *, from_step: int) -> RunInfo:
     """`group`: the trial's sweep; `from_step`: of the checkpoint that it resumes from, 0 without one."""
     return RunInfo(
-        name=spec.trial.id,
+        name=spec.trial.id if group else f"{spec.config.name}-{spec.config.run}",
         group=group,
         config=run_config(spec.config, trial=spec.trial.id),
         directory=spec.directory,

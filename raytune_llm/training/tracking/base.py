@@ -113,13 +113,20 @@ class JobEnd:
     """Whether it is the champion."""
     card: Mapping[str, Any]
     """The version's description, JSON-like."""
+    directory: str
+    """The job's folder: absolute path or URI."""
     files: tuple[str, ...]
-    """Reports and tables in run.directory, by name."""
+    """Reports and tables in it, by name."""
 
 
 @runtime_checkable
 class JobTracker(Protocol):
     """A tracker that also shows jobs."""
+
+    @property
+    def takes_one_run(self) -> bool:
+        """Whether it has room for one run only, so that the stages before a job's own training aren't logged."""
+        ...
 
     def begin_job(self, info: RunInfo) -> None:
         """Called once before any training, with the run of JobEnd. Raises InputError as `start`."""

@@ -50,6 +50,10 @@ class MLflow:
     register: bool
     """Whether a published version is also registered in the store's model registry, under its own name and number."""
 
+    @property
+    def takes_one_run(self) -> bool:
+        return False
+
     def start(self, info: RunInfo) -> Run:
         self._check(info)
         return BackgroundRun(partial(self._start, info))
@@ -70,7 +74,7 @@ class MLflow:
             table = {name: [row[place] for row in end.rows] for place, name in enumerate(end.columns)}
             store.client.log_text(id, to_json(table), "leaderboard.json")
         for name in end.files:
-            with local_file(end.run.directory, name) as file:
+            with local_file(end.directory, name) as file:
                 store.client.log_artifact(id, str(file))
         store.log_winner(id, end, register=self.register)
         store.client.set_terminated(id)
@@ -109,9 +113,9 @@ class Store:
 
     @cached_property
     def client(self) -> Any:
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
         from mlflow.tracking import MlflowClient
 
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
         uri = f"sqlite:///{self.home}/mlflow.db" if self.uri is None else self.uri
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 

@@ -71,6 +71,11 @@ class WandB:
         if self.mode is Mode.online:
             check_api_key()
 
+    @property
+    def takes_one_run(self) -> bool:
+        """As an agent's job, whose run has the id that the agent expects."""
+        return AGENTS_SWEEP in os.environ
+
     def start(self, info: RunInfo) -> Run:
         self._check(info)
         return BackgroundRun(partial(self._start, info))
@@ -80,17 +85,26 @@ class WandB:
         WORKER.put(load)  # needed at the end, while nothing else waits
 
     def end_job(self, end: JobEnd) -> None:
-        wandb = load()
         is_sweep = end.run.group is not None
-        own = self._init(end.run, job_type="sweep" if is_sweep else "run", continues=not is_sweep)
-        if is_sweep:
+        if is_sweep and self.mode is Mode.offline:
+            remove_run(self._directory(end.run.directory), run_id(end.run))
+        run, failed = self._init(end.run, job_type="sweep" if is_sweep else "run", continues=not is_sweep), True
+        try:
+            self._show(run, end)
+            failed = False
+        finally:
+            run.finish(exit_code=1 if failed else 0)
+
+    def _show(self, run: Any, end: JobEnd) -> None:
+        wandb = load()
+        if end.rows:
             rows = [[json.loads(to_json(cell)) for cell in row] for row in end.rows]
-            own.log({"leaderboard": wandb.Table(columns=list(end.columns), data=rows, allow_mixed_types=True)}, step=0)
+            run.log({"leaderboard": wandb.Table(columns=list(end.columns), data=rows, allow_mixed_types=True)}, step=0)
             self._write_sweep(end)
-        own.summary.update(dict(end.summary))
-        self._attach(own, end)
-        own.log_artifact(*self._winner(end))
-        own.finish()
+        run.summary.update(dict(end.summary))
+        self._attach(run, end)
+        artifact, aliases = self._winner(end)
+        run.log_artifact(artifact, aliases=aliases)
 
     def _check(self, info: RunInfo) -> None:
         """Raise InputError unless a run can be logged from this machine."""
@@ -150,8 +164,8 @@ class WandB:
             )
         return tempfile.gettempdir()
 
-    def _winner(self, end: JobEnd) -> tuple[Any, str, list[str]]:
-        """The published version as an artifact, with its type and aliases."""
+    def _winner(self, end: JobEnd) -> tuple[Any, list[str]]:
+        """The published version as an artifact, and its aliases."""
         wandb = load()
         artifact = wandb.Artifact(
             end.model, type="model", description=end.version, metadata=json.loads(to_json(dict(end.card)))
@@ -163,11 +177,11 @@ class WandB:
                 for file in sorted(path for path in folder.rglob("*") if path.is_file()):
                     artifact.add_file(str(file), name=file.relative_to(folder).as_posix())
         number = f"version-{end.version.rpartition('@')[2]}"
-        return artifact, "model", ["winner", number, *(["champion"] if end.promoted else [])]
+        return artifact, ["winner", number, *(["champion"] if end.promoted else [])]
 
     def _attach(self, run: Any, end: JobEnd) -> None:
         """Show the reports as files of the run."""
-        storage = open_storage(end.run.directory)
+        storage = open_storage(end.directory)
         for name in end.files:
             storage.download(name, Path(run.dir, name))
             run.save(str(Path(run.dir, name)), base_path=run.dir, policy="now")
@@ -183,7 +197,7 @@ class WandB:
         runs = " ".join(f"-R {run_id(info)}" for info in end.trials)
         owner = f"--entity {self.entity} " if self.entity else ""
         text = f"# wandb sweep {owner}--project {self.project} {runs} {SWEEP_FILE}\n{to_json(content, indent=2)}\n"
-        open_storage(end.run.directory).write(SWEEP_FILE, text.encode())
+        open_storage(end.directory).write(SWEEP_FILE, text.encode())
 
 
 class WandBRun:
