@@ -36,7 +36,7 @@ SIBLINGS = {  # choices of one config group, which never import each other, and 
     "methods.algorithms": ("base",),
     "methods.samplers": ("base",),
     "annotation.teachers": ("base",),
-    "training.tracking": ("base",),
+    "training.tracking": ("base", "background"),
     "models.adapters": ("base",),
     "service.answers": ("base", "in_process", "ray_serve"),  # auto chooses between them
     "sweep.search": ("base", "random"),  # optuna begins with random points
@@ -47,6 +47,7 @@ OWNERS = {
     "hydra": {"jobs.config", "jobs.overrides"},
     "omegaconf": {"jobs.config", "jobs.help", "stores.components", "compat"},
     "wandb": {"training.tracking.wandb", "compat"},
+    "mlflow": {"training.tracking.mlflow"},
     "vllm": {"serving.engine.vllm"},
     "openai": {"annotation.teachers.openai"},
     "optuna": {"sweep.search.optuna"},
