@@ -48,6 +48,9 @@ ENVIRONMENT = {
     "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # batches of changing shapes leave fewer holes in GPU memory
 }
 """Set before Ray starts, for the driver and, through it, for every worker; a value that the user has set stays."""
+PASSED_ON = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_BASE_URL")
+"""What W&B's agent sets for a run that it drives, and where its server is: passed on to a cluster's workers where the
+driver has it. No keys: a job's environment is shown in Ray's dashboard."""
 GPU_WAIT_SECONDS = 900.0
 """How long a job that has no key for it waits for a GPU node."""
 REACTION_SECONDS = 20.0
@@ -86,7 +89,8 @@ def connect(*, dashboard: bool = True) -> None:
         num_gpus = uncounted_gpus()
         session.start(dashboard=dashboard, **({"num_gpus": num_gpus} if num_gpus else {}))
         return
-    environment: dict[str, object] = {"env_vars": {name: os.environ[name] for name in ENVIRONMENT}}
+    names = [*ENVIRONMENT, *(name for name in PASSED_ON if name in os.environ)]
+    environment: dict[str, object] = {"env_vars": {name: os.environ[name] for name in names}}
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # not submitted: its working directory is not on the workers
         environment["py_modules"] = [str(Path(__file__).parent)]
     ray.init(logging_level=logging.WARNING, runtime_env=environment)

@@ -93,7 +93,7 @@ EXTRA = {
 OPTIONS = [
     (file.parent.relative_to(CONF).as_posix(), file.stem)
     for file in sorted(CONF.rglob("*.yaml"))
-    if file.parent != CONF
+    if file.parent not in (CONF, CONF / "wandb")  # the latter's is a file for W&B's command line
 ]
 
 

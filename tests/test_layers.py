@@ -37,7 +37,7 @@ SIBLINGS = {  # choices of one config group, which never import each other, and 
     "methods.samplers": ("base",),
     "annotation.teachers": ("base",),
     "evaluation.judges": ("base",),
-    "training.tracking": ("base",),
+    "training.tracking": ("base", "background"),
     "models.adapters": ("base",),
     "service.answers": ("base", "in_process", "ray_serve"),  # auto chooses between them
     "sweep.search": ("base", "random"),  # optuna begins with random points
@@ -48,6 +48,7 @@ OWNERS = {
     "hydra": {"jobs.config", "jobs.overrides"},
     "omegaconf": {"jobs.config", "jobs.help", "stores.components", "compat"},
     "wandb": {"training.tracking.wandb", "compat"},
+    "mlflow": {"training.tracking.mlflow"},
     "vllm": {"serving.engine.vllm"},
     "openai": {"models.openai_client"},
     "lm_eval": {"evaluation.harness"},

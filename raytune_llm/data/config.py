@@ -95,6 +95,11 @@ class Data:
         return replace(self, train=train, weights={})
 
     @property
+    def name(self) -> str:
+        """What shows people which records are trained on: the end of each location of train, FOLDER/FILE."""
+        return ", ".join(source.shown for source in self.sources("train"))
+
+    @property
     def mixture(self) -> Mixture:
         """What is trained on of the records of train."""
         return Mixture(subset=self.subset, weights=self.weights)

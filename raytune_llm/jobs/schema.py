@@ -148,6 +148,7 @@ class TrainJob(RunJob, DataJob):
             model=self.model,
             method=self.method,
             data=self.data.mixture,
+            data_name=self.data.name,
             adapter=self.adapter,
             tuning=self.tuning,
             scaling=self.scaling,

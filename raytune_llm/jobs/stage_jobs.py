@@ -17,6 +17,7 @@ from raytune_llm.models.adapters.base import Adapter
 from raytune_llm.stores.card import Version
 from raytune_llm.stores.components import build
 from raytune_llm.stores.registry import Registry
+from raytune_llm.training.tracking.base import JobTracker
 
 J = TypeVar("J", bound=TrainJob)
 
@@ -43,6 +44,9 @@ def stage_job(job: TrainJob, stage: Stage) -> TrainJob:
     own = {field.name: getattr(job, field.name) for field in fields(TrainJob)}
     values = {"name": f"{job.name}-{stage.name}", "method": stage.method, "data": stage.records_of(job.data)}
     values["evaluation"] = job.evaluation.of_stage()
+    values["tracking"] = {
+        name: one for name, one in job.tracking.items() if not isinstance(one, JobTracker) or not one.takes_one_run
+    }
     return TrainJob(**own | values | {"tuning": tuning, "scaling": scaling, "promote": promote})
 
 

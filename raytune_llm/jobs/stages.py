@@ -85,6 +85,7 @@ def train_version(started: Started[J]) -> tuple[Outcome, PublishResult, list[tup
         from raytune_llm.jobs.prediction import Prediction
         from raytune_llm.jobs.publish import publish
         from raytune_llm.jobs.run_result import write_result
+        from raytune_llm.jobs.tracking import run_begins, run_ended
         from raytune_llm.training import checkpoints
         from raytune_llm.training.ray_train import TrialSetup
         from raytune_llm.training.ray_train import train as run_trial
@@ -102,6 +103,7 @@ def train_version(started: Started[J]) -> tuple[Outcome, PublishResult, list[tup
             interactive=started.interactive,
             cpus=job.scaling.cpus_per_worker or cluster.cpus_for_a_run(job.scaling.num_workers, started.use_gpu),
         )
+        run_begins(started, setup.spec)
         prediction = Prediction(started, only_trial(job), setup.examples)
         prediction.begin()
         resumes = checkpoints.latest(setup.spec.directory) is not None
@@ -111,6 +113,7 @@ def train_version(started: Started[J]) -> tuple[Outcome, PublishResult, list[tup
         prediction.trained([outcome], memory_bytes=0, is_whole=not resumes)
         parent = job.method.needs.init_adapter
         published = publish(job, prepared, outcome, parent=parent, use_gpu=started.use_gpu, forecast=prediction.record)
+        run_ended(started, setup.spec, outcome, published)
         write_result(job, prepared, [outcome], outcome, published, prediction.record())
         predicted = prediction.lines()
         started.clock.lap("comparing and publishing")

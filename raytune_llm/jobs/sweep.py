@@ -42,6 +42,7 @@ def _run(job: SweepJob) -> PublishResult:
     from raytune_llm.jobs.more_labels import check_more_labels, described, would_more_labels_help
     from raytune_llm.jobs.prediction import Prediction
     from raytune_llm.jobs.run_result import write_result
+    from raytune_llm.jobs.tracking import sweep_begins, sweep_ended
 
     for started in bases.values():
         check_more_labels(started)
@@ -56,6 +57,7 @@ def _run(job: SweepJob) -> PublishResult:
     with explain_disk_full(job.home, job.run):
         phases = phases_of(bases)
         prediction = Prediction(next(iter(bases.values())), planned, phases[0].examples)
+        sweep_begins(started)
         swept = run_trials(bases, phases, began, prediction)
         status.update(state=State.comparing)
         won, confirmation = choose(job, bases, swept)
@@ -68,6 +70,7 @@ def _run(job: SweepJob) -> PublishResult:
         more: dict[str, Any] = {"trained_tokens": tokens_of_bases(bases, swept.outcomes)}
         more |= {} if curve is None else {"label_curve": described(curve)}
         more |= {} if confirmation is None else {"confirmation": confirmation.described()}
+        sweep_ended(bases, swept, won, published)
         write_result(started.job, started.prepared, swept.outcomes, won, published, more)
     confirmed = [] if confirmation is None else [("confirmed", confirmation.verdict)]
     print(summary.of_sweep(started, swept.outcomes, won, published, [*confirmed, *predicted]), flush=True)

@@ -164,6 +164,8 @@ class TrialConfig:
     method: Method
     data: Mixture
     """Which of the training records, and how often."""
+    data_name: str
+    """What trackers call the training records."""
     adapter: Adapter
     tuning: Tuning
     scaling: Scaling

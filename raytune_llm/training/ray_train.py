@@ -31,9 +31,10 @@ from raytune_llm.training.history import stored_step
 from raytune_llm.training.interrupts import interruptible
 from raytune_llm.training.outcome import read_outcome
 from raytune_llm.training.progress import Progress, shown
-from raytune_llm.training.reporting import start_run
+from raytune_llm.training.tracking.background import flush
 from raytune_llm.training.tracking.base import CompositeRun
 from raytune_llm.training.trial import Reporter, WorkerContext, fit
+from raytune_llm.training.trial_log import start_run
 
 LOST = (OutOfMemoryError, RayActorError, NodeDiedError, WorkerCrashedError)
 
@@ -138,9 +139,9 @@ def run_trial(setup: TrialSetup, rank: int, world_size: int, report: Reporter, c
         run = start_run(spec, setup.group, from_step=stored_step(resume)) if is_first else CompositeRun(())
         shown = is_first and setup.group is None
         progress = Progress(spec.config.tuning.steps, shown=shown, live=setup.interactive)
-        failed = True
+        ended = None
         try:
-            fit(
+            ended = fit(
                 spec,
                 ray.get(setup.examples),
                 WorkerContext(Path(scratch), rank, world_size, setup.use_gpu),
@@ -149,6 +150,6 @@ def run_trial(setup: TrialSetup, rank: int, world_size: int, report: Reporter, c
                 progress=progress,
                 resume=resume,
             )
-            failed = False
         finally:
-            run.finish({}, failed)
+            run.finish({"ended": ended or "failed"}, ended is None)
+            flush()

@@ -12,8 +12,7 @@ from raytune_llm.evaluation.terms import DRIFT
 from raytune_llm.training.config import TrialSpec
 from raytune_llm.training.history import History
 from raytune_llm.training.objective import ANSWER_SECONDS, DRIFT_SECONDS, Report
-from raytune_llm.training.tracking.base import Run, RunInfo, start_all
-from raytune_llm.training.tracking.jsonl import JSONL
+from raytune_llm.training.tracking.base import Run
 
 
 class Saver(Protocol):
@@ -123,16 +122,3 @@ class LiveTrial:
             shutil.rmtree(folder / "best", ignore_errors=True)
             saver.save_weights(folder / "best")
         self.history.save(folder)
-
-
-def start_run(spec: TrialSpec, group: str | None, *, from_step: int) -> Run:
-    """Log a trial to metrics.jsonl and the job's trackers. `group`: its sweep; `from_step`: of the checkpoint that it
-    resumes from, 0 without one."""
-    info = RunInfo(
-        name=spec.trial.id,
-        group=group,
-        config={"job": spec.config.name, **spec.trial.values},
-        directory=spec.directory,
-        from_step=from_step,
-    )
-    return start_all([JSONL(), *spec.config.tracking.values()], info)

@@ -12,14 +12,21 @@ from raytune_llm.errors import InputError
 from raytune_llm.service import run_files
 from raytune_llm.service.run_files import RunFiles
 from raytune_llm.stores.storage import open_storage
+from raytune_llm.training.objective import Objective
 from raytune_llm.training.tracking.base import RunInfo
 from raytune_llm.training.tracking.jsonl import JSONL
+
+OBJECTIVE = Objective("eval/loss", lower_is_better=True)
 
 
 def started(home, trial, from_step=0, name="wit", run="first"):
     """The log of a trial, as runs write it."""
     directory = f"{home}/runs/{name}/{run}/trials/{trial}"
-    return JSONL().start(RunInfo(name=trial, group=None, config={}, directory=directory, from_step=from_step))
+    return JSONL().start(
+        RunInfo(
+            name=trial, group=None, config={}, directory=directory, from_step=from_step, home="", objective=OBJECTIVE
+        )
+    )
 
 
 def steps(files):

@@ -49,6 +49,11 @@ class Source:
     place: int = 0
     """Among the locations of its split."""
 
+    @property
+    def shown(self) -> str:
+        """The end of the location, enough to recognise it."""
+        return self.path if is_hub(self.path) else "/".join(self.path.rstrip("/").split("/")[-2:])
+
 
 @dataclass(frozen=True)
 class Unreadable:

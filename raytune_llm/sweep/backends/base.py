@@ -35,7 +35,7 @@ class RunnerInputs:
     @property
     def group(self) -> str:
         """The sweep's name in trackers."""
-        return f"{self.config.name}-{self.config.run}"
+        return group_of(self.config)
 
 
 class Runner(Protocol):
@@ -98,6 +98,11 @@ class Backend(Protocol):
     def layout(self, inputs: RunnerInputs, rehearsal: Rehearsal) -> Layout:
         """Where trials would run, and what their processes take to start."""
         ...
+
+
+def group_of(config: TrialConfig) -> str:
+    """A sweep's name in trackers."""
+    return f"{config.name}-{config.run}"
 
 
 def without_base(point: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,8 @@ from raytune_llm.training.history import stored_step
 from raytune_llm.training.objective import Report
 from raytune_llm.training.packed.checkpoint_writer import CheckpointWriter
 from raytune_llm.training.rehearsal import Rehearsal, Script
-from raytune_llm.training.reporting import start_run
+from raytune_llm.training.tracking.background import flush
+from raytune_llm.training.trial_log import start_run
 
 if TYPE_CHECKING:
     from raytune_llm.training.packed.pending_report import PendingReport
@@ -230,6 +231,7 @@ class PackActor:
         finally:
             self.writer.close()
             self.packed.close()
+            flush()
 
     def _fail(self, error: BaseException) -> None:
         """End training, and have every call raise the error. When only a new process can use the GPU, end this one."""

@@ -130,7 +130,7 @@ class PackedTrials:
         if ended is None:
             self.trials[trial_id], self._timers[trial_id] = trial, StateTimer()
         else:
-            run.finish({}, ended.startswith("failed"))
+            run.finish({"ended": ended}, ended.startswith("failed"))
         return list(trial.history.reports), ended
 
     def _takes_slot(self, spec: TrialSpec, stored: str | None) -> bool:
@@ -160,7 +160,7 @@ class PackedTrials:
         trial = self.trials.pop(trial_id)
         del self._timers[trial_id]
         self.pack.leave(trial_id)
-        trial.run.finish({}, failed)
+        trial.run.finish({"ended": "failed" if failed else trial.ended or "stopped"}, failed)
 
     def advance(self) -> list[PendingReport]:
         """One step of every trial. Of those that were due for an evaluation: the report, which counts once the caller

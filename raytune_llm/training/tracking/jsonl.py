@@ -10,6 +10,7 @@ file is uploaded again, at most every few seconds and at the end, so a killed ru
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from pathlib import Path
 from raytune_llm.errors import InputError
 from raytune_llm.stores.json import to_json
 from raytune_llm.stores.storage import Storage, is_local, open_storage
-from raytune_llm.training.tracking.base import Run, RunInfo
+from raytune_llm.training.tracking.base import Line, Run, RunInfo, Value
 
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
@@ -37,7 +38,7 @@ class JSONL:
         return LocalLines(storage) if is_local(info.directory) else RemoteLines(storage, lines)
 
 
-def kept_lines(storage: Storage, from_step: int) -> list[str]:
+def kept_lines(storage: Storage, from_step: float) -> list[str]:
     """The lines of steps up to from_step, newlines included. Raises InputError for a damaged line that isn't the
     last."""
     if from_step == 0 or not storage.exists(METRICS):
@@ -56,6 +57,20 @@ def kept_lines(storage: Storage, from_step: int) -> list[str]:
         if step <= from_step and line.endswith("\n"):
             kept.append(line)
     return kept
+
+
+def read_lines(directory: str, *, up_to: float = math.inf) -> tuple[Line, ...]:
+    """What metrics.jsonl of a run's folder has of steps up to one; nothing where there is no file. Raises InputError as
+    kept_lines."""
+    found = [json.loads(line) for line in kept_lines(open_storage(directory), up_to)]
+    return tuple(
+        Line(
+            step=entry.pop("step"),
+            seconds=float(entry.pop("time")),
+            metrics={name: float(value) for name, value in entry.items()},
+        )
+        for entry in found
+    )
 
 
 def line_of(step: int, metrics: Mapping[str, float]) -> str:
@@ -77,7 +92,7 @@ class LocalLines:
         self._file.write(line_of(step, metrics))
         self._file.flush()
 
-    def finish(self, summary: Mapping[str, float], failed: bool) -> None:
+    def finish(self, summary: Mapping[str, Value], failed: bool) -> None:
         self._file.close()
         write_summary(self._storage, summary, failed)
 
@@ -95,7 +110,7 @@ class RemoteLines:
         if time.monotonic() - self._put_at >= PUT_SECONDS:
             self._put()
 
-    def finish(self, summary: Mapping[str, float], failed: bool) -> None:
+    def finish(self, summary: Mapping[str, Value], failed: bool) -> None:
         self._put()
         write_summary(self._storage, summary, failed)
 
@@ -104,6 +119,7 @@ class RemoteLines:
         self._put_at = time.monotonic()
 
 
-def write_summary(storage: Storage, summary: Mapping[str, float], failed: bool) -> None:
-    numbers = {name: float(value) for name, value in summary.items()}
-    storage.write(SUMMARY, to_json({"failed": failed, "metrics": numbers}, indent=2).encode())
+def write_summary(storage: Storage, summary: Mapping[str, Value], failed: bool) -> None:
+    numbers = {name: float(value) for name, value in summary.items() if not isinstance(value, str)}
+    texts = {name: value for name, value in summary.items() if isinstance(value, str)}
+    storage.write(SUMMARY, to_json({"failed": failed, **texts, "metrics": numbers}, indent=2).encode())

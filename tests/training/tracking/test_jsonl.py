@@ -9,8 +9,11 @@ import pytest
 
 from raytune_llm.errors import InputError
 from raytune_llm.stores.storage import open_storage
+from raytune_llm.training.objective import Objective
 from raytune_llm.training.tracking.base import CompositeRun, RunInfo, start_all
-from raytune_llm.training.tracking.jsonl import JSONL, RemoteLines
+from raytune_llm.training.tracking.jsonl import JSONL, RemoteLines, read_lines
+
+OBJECTIVE = Objective("eval/loss", lower_is_better=True)
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -19,7 +22,9 @@ def directory(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def info(directory: str, from_step: int = 0) -> RunInfo:
-    return RunInfo(name="trial-1", group="sweep", config={}, directory=directory, from_step=from_step)
+    return RunInfo(
+        name="trial-1", group="sweep", config={}, directory=directory, from_step=from_step, home="", objective=OBJECTIVE
+    )
 
 
 def lines(directory: str) -> list[dict[str, Any]]:
@@ -31,7 +36,7 @@ def test_lines_and_summary(directory: str) -> None:
     run.log(1, {"train/loss": 2.5})
     run.log(1, {"eval/loss": 2})
     run.log(2, {"train/loss": float("nan"), "eval/perplexity": float("inf")})
-    run.finish({"eval/loss": 2.0}, failed=True)
+    run.finish({"eval/loss": 2.0, "ended": "stopped"}, failed=True)
     written = lines(directory)
     assert all(1.7e9 < line.pop("time") < 1e11 for line in written)
     assert written == [
@@ -40,7 +45,10 @@ def test_lines_and_summary(directory: str) -> None:
         {"step": 2, "train/loss": "NaN", "eval/perplexity": "Infinity"},
     ]
     summary = json.loads(open_storage(directory).read("summary.json"))
-    assert summary == {"failed": True, "metrics": {"eval/loss": 2.0}}
+    assert summary == {"failed": True, "ended": "stopped", "metrics": {"eval/loss": 2.0}}
+    read = read_lines(directory, up_to=1)
+    assert [(line.step, dict(line.metrics)) for line in read] == [(1, {"train/loss": 2.5}), (1, {"eval/loss": 2.0})]
+    assert read_lines(directory)[-1].metrics["eval/perplexity"] == float("inf")
 
 
 def test_a_resumed_run_holds_no_step_twice(directory: str) -> None:
