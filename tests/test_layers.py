@@ -49,7 +49,8 @@ OWNERS = {
     "wandb": {"training.tracking.wandb", "compat"},
     "vllm": {"serving.engine.vllm"},
     "openai": {"annotation.teachers.openai"},
-    "optuna": {"sweep.search.optuna"},
+    "optuna": {"sweep.search.optuna", "jobs.report.importance"},
+    "matplotlib": {"jobs.report.png"},
 }
 MOST_PACKAGES, MOST_LOOSE_FILES, MOST_LINES = 11, 6, 350
 

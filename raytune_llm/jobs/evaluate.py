@@ -16,6 +16,8 @@ from raytune_llm.evaluation.terms import LOSS
 from raytune_llm.jobs.compare import ComparisonResult, compare_systems
 from raytune_llm.jobs.comparison import Evaluation
 from raytune_llm.jobs.precompute import FrozenModels
+from raytune_llm.jobs.report import collect
+from raytune_llm.jobs.report.write import write_run_report
 from raytune_llm.jobs.reports import write_report
 from raytune_llm.jobs.schema import EvaluateJob
 from raytune_llm.methods.base import Method
@@ -48,9 +50,10 @@ def evaluate_version(job: EvaluateJob) -> str:
     has_metric = method.metric in result.comparison.metrics
     metric = method.metric if has_metric else LOSS
     path = write_report(job.run_dir, name, result, version, title=title, metric=metric)
-    verdict = better(result.comparison, metric).text
+    verdict = better(result.comparison, metric)
+    page = write_run_report(job.run_dir, lambda: collect.of_evaluation(job, version, name, result, metric, verdict))
     note = "" if has_metric else f" ({version.reference} was chosen by {method.metric}, which these records don't have)"
-    return f"{report.table(result.comparison)}\n\n{verdict}{note}\nreport  {path}"
+    return f"{report.table(result.comparison)}\n\n{verdict.text}{note}\nreport  {page or path}"
 
 
 def compare_records(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from raytune_llm.data.findings import many
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from raytune_llm.jobs.publish import PublishResult
     from raytune_llm.jobs.setup import Started
     from raytune_llm.sweep.axes import Point
+    from raytune_llm.sweep.label_curve import LabelCurve
+    from raytune_llm.sweep.leaderboard import Row
     from raytune_llm.sweep.tuner import Phase, Swept
     from raytune_llm.training.config import Outcome
 
@@ -53,7 +56,7 @@ def _run(job: SweepJob) -> PublishResult:
         prediction = Prediction(next(iter(bases.values())), planned, phases[0].examples)
         swept = run_trials(bases, phases, began, prediction)
         status.update(state=State.comparing)
-        won = choose(job, bases, swept)
+        rows, won = choose(job, bases, swept)
         started = bases[won.trial.values.get(BASE)]
         started.clock.lap("training")
         published = publish_winner(started, swept, won, prediction)
@@ -62,9 +65,29 @@ def _run(job: SweepJob) -> PublishResult:
         curve = would_more_labels_help(started, swept, won) if job.sweep.more_labels else None
         more: dict[str, Any] = {"trained_tokens": tokens_of_bases(bases, swept.outcomes)}
         more |= {} if curve is None else {"label_curve": described(curve)}
+        page = write_page(started, swept, rows, won, published, curve)
         write_result(started.job, started.prepared, swept.outcomes, won, published, more)
-    print(summary.of_sweep(started, swept.outcomes, won, published, predicted), flush=True)
+    print(summary.of_sweep(started, swept.outcomes, won, published, predicted, page), flush=True)
     return published
+
+
+def write_page(
+    started: Started[SweepJob],
+    swept: Swept,
+    rows: Sequence[Row],
+    won: Outcome,
+    published: PublishResult,
+    curve: LabelCurve | None,
+) -> str | None:
+    """Write the report of the run; its page's path, None where it could not be made. rows: the leaderboard; curve: what
+    more labels would do."""
+    from raytune_llm.jobs.report import collect
+    from raytune_llm.jobs.report.parts import of_label_curve
+    from raytune_llm.jobs.report.write import write_run_report
+
+    sections = [] if curve is None else [of_label_curve(curve)]
+    make = partial(collect.of_sweep, started, swept, rows, won, published, sections)
+    return write_run_report(started.job.run_dir, make)
 
 
 def phases_of(bases: Mapping[str | None, Started[SweepJob]]) -> list[Phase]:
@@ -128,8 +151,8 @@ def warm_points(job: SweepJob) -> list[Point]:
     return [one.point for one in found]
 
 
-def choose(job: SweepJob, bases: Mapping[str | None, Started[SweepJob]], swept: Swept) -> Outcome:
-    """The winning trial; prints and writes the leaderboard. Raises InputError."""
+def choose(job: SweepJob, bases: Mapping[str | None, Started[SweepJob]], swept: Swept) -> tuple[list[Row], Outcome]:
+    """The leaderboard, which it prints and writes, and the winning trial. Raises InputError."""
     from raytune_llm.stores.storage import open_storage
     from raytune_llm.sweep import leaderboard
     from raytune_llm.sweep.tables import leaderboard_csv, leaderboard_table
@@ -138,7 +161,7 @@ def choose(job: SweepJob, bases: Mapping[str | None, Started[SweepJob]], swept: 
     rows = leaderboard.leaderboard(swept.outcomes, swept.plan, objective)
     open_storage(job.run_dir).write("leaderboard.csv", leaderboard_csv(rows).encode())
     print("\n" + leaderboard_table(rows, objective.metric, shown=10), flush=True)
-    return leaderboard.winner(swept.outcomes, objective)
+    return rows, leaderboard.winner(swept.outcomes, objective)
 
 
 def publish_winner(started: Started[SweepJob], swept: Swept, won: Outcome, prediction: Prediction) -> PublishResult:

@@ -34,7 +34,6 @@ from raytune_llm.training.config import Outcome
 
 if TYPE_CHECKING:
     from raytune_llm.jobs.compare import ComparisonResult
-    from raytune_llm.jobs.prediction import Prediction
     from raytune_llm.jobs.publish import PublishResult
     from raytune_llm.jobs.setup import Started
     from raytune_llm.stores.card import Version
@@ -54,6 +53,7 @@ PREDICTED = {
     "memory_bytes": ("memory at the most", "bytes"),
 }
 """Of a forecast's amounts: name and unit."""
+SPENT = {"hours": "hours", "gpu_hours": "GPU-hours", "usd": "US dollars", "tokens": "tokens trained on"}
 
 
 def of_sweep(
@@ -62,25 +62,21 @@ def of_sweep(
     rows: Sequence[Row],
     won: Outcome,
     published: PublishResult,
-    prediction: Prediction | None = None,
     sections: Sequence[Section] = (),
 ) -> RunReport:
     """Of a sweep whose winner is published; `rows`: its leaderboard."""
     knobs = knobs_of(swept.plan, [outcome.trial.values for outcome in swept.outcomes])
-    spent = {key: value for key, value in swept.spent.items() if value}
-    costs = {key.replace("_", "-"): f"{value:,.4g}" for key, value in spent.items()}
-    found = _of_run(started, swept.outcomes, won, published, knobs, prediction)
+    costs = {SPENT[key]: amount(value) for key, value in swept.spent.items() if value}
+    found = _of_run(started, swept.outcomes, won, published, knobs)
     ranks = [rank(row) for row in rows]
     return RunReport(**found, command="sweep", leaderboard=ranks, costs=costs, sections=sections)
 
 
-def of_training(
-    started: Started[Any], outcome: Outcome, published: PublishResult, prediction: Prediction | None = None
-) -> RunReport:
+def of_training(started: Started[Any], outcome: Outcome, published: PublishResult) -> RunReport:
     """Of a train run whose version is published."""
     gpu_hours = outcome.reports[-1].metrics.get("cost/gpu_hours", 0.0) if outcome.reports else 0.0
-    costs = {"hours": f"{outcome.seconds / 3600:.4g}"} | ({"gpu-hours": f"{gpu_hours:.4g}"} if gpu_hours else {})
-    found = _of_run(started, [outcome], outcome, published, (), prediction)
+    costs = {"hours": amount(outcome.seconds / 3600)} | ({"GPU-hours": amount(gpu_hours)} if gpu_hours else {})
+    found = _of_run(started, [outcome], outcome, published, ())
     return RunReport(**found, command="train", costs=costs)
 
 
@@ -108,6 +104,11 @@ def of_evaluation(
     )
 
 
+def amount(value: float) -> str:
+    """A number with three digits that count, or all of a large one's."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
 def rank(row: Row) -> Rank:
     """A row of the leaderboard."""
     metrics = {name: finite(value) for name, value in row.best.metrics.items()}
@@ -120,7 +121,6 @@ def _of_run(
     won: Outcome,
     published: PublishResult,
     knobs: Sequence[Knob],
-    prediction: Prediction | None,
 ) -> dict[str, Any]:
     """What a report of one trial and one of many have in common."""
     assert won.best is not None
@@ -145,7 +145,7 @@ def _of_run(
         "winner_values": dict(won.trial.values),
         "trials": trials,
         "compared": [compared(published.result, split, objective.metric)],
-        "amounts": _amounts(prediction),
+        "amounts": _amounts(version.card.forecast),
         "seconds": started.clock.seconds(),
         "data": data_facts(started.prepared.diagnosis),
         "commands": _commands(job, followed(job, version), version),
@@ -186,10 +186,11 @@ def _why_not(promotion: Promotion) -> str:
     return "not promoted (promote=never)" if promotion is Promotion.never else "not promoted"
 
 
-def _amounts(prediction: Prediction | None) -> list[Amount]:
-    if prediction is None or not (record := prediction.record()):
+def _amounts(forecast: Mapping[str, Any]) -> list[Amount]:
+    """Of the forecast that the card keeps; none of a run that was resumed, or ended before its time."""
+    if not forecast:
         return []
-    predicted, actual = record["predicted"], record["actual"]
+    predicted, actual = forecast["predicted"], forecast["actual"]
     return [
         Amount(name=name, unit=unit, predicted=finite(predicted[key]), actual=finite(actual[key]))
         for key, (name, unit) in PREDICTED.items()

@@ -7,9 +7,11 @@ from typing import Any
 
 from raytune_llm.jobs.report import drawing
 from raytune_llm.jobs.report.data import Knob, RunReport, TrialRun
-from raytune_llm.jobs.report.drawing import BEST, LINE, SOFT, TEXT, Figure, layout, number, safe
+from raytune_llm.jobs.report.drawing import BEST, DONE, LINE, SOFT, TEXT, Figure, layout, number, safe
 from raytune_llm.sweep.tables import cell
 
+WIDTH = (-0.004, -0.002, 0.0, 0.002, 0.004)
+"""Of an axis, where the winner's lines are next to its value."""
 ABSENT = "–"
 """In place of a value that a trial doesn't have."""
 
@@ -17,24 +19,27 @@ ABSENT = "–"
 def coordinates(report: RunReport, trials: Sequence[TrialRun]) -> Figure:
     """Parallel coordinates: a line a trial, through its values to its result, the best ones in colour."""
     ordered = sorted(trials, key=_cost(report), reverse=True)  # the best is drawn last, on top
+    ordered += [trial for trial in ordered if drawing.is_winner(report, trial)] * (len(WIDTH) - 1)
     dimensions = [_dimension(knob, ordered) for knob in report.knobs]
     results = [trial.best for trial in ordered]
     dimensions.append(_result(report, results))
-    places = [1 - place / max(1, len(ordered) - 1) for place in range(len(ordered))]
+    dimensions = [_thickened(dimension) for dimension in dimensions]
+    places = [1 - place / max(1, len(ordered) - len(WIDTH)) for place in range(len(ordered))]
     trace = {
         "type": "parcoords",
-        "line": {"color": places, "colorscale": [[0, BEST], [1, "var(--faint)"]], "cmin": 0, "cmax": 1},
+        "line": {"color": places, "colorscale": [[0, BEST], [0.5, DONE], [1, "var(--faint)"]], "cmin": 0, "cmax": 1},
         "dimensions": dimensions,
         "labelfont": {"color": TEXT, "size": 12},
         "tickfont": {"color": SOFT, "size": 11},
         "rangefont": {"color": "rgba(0,0,0,0)", "size": 1},
         "unselected": {"line": {"color": LINE, "opacity": 0.25}},
     }
-    shape = layout(margin={"l": 64, "r": 64, "t": 46, "b": 18})
+    sides = [20 + round(3.6 * len(label)) for label in (report.knobs[0].label, report.metric)]
+    shape = layout(margin={"l": max(56, sides[0]), "r": max(56, sides[1]), "t": 46, "b": 18})
     columns = ["trial", *(knob.label for knob in report.knobs), report.metric]
     rows = [
         [trial.id, *(cell(trial.values.get(knob.key, ABSENT)) for knob in report.knobs), number(trial.best)]
-        for trial in reversed(ordered)
+        for trial in dict(zip((trial.id for trial in reversed(ordered)), reversed(ordered), strict=True)).values()
     ]
     return Figure(
         id="coordinates",
@@ -43,10 +48,19 @@ def coordinates(report: RunReport, trials: Sequence[TrialRun]) -> Figure:
         "Drag along an axis to keep only the trials within, tap it to keep all again.",
         variants={"": {"data": [trace], "layout": shape}},
         height=400,
-        min_width=120 * len(dimensions),
+        min_width=sum(max(110, 24 + 7 * len(dimension["label"])) for dimension in dimensions),
         columns=columns,
         rows=rows,
     )
+
+
+def _thickened(dimension: dict[str, Any]) -> dict[str, Any]:
+    """With the winner's lines, the last ones, next to each other: plotly.js draws all lines equally thin."""
+    low, high = sorted(dimension["range"])
+    values = dimension["values"]
+    apart = [(high - low) * place for place in WIDTH]
+    own = [value + place for value, place in zip(values[-len(WIDTH) :], apart, strict=True)]
+    return {**dimension, "values": [drawing.rounded(value) for value in (*values[: -len(WIDTH)], *own)]}
 
 
 def _cost(report: RunReport) -> Any:
@@ -65,7 +79,7 @@ def _dimension(knob: Knob, trials: Sequence[TrialRun]) -> dict[str, Any]:
     else:
         numbers = drawing.on_scale(knob.scale)
         at = [numbers(trial.values[knob.key]) if knob.key in trial.values else None for trial in trials]
-        ticks = [(cell(value), numbers(value)) for value in drawing.ticks(given, knob.scale)]
+        ticks = [(cell(value), numbers(value)) for value in drawing.ticks_to_ends(given, knob.scale)]
     known = [value for value in at if value is not None]
     low, high = min(known), max(known)
     room = (high - low or 1.0) * 0.06
@@ -90,7 +104,7 @@ def _result(report: RunReport, results: Sequence[float | None]) -> dict[str, Any
     at = [numbers(value) for value in known]
     room = (max(at) - min(at) or 1.0) * 0.06
     ends = [min(at) - room, max(at) + room]
-    chosen = drawing.ticks(known, scale)
+    chosen = drawing.ticks_to_ends(known, scale)
     return {
         "label": safe(report.metric),
         "values": at,

@@ -58,7 +58,8 @@ def _curves(report: RunReport, trials: Sequence[TrialRun], name: str) -> dict[st
     if won is not None:
         data += _winner(won, name, len(trials))
     every = [value for trial in trials for value in _values(trial.points, name)]
-    shape = layout(xaxis=axis("step", rangemode="tozero"), yaxis=drawing.value_axis(name, every))
+    last = max(trial.points[-1].step for trial in trials)
+    shape = layout(xaxis=axis("step", range=[0, 1.03 * last]), yaxis=drawing.value_axis(name, every))
     return {"data": data, "layout": shape}
 
 

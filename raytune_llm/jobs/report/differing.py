@@ -9,6 +9,8 @@ from difflib import SequenceMatcher
 WORD = re.compile(r"\s+|\w+|[^\w\s]")
 LONGEST = 1500
 """Characters compared and shown."""
+LIKE = 0.3
+"""Share of words in common, below which an answer is another one altogether."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,11 @@ def pieces(reference: str, answer: str) -> list[Piece]:
     if not reference.strip():
         return [Piece("same", shortened(answer))]
     before, after = WORD.findall(shortened(reference)), WORD.findall(shortened(answer))
+    matcher = SequenceMatcher(None, before, after, autojunk=False)
+    if matcher.ratio() < LIKE:
+        return [Piece("extra", shortened(answer))] if answer.strip() else []
     found = []
-    for kind, a, b, c, d in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+    for kind, a, b, c, d in matcher.get_opcodes():
         if kind == "equal":
             found.append(Piece("same", "".join(after[c:d])))
             continue

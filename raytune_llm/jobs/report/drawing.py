@@ -16,8 +16,9 @@ from raytune_llm.jobs.report.data import RunReport, TrialRun
 from raytune_llm.sweep.tables import cell, short_key
 
 BEST, MUTED, TEXT, SOFT, LINE = "var(--bar)", "var(--muted)", "var(--text)", "var(--soft)", "var(--line)"
+DONE = "var(--done)"
 ENDINGS = {
-    "complete": ("complete", BEST, "circle"),
+    "complete": ("complete", DONE, "circle"),
     "scheduler": ("stopped by the scheduler", MUTED, "x"),
     "early stopping": ("no longer improving", "var(--warning)", "square"),
     "unresolvable": ("nothing left to tell", MUTED, "diamond"),
@@ -57,7 +58,7 @@ def layout(**more: Any) -> dict[str, Any]:
     """A layout with the page's font and colours."""
     return {
         "font": {"family": "system-ui, 'Segoe UI', Roboto, sans-serif", "size": 12, "color": TEXT},
-        "paper_bgcolor": "rgba(0,0,0,0)",
+        "paper_bgcolor": "var(--card)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "margin": {"l": 52, "r": 14, "t": 10, "b": 44},
         "hoverlabel": {"bgcolor": "var(--back)", "bordercolor": LINE, "font": {"color": TEXT}, "namelength": -1},
@@ -154,6 +155,14 @@ def ticks(values: Sequence[float], scale: str, most: int = 9) -> list[float]:
     step = 10 ** math.floor(math.log10((high - low) / 4))
     step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= most - 1)
     return [step * place for place in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def ticks_to_ends(values: Sequence[float], scale: str) -> list[float]:
+    """The same with both ends, without round ones that would be written over them."""
+    at, low, high = on_scale(scale), min(values), max(values)
+    room = (at(high) - at(low)) * 0.08
+    found = ticks(values, scale)
+    return [low, *(value for value in found if at(low) + room <= at(value) <= at(high) - room), high]
 
 
 def _thin(values: Sequence[float], most: int) -> list[float]:

@@ -71,9 +71,9 @@ def importances(report: RunReport) -> Figure | None:
     return Figure(
         id="importance",
         title="Which knobs mattered",
-        note=f"PED-ANOVA on {count} trials: how differently the best tenth of them are spread along a knob than all "
-        "are. The thin lines are the middle 90 % of resamples of the trials: where they are long, the trials were too "
-        "few to tell.",
+        note=f"PED-ANOVA on {count} trials: how differently the best of them are spread along a knob than all "
+        "are. The thin lines are the middle 90 % of what random halves of the trials say: where they are long, the "
+        "trials were too few to tell.",
         variants={"": {"data": [trace], "layout": shape}},
         height=110 + 46 * len(found),
         columns=["knob", "share", "from", "to"],

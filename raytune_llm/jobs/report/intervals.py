@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from raytune_llm.evaluation.metrics import MAIN_ANSWER_METRICS
+from raytune_llm.evaluation.terms import LOSS
 from raytune_llm.jobs.report import drawing
 from raytune_llm.jobs.report.data import Compared
 from raytune_llm.jobs.report.drawing import BEST, MUTED, SOFT, TEXT, Figure, axis, layout, number, safe
 
+MAIN = (LOSS, *(f"eval/{name}" for name in MAIN_ANSWER_METRICS))
+MOST_AT_FIRST = 4
+"""Strips that are shown unless more are asked for."""
 SYSTEMS = {"base": MUTED, "champion": "var(--warning)", "initial": "var(--note)"}
 """Colours; the newest system has its own."""
 ARROWS = {"lower": "↓", "higher": "↑"}
@@ -16,21 +21,45 @@ WORDS = {True: ("better", "var(--sound)"), False: ("worse", "var(--problem)")}
 
 
 def intervals(place: int, compared: Compared) -> Figure | None:
-    """Every metric of every system as a dot with its 95 % interval, a strip for each metric."""
+    """Every metric of every system, a strip for each metric; the main ones at first where there are many."""
     comparison = compared.comparison
     systems, metrics = comparison["systems"], comparison["metrics"]
     names = [name for name in metrics if any(one["value"] is not None for one in metrics[name].values())]
     if not names:
         return None
     names.sort(key=lambda name: name != compared.metric)
-    strip = 30 * len(systems) + 62
+    main = [name for name in names if name == compared.metric or name in MAIN]
+    main = main if len(main) > 1 else names[:MOST_AT_FIRST]
+    several = {"main metrics": main[:MOST_AT_FIRST], f"all {len(names)} metrics": names}
+    shown = several if len(names) > MOST_AT_FIRST else {"": names}
+    return Figure(
+        id=f"intervals-{place}",
+        title=f"{', '.join(systems[:-1])} and {systems[-1]} on the {compared.split} set",
+        note=f"{comparison['num_examples']:,} examples; bars are 95 % intervals from {comparison['num_draws']:,} "
+        "bootstrap draws. Differences are judged on the same examples, so that bars may overlap and differ "
+        "significantly all the same.",
+        variants={name: _strips(comparison, of_variant) for name, of_variant in shown.items()},
+        choice="Show",
+        height=_strip(systems) * len(next(iter(shown.values()))),
+        columns=["metric", *systems],
+        rows=[[name, *(_span(metrics[name][system]) for system in systems)] for name in names],
+    )
+
+
+def _strip(systems: Sequence[str]) -> int:
+    """The height of a strip, pixels."""
+    return 30 * len(systems) + 62
+
+
+def _strips(comparison: Any, names: Sequence[str]) -> dict[str, Any]:
+    systems, strip = comparison["systems"], _strip(comparison["systems"])
     height = strip * len(names)
     data: list[dict[str, Any]] = []
-    shape = layout(showlegend=False, margin={"l": 12, "r": 18, "t": 0, "b": 0}, annotations=[])
+    shape = layout(showlegend=False, margin={"l": 12, "r": 18, "t": 0, "b": 0}, annotations=[], height=height)
     for row, name in enumerate(names):
         number_of = "" if row == 0 else str(row + 1)
         low, high = 1 - (row * strip + strip - 32) / height, 1 - (row * strip + 30) / height
-        data += list(_dots(systems, metrics[name], number_of))
+        data += list(_dots(systems, comparison["metrics"][name], number_of))
         shape[f"xaxis{number_of}"] = axis(anchor=f"y{number_of}", domain=[0, 1], nticks=6, ticks="")
         shape[f"yaxis{number_of}"] = axis(
             domain=[low, high],
@@ -42,19 +71,7 @@ def intervals(place: int, compared: Compared) -> Figure | None:
             categoryarray=list(map(safe, systems)),
         )
         shape["annotations"] += _titles(comparison, name, 1 - (row * strip + 8) / height)
-    columns = ["metric", *systems]
-    rows = [[name, *(_span(metrics[name][system]) for system in systems)] for name in names]
-    return Figure(
-        id=f"intervals-{place}",
-        title=f"{' against '.join(systems)} on the {compared.split} set",
-        note=f"{comparison['num_examples']:,} examples; bars are 95 % intervals from {comparison['num_draws']:,} "
-        "bootstrap draws. Differences are judged on the same examples, so that bars may overlap and differ "
-        "significantly all the same.",
-        variants={"": {"data": data, "layout": shape}},
-        height=height,
-        columns=columns,
-        rows=rows,
-    )
+    return {"data": data, "layout": shape}
 
 
 def _dots(systems: Sequence[str], found: Any, axes: str) -> Iterator[dict[str, Any]]:
@@ -88,7 +105,7 @@ def _titles(comparison: Any, name: str, y: float) -> list[dict[str, Any]]:
     for found in comparison["differences"]:
         if (found["metric"], found["system"], found["reference"]) == (name, systems[-1], systems[0]):
             word, colour = _judged(found)
-            value = "" if found["value"] is None else f"{found['value']:+.3g} "
+            value = f"{found['value']:+.3g} " if found["significant"] else ""
             font = {"color": colour, "size": 12}
             return [title, {**place, "x": 1, "xanchor": "right", "text": f"{value}{word}", "font": font}]
     return [title]

@@ -24,6 +24,7 @@
     const found = coloured(spec.variants[select ? select.value : 0], getComputedStyle(root));
     if (log && log.dataset.set) found.layout.yaxis.type = log.checked ? "log" : "linear";
     else if (log) log.checked = found.layout.yaxis.type === "log";
+    if (found.layout.height) plot.style.height = found.layout.height + "px";
     found.layout.dragmode = isTouch ? false : "zoom";
     if (width) found.layout.width = width;
     try {
@@ -52,8 +53,7 @@
     if (log) log.addEventListener("change", () => { log.dataset.set = "1"; draw(figure); });
     figure.querySelector(".save").addEventListener("click", () => {
       if (!drawn.has(figure)) draw(figure);
-      const plot = figure.querySelector(".plot"), layout = plot.layout, back = layout.paper_bgcolor;
-      layout.paper_bgcolor = getComputedStyle(root).getPropertyValue("--back").trim();
+      const plot = figure.querySelector(".plot");
       Plotly.toImage(plot, { format: "png", scale: 2, width: plot.offsetWidth, height: plot.offsetHeight })
         .then((address) => {
           const link = document.createElement("a");
@@ -61,8 +61,7 @@
           link.download = figure.dataset.figure + ".png";
           link.click();
           say("Saved");
-        })
-        .finally(() => { layout.paper_bgcolor = back; });
+        });
     });
   }
 

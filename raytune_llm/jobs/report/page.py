@@ -29,11 +29,12 @@ from raytune_llm.jobs.report.differing import pieces, shortened
 from raytune_llm.jobs.report.drawing import Figure
 from raytune_llm.jobs.report.figures import figures_of, plotly_js
 from raytune_llm.jobs.report.importance import why_not
-from raytune_llm.sweep.tables import cell, is_number
+from raytune_llm.sweep.tables import cell
 
 PACKAGE = "raytune_llm.jobs.report"
 SHOWN_ROWS = 12
 """Of the leaderboard, at first."""
+NUMBER = re.compile(r"[-+−]?[\d,]*\.?\d+(?:e[-+]?\d+)?(?: ?(?:%|s|min|h|MB|GB))?|")
 TITLES = {"sweep": "Sweep", "train": "Training", "evaluate": "Evaluation"}
 
 
@@ -123,7 +124,7 @@ def leaderboard(report: RunReport) -> tuple[list[str], list[list[str]]]:
         numbers = [_decimal(row.metrics.get(name)) for name in (report.metric, *losses)]
         line = [str(place), *values, numbers[0], str(row.step), *numbers[1:], row.trial, row.ended.partition(":")[0]]
         rows.append([*line, *([", ".join(row.marks)] if has_marks else [])])
-    return [*columns, *([""] if has_marks else [])], rows
+    return [*columns, *(["mark"] if has_marks else [])], rows
 
 
 def confusions(compared: Compared) -> list[tuple[str, Matrix, list[list[float]], list[list[str]]]]:
@@ -138,6 +139,11 @@ def confusions(compared: Compared) -> list[tuple[str, Matrix, list[list[float]],
         ]
         found.append((system, matrix, shares, scores))
     return found
+
+
+def is_number(text: str) -> bool:
+    """Whether a cell of a table belongs to the right, also with separators and a unit."""
+    return NUMBER.fullmatch(text) is not None
 
 
 def duration(seconds: float) -> str:
@@ -179,6 +185,9 @@ def _variables(values: Mapping[str, str]) -> str:
 
 
 def _tone(report: RunReport) -> str:
+    """Of the verdicts as a whole."""
+    if report.state == "champion":
+        return "sound"
     order = ("problem", "warning", "sound", "note")
     return min((one.tone for one in report.verdicts), key=order.index, default="note")
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from raytune_llm.data.doctor.view import printable
 from raytune_llm.evaluation import report
 from raytune_llm.jobs.help import called
-from raytune_llm.jobs.report.data import CommandLine, Compared, DataFacts, FoundInData, Matrix, SampleText
+from raytune_llm.jobs.report.data import CommandLine, Compared, DataFacts, FoundInData, Matrix, SampleText, Section
 from raytune_llm.jobs.schema import EvaluateJob, TrainJob
 from raytune_llm.jobs.summary import NEXT
 from raytune_llm.stores.card import describe
+from raytune_llm.sweep.label_curve import COVERS, LabelCurve
 
 if TYPE_CHECKING:
     from raytune_llm.data.doctor.results import Lengths, Results
@@ -68,6 +69,18 @@ def data_facts(diagnosis: Results) -> DataFacts:
 
 def _lengths(found: Lengths | None) -> str:
     return "" if found is None else f"{found.median:,}, {found.longest:,}"
+
+
+def of_label_curve(curve: LabelCurve) -> Section:
+    """What more labels would do."""
+    known = zip(curve.num_records, curve.values, strict=True)
+    rows = [[f"{count:,}", f"{value:.4f}", "trained"] for count, value in known]
+    return Section(
+        title="Would more labels help?",
+        paragraphs=[curve.sentence(), COVERS],
+        columns=["records", curve.metric, "how"],
+        rows=[*rows, [f"{curve.predicted_records:,}", f"{curve.predicted.value:.4f}", "extrapolated"]],
+    )
 
 
 def card_text(version: Version) -> str:

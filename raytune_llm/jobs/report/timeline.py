@@ -7,7 +7,7 @@ from typing import Any
 
 from raytune_llm.jobs.report import drawing
 from raytune_llm.jobs.report.data import RunReport
-from raytune_llm.jobs.report.drawing import LINE, TEXT, Figure, axis, described, layout, safe
+from raytune_llm.jobs.report.drawing import BEST, LINE, TEXT, Figure, axis, described, layout, safe
 from raytune_llm.jobs.report.lanes import Bar, bars_of
 
 UNITS = ((3 * 3600.0, 3600.0, "hours"), (300.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
@@ -29,7 +29,7 @@ def timeline(report: RunReport) -> Figure | None:
     for bar in bars:
         words, colour, _ = drawing.ending(bar.trial.ended) if bar.is_last else ("moved or interrupted", LINE, "")
         if drawing.is_winner(report, bar.trial):
-            words, colour = "winner", "var(--sound)"
+            words, colour = "winner", BEST
         kinds.setdefault((words, colour), []).append(bar)
     data = [
         _bars(words, colour, found, first, size, unit, shown=len(bars) <= 48)
@@ -49,7 +49,8 @@ def timeline(report: RunReport) -> Figure | None:
                 "layout": layout(
                     barmode="overlay",
                     bargap=0.22,
-                    xaxis=axis(f"{unit} since the first trial's start", rangemode="tozero"),
+                    uniformtext={"mode": "hide", "minsize": 9},
+                    xaxis=axis(f"{unit} since the start", rangemode="tozero"),
                     yaxis=axis(
                         type="category", categoryorder="array", categoryarray=lanes[::-1], tickfont={"color": TEXT}
                     ),
@@ -85,6 +86,7 @@ def _bars(
         "text": [bar.trial.id if shown else "" for bar in bars],
         "textposition": "inside",
         "insidetextanchor": "middle",
+        "textangle": 0,
         "customdata": [described(bar.trial) for bar in bars],
         "marker": {"color": colour, "line": {"color": "var(--back)", "width": 1}},
         "hovertemplate": f"%{{customdata}}<br>%{{x:.1f}} {unit} from %{{base:.1f}}<extra>{safe(name)}</extra>",

@@ -71,10 +71,18 @@ def trial(place: int, *, num_reports: int = 12, ended: str | None = None) -> Tri
 
 
 def comparison(systems=("base", "champion", "tuned")) -> dict:
-    metrics = {"eval/loss": ("lower", 2.0, -0.8), "eval/accuracy": ("higher", 0.5, 0.2), "eval/f1_macro": ("higher", 0.4, 0.01)}
+    metrics = {
+        "eval/loss": ("lower", 2.0, -0.8),
+        "eval/accuracy": ("higher", 0.5, 0.2),
+        "eval/f1_macro": ("higher", 0.4, 0.01),
+    }
     found = {
         name: {
-            system: {"value": start + place * step, "low": start + place * step - 0.1, "high": start + place * step + 0.1}
+            system: {
+                "value": start + place * step,
+                "low": start + place * step - 0.1,
+                "high": start + place * step + 0.1,
+            }
             for place, system in enumerate(systems)
         }
         for name, (_, start, step) in metrics.items()
@@ -154,7 +162,9 @@ def sweep_report(num_trials: int = 9, *, text: str = "Fine.", num_reports: int =
             columns=["split", "records"],
             rows=[["train", "1,000"], ["eval", "256"]],
         ),
-        sections=[Section(title="Is the winner luck?", paragraphs=[text], columns=["trial", "p"], rows=[["t0001", "0.7"]])],
+        sections=[
+            Section(title="Is the winner luck?", paragraphs=[text], columns=["trial", "p"], rows=[["t0001", "0.7"]])
+        ],
         commands=[CommandLine(meaning="this run, again", text=f"raytune-llm sweep name=demo '{text}'")],
         card=f"demo@3\n  {text}",
     )
