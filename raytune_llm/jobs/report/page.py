@@ -32,6 +32,8 @@ from raytune_llm.jobs.report.importance import why_not
 from raytune_llm.sweep.tables import cell
 
 PACKAGE = "raytune_llm.jobs.report"
+SINGLE = ("curves", "coordinates", "importance", "costs", "timeline")
+"""Figures that have a place of their own."""
 SHOWN_ROWS = 12
 """Of the leaderboard, at first."""
 NUMBER = re.compile(r"[-+−]?[\d,]*\.?\d+(?:e[-+]?\d+)?(?: ?(?:%|s|min|h|MB|GB))?|")
@@ -60,7 +62,7 @@ def render(report: RunReport) -> str:
             heading=TITLES.get(report.command, report.command),
             tiles=tiles(report),
             tone=_tone(report),
-            figures={figure.id: figure for figure in figures},
+            figures=dict.fromkeys(SINGLE) | {figure.id: figure for figure in figures},
             intervals=[figure for figure in figures if figure.id.startswith("intervals")],
             board=leaderboard(report),
             no_importance=why_not(report.trials, report.knobs) if report.command == "sweep" else None,
