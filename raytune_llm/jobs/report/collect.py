@@ -85,7 +85,7 @@ def of_evaluation(
 ) -> RunReport:
     """Of a version that was compared with its base on other records."""
     card = version.card
-    facts = {"version": version.reference, "base": card.base, "method": card.method}
+    facts = {"version": version.reference, "base": named(card.base), "method": card.method}
     facts |= {"records": f"{result.comparison.num_examples:,} of the {split} set", "seed": str(job.seed)}
     return RunReport(
         command="evaluate",
@@ -113,6 +113,11 @@ def rank(row: Row) -> Rank:
     """A row of the leaderboard."""
     metrics = {name: finite(value) for name, value in row.best.metrics.items()}
     return Rank(trial=row.trial, values=row.values, step=row.best.step, metrics=metrics, ended=row.ended)
+
+
+def named(base: str) -> str:
+    """A base by its id on the hub, or the end of its location; the card has all of it."""
+    return base if base.count("/") < 2 else "/".join(base.rstrip("/").split("/")[-2:])
 
 
 def _of_run(
@@ -160,7 +165,7 @@ def _facts(started: Started[Any], trials: Sequence[TrialRun], version: Version, 
     devices = dict.fromkeys(f"{span.device} of {span.host}" for span in spans if span.is_exact)
     steps = sum(trial.points[-1].step for trial in trials if trial.points)
     found = {
-        "base": f"{card.base} ({job.model.facts.num_parameters / 1e6:,.0f} M parameters)",
+        "base": f"{named(card.base)} ({job.model.facts.num_parameters / 1e6:,.0f} M parameters)",
         "method": name_of(job.method, Method),
         "winner": _values(won.trial.values),
         "best at": f"step {won.best.step}, {won.ended.split(':')[0]}",

@@ -53,7 +53,7 @@ def _values(points: Sequence[Point], name: str) -> list[float | None]:
 def _curves(report: RunReport, trials: Sequence[TrialRun], name: str) -> dict[str, Any]:
     others = [trial for trial in trials if not drawing.is_winner(report, trial)]
     data = [_line(trial, name, len(trials), is_first=place == 0) for place, trial in enumerate(others)]
-    data += _ends(others, name)
+    data += _ends(trials, name)
     won = next((trial for trial in trials if drawing.is_winner(report, trial)), None)
     if won is not None:
         data += _winner(won, name, len(trials))
