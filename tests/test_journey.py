@@ -99,9 +99,29 @@ def test_evaluate_reports_base_against_tuned(swept, capsys):
     assert commands.evaluate(evaluation) == 0
     printed = capsys.readouterr().out
     assert "tuned beats base on eval/loss by" in printed
+    assert f"report  {evaluation.run_dir}/report.html" in printed
+    assert "evaluate" in json.loads(Path(evaluation.run_dir, "report.json").read_text())["command"]
     page = Path(evaluation.run_dir, "evaluation-test.md").read_text()
     assert "eval/accuracy" in page and "## Samples" in page
     assert json.loads(Path(evaluation.run_dir, "evaluation-test.json").read_text())["num_examples"] == 40
+
+
+def test_a_report_shows_what_the_run_came_to(swept):
+    job, conclusion = swept
+    run_dir = Path(job.run_dir)
+    content = json.loads((run_dir / "report.json").read_text())
+    assert content["version"] == conclusion.version.reference and content["state"] == "champion"
+    trials = {trial["id"]: trial for trial in content["trials"]}
+    num_rows = len((run_dir / "leaderboard.csv").read_text().splitlines()) - 1
+    assert content["winner"] in trials and len(trials) == 2 and len(content["leaderboard"]) == num_rows
+    for trial in trials.values():
+        spans = trial["spans"]
+        assert spans and all(span["is_exact"] and span["device"] == "CPU" for span in spans)
+        assert all(span["start"] <= span["end"] for span in spans) and trial["points"][-1]["time"] <= spans[-1]["end"]
+    assert content["data"]["rows"] and content["compared"][0]["samples"] and content["costs"]["hours"]
+    page = (run_dir / "report.html").read_text()
+    assert "wit@1" in page and page.count("data-figure=") >= 4
+    assert (run_dir / "report.png").read_bytes().startswith(b"\x89PNG") and not (run_dir / "report-error.txt").exists()
 
 
 def test_the_service_reads_what_a_run_has_written(swept):

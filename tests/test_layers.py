@@ -52,7 +52,8 @@ OWNERS = {
     "vllm": {"serving.engine.vllm"},
     "openai": {"models.openai_client"},
     "lm_eval": {"evaluation.harness"},
-    "optuna": {"sweep.search.optuna"},
+    "optuna": {"sweep.search.optuna", "jobs.report.importance"},
+    "matplotlib": {"jobs.report.png"},
     "rich": {"training.terminal"},
 }
 MOST_PACKAGES, MOST_LOOSE_FILES, MOST_LINES = 11, 6, 350

@@ -73,9 +73,9 @@ def train(job: TrainJob) -> int:
     with reported(job, "train"):
         started = prepare_job(job)
         training_begins(started, num_trials=1, num_running=1, steps_total=job.tuning.steps)
-        outcome, published, predicted = train_version(started)
+        outcome, published, predicted, page = train_version(started)
         training_ended(started, outcome)
-    print(summary.of_training(started, outcome, published, predicted))
+    print(summary.of_training(started, outcome, published, predicted, page))
     return 0
 
 

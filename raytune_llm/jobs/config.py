@@ -26,6 +26,7 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from raytune_llm.compat import config_root
 from raytune_llm.data.demo import path as demo_path
 from raytune_llm.errors import InputError, first_line
+from raytune_llm.jobs import invocation
 from raytune_llm.jobs.help import called, help_text
 from raytune_llm.jobs.overrides import DOLLAR, SPACE, hydra_overrides, parsed, taken_out
 from raytune_llm.jobs.schema import JOBS, Job, SweepJob
@@ -51,6 +52,7 @@ def run(root: str, main: Callable[[Any], int | None]) -> None:
     Exit status: 2 for an error caused by user input (one message, no traceback), 130 when it is interrupted, main's own
     status otherwise.
     """
+    invocation.note(root, sys.argv[1:])
     try:
         argv, fixed = all_overrides(root, sys.argv[1:])
     except InputError as error:

@@ -20,6 +20,8 @@ from raytune_llm.jobs.comparison import Evaluation
 from raytune_llm.jobs.drift import base_answers, drift_of, make_guard
 from raytune_llm.jobs.further import check_further, with_further
 from raytune_llm.jobs.precompute import FrozenModels
+from raytune_llm.jobs.report import collect
+from raytune_llm.jobs.report.write import write_run_report
 from raytune_llm.jobs.reports import write_report
 from raytune_llm.jobs.schema import EvaluateJob
 from raytune_llm.methods.base import Method
@@ -68,10 +70,11 @@ def evaluate_version(job: EvaluateJob) -> str:
     has_metric = method.metric in result.comparison.metrics
     metric = method.metric if has_metric else LOSS
     path = write_report(job.run_dir, name, result, version, title=title, metric=metric)
-    verdict = better(result.comparison, metric).text
+    verdict = better(result.comparison, metric)
+    page = write_run_report(job.run_dir, lambda: collect.of_evaluation(job, version, name, result, metric, verdict))
     note = "" if has_metric else f" ({version.reference} was chosen by {method.metric}, which these records don't have)"
     drift = drift_line(job, version, base, method, max_tokens, use_gpu=use_gpu)
-    return f"{report.table(result.comparison)}\n\n{verdict}{note}\n{drift}report  {path}"
+    return f"{report.table(result.comparison)}\n\n{verdict.text}{note}\n{drift}report  {page or path}"
 
 
 def drift_line(

@@ -63,7 +63,7 @@ def after_stages(started: Started[J]) -> Started[J]:
         version = finished(own)
         print(f"\nstage {place} of {len(stages) + 1}: {stage.meaning}, {own.name}", flush=True)
         if version is None:
-            outcome, published, _ = train_version(prepare_job(own, prepared=started.of_stages.get(stage.name)))
+            outcome, published, *_ = train_version(prepare_job(own, prepared=started.of_stages.get(stage.name)))
             print(summary.of_stage(own, outcome, published), flush=True)
             version = published.version
         else:
@@ -75,8 +75,9 @@ def after_stages(started: Started[J]) -> Started[J]:
     return replace(started, job=job, earlier=tuple(earlier))
 
 
-def train_version(started: Started[J]) -> tuple[Outcome, PublishResult, list[tuple[str, str]]]:
-    """Train a started job's one trial and publish its best checkpoint; also what was predicted, for the summary."""
+def train_version(started: Started[J]) -> tuple[Outcome, PublishResult, list[tuple[str, str]], str | None]:
+    """Train a started job's one trial and publish its best checkpoint; also what was predicted and where the report is,
+    for the summary."""
     job = started.job
     with explain_disk_full(job.home, job.run), worker_input_errors():
         import ray
@@ -84,6 +85,8 @@ def train_version(started: Started[J]) -> tuple[Outcome, PublishResult, list[tup
         from raytune_llm.jobs.forecasting import only_trial
         from raytune_llm.jobs.prediction import Prediction
         from raytune_llm.jobs.publish import publish
+        from raytune_llm.jobs.report import collect
+        from raytune_llm.jobs.report.write import write_run_report
         from raytune_llm.jobs.run_result import write_result
         from raytune_llm.jobs.tracking import run_begins, run_ended
         from raytune_llm.training import checkpoints
@@ -113,8 +116,9 @@ def train_version(started: Started[J]) -> tuple[Outcome, PublishResult, list[tup
         prediction.trained([outcome], memory_bytes=0, is_whole=not resumes)
         parent = job.method.needs.init_adapter
         published = publish(job, prepared, outcome, parent=parent, use_gpu=started.use_gpu, forecast=prediction.record)
-        run_ended(started, setup.spec, outcome, published)
-        write_result(job, prepared, [outcome], outcome, published, prediction.record())
-        predicted = prediction.lines()
+        record, predicted = prediction.record(), prediction.lines()
         started.clock.lap("comparing and publishing")
-        return outcome, published, predicted
+        page = write_run_report(job.run_dir, lambda: collect.of_training(started, outcome, published))
+        run_ended(started, setup.spec, outcome, published)
+        write_result(job, prepared, [outcome], outcome, published, record)
+        return outcome, published, predicted, page

@@ -39,14 +39,19 @@ NEXT = {
 
 
 def of_training(
-    started: Started[Any], outcome: Outcome, published: PublishResult, predicted: Sequence[tuple[str, str]] = ()
+    started: Started[Any],
+    outcome: Outcome,
+    published: PublishResult,
+    predicted: Sequence[tuple[str, str]] = (),
+    page: str | None = None,
 ) -> str:
-    """The end of a single run, with what it answered, the versions of its earlier stages, and what was `predicted`."""
+    """The end of a single run, with what it answered, the versions of its earlier stages, what was `predicted`, and
+    where its report is."""
     answers = _answers([outcome], started.prepared.answering)
     drift = _drift([outcome], outcome, started.prepared.guard)
     lines = [*_stages(started.earlier), ("trained", _ending(outcome)), *answers, *drift, ("time", started.clock.text())]
     lines += predicted
-    return _text(started.job, published, lines) + _following(started.job, published)
+    return _text(started.job, published, lines, page) + _following(started.job, published)
 
 
 def of_stage(job: TrainJob, outcome: Outcome, published: PublishResult) -> str:
@@ -60,9 +65,10 @@ def of_sweep(
     won: Outcome,
     published: PublishResult,
     predicted: Sequence[tuple[str, str]] = (),
+    page: str | None = None,
 ) -> str:
-    """The end of a sweep, with what its trials answered, the versions of its earlier stages, and what was
-    `predicted`."""
+    """The end of a sweep, with what its trials answered, the versions of its earlier stages, what was `predicted`, and
+    where its report is."""
     assert won.best is not None
     job = started.job
     trained = sum(outcome.reports[-1].step for outcome in outcomes if outcome.reports)
@@ -77,7 +83,7 @@ def of_sweep(
         *predicted,
         ("leaderboard", f"{job.run_dir}/leaderboard.csv"),
     ]
-    return _text(job, published, lines) + _following(job, published)
+    return _text(job, published, lines, page) + _following(job, published)
 
 
 def of_endpoint(endpoint: Endpoint) -> str:
@@ -166,7 +172,7 @@ def _stages(earlier: Sequence[Version]) -> list[tuple[str, str]]:
     return lines
 
 
-def _text(job: TrainJob, published: PublishResult, lines: list[tuple[str, str]]) -> str:
+def _text(job: TrainJob, published: PublishResult, lines: list[tuple[str, str]], page: str | None = None) -> str:
     version = published.version
     others = " and ".join(published.result.comparison.systems[:-1])
     state = "champion" if published.promoted else f"not promoted: not significantly better than {others}"
@@ -182,7 +188,7 @@ def _text(job: TrainJob, published: PublishResult, lines: list[tuple[str, str]])
         ],
         *([] if published.contradiction is None else [("", published.contradiction + " (eval set)")]),
         ("registered", f"{version.reference} ({state})"),
-        ("report", f"{job.run_dir}/evaluation-{published.split}.md"),
+        ("report", page or f"{job.run_dir}/evaluation-{published.split}.md"),
     ]
     width = max(len(key) for key, _ in lines)
     table = report.table(published.result.comparison)

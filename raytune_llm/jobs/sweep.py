@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from raytune_llm.data.findings import many
@@ -21,8 +23,10 @@ if TYPE_CHECKING:
     from raytune_llm.jobs.confirm import Confirmation
     from raytune_llm.jobs.prediction import Prediction
     from raytune_llm.jobs.publish import PublishResult
+    from raytune_llm.jobs.report.data import Section
     from raytune_llm.jobs.setup import Started
     from raytune_llm.sweep.axes import Point
+    from raytune_llm.sweep.leaderboard import Row
     from raytune_llm.sweep.phases import Phase, Swept
     from raytune_llm.training.config import Outcome
 
@@ -34,15 +38,14 @@ def run_sweep(job: SweepJob) -> PublishResult:
 
 
 def _run(job: SweepJob) -> PublishResult:
-    from raytune_llm.jobs.bases import plan_of, start_bases, tokens_of_bases
+    from raytune_llm.jobs.bases import plan_of, start_bases
 
     began = time.monotonic()
     bases = start_bases(job)
     from raytune_llm.jobs.confirm import announced
-    from raytune_llm.jobs.more_labels import check_more_labels, described, would_more_labels_help
+    from raytune_llm.jobs.more_labels import check_more_labels
     from raytune_llm.jobs.prediction import Prediction
-    from raytune_llm.jobs.run_result import write_result
-    from raytune_llm.jobs.tracking import sweep_begins, sweep_ended
+    from raytune_llm.jobs.tracking import sweep_begins
 
     for started in bases.values():
         check_more_labels(started)
@@ -60,21 +63,67 @@ def _run(job: SweepJob) -> PublishResult:
         sweep_begins(started)
         swept = run_trials(bases, phases, began, prediction)
         status.update(state=State.comparing)
-        won, confirmation = choose(job, bases, swept)
-        started = bases[won.trial.values.get(BASE)]
-        started.clock.lap("training")
-        published = publish_winner(started, swept, won, prediction)
-        predicted = prediction.lines()
-        started.clock.lap("comparing and publishing")
-        curve = would_more_labels_help(started, swept, won) if job.sweep.more_labels else None
-        more: dict[str, Any] = {"trained_tokens": tokens_of_bases(bases, swept.outcomes)}
-        more |= {} if curve is None else {"label_curve": described(curve)}
-        more |= {} if confirmation is None else {"confirmation": confirmation.described()}
-        sweep_ended(bases, swept, won, published)
-        write_result(started.job, started.prepared, swept.outcomes, won, published, more)
-    confirmed = [] if confirmation is None else [("confirmed", confirmation.verdict)]
-    print(summary.of_sweep(started, swept.outcomes, won, published, [*confirmed, *predicted]), flush=True)
+        return finish(bases, swept, choose(job, bases, swept), prediction)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What the trials of a sweep come to."""
+
+    rows: list[Row]
+    """The leaderboard."""
+    won: Outcome
+    """A trial of the leaderboard, or a run of its configuration with a fresh seed."""
+    confirmation: Confirmation | None
+    """Where the first ones were trained again."""
+
+
+def finish(
+    bases: Mapping[str | None, Started[SweepJob]], swept: Swept, chosen: Chosen, prediction: Prediction
+) -> PublishResult:
+    """Publish the winner, tell trackers and programs, print the summary."""
+    from raytune_llm.jobs.bases import tokens_of_bases
+    from raytune_llm.jobs.more_labels import described, would_more_labels_help
+    from raytune_llm.jobs.report.parts import of_confirmation, of_label_curve
+    from raytune_llm.jobs.run_result import write_result
+    from raytune_llm.jobs.tracking import sweep_ended
+
+    won, confirmation = chosen.won, chosen.confirmation
+    started = bases[won.trial.values.get(BASE)]
+    started.clock.lap("training")
+    published = publish_winner(started, swept, won, prediction)
+    lines = prediction.lines()
+    started.clock.lap("comparing and publishing")
+    more: dict[str, Any] = {"trained_tokens": tokens_of_bases(bases, [*swept.outcomes, *swept.followed])}
+    sections = []
+    if confirmation is not None:
+        lines = [("confirmed", confirmation.verdict), *lines]
+        more["confirmation"] = confirmation.described()
+        sections.append(of_confirmation(confirmation))
+    curve = would_more_labels_help(started, swept, won) if started.job.sweep.more_labels else None
+    if curve is not None:
+        more["label_curve"] = described(curve)
+        sections.append(of_label_curve(curve))
+    page = write_page(started, swept, chosen, published, sections)
+    sweep_ended(bases, swept, won, published)
+    write_result(started.job, started.prepared, swept.outcomes, won, published, more)
+    print(summary.of_sweep(started, swept.outcomes, won, published, lines, page), flush=True)
     return published
+
+
+def write_page(
+    started: Started[SweepJob],
+    swept: Swept,
+    chosen: Chosen,
+    published: PublishResult,
+    sections: Sequence[Section],
+) -> str | None:
+    """Write the report of the run; its page's path, None where it could not be made."""
+    from raytune_llm.jobs.report import collect
+    from raytune_llm.jobs.report.write import write_run_report
+
+    make = partial(collect.of_sweep, started, swept, chosen.rows, chosen.won, published, sections)
+    return write_run_report(started.job.run_dir, make)
 
 
 def phases_of(bases: Mapping[str | None, Started[SweepJob]]) -> list[Phase]:
@@ -141,11 +190,8 @@ def warm_points(job: SweepJob) -> list[Point]:
     return [one.point for one in found]
 
 
-def choose(
-    job: SweepJob, bases: Mapping[str | None, Started[SweepJob]], swept: Swept
-) -> tuple[Outcome, Confirmation | None]:
-    """The winning trial and, where the first ones were trained again, what came of it; prints and writes the
-    leaderboard. Raises InputError."""
+def choose(job: SweepJob, bases: Mapping[str | None, Started[SweepJob]], swept: Swept) -> Chosen:
+    """The leaderboard, which it prints and writes, and the winning trial. Raises InputError."""
     from raytune_llm.jobs.confirm import confirm, contenders_of
     from raytune_llm.stores.storage import open_storage
     from raytune_llm.sweep import leaderboard
@@ -159,9 +205,9 @@ def choose(
     found = contenders_of(bases, swept.outcomes, swept.plan)
     confirmation = confirm(bases, found, swept.outcomes, swept.followed, swept.plan)
     if confirmation is None:
-        return winner, None
+        return Chosen(rows, winner, None)
     print(f"\n{confirmation.text()}", flush=True)
-    return confirmation.winner, confirmation
+    return Chosen(rows, confirmation.winner, confirmation)
 
 
 def publish_winner(started: Started[SweepJob], swept: Swept, won: Outcome, prediction: Prediction) -> PublishResult:

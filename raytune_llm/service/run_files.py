@@ -29,6 +29,7 @@ METRICS, TRIAL, RESULT, LEADERBOARD = "metrics.jsonl", "trial.json", "result.jso
 FILES = (
     RESULT,
     LEADERBOARD,
+    "report.html",
     "data/report.json",
     "data/report.html",
     "data/rejects.jsonl",

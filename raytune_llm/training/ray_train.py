@@ -26,13 +26,14 @@ from ray.train.torch import TorchTrainer
 
 from raytune_llm.errors import InputError, first_line, roots
 from raytune_llm.stores.disk_full import explain_disk_full
+from raytune_llm.training.attempts import device_here, note_attempt
 from raytune_llm.training.config import Outcome, TrialSpec
 from raytune_llm.training.history import stored_step
 from raytune_llm.training.interrupts import interruptible
 from raytune_llm.training.outcome import read_outcome
 from raytune_llm.training.progress import Progress, shown
 from raytune_llm.training.tracking.background import flush
-from raytune_llm.training.tracking.base import CompositeRun
+from raytune_llm.training.tracking.base import CompositeRun, Run
 from raytune_llm.training.trial import Reporter, WorkerContext, fit
 from raytune_llm.training.trial_log import start_run
 
@@ -136,7 +137,11 @@ def run_trial(setup: TrialSetup, rank: int, world_size: int, report: Reporter, c
     spec, is_first = setup.spec, rank == 0
     with tempfile.TemporaryDirectory(prefix="trial-", ignore_cleanup_errors=True) as scratch:
         resume = Path(checkpoint.to_directory(f"{scratch}/resume")) if checkpoint else None
-        run = start_run(spec, setup.group, from_step=stored_step(resume)) if is_first else CompositeRun(())
+        run: Run = CompositeRun(())
+        if is_first:
+            from_step = stored_step(resume)
+            run = start_run(spec, setup.group, from_step=from_step)
+            note_attempt(spec.directory, device_here(use_gpu=setup.use_gpu), from_step=from_step)
         shown = is_first and setup.group is None
         progress = Progress(spec.config.tuning.steps, shown=shown, live=setup.interactive)
         ended = None

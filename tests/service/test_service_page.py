@@ -164,6 +164,18 @@ def test_a_report_is_shown_without_rights(client, world):
     assert answer.headers["x-content-type-options"] == "nosniff" and answer.headers["cache-control"] == "no-store"
 
 
+def test_the_runs_own_report_has_a_name_of_its_own(client, world):
+    job = succeeded(world, "support", 60, is_named=True)
+    path = f"/tuning/api/jobs/{job.request.id}"
+    assert "run-report.html" not in client.get(path, headers=KEY).json()["files"]
+    location = job.request.training.location
+    world.runs[job.request.id].files = {"report.html": f"<p>Sweep report of {location}</p>".encode()}
+    assert "run-report.html" in client.get(path, headers=KEY).json()["files"]
+    answer = client.get(f"{path}/files/run-report.html", headers=KEY)
+    assert "Sweep report of" in answer.text and location not in answer.text
+    assert answer.headers["content-security-policy"].startswith("sandbox;")
+
+
 def test_a_report_names_the_clients_files_and_no_folders():
     page = b"<p>/srv/a &amp; b/files/file-1/content.jsonl:3</p><p>s3://x/own.csv</p>"
     names = {"/srv/a & b/files/file-1/content.jsonl": "<i>my file</i>.jsonl", "s3://x/own.csv": "own.csv"}

@@ -23,11 +23,14 @@ from raytune_llm.stores.storage import open_storage
 FILES = {
     "report.html": "text/html",
     "report.json": "application/json",
+    "run-report.html": "text/html",
     "evaluation-eval.md": "text/markdown",
     "leaderboard.csv": "text/csv",
 }
 """The files of a job that the page links to, with their media types; the first two are the data check's."""
 CHECKED = ("report.html", "report.json")
+OF_RUN = {"run-report.html": "report.html"}
+"""Files of a run's folder that have another name here."""
 SHOWN_JOBS = 50
 """Of one answer to the list of jobs."""
 SHOWN_ROWS = 200
@@ -105,7 +108,7 @@ class JobPages:
         content = self._content(job.request, name)
         if content is not None and name == "report.json":
             content = to_json(shown(json.loads(content), self._files(job.request))).encode()
-        if content is not None and name == "report.html":
+        if content is not None and name in ("report.html", "run-report.html"):
             data = [one for one in (job.request.training, job.request.validation) if one is not None]
             content = renamed(content, {one.location: self._data(one)["filename"] for one in data})
         return None if content is None else (content, FILES[name])
@@ -172,7 +175,7 @@ class JobPages:
 
     def _content(self, request: TuningRequest, name: str) -> bytes | None:
         if name not in CHECKED:
-            return self._run(request).file(name)
+            return self._run(request).file(OF_RUN.get(name, name))
         try:
             return open_storage(self._store.check_folder(request.id)).read(name)
         except FileNotFoundError:

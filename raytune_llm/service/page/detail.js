@@ -10,6 +10,7 @@ import { eventItem, leaderboard, metrics, soFar, timeline, verdict } from "./res
 import { tryPanel } from "./try.js";
 
 const FILES = {
+  "run-report.html": "Report of the run",
   "report.html": "Data report",
   "evaluation-eval.md": "Evaluation report",
   "leaderboard.csv": "Leaderboard (CSV)",

@@ -30,6 +30,7 @@ import ray
 from raytune_llm.cluster import gc_paused
 from raytune_llm.errors import InputError
 from raytune_llm.training import checkpoints
+from raytune_llm.training.attempts import device_here, note_attempt
 from raytune_llm.training.config import TrialConfig, TrialSpec
 from raytune_llm.training.history import stored_step
 from raytune_llm.training.objective import Report
@@ -112,7 +113,7 @@ class PackActor:
         except InputError as error:
             self.refused = error
             return
-        self.group = group
+        self.group, self.device = group, device_here(use_gpu=use_gpu)
         self.handles: dict[str, TrialHandle] = {}
         self.joining: deque[TrialSpec] = deque()
         self.num_starting = self.packed.capacity if start_together else 0
@@ -280,7 +281,9 @@ class PackActor:
         trial_id = spec.trial.id
         if trial_id in self.packed.trials:
             self.packed.leave(trial_id)
-        run = start_run(spec, self.group, from_step=stored_step(checkpoints.latest(spec.directory)))
+        from_step = stored_step(checkpoints.latest(spec.directory))
+        run = start_run(spec, self.group, from_step=from_step)
+        note_attempt(spec.directory, self.device, from_step=from_step)
         reports, ended = self.packed.join(spec, run)
         handle = self.handles[trial_id]
         handle.reports.extend(reports)
