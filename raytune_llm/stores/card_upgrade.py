@@ -145,6 +145,10 @@ def _serve(fields: dict[str, Any]) -> dict[str, Any]:
     return fields | added | {"cors_origins": [], "follow_seconds": 0.0, "discover": False}
 
 
+def _wandb(fields: dict[str, Any]) -> dict[str, Any]:
+    return fields | {"sweep": None, "upload_winner": False}
+
+
 def _new_adapter(fields: dict[str, Any]) -> dict[str, Any]:
     return fields | {"init_adapter": None}
 
@@ -221,6 +225,7 @@ UPGRADES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "Serve": _serve,
     "Data": _data,
     "Evaluation": _evaluation,
+    "WandB": _wandb,
     "SFT": _new_adapter,
     "DSS": _new_adapter,
     "Distill": _top_k,

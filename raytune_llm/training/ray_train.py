@@ -155,6 +155,9 @@ def run_trial(setup: TrialSetup, rank: int, world_size: int, report: Reporter, c
                 progress=progress,
                 resume=resume,
             )
+        except SystemExit:  # how Ray Tune stops a trial
+            ended = "stopped"
+            raise
         finally:
             run.finish({"ended": ended or "failed"}, ended is None)
             flush()
