@@ -38,6 +38,8 @@ MARKS = {
 }
 PLAIN_ROWS = 6
 NARROWEST_VALUE = 4
+WIDE = 95
+"""Columns of a terminal on which there is room for train/loss."""
 MOST_PACKS = 8
 """Packs that are listed one by one."""
 FEWEST_ROWS = 3
@@ -222,7 +224,7 @@ def columns_of(snapshot: Snapshot, rows: Sequence[TrialRow], width: int) -> list
         Column("curve", curves, lambda row: "cyan", priority=5),
         Column("state", [row.state.value for row in rows], style, narrowest=8, priority=2),
     ]
-    if any(row.train_loss is not None for row in rows):
+    if width >= WIDE and any(row.train_loss is not None for row in rows):
         columns.insert(5, Column("train/loss", [number(row.train_loss) for row in rows], priority=7))
     for key, texts in values_of(snapshot, rows).items():
         longest = max(map(cells, texts))
