@@ -36,6 +36,7 @@ MARKS = {
     TrialState.over: ("◇", "dim"),
     TrialState.unfinished: ("-", "yellow"),
 }
+UNITS = {"gpu_hours": "GPU hours"}
 PLAIN_ROWS = 6
 NARROWEST_VALUE = 4
 WIDE = 95
@@ -109,10 +110,10 @@ def costs(snapshot: Snapshot, seconds: float = 0.0) -> list[Piece]:
     if snapshot.usd is not None:
         parts.append(Piece(f"${snapshot.usd:.2f}"))
     for name, used, limit in snapshot.budget:
-        left, style = max(0.0, limit - used), "yellow" if used >= 0.9 * limit else ""
-        parts.append(
-            Piece(f"budget: {short_number(left)} of {short_number(limit)} {name.replace('_', ' ')} left", style)
-        )
+        style = "yellow" if used >= 0.9 * limit else ""
+        left, most = short_number(max(0.0, limit - used)), short_number(limit)
+        amount = f"${left} of ${most}" if name == "usd" else f"{left} of {most} {UNITS.get(name, name)}"
+        parts.append(Piece(f"budget: {amount} left", style))
     return parts
 
 
