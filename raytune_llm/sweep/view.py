@@ -36,8 +36,11 @@ MARKS = {
     TrialState.over: ("◇", "dim"),
     TrialState.unfinished: ("-", "yellow"),
 }
+UNITS = {"gpu_hours": "GPU hours"}
 PLAIN_ROWS = 6
 NARROWEST_VALUE = 4
+WIDE = 95
+"""Columns of a terminal on which there is room for train/loss."""
 MOST_PACKS = 8
 """Packs that are listed one by one."""
 FEWEST_ROWS = 3
@@ -107,10 +110,10 @@ def costs(snapshot: Snapshot, seconds: float = 0.0) -> list[Piece]:
     if snapshot.usd is not None:
         parts.append(Piece(f"${snapshot.usd:.2f}"))
     for name, used, limit in snapshot.budget:
-        left, style = max(0.0, limit - used), "yellow" if used >= 0.9 * limit else ""
-        parts.append(
-            Piece(f"budget: {short_number(left)} of {short_number(limit)} {name.replace('_', ' ')} left", style)
-        )
+        style = "yellow" if used >= 0.9 * limit else ""
+        left, most = short_number(max(0.0, limit - used)), short_number(limit)
+        amount = f"${left} of ${most}" if name == "usd" else f"{left} of {most} {UNITS.get(name, name)}"
+        parts.append(Piece(f"budget: {amount} left", style))
     return parts
 
 
@@ -222,7 +225,7 @@ def columns_of(snapshot: Snapshot, rows: Sequence[TrialRow], width: int) -> list
         Column("curve", curves, lambda row: "cyan", priority=5),
         Column("state", [row.state.value for row in rows], style, narrowest=8, priority=2),
     ]
-    if any(row.train_loss is not None for row in rows):
+    if width >= WIDE and any(row.train_loss is not None for row in rows):
         columns.insert(5, Column("train/loss", [number(row.train_loss) for row in rows], priority=7))
     for key, texts in values_of(snapshot, rows).items():
         longest = max(map(cells, texts))

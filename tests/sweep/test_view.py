@@ -113,7 +113,7 @@ def test_the_header_says_how_far_what_it_costs_and_where():
         "raytune-llm control run=demo/r1 home=/home/me/raytune_llm action=…",
         "40 % · 4 of 12 trials ended · 2 running · 6 to come · 1 failed · 1 diverged",
         "2 min so far · at most 10 min left · 0.25 GPU hours · $1.50",
-        "budget: 18.5 of 20 usd left · budget: 1.75 of 2 gpu hours left",
+        "budget: $18.5 of $20 left · budget: 1.75 of 2 GPU hours left",
         "2 packs on a GPU each · slots in use: 16/16 3/16 · 12.5 steps/s · 41.2k tokens/s",
         "★ best eval/loss 0.6 at step 20: t0007, learning_rate_multiplier 3, adapter_size 4",
     ):
