@@ -114,9 +114,9 @@ def test_an_unknown_name_is_refused_with_the_nearest():
 def test_the_harness_s_own_tasks(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     path = write_tasks(tmp_path, [("what", ["cat", "dog"], 0)])
-    with pytest.raises(InputError, match="no task own_choise .*nearest: own_choice"):
+    with pytest.raises(InputError, match=r"no task own_choise .*nearest: own_choice"):
         load_own(harness_of("own_choise", path=path))
-    with pytest.raises(InputError, match="arc_easy can't be loaded: .*HF_HUB_OFFLINE is set: download them first"):
+    with pytest.raises(InputError, match=r"arc_easy can't be loaded: .*HF_HUB_OFFLINE is set: download them first"):
         load_own(harness_of("own_choice", "arc_easy", path=path))
 
 
@@ -135,7 +135,7 @@ def test_data_at_a_relative_path_are_refused(tmp_path, monkeypatch):
 
 def test_data_that_are_missing_are_refused(tmp_path):
     path = write_tasks(tmp_path, [("what", ["cat", "dog"], 0)], data=f"{tmp_path}/none.jsonl")
-    with pytest.raises(InputError, match="own_choice can't be loaded: .*none.jsonl"):
+    with pytest.raises(InputError, match=r"own_choice can't be loaded: .*none\.jsonl"):
         load_own(harness_of("own_choice", path=path))
 
 
