@@ -135,7 +135,7 @@ def test_data_at_a_relative_path_are_refused(tmp_path, monkeypatch):
 
 def test_data_that_are_missing_are_refused(tmp_path):
     path = write_tasks(tmp_path, [("what", ["cat", "dog"], 0)], data=f"{tmp_path}/none.jsonl")
-    with pytest.raises(InputError, match=r"own_choice can't be loaded: .*none.jsonl"):
+    with pytest.raises(InputError, match=r"own_choice can't be loaded: .*none\.jsonl"):
         load_own(harness_of("own_choice", path=path))
 
 

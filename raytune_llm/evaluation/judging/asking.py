@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
+from raytune_llm.data.findings import many
 from raytune_llm.evaluation.judges.base import JudgeSession
 from raytune_llm.evaluation.judging.cache import ReplyCache, key_of
 from raytune_llm.evaluation.judging.pairs import Choice, Judged, Pair, read_choice
@@ -147,7 +148,7 @@ class Judging:
             return None
         last = list(self._failures.values())[-1]
         return (
-            f"{len(self._failures)} requests failed, more than evaluation.judge.rules.max_failures="
+            f"{many(len(self._failures), 'request')} failed, more than evaluation.judge.rules.max_failures="
             f"{self._session.rules.max_failures}; the last: {last}"
         )
 

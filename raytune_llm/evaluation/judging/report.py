@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from raytune_llm.data.findings import many
 from raytune_llm.evaluation.compare import Comparison, compare, number, verdict_kind
 from raytune_llm.evaluation.judging import tally
 from raytune_llm.evaluation.judging.asking import Judgement, Usage
@@ -68,7 +69,7 @@ class JudgeReport:
         return [*lines, usage_text(self.judgement.usage), *(f"! {warning}" for warning in self.warnings())]
 
     def warnings(self) -> list[str]:
-        """What speaks against relying on the verdicts."""
+        """Reasons not to rely on the verdicts."""
         found = [] if self.judgement.ended is None else [f"judging ended early: {self.judgement.ended}"]
         found += [] if (missing := self._missing()) is None else [missing]
         bias = self.bias
@@ -155,12 +156,13 @@ class JudgeReport:
         missing = sum(one.score is None for one in judgement.judged)
         if not missing:
             return None
-        parts = [f"{missing} of {len(judgement.judged)} pairs have no verdict"]
+        parts = [f"{missing} of {many(len(judgement.judged), 'pair')} {'has' if missing == 1 else 'have'} no verdict"]
         if judgement.malformed:
             reply = " ".join(judgement.malformed[0].split())[:LONGEST_SHOWN]
-            parts.append(f"{len(judgement.malformed)} replies can't be read, such as {json.dumps(reply)}")
+            count = many(len(judgement.malformed), "conversation")
+            parts.append(f"{count} without a reply that can be read, such as {json.dumps(reply)}")
         if judgement.failures and judgement.ended is None:
-            parts.append(f"{len(judgement.failures)} requests failed, such as: {judgement.failures[0]}")
+            parts.append(f"{many(len(judgement.failures), 'request')} failed, such as: {judgement.failures[0]}")
         return "; ".join(parts)
 
 
@@ -193,10 +195,12 @@ def usage_text(usage: Usage, *, at_most: bool = False) -> str:
     """What was, or may be, asked and paid."""
     about, most = ("about ", "at most ") if at_most else ("", "")
     cost = "cost not known (prices are null)" if usage.usd is None else f"{most}${usage.usd:.4f}"
-    return (
-        f"{usage.num_requests} requests ({usage.num_cached} more cached), {about}{usage.num_prompt_tokens:,} prompt "
-        f"and {most}{usage.num_completion_tokens:,} completion tokens, {cost}"
+    asked = f"{many(usage.num_requests, 'request')} ({usage.num_cached} more cached)"
+    prompt, completion = (
+        f"{about}{usage.num_prompt_tokens:,} prompt",
+        f"{most}{usage.num_completion_tokens:,} completion",
     )
+    return f"{asked}, {prompt} and {completion} tokens, {cost}"
 
 
 def _match(system: str, other: str, judged: list[Judged], num_examples: int, num_draws: int, seed: int) -> Match:

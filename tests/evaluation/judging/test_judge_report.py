@@ -70,7 +70,7 @@ def test_what_has_no_verdict_is_counted_with_an_example():
     found = report([WIN, NONE, NONE, NONE], malformed=["well,\n it depends", "?"], failures=["m at url: HTTP 500"])
     assert found.warnings() == [
         '3 of 4 pairs have no verdict; 2 replies can\'t be read, such as "well, it depends"; '
-        "1 requests failed, such as: m at url: HTTP 500"
+        "1 request failed, such as: m at url: HTTP 500"
     ]
 
 
