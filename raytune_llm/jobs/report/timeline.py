@@ -12,6 +12,8 @@ from raytune_llm.jobs.report.lanes import Bar, bars_of
 
 UNITS = ((3 * 3600.0, 3600.0, "hours"), (300.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 """From so many seconds on, this many are one of that."""
+THICKEST, THINNEST, HIGHEST = 26, 9, 620
+"""Pixels of a lane, and of all lanes as long as they aren't too thin."""
 MOST_NAMED = 48
 """Bars, from which on their trials' ids would not fit."""
 
@@ -32,7 +34,7 @@ def timeline(report: RunReport) -> Figure | None:
             words, colour = "winner", BEST
         kinds.setdefault((words, colour), []).append(bar)
     data = [
-        _bars(words, colour, found, first, size, unit, shown=len(bars) <= 48)
+        _bars(words, colour, found, first, size, unit, shown=len(bars) <= MOST_NAMED)
         for (words, colour), found in kinds.items()
     ]
     exact = all(bar.span.is_exact for bar in bars)
@@ -57,7 +59,7 @@ def timeline(report: RunReport) -> Figure | None:
                 ),
             }
         },
-        height=130 + 26 * len(lanes),
+        height=130 + round(len(lanes) * max(THINNEST, min(THICKEST, HIGHEST / len(lanes)))),
         columns=["trial", "lane", f"from, {unit}", f"to, {unit}", "host", "ended"],
         rows=[
             [
