@@ -24,7 +24,7 @@ from raytune_llm.evaluation.metrics import Array, Metric
 from raytune_llm.evaluation.terms import Better
 
 TAIL = (1 - LEVEL) / 2
-"""Beyond which a difference isn't luck, on either side: nobody said beforehand which configuration would be first."""
+"""Beyond which a difference isn't luck, on either side: which configuration would be first was not known beforehand."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """Is the winner luck? A sweep's first configurations, each trained again with other seeds, are compared on records that
-stopped no trial; of those that can't be told apart the cheapest wins (sweep/confirm.py, evaluation/first_place.py)."""
+stopped no trial; the cheapest of those that may be equally good wins (sweep/confirm.py, evaluation/first_place.py)."""
 
 from __future__ import annotations
 
