@@ -149,7 +149,7 @@ class Store:
         return found
 
     def run_id(self, info: RunInfo, tags: Mapping[str, str], *, parent: str | None = None) -> str:
-        """The id of a run that continues or begins."""
+        """The id of a run, which is made where there is none."""
         own = key_of(info)
         found = self.find(own)
         if found is not None:
