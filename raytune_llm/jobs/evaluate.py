@@ -53,23 +53,21 @@ def evaluate_version(job: EvaluateJob) -> str:
         seed=job.seed,
         allow_modules=job.allow_modules,
     )
-    chosen = draw_indices(len(records), job.evaluation.max_examples, job.seed)
     result = with_further(
         result,
         base,
         systems,
         job.evaluation,
-        [records[i] for i in chosen],
+        [records[i] for i in draw_indices(len(records), job.evaluation.max_examples, job.seed)],
         home=job.home,
         run_dir=job.run_dir,
         split=name,
         seed=job.seed,
         use_gpu=use_gpu,
     )
-    title = f"{version.reference} on {name} set"
     has_metric = method.metric in result.comparison.metrics
     metric = method.metric if has_metric else LOSS
-    path = write_report(job.run_dir, name, result, version, title=title, metric=metric)
+    path = write_report(job.run_dir, name, result, version, title=f"{version.reference} on {name} set", metric=metric)
     verdict = better(result.comparison, metric)
     page = write_run_report(job.run_dir, lambda: collect.of_evaluation(job, version, name, result, metric, verdict))
     note = "" if has_metric else f" ({version.reference} was chosen by {method.metric}, which these records don't have)"

@@ -97,7 +97,8 @@ def finish(
     more: dict[str, Any] = {"trained_tokens": tokens_of_bases(bases, [*swept.outcomes, *swept.followed])}
     sections = []
     if confirmation is not None:
-        lines = [("confirmed", confirmation.verdict), *lines]
+        again = many(sum(outcome.reports[-1].step for outcome in swept.followed), "step")
+        lines = [("confirmed", confirmation.verdict), ("", f"by {many(len(swept.followed), 'trial')}, {again}"), *lines]
         more["confirmation"] = confirmation.described()
         sections.append(of_confirmation(confirmation))
     curve = would_more_labels_help(started, swept, won) if started.job.sweep.more_labels else None

@@ -63,15 +63,22 @@ class Camera:
 
     @property
     def num_trials(self) -> int:
-        """Of the sweep, those to come included."""
+        """Those to come included."""
+        return len(self._records()) + self.steering.queue.proposals.num_left()
+
+    def _records(self) -> list[TrialRecord]:
+        """Of the trials that are shown: the sweep's, or those that follow it."""
         proposals = self.steering.queue.proposals
-        return len(proposals.store.records) + proposals.num_left()
+        if proposals.points:
+            return proposals.of_base()
+        return [record for record in proposals.store.records.values() if not record.origin.is_apart]
 
     def done(self) -> int:
         """Steps that are no longer to do, those saved by early stopping included."""
         store, steps = self.steering.queue.proposals.store, self.steering.spending.steps
         most = self.steering.queue.proposals.plan.most_steps()
-        return sum(most if id in store.endings else steps.get(id, 0) for id in store.records)
+        ids = [record.id for record in self._records()]
+        return sum(most if id in store.endings else steps.get(id, 0) for id in ids)
 
     def seconds_left(self) -> float | None:
         """At most, if steps take as long as so far; None before the first."""

@@ -69,14 +69,14 @@ def test_a_judge_that_cannot_tell_answers_apart_is_a_warning():
 def test_what_has_no_verdict_is_counted_with_an_example():
     found = report([WIN, NONE, NONE, NONE], malformed=["well,\n it depends", "?"], failures=["m at url: HTTP 500"])
     assert found.warnings() == [
-        '3 of 4 pairs have no verdict; 2 replies can\'t be read, such as "well, it depends"; '
+        '3 of 4 pairs have no verdict; 2 conversations without a reply that can be read, such as "well, it depends"; '
         "1 request failed, such as: m at url: HTTP 500"
     ]
 
 
 def test_a_judging_that_ended_early_says_why():
     found = report([WIN, NONE], failures=["down"], ended="6 requests failed")
-    assert found.warnings() == ["judging ended early: 6 requests failed", "1 of 2 pairs have no verdict"]
+    assert found.warnings() == ["judging ended early: 6 requests failed", "1 of 2 pairs has no verdict"]
 
 
 def test_nothing_judged_is_no_win_rate():
