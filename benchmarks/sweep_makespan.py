@@ -200,6 +200,7 @@ def run_ours(task: dict[str, Any]) -> None:
     from raytune_llm.jobs.config import load
     from raytune_llm.jobs.stages import prepare_job
     from raytune_llm.sweep import leaderboard, tuner
+    from raytune_llm.sweep.phases import Phase
     from raytune_llm.sweep.plan import make_plan
     from raytune_llm.sweep.tables import leaderboard_table
 
@@ -209,14 +210,14 @@ def run_ours(task: dict[str, Any]) -> None:
     asha = [f"sweep.scheduler.grace_steps={GRACE_STEPS}", f"sweep.scheduler.reduction_factor={REDUCTION_FACTOR}"]
     own = task.get("own_overrides", [])
     scheduler = [] if any("scheduler" in override for override in own) else asha
-    dtype = f"model.dtype={task['dtype']}"
-    job = load("sweep", [*task["overrides"], dtype, *axes, *scheduler, f"home={task['home']}", *own])
+    same_work = [f"model.dtype={task['dtype']}", "sweep.confirm.top=0", "evaluation.drift=false"]
+    job = load("sweep", [*task["overrides"], *same_work, *axes, *scheduler, f"home={task['home']}", *own])
     planned = make_plan(job.trial_config(), job.sweep.axes())
     started = prepare_job(job)
     prepared = started.prepared
     config = job.trial_config(prepared.better)
     objective = config.objective
-    phase = tuner.Phase(config=config, examples=ray.put(prepared.examples))
+    phase = Phase(config=config, examples=ray.put(prepared.examples))
     outcomes = tuner.run(job.sweep, [phase], use_gpu=started.use_gpu, interactive=False).outcomes
     print(leaderboard_table(leaderboard.leaderboard(outcomes, planned, objective), objective.metric, 10))
     steps = sum(outcome.reports[-1].step for outcome in outcomes)

@@ -47,9 +47,9 @@ def run(home: Path, trials: int) -> None:
     from raytune_llm.jobs.config import load
     from raytune_llm.jobs.stages import prepare_job
     from raytune_llm.sweep import progress, tuner
+    from raytune_llm.sweep.phases import Phase
 
-    def on_trial_complete(self: progress.LiveTable, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.ended.add(trial.trial_id)
+    def on_trial_complete(self: progress.Shown, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         with (home / "ended").open("a") as ended:
             ended.write(".")
 
@@ -63,13 +63,12 @@ def run(home: Path, trials: int) -> None:
             *("tuning.eval_every=2", "sweep/backend=packed", f"sweep.backend.slots={SLOTS}", "sweep/scheduler=none"),
             *("sweep/search=random", f"sweep.search.trials={trials}", "sweep.space.tuning.steps=[2]"),
             *(f"sweep.space.tuning.learning_rate_multiplier={rates}", "scaling.cpus_per_worker=2"),
+            *("sweep.confirm.top=0", "evaluation.drift=false"),
         ],
     )
     started = prepare_job(job)
-    with patch.object(progress.LiveTable, "on_trial_complete", on_trial_complete):
-        phase = tuner.Phase(
-            config=job.trial_config(started.prepared.better), examples=ray.put(started.prepared.examples)
-        )
+    with patch.object(progress.Shown, "on_trial_complete", on_trial_complete):
+        phase = Phase(config=job.trial_config(started.prepared.better), examples=ray.put(started.prepared.examples))
         outcomes = tuner.run(job.sweep, [phase], use_gpu=started.use_gpu, interactive=False).outcomes
     assert len(outcomes) == trials and all(outcome.ended == "complete" for outcome in outcomes)
 

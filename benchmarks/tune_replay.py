@@ -98,22 +98,25 @@ def measured(sweep: Sweep, config: TrialConfig, curves: list[list[tuple[int, flo
 
     from raytune_llm import cluster, session
     from raytune_llm.sweep import progress, tuner
+    from raytune_llm.sweep.phases import Phase
 
     marks: list[dict[str, float]] = []
-    end_of_trial = progress.LiveTable.on_trial_complete
+    ended = set[str]()
+    end_of_trial = progress.Shown.on_trial_complete
 
-    def on_trial_complete(self: progress.LiveTable, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_complete(self: progress.Shown, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         end_of_trial(self, iteration, trials, trial, **info)
-        if len(self.ended) in MARKS:
-            marks.append(mark(len(self.ended)))
+        ended.add(trial.trial_id)
+        if len(ended) in MARKS:
+            marks.append(mark(len(ended)))
 
     os.environ.setdefault("RAY_worker_niceness", "0")  # else whatever the machine does comes before the trials
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH", "")])
     cluster.set_environment()
     with tempfile.TemporaryDirectory(prefix="rt", dir="/tmp", ignore_cleanup_errors=True) as folder:
         session.begin(dashboard=False, num_cpus=CPUS, _temp_dir=f"{folder}/ray")
-        phase = tuner.Phase(config=replace(config, home=f"{folder}/home"), examples=None)
-        with patch.object(progress.LiveTable, "on_trial_complete", on_trial_complete):
+        phase = Phase(config=replace(config, home=f"{folder}/home"), examples=None)
+        with patch.object(progress.Shown, "on_trial_complete", on_trial_complete):
             tuner.run(replace(sweep, backend=Replaying(curves)), [phase], use_gpu=False, interactive=False)
         ray.shutdown()
     return [stretch(*pair) for pair in pairwise(marks)]

@@ -346,6 +346,7 @@ def sweep_on_two_nodes(folder, marker):
     from raytune_llm.jobs.config import load
     from raytune_llm.jobs.prepare import prepare
     from raytune_llm.sweep import tuner
+    from raytune_llm.sweep.phases import Phase
 
     cluster.set_environment()
     session.authenticate()
@@ -374,7 +375,7 @@ def sweep_on_two_nodes(folder, marker):
             job = dataclasses.replace(job, tracking={"trap": Trap(marker, step=6, pid=raylet)})
         prepared = prepare(job)
         config = job.trial_config(prepared.better)
-        phase = tuner.Phase(config=config, examples=ray.put(prepared.examples))
+        phase = Phase(config=config, examples=ray.put(prepared.examples))
         outcomes = tuner.run(job.sweep, [phase], use_gpu=False, interactive=False).outcomes
         print("nodes:", sum(node["Alive"] for node in ray.nodes()))
         curves = {

@@ -49,6 +49,7 @@ def run(step: Step) -> None:
     from raytune_llm.jobs.config import load
     from raytune_llm.jobs.stages import prepare_job
     from raytune_llm.sweep import tuner
+    from raytune_llm.sweep.phases import Phase
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     marker = step.scratch / "killed"
@@ -66,7 +67,7 @@ def run(step: Step) -> None:
     job = dataclasses.replace(job, tracking={"kill": Kill(str(marker), KILL_AT)})
     started = prepare_job(job)
     config, began = job.trial_config(started.prepared.better), time.monotonic()
-    phase = tuner.Phase(config=config, examples=ray.put(started.prepared.examples))
+    phase = Phase(config=config, examples=ray.put(started.prepared.examples))
     outcomes = tuner.run(job.sweep, [phase], use_gpu=started.use_gpu, interactive=False).outcomes
     expected = list(range(EVAL_EVERY, STEPS + 1, EVAL_EVERY))
     whole = [o for o in outcomes if o.ended == "complete" and [r.step for r in o.reports] == expected]

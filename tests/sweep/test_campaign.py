@@ -167,6 +167,7 @@ def drive(world, home, *overrides):
     from raytune_llm.jobs.config import load
     from raytune_llm.jobs.stages import prepare_job
     from raytune_llm.sweep import tuner
+    from raytune_llm.sweep.phases import Phase
     from raytune_llm.sweep.schedulers import replay
 
     schedulers = []
@@ -182,7 +183,7 @@ def drive(world, home, *overrides):
     data = [f"data.eval={world}/data/eval.jsonl", "model.learning_rate=1e-2", "sweep/backend=packed"]
     job = load("sweep", [*paths, *knobs, *data, *SPACE, RATES, *overrides])
     started = prepare_job(job)
-    phase = tuner.Phase(config=job.trial_config(started.prepared.better), examples=ray.put(started.prepared.examples))
+    phase = Phase(config=job.trial_config(started.prepared.better), examples=ray.put(started.prepared.examples))
     outcomes = tuner.run(job.sweep, [phase], use_gpu=started.use_gpu, interactive=False).outcomes
     if any("asha" in override for override in overrides):
         _, recorded = schedulers[-1]._brackets[0]._rungs[-1]

@@ -23,6 +23,7 @@ from raytune_llm.jobs.config import load
 from raytune_llm.jobs.prepare import check_sweep, prepare
 from raytune_llm.models.base import Base
 from raytune_llm.sweep import leaderboard, runner_packed, tuner
+from raytune_llm.sweep.phases import Phase
 from raytune_llm.sweep.plan import make_plan
 from raytune_llm.sweep.runner_packed import packs_on_a_node
 from raytune_llm.sweep.schedulers import batched
@@ -58,7 +59,7 @@ def outcomes_of(job):
     planned = make_plan(job.trial_config(), job.sweep.axes())
     check_sweep(job, planned)
     prepared = prepare(job)
-    phase = tuner.Phase(config=job.trial_config(prepared.better), examples=ray.put(prepared.examples))
+    phase = Phase(config=job.trial_config(prepared.better), examples=ray.put(prepared.examples))
     return tuner.run(job.sweep, [phase], use_gpu=False, interactive=False).outcomes
 
 

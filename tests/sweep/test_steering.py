@@ -11,6 +11,7 @@ from raytune_llm.sweep import judge, tuner
 from raytune_llm.sweep.budget import Budget
 from raytune_llm.sweep.commands import CommandDesk, extensions, forget_cancel, is_cancelled, is_paused
 from raytune_llm.sweep.control import Action, Commands
+from raytune_llm.sweep.phases import Phase
 from raytune_llm.sweep.plan import make_plan
 from raytune_llm.sweep.queue import Proposals, TrialQueue
 from raytune_llm.sweep.search.grid import Grid
@@ -263,7 +264,7 @@ def test_a_cancel_outlives_the_driver_that_took_it_and_ends_with_the_sweep(world
     assert world.steering.drain is Drain.cancelled
     job = SimpleNamespace(first=[])
     killed = tuner.SweepRun(job, False, False, world.store, world.steering.spending)
-    killed.run(tuner.Phase(config=run_config, examples=None))
+    killed.run(Phase(config=run_config, examples=None))
     assert killed.drained is Drain.cancelled
     forget_cancel(run_config.run_dir)
     assert not is_cancelled(run_config.run_dir)

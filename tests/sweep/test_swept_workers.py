@@ -10,6 +10,7 @@ from raytune_llm.jobs.config import load
 from raytune_llm.jobs.prepare import check_sweep, prepare
 from raytune_llm.sweep import tuner
 from raytune_llm.sweep.leaderboard import leaderboard
+from raytune_llm.sweep.phases import Phase
 from raytune_llm.sweep.plan import BATCH_SIZE, STEPS, make_plan
 from raytune_llm.sweep.resources import NUM_WORKERS
 from raytune_llm.sweep.tables import leaderboard_csv, leaderboard_table
@@ -40,7 +41,7 @@ def swept(job):
     check_sweep(job, planned)
     prepared = prepare(job)
     config = job.trial_config(prepared.better)
-    phase = tuner.Phase(config=config, examples=ray.put(prepared.examples))
+    phase = Phase(config=config, examples=ray.put(prepared.examples))
     return tuner.run(job.sweep, [phase], use_gpu=False, interactive=False).outcomes, planned, config.objective
 
 

@@ -21,6 +21,7 @@ from raytune_llm.jobs.config import load
 from raytune_llm.jobs.prepare import check_sweep, prepare
 from raytune_llm.stores.registry import Registry
 from raytune_llm.sweep import tuner
+from raytune_llm.sweep.phases import Phase
 from raytune_llm.sweep.plan import make_plan
 
 pytestmark = pytest.mark.slow  # minutes of real clusters, killed processes and submitted jobs
@@ -61,7 +62,7 @@ def swept(job):
     planned = make_plan(job.trial_config(), job.sweep.axes())
     check_sweep(job, planned)
     prepared = prepare(job)
-    phase = tuner.Phase(config=job.trial_config(prepared.better), examples=ray.put(prepared.examples))
+    phase = Phase(config=job.trial_config(prepared.better), examples=ray.put(prepared.examples))
     return tuner.run(job.sweep, [phase], use_gpu=False, interactive=False).outcomes
 
 
