@@ -69,6 +69,7 @@ def of_sweep(
     costs = {SPENT[key]: amount(value) for key, value in swept.spent.items() if value}
     found = _of_run(started, [*swept.outcomes, *swept.followed], won, published, knobs)
     ranks = [rank(row) for row in rows]
+    found["verdicts"] += [section.verdict for section in sections if section.verdict is not None]
     return RunReport(**found, command="sweep", leaderboard=ranks, costs=costs, sections=sections)
 
 

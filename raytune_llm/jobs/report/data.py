@@ -17,6 +17,15 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sentence:
+    """A verdict, and how it is to be taken."""
+
+    text: str
+    tone: str
+    """sound, warning, problem or note."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Section:
     """A part of the page that has words and a table."""
 
@@ -24,15 +33,8 @@ class Section:
     paragraphs: Sequence[str] = ()
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sentence:
-    """A verdict, and how it is to be taken."""
-
-    text: str
-    tone: str
-    """sound, warning, problem or note."""
+    verdict: Sentence | None = None
+    """What of it stands at the top of the page."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 from raytune_llm.data.doctor.view import printable
 from raytune_llm.evaluation import report
 from raytune_llm.jobs.help import called
-from raytune_llm.jobs.report.data import CommandLine, Compared, DataFacts, FoundInData, Matrix, SampleText, Section
+from raytune_llm.jobs.report.data import (
+    CommandLine,
+    Compared,
+    DataFacts,
+    FoundInData,
+    Matrix,
+    SampleText,
+    Section,
+    Sentence,
+)
 from raytune_llm.jobs.schema import EvaluateJob, TrainJob
 from raytune_llm.jobs.summary import NEXT
 from raytune_llm.stores.card import describe
@@ -86,11 +95,16 @@ def of_label_curve(curve: LabelCurve) -> Section:
 
 def of_confirmation(confirmation: Confirmation) -> Section:
     """Whether the winner is luck."""
+    tone = "sound" if confirmation.ranking.is_clear else "note"
     return Section(
         title="Is the winner luck?",
-        paragraphs=[f"{confirmation.verdict[0].upper()}{confirmation.verdict[1:]}."],
+        paragraphs=[
+            f"Each was trained again with fresh seeds and measured on {confirmation.ranking.num_records} "
+            f"{confirmation.split} records, which stopped no trial. First: the probability that it is the best of them."
+        ],
         columns=confirmation.columns(),
         rows=confirmation.rows(),
+        verdict=Sentence(text=confirmation.verdict, tone=tone),
     )
 
 
