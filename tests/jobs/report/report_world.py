@@ -163,7 +163,13 @@ def sweep_report(num_trials: int = 9, *, text: str = "Fine.", num_reports: int =
             rows=[["train", "1,000"], ["eval", "256"]],
         ),
         sections=[
-            Section(title="Is the winner luck?", paragraphs=[text], columns=["trial", "p"], rows=[["t0001", "0.7"]])
+            Section(
+                title="Is the winner luck?",
+                paragraphs=[text],
+                columns=["trial", *(f"learning_rate_multiplier_{place}" for place in range(6)), "first"],
+                rows=[["t0001", *["3"] * 6, "0.7"]],
+                verdict=Sentence(text="not luck", tone="sound"),
+            )
         ],
         commands=[CommandLine(meaning="this run, again", text=f"raytune-llm sweep name=demo '{text}'")],
         card=f"demo@3\n  {text}",
