@@ -179,7 +179,7 @@ class Camera:
 
     def _budget(self, spent: Mapping[str, float]) -> tuple[tuple[str, float, float], ...]:
         budget = self.steering.spending.budget
-        used = {**spent, "trials": float(len(self.steering.queue.proposals.store.records))}
+        used = {**spent, "trials": float(len(self._records()))}
         limits = {name: getattr(budget, name) for name in used}
         return tuple((name, used[name], float(limit)) for name, limit in limits.items() if limit is not None)
 

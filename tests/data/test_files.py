@@ -32,7 +32,7 @@ def write(path: Path, lines: list[object]) -> str:
 def data(train: object, **changes: object) -> Data:
     defaults = {"eval": None, "test": None, "eval_size": 256, "max_tokens": None, "columns": {}, "ignore": []}
     defaults |= {"subset": 1.0, "weights": {}}
-    return Data(**{"train": train, **defaults, "on_error": OnError.stop, "strict": False, **changes})
+    return Data(**{"train": train, "guard": None, **defaults, "on_error": OnError.stop, "strict": False, **changes})
 
 
 def problems(*arguments: object, **changes: object) -> str:

@@ -41,7 +41,10 @@ def test_a_job_is_typed_and_frozen():
         ("tuning.stpes=3", "unknown key: tuning.stpes; nearest valid: tuning.steps"),
         ("+tuning.stpes=3", "unknown key: tuning.stpes; nearest valid: tuning.steps"),
         ("+typo=1", "unknown key: typo"),
-        ("tracking=false", "tracking=false: expected one of the files of conf/tracking: none, tensorboard, wandb"),
+        (
+            "tracking=false",
+            "tracking=false: expected one of the files of conf/tracking: mlflow, none, tensorboard, wandb",
+        ),
         (
             "sweep/search=null",
             "sweep/search=null: expected one of the files of conf/sweep/search: grid, optuna, random",

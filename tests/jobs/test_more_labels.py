@@ -26,7 +26,7 @@ def job_of(base, folder, *overrides, counts=(64,)):
         paths[-1].write_text("\n".join(lines) + "\n")
     train = f"[{','.join(map(str, paths))}]" if len(paths) > 1 else paths[0]
     given = [f"model.name_or_path={base}", f"data.train={train}", f"data.eval={paths[0]}", f"home={folder}"]
-    return load("sweep", [*given, "sweep.more_labels=true", *overrides])
+    return load("sweep", [*given, "sweep.more_labels=true", "sweep.confirm.top=0", *overrides])
 
 
 def started(job):

@@ -62,6 +62,7 @@ def workload(**changes):
         "rehearsal": MEASURED,
         "data": Data(num_train=100, num_eval=50, tokens_per_example=30.0, answered=0, answer_tokens=2.0),
         "compared": Compared(num_systems=2, prompts=(50,), examples=(50,), answer_tokens=2.0),
+        "confirmed": None,
         "device": Device(num_gpus=2.0, num_nodes=1, usd_per_hour=3.6),
         "batch_size": 8,
         "num_parameters": 1000,

@@ -8,7 +8,7 @@ import pytest
 from raytune_llm.sweep.camera import MOST_POINTS, Camera
 from raytune_llm.sweep.progress import LOG_SECONDS, MOST_LOG_SECONDS, LiveView, LogLines
 from raytune_llm.sweep.snapshot import Load, TrialState
-from raytune_llm.sweep.trial_store import Ending
+from raytune_llm.sweep.trial_store import Ending, Origin, TrialRecord
 from raytune_llm.training.objective import Objective
 from raytune_llm.training.screen import plain
 
@@ -20,12 +20,14 @@ def camera_of(objective, records, endings, steps, num_left=0):
     proposals = SimpleNamespace(
         objective=objective,
         store=SimpleNamespace(
-            records={id: SimpleNamespace(id=id, values={"tuning.adapter_size": 4}) for id in records}, endings=endings
+            records={id: TrialRecord(id=id, values={"tuning.adapter_size": 4}, origin=Origin.search) for id in records},
+            endings=endings,
         ),
         plan=SimpleNamespace(most_steps=lambda: 20, keys=["tuning.adapter_size"]),
         num_left=lambda: num_left,
         reports={},
         costs={},
+        points=(),
     )
     proposals.of_base = lambda: list(proposals.store.records.values())
     live = {id: SimpleNamespace(status="RUNNING") for id in records if id not in endings}
