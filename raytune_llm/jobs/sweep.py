@@ -62,6 +62,7 @@ def _run(job: SweepJob) -> PublishResult:
         prediction = Prediction(next(iter(bases.values())), planned, phases[0].examples)
         sweep_begins(started)
         swept = run_trials(bases, phases, began, prediction)
+        started.clock.lap("training")
         status.update(state=State.comparing)
         return finish(bases, swept, choose(job, bases, swept), prediction)
 
@@ -90,7 +91,6 @@ def finish(
 
     won, confirmation = chosen.won, chosen.confirmation
     started = bases[won.trial.values.get(BASE)]
-    started.clock.lap("training")
     published = publish_winner(started, swept, won, prediction)
     lines = prediction.lines()
     started.clock.lap("comparing and publishing")
