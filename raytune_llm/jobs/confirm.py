@@ -107,15 +107,16 @@ class Confirmation:
 def announced(job: SweepJob, prepared: Prepared, plan: Plan) -> str | None:
     """What confirming will cost, or why nothing is confirmed; None where that was not asked for."""
     confirm = job.sweep.confirm
-    if not confirm.is_on:
+    top = min(confirm.top, len(plan.first) + job.sweep.search.num_trials(plan))
+    if not confirm.is_on or top < 2:
         return None
     if (records := held_out(job, prepared.encoded)) is None:
         count = many(len(prepared.encoded.eval.records), "eval record")
         return f"the winner will not be confirmed: {count} are too few to hold half of them out; data.test names others"
     steps = plan.most_steps()
     return (
-        f"at the end the first {confirm.top} are trained again with {confirm.seeds} other seeds each, at most "
-        f"{confirm.top * confirm.seeds} × {steps} steps, and compared on {many(len(records[1].records), 'record')} of "
+        f"at the end the first {top} are trained again with {confirm.seeds} other seeds each, at most "
+        f"{top * confirm.seeds} × {steps} steps, and compared on {many(len(records[1].records), 'record')} of "
         f"{records[0]} (sweep.confirm.top=0: not)"
     )
 

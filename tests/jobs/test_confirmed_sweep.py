@@ -56,7 +56,7 @@ def test_half_of_the_eval_records_stop_no_trial(base, tmp_path):
     assert list(seen_by_trials(job, prepared.encoded).eval.records) == [
         prepared.encoded.eval.records[place] for place in seen
     ]
-    assert "at most 6 × 4 steps, and compared on 30 records of held-out eval" in announced(job, prepared, plan_of(job))
+    assert "at most 4 × 4 steps, and compared on 30 records of held-out eval" in announced(job, prepared, plan_of(job))
 
 
 @pytest.mark.parametrize(
