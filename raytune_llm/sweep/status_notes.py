@@ -43,15 +43,17 @@ class StatusNotes(tune.Callback):
     def _note(self) -> None:
         self._noted_at = time.monotonic()
         queue, spending = self.steering.queue, self.steering.spending
-        spent, num_trials = spending.amounts(), self.camera.num_trials
-        num_ended, num_running, steps_done = len(queue.proposals.store.endings), len(queue.live), self.camera.done()
+        store, most = queue.proposals.store, queue.proposals.plan.most_steps()
+        spent, num_trials = spending.amounts(), len(store.records) + queue.proposals.num_left()
+        num_ended, num_running = len(store.endings), len(queue.live)
+        steps_done = sum(most if id in store.endings else spending.steps.get(id, 0) for id in store.records)
         status.update(
             num_trials=num_trials,
             num_ended=num_ended,
             num_running=num_running,
             num_pending=max(0, num_trials - num_ended - num_running),
             steps_done=steps_done,
-            steps_total=num_trials * queue.proposals.plan.most_steps(),
+            steps_total=num_trials * most,
             seconds=3600 * spent["hours"],
             gpu_hours=spent["gpu_hours"],
             usd=None if spending.prices.usd_per_hour is None else spent["usd"],

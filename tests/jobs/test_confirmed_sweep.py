@@ -143,6 +143,8 @@ def test_a_sweep_trains_its_first_again_and_a_resumed_one_does_not_once_more(bas
     again = [record for record in store.records.values() if record.origin is Origin.confirm]
     assert len(store.records) == 6 and len(again) == 4 and set(store.endings) == set(store.records)
     assert len({record.values["seed"] for record in again}) == 4
+    status = json.loads((tmp_path / "runs/t/r/control/status.json").read_text())
+    assert status["num_ended"] == status["num_trials"] == 6 and status["steps_done"] == status["steps_total"]
     confirmed = found["confirmation"]
     assert confirmed["num_records"] == 30 and confirmed["run"] == found["trial"]
     assert {one["name"] for one in confirmed["configurations"]} == {"t0001", "t0002"}
