@@ -4,8 +4,9 @@ the same records.
 A draw takes as many records as there are, with replacement, the same ones for all runs (the paired bootstrap of
 compare.py), and moves each configuration's mean over its runs by what another choice of seeds would: normal with the
 variance between runs, which is pooled over the configurations and itself drawn from its posterior (scaled inverse χ²),
-so that a mean of n runs follows Student's t (Gelman et al., Bayesian Data Analysis, 2013, 3.2). A bootstrap of two or
-three seeds would understate that variance. The share of the draws in which a configuration has the best mean is the
+so that a mean of n runs follows Student's t (Gelman et al., Bayesian Data Analysis, 2013, 3.2). Runs also differ by
+chance of seed and record together, which the draws of records show already and which is taken off. A bootstrap of two
+or three seeds would understate the variance. The share of the draws in which a configuration has the best mean is the
 probability that it is first.
 
 Runs must have other seeds than those by which the configurations were chosen: the chosen ones were lucky.

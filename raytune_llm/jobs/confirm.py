@@ -13,10 +13,9 @@ from raytune_llm.data.encoding.encode import EncodedSplit
 from raytune_llm.data.findings import many
 from raytune_llm.data.tokenizing.tokens import Tokens
 from raytune_llm.evaluation.compare import VerdictKind, better, compare, number
-from raytune_llm.evaluation.first_place import Ranking, rank
+from raytune_llm.evaluation.first_place import Ranking, rank, sign_of
 from raytune_llm.evaluation.metrics import Metric
 from raytune_llm.evaluation.systems import Systems
-from raytune_llm.evaluation.terms import Better
 from raytune_llm.jobs.compare import compare_losses, compare_systems
 from raytune_llm.jobs.comparison import Evaluation
 from raytune_llm.jobs.held_out import held_out
@@ -171,7 +170,7 @@ def confirm(
 
 def as_good(runs: Mapping[str, Metric], *, num_draws: int, seed: int) -> list[str]:
     """Those that aren't worse than the best of them by more than chance, on the same records."""
-    sign = 1 if next(iter(runs.values())).better is Better.lower else -1
+    sign = sign_of({name: [metric] for name, metric in runs.items()})
     best = min(runs, key=lambda name: sign * runs[name].whole())
     ordered = {name: {"": runs[name]} for name in (*(name for name in runs if name != best), best)}
     comparison = compare(ordered, num_draws=num_draws, seed=seed)

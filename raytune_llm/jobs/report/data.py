@@ -78,7 +78,7 @@ class TrialRun:
     id: str
     values: Mapping[str, Any]
     origin: str
-    """first, warm_start, search, clone, labels; '' of a run that isn't a sweep."""
+    """first, warm_start, search, clone, labels, confirm; '' of a run that isn't a sweep."""
     ended: str
     """As Outcome.ended."""
     seconds: float
